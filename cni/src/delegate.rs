@@ -1,0 +1,276 @@
+//! Calling another plugin, the IPAM plugin above all (cni.md 1.8).
+
+use std::fs::File;
+use std::io::{self, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Output, Stdio};
+use std::thread::sleep;
+use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
+use serde_json::Value;
+
+use crate::call::{Call, Verb};
+use crate::error::{Error, Fault};
+
+/// How often a file that is just being written is tried, and how long to wait in between, as libcni does.
+const BUSY_TRIES: u32 = 6;
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Looks for the regular file `plugin` in the folders of CNI_PATH, the first one wins; symlinks are followed.
+///
+/// # Errors
+/// Code 7: an empty `plugin`, one that is no plain file name, or one that no folder holds; 4: no folder at all.
+pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, Error> {
+    if plugin.is_empty() {
+        return Err(Fault::DelegateUnnamed.into());
+    }
+    if plugin == "." || plugin == ".." || plugin.contains(['/', '\0']) {
+        return Err(Fault::DelegateName { name: plugin.to_owned() }.into());
+    }
+    if path.is_empty() {
+        return Err(Fault::DelegatePaths.into());
+    }
+    let missing = || Fault::DelegateMissing { name: plugin.to_owned(), path: path.to_vec() }.into();
+    path.iter().map(|folder| folder.join(plugin)).find(|file| file.is_file()).ok_or_else(missing)
+}
+
+/// Whether `path` leads to the very file this process runs: then a delegate may be called without a process.
+pub fn is_this_program(path: &Path) -> bool {
+    let identity = |path: &Path| path.metadata().ok().map(|file| (file.dev(), file.ino()));
+    identity(path).is_some_and(|file| identity(Path::new("/proc/self/exe")) == Some(file))
+}
+
+/// Runs the plugin `program` with `verb`, the rest of `call` as its environment and `config` on its stdin; what it
+/// writes to stderr goes to ours. Returns its result for ADD, its answer for VERSION, else `None`.
+///
+/// # Errors
+/// The plugin's own error, unchanged; 5: it cannot be started; 999: it failed without error JSON; 6: a bad result.
+pub fn exec(program: &Path, call: &Call, verb: Verb, config: &Value) -> Result<Option<Value>, Error> {
+    let cannot_start = |source| Fault::DelegateStart { program: program.to_owned(), source };
+    let output = run(program, call, verb, config).map_err(cannot_start)?;
+    // As everywhere in CNI, what is on stderr is for people; losing it changes nothing.
+    let _ = io::stderr().write_all(&output.stderr);
+    if !output.status.success() {
+        return Err(failure(&output));
+    }
+    match verb {
+        Verb::Add | Verb::Version => Ok(Some(result(program, &output.stdout)?)),
+        Verb::Check | Verb::Del | Verb::Status | Verb::Gc => Ok(None),
+    }
+}
+
+fn run(program: &Path, call: &Call, verb: Verb, config: &Value) -> io::Result<Output> {
+    let mut tries = 1;
+    loop {
+        let mut command = command(program, call, verb)?;
+        match command.stdin(file_of(config)?).output() {
+            // Somebody is replacing the file, and nothing tells when they are done.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
+                tries += 1;
+                sleep(BUSY_PAUSE);
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
+/// The environment is ours, the call's variables over it; nothing of it may choose which code the plugin loads.
+fn command(program: &Path, call: &Call, verb: Verb) -> io::Result<Command> {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"LD_")) {
+        command.env_remove(name);
+    }
+    let path = std::env::join_paths(&call.path).map_err(io::Error::other)?;
+    command
+        .env("CNI_COMMAND", verb.as_str())
+        .env("CNI_CONTAINERID", &call.container_id)
+        .env("CNI_NETNS", &call.netns)
+        .env("CNI_IFNAME", &call.ifname)
+        .env("CNI_ARGS", &call.args)
+        .env("CNI_PATH", path);
+    if call.netns_override {
+        command.env("CNI_NETNS_OVERRIDE", "1");
+    }
+    Ok(command)
+}
+
+/// The configuration as a file in memory: unlike a pipe it needs nobody to feed it while the plugin already writes.
+fn file_of(config: &Value) -> io::Result<Stdio> {
+    let mut file = File::from(memfd_create("cni-config", MemfdFlags::CLOEXEC)?);
+    serde_json::to_writer(io::BufWriter::new(&file), config)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+fn result(program: &Path, stdout: &[u8]) -> Result<Value, Fault> {
+    serde_json::from_slice(stdout)
+        .map_err(|source| Fault::DelegateResult { program: program.to_owned(), source })
+}
+
+/// What a failed plugin said, in the words of libcni where it did not say it in JSON.
+fn failure(output: &Output) -> Error {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    match (output.stdout.is_empty(), output.stderr.is_empty()) {
+        (true, true) => silent(output.status),
+        (true, false) => Fault::DelegateStderr { stderr: text(&output.stderr) }.into(),
+        (false, _) => match serde_json::from_slice::<Error>(&output.stdout) {
+            Ok(error) if error == Error::default() => silent(output.status),
+            Ok(error) => error,
+            Err(source) => Fault::DelegateDiagnostic { stdout: text(&output.stdout), source }.into(),
+        },
+    }
+}
+
+fn silent(status: ExitStatus) -> Error {
+    Fault::DelegateSilent { status }.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    use std::thread;
+
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A folder with one shell script named `ipam`.
+    fn plugin(script: &str) -> (TempDir, PathBuf) {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("ipam");
+        // Renamed into its place, so that no other test's fork holds the file open for writing.
+        let draft = dir.path().join("draft");
+        fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&draft, &file).unwrap();
+        (dir, file)
+    }
+
+    fn call() -> Call {
+        Call {
+            verb: Verb::Add,
+            container_id: "c1".to_owned(),
+            netns: "/run/netns/c1".to_owned(),
+            ifname: "eth0".to_owned(),
+            args: "K=V".to_owned(),
+            path: vec![PathBuf::from("/a"), PathBuf::from("/b")],
+            netns_override: true,
+        }
+    }
+
+    fn refused(script: &str) -> Error {
+        let (_dir, file) = plugin(script);
+        exec(&file, &call(), Verb::Add, &json!({})).unwrap_err()
+    }
+
+    #[test]
+    fn the_first_regular_file_of_the_path_is_found() {
+        let (first, second) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        fs::create_dir(first.path().join("ipam")).unwrap();
+        fs::write(second.path().join("real"), "").unwrap();
+        symlink("real", second.path().join("ipam")).unwrap();
+        let path = [PathBuf::from("/nowhere"), first.path().to_owned(), second.path().to_owned()];
+        assert_eq!(find("ipam", &path).unwrap(), second.path().join("ipam"));
+    }
+
+    #[test]
+    fn what_cannot_be_found_is_told_in_libcni_s_words() {
+        let path = [PathBuf::from("/a"), PathBuf::from("/b")];
+        assert_eq!(find("", &path), Err(Error::new(7, "no plugin name provided")));
+        assert_eq!(find("a/b", &path), Err(Error::new(7, "invalid plugin name: a/b")));
+        assert_eq!(find("..", &path), Err(Error::new(7, "invalid plugin name: ..")));
+        assert_eq!(find("x", &[]), Err(Error::new(4, "no paths provided").with_details("CNI_PATH")));
+        assert_eq!(find("x", &path), Err(Error::new(7, r#"failed to find plugin "x" in path [/a /b]"#)));
+    }
+
+    #[test]
+    fn this_program_is_known_by_its_file_not_by_its_name() {
+        let dir = TempDir::new().unwrap();
+        let link = dir.path().join("host-local");
+        symlink(std::env::current_exe().unwrap(), &link).unwrap();
+        assert!(is_this_program(&link));
+        assert!(!is_this_program(Path::new("/bin/sh")));
+        assert!(!is_this_program(Path::new("/nowhere")));
+    }
+
+    #[test]
+    fn a_plugin_gets_the_call_with_another_verb_and_the_whole_config() {
+        let script = r#"echo "$CNI_COMMAND|$CNI_CONTAINERID|$CNI_NETNS|$CNI_IFNAME|$CNI_ARGS|$CNI_PATH|$CNI_NETNS_OVERRIDE" >"$0.env"
+            cat >"$0.stdin""#;
+        let (_dir, file) = plugin(script);
+        let config = json!({"name": "net", "unknown": {"Kept": [1, null]}});
+        assert_eq!(exec(&file, &call(), Verb::Del, &config), Ok(None));
+        let written = |suffix: &str| fs::read_to_string(format!("{}.{suffix}", file.display())).unwrap();
+        assert_eq!(written("env"), "DEL|c1|/run/netns/c1|eth0|K=V|/a:/b|1\n");
+        assert_eq!(written("stdin"), config.to_string());
+    }
+
+    #[test]
+    fn an_add_returns_its_result_whatever_the_sizes() {
+        let (_dir, file) = plugin("cat");
+        let config = json!({"ips": [], "filling": "x".repeat(300_000)});
+        assert_eq!(exec(&file, &call(), Verb::Add, &config), Ok(Some(config)));
+    }
+
+    #[test]
+    fn a_plugin_s_error_goes_up_unchanged() {
+        let script = r#"echo '{"cniVersion":"1.0.0","code":11,"msg":"busy","details":"lock"}'; exit 3"#;
+        assert_eq!(refused(script), Error::new(11, "busy").with_details("lock"));
+    }
+
+    #[test]
+    fn a_failure_without_error_json_is_told_in_libcni_s_words() {
+        let silent = "netplugin failed with no error message: exit status: 3";
+        assert_eq!(refused("exit 3"), Error::new(999, silent));
+        assert_eq!(refused("echo '{}'; exit 3"), Error::new(999, silent));
+        assert_eq!(refused("printf oops >&2; exit 1"), Error::new(999, r#"netplugin failed: "oops""#));
+        let garbage = refused("printf oops; exit 1");
+        assert_eq!(garbage.code, 999);
+        let expected = r#"netplugin failed but error parsing its diagnostic message "oops": "#;
+        assert!(garbage.msg.starts_with(expected), "{garbage}");
+    }
+
+    #[test]
+    fn a_success_without_result_is_an_error_for_add_only() {
+        let (_dir, file) = plugin("exit 0");
+        let error = exec(&file, &call(), Verb::Add, &json!({})).unwrap_err();
+        assert_eq!(error.code, 6);
+        for verb in [Verb::Del, Verb::Check, Verb::Gc, Verb::Status] {
+            assert_eq!(exec(&file, &call(), verb, &json!({})), Ok(None));
+        }
+    }
+
+    #[test]
+    fn a_program_that_cannot_be_started_is_named() {
+        let error = exec(Path::new("/nowhere/ipam"), &call(), Verb::Add, &json!({})).unwrap_err();
+        let expected = "cannot run plugin /nowhere/ipam: No such file or directory (os error 2)";
+        assert_eq!(error, Error::new(5, expected));
+    }
+
+    #[test]
+    fn a_file_that_is_still_being_written_is_tried_again() {
+        let (_dir, file) = plugin(r#"echo '{"ips":[]}'"#);
+        let writer = OpenOptions::new().append(true).open(&file).unwrap();
+        let closing = thread::spawn(move || {
+            sleep(Duration::from_millis(200));
+            drop(writer);
+        });
+        assert_eq!(exec(&file, &call(), Verb::Add, &json!({})), Ok(Some(json!({"ips": []}))));
+        closing.join().unwrap();
+    }
+
+    #[test]
+    fn variables_of_the_dynamic_linker_are_dropped() {
+        // The variables of a process are shared by its tests, so only what would be removed is looked at.
+        let command = command(Path::new("/bin/true"), &call(), Verb::Add).unwrap();
+        let removed = |name: &str| command.get_envs().any(|(key, value)| key == name && value.is_none());
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            assert_eq!(removed(&name), name.starts_with("LD_"), "{name}");
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The directory of lease files as the reference plugin lays it out, and its lock.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Access, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::io::Errno;
+
+use crate::Error;
+use crate::lease::{self, Owner};
+
+/// No owner is longer than this; what is longer is garbage.
+const LONGEST: usize = 64 * 1024;
+/// A change this soon after another may have left the same time stamp (ns).
+const RACY: i64 = 10_000_000;
+/// The same where the file system counts whole seconds.
+const RACY_SECONDS: i64 = 2_000_000_000;
+
+/// An open directory of leases.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// The state of a directory, by which a change made by others is noticed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    pub device: u64,
+    pub inode: u64,
+    /// ns since 1970.
+    pub mtime: i64,
+    /// A later change is sure to have another mtime.
+    pub settled: bool,
+}
+
+/// What tells one lease file from another of the same name: a rewritten one differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark {
+    pub inode: u64,
+    /// ns since 1970.
+    pub ctime: i64,
+}
+
+/// What has an address for its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Entry {
+    Missing,
+    /// A lease.
+    Held(Held),
+    /// A plain file that names no owner: the address is free.
+    Garbage(Mark),
+    /// A folder, a link or the like. Nobody's, but not to be touched either.
+    Occupied,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub id: String,
+    pub ifname: String,
+    pub mark: Mark,
+}
+
+impl Held {
+    pub fn owner(&self) -> Owner<'_> {
+        Owner { id: &self.id, ifname: &self.ifname }
+    }
+}
+
+impl Directory {
+    /// Opens the directory at `path`, making it (0755) if it is missing.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        Ok(Self { fd: store::open_dir(path, 0o755)?, path: path.to_owned() })
+    }
+
+    /// Opens the directory at `path` if there is one.
+    pub fn find(path: &Path) -> Result<Option<Self>, Error> {
+        match rustix::fs::lstat(path) {
+            Err(Errno::NOENT) => Ok(None),
+            _ => Self::open(path).map(Some),
+        }
+    }
+
+    /// Where the directory really lies, whatever links its path goes through.
+    pub fn real_path(&self) -> PathBuf {
+        let link = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        std::fs::read_link(link).unwrap_or_else(|_| self.path.clone())
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Takes the lock that reference and rnet binaries share, waiting at most `patience`.
+    pub fn lock(&self, patience: Duration) -> Result<Lock, Error> {
+        let file = self.open_lock()?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Lock(file)),
+            Err(Errno::WOULDBLOCK) => self.wait_for(file, patience),
+            Err(errno) => Err(self.failed("lock", "lock", errno)),
+        }
+    }
+
+    /// Whether leases can be written here, or the kernel's reason why not.
+    pub fn check_writable(&self) -> Result<(), Error> {
+        rustix::fs::accessat(&self.fd, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
+            .map_err(|errno| self.failed("write to", "", errno))
+    }
+
+    /// The directory's state.
+    pub fn stamp(&self) -> Result<Stamp, Error> {
+        let stat = rustix::fs::fstat(&self.fd).map_err(|errno| self.failed("read", "", errno))?;
+        let mtime = nanoseconds(stat.st_mtime.into(), stat.st_mtime_nsec.into());
+        let racy = if mtime % 1_000_000_000 == 0 { RACY_SECONDS } else { RACY };
+        let settled = mtime + racy <= now();
+        Ok(Stamp { device: stat.st_dev, inode: stat.st_ino, mtime, settled })
+    }
+
+    /// Gives the directory a time stamp that no later change can repeat, and returns its state.
+    ///
+    /// The kernel stamps changes with the time of its last tick, so two changes of one tick look alike. A stamp
+    /// of our own, with the nanoseconds of the real clock, is told from both. Where it can't be set, the state is
+    /// settled only if the last change lies long enough back.
+    pub fn restamp(&self) -> Result<Stamp, Error> {
+        let time = now();
+        let times = Timestamps {
+            last_access: Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_OMIT },
+            last_modification: Timespec { tv_sec: time / 1_000_000_000, tv_nsec: time % 1_000_000_000 },
+        };
+        let set = rustix::fs::futimens(&self.fd, &times);
+        let stamp = self.stamp()?;
+        Ok(Stamp { settled: stamp.settled || (set.is_ok() && stamp.mtime == time), ..stamp })
+    }
+
+    /// What is there under the name of `address`.
+    pub fn read(&self, address: IpAddr) -> Result<Entry, Error> {
+        let name = address.to_string();
+        self.read_name(&name).map_err(|errno| self.failed("read the lease", &name, errno))
+    }
+
+    /// Writes the lease of `address` for `owner`, whole from the start; false if the name is taken.
+    pub fn create(&self, address: IpAddr, owner: &Owner<'_>) -> Result<bool, Error> {
+        let content = owner.content();
+        Ok(store::create_whole(self.fd.as_fd(), &address.to_string(), content.as_bytes(), 0o600)?)
+    }
+
+    /// The mark of the lease file of `address`.
+    pub fn mark(&self, address: IpAddr) -> Result<Mark, Error> {
+        let name = address.to_string();
+        self.stat(&name).map(|stat| mark(&stat)).map_err(|errno| self.failed("read the lease", &name, errno))
+    }
+
+    /// Removes the file of `address` that was read as `mark`: a plain file with no other name.
+    pub fn remove(&self, address: IpAddr, expected: Mark) -> Result<(), Error> {
+        let name = address.to_string();
+        let failed = |errno| self.failed("remove the lease", &name, errno);
+        let stat = self.stat(&name).map_err(failed)?;
+        if !is_plain(&stat) || stat.st_nlink != 1 || mark(&stat) != expected {
+            return Err(Error::NotPlain { path: self.path.join(name) });
+        }
+        rustix::fs::unlinkat(&self.fd, &name, AtFlags::empty()).map_err(failed)
+    }
+
+    /// All addresses that have an entry, in no order.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
+        let failed = |errno| self.failed("list", "", errno);
+        let mut addresses = Vec::new();
+        for entry in Dir::read_from(&self.fd).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            addresses.extend(entry.file_name().to_str().ok().and_then(lease::address_of));
+        }
+        Ok(addresses)
+    }
+
+    /// The address given last out of range set `set`, if the file says so.
+    pub fn last_reserved(&self, set: usize) -> Option<IpAddr> {
+        let content = store::read_whole(self.fd.as_fd(), &last_reserved(set)).ok()??;
+        std::str::from_utf8(&content).ok()?.trim().parse().ok()
+    }
+
+    /// Notes the address given last out of range set `set`. It is a hint: a full disk is no reason to fail.
+    pub fn set_last_reserved(&self, set: usize, address: IpAddr) {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let text = address.to_string();
+        let mode = Mode::from_raw_mode(0o600);
+        if let Ok(file) = rustix::fs::openat(&self.fd, last_reserved(set), flags, mode) {
+            // In this order: emptying the file first would make ext4 write it out on close.
+            let _ = rustix::io::pwrite(&file, text.as_bytes(), 0)
+                .and_then(|_| rustix::fs::ftruncate(&file, text.len() as u64));
+        }
+    }
+
+    fn read_name(&self, name: &str) -> Result<Entry, Errno> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(Entry::Missing),
+            Err(Errno::LOOP | Errno::NXIO) => return Ok(Entry::Occupied),
+            Err(errno) => return Err(errno),
+        };
+        let stat = rustix::fs::fstat(&file)?;
+        if !is_plain(&stat) {
+            return Ok(Entry::Occupied);
+        }
+        let content = read_up_to(&file, LONGEST)?;
+        Ok(entry(&content, mark(&stat)))
+    }
+
+    fn stat(&self, name: &str) -> Result<Stat, Errno> {
+        rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Read-only where it can't be had otherwise: flock(2) is content with that, and a DEL must go on.
+    fn open_lock(&self) -> Result<OwnedFd, Error> {
+        let open = |flags, mode| {
+            let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::openat(&self.fd, "lock", flags, Mode::from_raw_mode(mode))
+        };
+        open(OFlags::RDWR | OFlags::CREATE, 0o750)
+            .or_else(|errno| open(OFlags::RDONLY, 0).map_err(|_| errno))
+            .map_err(|errno| self.failed("open", "lock", errno))
+    }
+
+    /// flock(2) knows no time limit, so a thread waits in it and this one waits for the thread.
+    fn wait_for(&self, file: OwnedFd, patience: Duration) -> Result<Lock, Error> {
+        let holder = holder(&file);
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || {
+            let locked = rustix::fs::flock(&file, FlockOperation::LockExclusive).map(|()| Lock(file));
+            // Nobody waits any more: the lock is dropped here, and free.
+            let _ = done.send(locked);
+        });
+        match result.recv_timeout(patience) {
+            Ok(locked) => locked.map_err(|errno| self.failed("lock", "lock", errno)),
+            Err(_) => Err(Error::Busy { path: self.path.clone(), holder, waited: patience }),
+        }
+    }
+
+    fn failed(&self, action: &'static str, name: &str, errno: Errno) -> Error {
+        Error::File { action, path: if name.is_empty() { self.path.clone() } else { self.path.join(name) }, errno }
+    }
+}
+
+/// The directory's lock, held.
+#[derive(Debug)]
+pub(crate) struct Lock(OwnedFd);
+
+/// Unlocked by hand, since a forked child may have the descriptor too.
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+fn entry(content: &[u8], mark: Mark) -> Entry {
+    match lease::parse(content).filter(|_| content.len() < LONGEST) {
+        Some((id, ifname)) => Entry::Held(Held { id: id.to_owned(), ifname: ifname.to_owned(), mark }),
+        None => Entry::Garbage(mark),
+    }
+}
+
+fn read_up_to(file: &OwnedFd, limit: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::with_capacity(256);
+    while rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes))? > 0 && bytes.len() < limit {
+        bytes.reserve(256);
+    }
+    Ok(bytes)
+}
+
+/// The process that holds a lock on `file`, by /proc/locks.
+fn holder(file: &OwnedFd) -> Option<u32> {
+    let inode = format!(":{}", rustix::fs::fstat(file).ok()?.st_ino);
+    let locks = std::fs::read_to_string("/proc/locks").ok()?;
+    let fields = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut held = fields.filter(|fields| fields.get(1) == Some(&"FLOCK"));
+    held.find(|fields| fields.get(5).is_some_and(|file| file.ends_with(&inode)))?.get(4)?.parse().ok()
+}
+
+fn last_reserved(set: usize) -> String {
+    format!("last_reserved_ip.{set}")
+}
+
+fn is_plain(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+}
+
+fn mark(stat: &Stat) -> Mark {
+    Mark { inode: stat.st_ino, ctime: nanoseconds(stat.st_ctime.into(), stat.st_ctime_nsec.into()) }
+}
+
+fn nanoseconds(seconds: i128, nanoseconds: i128) -> i64 {
+    (seconds * 1_000_000_000 + nanoseconds) as i64
+}
+
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_nanos() as i64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn directory() -> (tempfile::TempDir, Directory) {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = Directory::open(&folder.path().join("net")).unwrap();
+        (folder, directory)
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    const WEB: Owner<'_> = Owner { id: "web", ifname: "eth0" };
+
+    #[test]
+    fn a_created_lease_is_read_back_and_guards_its_name() {
+        let (_folder, directory) = directory();
+
+        assert!(directory.create(ip("10.9.0.2"), &WEB).unwrap());
+        assert!(!directory.create(ip("10.9.0.2"), &WEB).unwrap());
+
+        let Entry::Held(held) = directory.read(ip("10.9.0.2")).unwrap() else { panic!("no lease") };
+        assert_eq!(held.owner(), WEB);
+        assert_eq!(directory.mark(ip("10.9.0.2")).unwrap(), held.mark);
+        assert_eq!(directory.read(ip("10.9.0.3")).unwrap(), Entry::Missing);
+    }
+
+    #[test]
+    fn links_and_folders_are_neither_followed_nor_removed() {
+        let (folder, directory) = directory();
+        let net = folder.path().join("net");
+        std::os::unix::fs::symlink("/etc/passwd", net.join("10.9.0.2")).unwrap();
+        std::fs::create_dir(net.join("10.9.0.3")).unwrap();
+        directory.create(ip("10.9.0.4"), &WEB).unwrap();
+        std::fs::hard_link(net.join("10.9.0.4"), folder.path().join("other")).unwrap();
+
+        assert_eq!(directory.read(ip("10.9.0.2")).unwrap(), Entry::Occupied);
+        assert_eq!(directory.read(ip("10.9.0.3")).unwrap(), Entry::Occupied);
+        let linked = directory.mark(ip("10.9.0.4")).unwrap();
+        assert!(matches!(directory.remove(ip("10.9.0.4"), linked), Err(Error::NotPlain { .. })));
+    }
+
+    #[test]
+    fn every_change_after_a_restamp_shows() {
+        let (folder, directory) = directory();
+
+        for round in 0..200 {
+            let before = directory.restamp().unwrap();
+            assert!(before.settled && directory.stamp().unwrap().mtime == before.mtime);
+            std::fs::write(folder.path().join(format!("net/{round}")), "").unwrap();
+            assert_ne!(directory.stamp().unwrap().mtime, before.mtime);
+        }
+    }
+
+    #[test]
+    fn the_last_address_is_rewritten_whole_although_it_is_shorter() {
+        let (folder, directory) = directory();
+
+        directory.set_last_reserved(0, ip("10.9.0.100"));
+        directory.set_last_reserved(0, ip("10.9.0.2"));
+
+        assert_eq!(std::fs::read_to_string(folder.path().join("net/last_reserved_ip.0")).unwrap(), "10.9.0.2");
+        assert_eq!(directory.last_reserved(0), Some(ip("10.9.0.2")));
+        assert_eq!(directory.last_reserved(1), None);
+    }
+
+    #[test]
+    fn a_lock_that_is_not_released_names_its_holder() {
+        let (_folder, directory) = directory();
+        let held = directory.lock(SOON).unwrap();
+
+        let Err(Error::Busy { holder, .. }) = directory.lock(SOON) else { panic!("two hold the lock") };
+        drop(held);
+
+        assert_eq!(holder, Some(std::process::id()));
+        directory.lock(Duration::from_secs(10)).unwrap();
+    }
+}

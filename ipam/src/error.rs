@@ -1,0 +1,205 @@
+//! What can go wrong with addresses. Texts that callers of the reference plugin know are kept as they are.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnetwork::IpNetwork;
+use rustix::io::Errno;
+
+/// A failure to find, give, keep or take back an address.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The network's configuration has no `ipam` section.
+    #[error("IPAM config missing 'ipam' key")]
+    MissingIpam,
+    /// Neither `subnet` nor `ranges` nor the runtime's `ipRanges` says where addresses come from.
+    #[error("no IP ranges specified")]
+    NoRanges,
+    /// One range set of the configuration can't be used.
+    #[error("invalid range set {set}: {cause}")]
+    InvalidSet {
+        /// The set's place in the configuration, from 0.
+        set: usize,
+        /// What is wrong with it.
+        cause: RangeError,
+    },
+    /// Two range sets share addresses.
+    #[error("range set {first} overlaps with {second}")]
+    SetsOverlap {
+        /// The place of the one.
+        first: usize,
+        /// The place of the other.
+        second: usize,
+    },
+    /// A requested address is none.
+    #[error("invalid IP address {text}")]
+    InvalidAddress {
+        /// What was asked for.
+        text: String,
+    },
+    /// A range set has no address for this owner.
+    #[error("failed to allocate for range {set}: {refusal}")]
+    Refused {
+        /// The set's place in the configuration, from 0.
+        set: usize,
+        /// Why not.
+        refusal: Refusal,
+    },
+    /// Requested addresses that lie in no range set, or of which several lie in one.
+    #[error("failed to allocate all requested IPs: {}", join(addresses, " "))]
+    Unfulfilled {
+        /// Those left over.
+        addresses: Vec<IpAddr>,
+    },
+    /// Somebody else holds the lock of the lease directory for too long; nothing was changed.
+    #[error(
+        "the leases in {} are locked ({}) and were not released within {} s; nothing was changed",
+        path.display(), holder.map_or("holder unknown".into(), |pid| format!("by pid {pid}")), waited.as_secs()
+    )]
+    Busy {
+        /// The lease directory.
+        path: PathBuf,
+        /// The process that holds the lock, if the kernel tells.
+        holder: Option<u32>,
+        /// How long the caller waited.
+        waited: Duration,
+    },
+    /// Somebody writes lease files without taking the directory's lock.
+    #[error("the leases in {} keep changing although they are locked", path.display())]
+    Unsettled {
+        /// The lease directory.
+        path: PathBuf,
+    },
+    /// What has a lease's name is not the plain file that was read, so it is not removed.
+    #[error("not removing {}: it is no longer the single plain file that was read", path.display())]
+    NotPlain {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Some leases could not be freed; all others were.
+    #[error("cannot free {}", failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Incomplete {
+        /// The addresses that are free now.
+        freed: Vec<IpAddr>,
+        /// One error for each that is not.
+        failures: Vec<Error>,
+    },
+    /// The index beside the lease files can't be written, so a lease would not know which boot it belongs to.
+    #[error("cannot write the index of leases {}: {errno}", path.display())]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// A system call on the lease directory or a file in it failed.
+    #[error("cannot {action} {}: {errno}", path.display())]
+    File {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: Errno,
+    },
+    /// The file could not be written, or the directory not be opened.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// Why a range, or a set of ranges, can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RangeError {
+    /// The range has no subnet.
+    #[error("IP <nil> not v4 nor v6")]
+    NoSubnet,
+    /// The subnet is an address within a network.
+    #[error("Network has host bits set. For a subnet mask of length {} the network address is {}", .0.prefix(), .0.network())]
+    HostBits(IpNetwork),
+    /// There is no room for a gateway and a container.
+    #[error("Network {0} too small to allocate from")]
+    TooSmall(IpNetwork),
+    /// The range starts outside its subnet, or after its end.
+    #[error("RangeStart {start} not in network {subnet}")]
+    StartOutside {
+        /// The first address.
+        start: IpAddr,
+        /// The subnet.
+        subnet: IpNetwork,
+    },
+    /// The range ends outside its subnet.
+    #[error("RangeEnd {end} not in network {subnet}")]
+    EndOutside {
+        /// The last address.
+        end: IpAddr,
+        /// The subnet.
+        subnet: IpNetwork,
+    },
+    /// The first address is the network's own, which no container can have.
+    #[error("RangeStart {0} is the network address")]
+    StartIsNetwork(IpAddr),
+    /// The last address is the broadcast address, which no container can have.
+    #[error("RangeEnd {0} is the broadcast address")]
+    EndIsBroadcast(IpAddr),
+    /// Containers could not reach the gateway.
+    #[error("gateway {gateway} not in network {subnet}")]
+    GatewayOutside {
+        /// The gateway.
+        gateway: IpAddr,
+        /// The subnet.
+        subnet: IpNetwork,
+    },
+    /// The set has no range.
+    #[error("empty range set")]
+    Empty,
+    /// IPv4 and IPv6 in one set, from which one address is taken.
+    #[error("mixed address families")]
+    MixedFamilies,
+    /// Two ranges of the set share addresses.
+    #[error("subnets {first} and {second} overlap")]
+    Overlap {
+        /// The one, as `start-end`.
+        first: String,
+        /// The other.
+        second: String,
+    },
+}
+
+/// Why a range set gives no address.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Every address is held, and none of the holders is provably dead.
+    #[error("no IP addresses available in range set: {ranges}")]
+    Exhausted {
+        /// The ranges, as `start-end,start-end`.
+        ranges: String,
+        /// How many leases the directory holds.
+        held: u64,
+    },
+    /// The gateway's address was asked for.
+    #[error("requested ip {0} is subnet's gateway")]
+    Gateway(IpAddr),
+    /// The requested address is held.
+    #[error("requested IP address {address} is not available in range set {ranges}")]
+    Unavailable {
+        /// What was asked for.
+        address: IpAddr,
+        /// The ranges, as `start-end,start-end`.
+        ranges: String,
+        /// Who holds it, container id and ifname, if a lease says so.
+        holder: Option<(String, String)>,
+    },
+    /// The owner has an address of this set already.
+    #[error("{address} has been allocated to {id}, duplicate allocation is not allowed")]
+    Duplicate {
+        /// What it has.
+        address: IpAddr,
+        /// Its container id.
+        id: String,
+    },
+}
+
+pub(crate) fn join(values: &[impl ToString], separator: &str) -> String {
+    values.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
+}

@@ -1,0 +1,156 @@
+//! Deleting a link without waiting for the kernel's grace period.
+//!
+//! RTM_DELLINK takes the link off every list within two milliseconds and tells everybody so; then
+//! it waits 15 to 20 ms until no processor looks at it any more, and only then answers. A forked
+//! child sends the request and does the waiting; this process goes by the notification.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use netlink_packet_route::RouteNetlinkMessage as Body;
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::encode;
+use crate::error::Error;
+use crate::netns::fork_keeping;
+use crate::read;
+use crate::socket::{Message, Refusal, Socket, netlink_socket};
+use crate::wire;
+
+/// `RTMGRP_LINK` (linux/rtnetlink.h).
+const LINK_CHANGES: u32 = 1;
+/// Far more than any kernel takes: for a notification that was lost and a child that was killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Deletes the link with this index in the calling thread's namespace; true if it was there.
+///
+/// With `wait` it returns when the kernel is done, 15 to 20 ms. Without, it returns when the link
+/// is off every list and its name free, and a child goes on waiting. The child holds nothing but
+/// its socket, a pipe and `keep`: descriptors whose close must come late, such as an nf_tables
+/// socket that has deleted. Without `wait` the calling process must have one thread.
+pub fn delete_link(index: u32, keep: &[BorrowedFd<'_>], wait: bool) -> Result<bool, Error> {
+    if wait { delete_and_await(index) } else { delete_by_child(index, keep) }
+}
+
+fn delete_and_await(index: u32) -> Result<bool, Error> {
+    let mut socket = Socket::open()?;
+    let verdicts = socket.exchange(vec![request(index)], |_| Ok(()))?;
+    verdict(index, verdicts.into_iter().flatten().next())
+}
+
+fn delete_by_child(index: u32, keep: &[BorrowedFd<'_>]) -> Result<bool, Error> {
+    // Subscribed before the request is sent, so that the notification cannot be missed.
+    let mut changes = Socket::listening(LINK_CHANGES)?;
+    let socket = netlink_socket().map_err(|errno| Error::Socket { errno })?;
+    let (answer, report) =
+        rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| Error::Fork { errno })?;
+    let bytes = request(index).encode(1);
+    let kept: Vec<_> = [socket.as_fd(), report.as_fd()].into_iter().chain(keep.iter().copied()).collect();
+    fork_keeping(&kept, || {
+        let code = send_and_await(&socket, &bytes).map_or_else(Errno::raw_os_error, |()| 0);
+        // The parent has gone unless there was an error, and then nobody reads.
+        let _ = rustix::io::write(&report, &code.to_ne_bytes());
+    })?;
+    drop((socket, report));
+    await_departure(index, &mut changes, &answer)
+}
+
+/// The child's part; without allocations, for the parent of a test has other threads.
+fn send_and_await(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
+    rustix::net::send(socket, request, SendFlags::empty())?;
+    let mut answer = [0; 512];
+    let flags = RecvFlags::empty();
+    let (_, length) = retry_on_intr(|| rustix::net::recv(socket, &mut answer[..], flags))?;
+    let received = answer.get(..length).ok_or(Errno::MSGSIZE)?;
+    match wire::messages(received).find_map(|answer| answer.verdict()) {
+        Some(None) => Ok(()),
+        Some(Some(refusal)) => Err(refusal.errno),
+        None => Err(Errno::PROTO),
+    }
+}
+
+/// Until the kernel says that the link is gone, or the child that it cannot be deleted.
+fn await_departure(index: u32, changes: &mut Socket, answer: &OwnedFd) -> Result<bool, Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (told, reported) = wait_for_either(changes.as_fd(), answer.as_fd(), deadline)?;
+        if told && departed(index, changes)? {
+            return Ok(true);
+        }
+        if reported {
+            return child_says(index, answer);
+        }
+        if !told {
+            return Err(Error::NotDeleted { index, waited: PATIENCE });
+        }
+    }
+}
+
+fn wait_for_either(
+    changes: BorrowedFd<'_>,
+    answer: BorrowedFd<'_>,
+    deadline: Instant,
+) -> Result<(bool, bool), Error> {
+    let mut fds =
+        [PollFd::from_borrowed_fd(changes, PollFlags::IN), PollFd::from_borrowed_fd(answer, PollFlags::IN)];
+    let left = deadline.saturating_duration_since(Instant::now());
+    let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+    retry_on_intr(|| rustix::event::poll(&mut fds, Some(&left))).map_err(|errno| Error::Receive { errno })?;
+    let [changes, answer] = fds.map(|fd| !fd.revents().is_empty());
+    Ok((changes, answer))
+}
+
+/// Reads the notifications at hand; true if one says that the link as a whole is gone.
+fn departed(index: u32, changes: &mut Socket) -> Result<bool, Error> {
+    loop {
+        let datagram = match changes.receive(RecvFlags::DONTWAIT) {
+            Ok(datagram) => datagram,
+            Err(Error::Receive { errno: Errno::AGAIN }) => return Ok(false),
+            // So many changes that some were lost: the link itself is asked after.
+            Err(Error::Receive { errno: Errno::NOBUFS }) => return is_gone(index),
+            Err(error) => return Err(error),
+        };
+        let gone = wire::messages(datagram).any(|answer| {
+            answer.kind == read::RTM_DELLINK
+                && read::is_whole_link(&answer)
+                && read::link_index(&answer) == Some(index)
+        });
+        if gone {
+            return Ok(true);
+        }
+    }
+}
+
+fn is_gone(index: u32) -> Result<bool, Error> {
+    Ok(crate::Netlink::here()?.link_by_index(index)?.is_none())
+}
+
+/// The errno that the child wrote, 0 for none; nothing if it was killed.
+fn child_says(index: u32, answer: &OwnedFd) -> Result<bool, Error> {
+    let mut code = [0; 4];
+    let length = retry_on_intr(|| rustix::io::read(answer, &mut code[..]))
+        .map_err(|errno| Error::Receive { errno })?;
+    let refused = match (length, i32::from_ne_bytes(code)) {
+        (4, 0) => None,
+        (4, code) => Some(Errno::from_raw_os_error(code)),
+        _ if is_gone(index)? => None,
+        _ => Some(Errno::CHILD),
+    };
+    verdict(index, refused.map(|errno| Refusal { errno, detail: String::new() }))
+}
+
+fn request(index: u32) -> Message {
+    Message::new(Body::DelLink(encode::link(index)), 0)
+}
+
+fn verdict(index: u32, refusal: Option<Refusal>) -> Result<bool, Error> {
+    match refusal {
+        None => Ok(true),
+        Some(Refusal { errno: Errno::NODEV, .. }) => Ok(false),
+        Some(Refusal { errno, detail }) => {
+            Err(Error::Request { request: format!("ip link del dev if{index}"), errno, detail })
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! Requests as the messages that the kernel understands (rtnetlink(7)).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
+use netlink_packet_route::link::{
+    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    LinkProtoInfoBridge,
+};
+use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
+use netlink_packet_route::route::{
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol, RouteScope, RouteType,
+};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage as Body};
+use rustix::io::Errno;
+
+use crate::guard;
+use crate::mac::Mac;
+use crate::request::{Request, Route};
+use crate::socket::Message;
+
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
+
+impl Request {
+    /// The messages, one but for the guard, that carry this out in order.
+    pub(crate) fn messages(&self) -> Vec<Message> {
+        match self {
+            Self::LoopbackGuard { index, .. } => guard::install(*index),
+            Self::LoopbackGuardDel { index, .. } => vec![guard::remove(*index)],
+            other => vec![other.message()],
+        }
+    }
+
+    fn message(&self) -> Message {
+        match self {
+            Self::RouteAdd(route) => Message::new(Body::NewRoute(route.message()), NLM_F_CREATE),
+            Self::RouteDel(route) => Message::new(Body::DelRoute(route.message()), 0),
+            Self::NeighbourReplace { index, address, mac } => {
+                let body = Body::NewNeighbour(neighbour(*index, *address, Some(*mac)));
+                Message::new(body, NLM_F_CREATE | NLM_F_REPLACE)
+            }
+            Self::NeighbourDel { index, address } => Message {
+                body: Body::DelNeighbour(neighbour(*index, *address, None)),
+                flags: 0,
+                forgiven: &[Errno::NOENT],
+            },
+            Self::AddressAdd { index, address, .. } => {
+                let body = Body::NewAddress(address_message(*index, *address));
+                Message::new(body, NLM_F_CREATE | NLM_F_EXCL)
+            }
+            Self::AddressDel { index, address, .. } => {
+                Message::new(Body::DelAddress(address_message(*index, *address)), 0)
+            }
+            Self::Bridge { name, mac, mtu } => {
+                Message::new(Body::NewLink(bridge(name, *mac, *mtu)), NLM_F_CREATE | NLM_F_EXCL)
+            }
+            link => Message::new(Body::SetLink(link.set_link()), 0),
+        }
+    }
+
+    fn set_link(&self) -> LinkMessage {
+        match self {
+            Self::LinkUp { index, .. } => flagged(*index, LinkFlags::Up, true),
+            Self::LinkDown { index, .. } => flagged(*index, LinkFlags::Up, false),
+            Self::LinkPromisc { index, on, .. } => flagged(*index, LinkFlags::Promisc, *on),
+            Self::LinkAlias { index, alias, .. } => with(*index, LinkAttribute::IfAlias(alias.clone())),
+            Self::LinkMac { index, mac, .. } => with(*index, LinkAttribute::Address(mac.0.to_vec())),
+            Self::LinkMaster { index, master, .. } => {
+                with(*index, LinkAttribute::Controller(master.unwrap_or(0)))
+            }
+            Self::LinkMtu { index, mtu, .. } => with(*index, LinkAttribute::Mtu(*mtu)),
+            Self::Port { index, hairpin, isolated, learning, .. } => {
+                port(*index, *hairpin, *isolated, *learning)
+            }
+            // `message` and `messages` have taken every other variant.
+            _ => LinkMessage::default(),
+        }
+    }
+}
+
+impl Route {
+    fn message(&self) -> RouteMessage {
+        let mut message = RouteMessage::default();
+        message.header = self.header();
+        message.attributes = self.attributes();
+        message
+    }
+
+    fn header(&self) -> RouteHeader {
+        let on_link = if self.gateway.is_none() && self.destination.is_ipv4() {
+            RouteScope::Link
+        } else {
+            RouteScope::Universe
+        };
+        RouteHeader {
+            address_family: family(self.destination.ip()),
+            destination_prefix_length: self.destination.prefix(),
+            table: self.table.map_or(RouteHeader::RT_TABLE_MAIN, small_table),
+            protocol: RouteProtocol::Boot,
+            scope: self.scope.map_or(on_link, |scope| RouteScope::from(scope as u8)),
+            kind: RouteType::Unicast,
+            flags: if self.onlink { RouteFlags::Onlink } else { RouteFlags::empty() },
+            ..Default::default()
+        }
+    }
+
+    fn attributes(&self) -> Vec<RouteAttribute> {
+        let mut attributes = vec![RouteAttribute::Oif(self.index)];
+        if self.destination.prefix() > 0 {
+            attributes.push(RouteAttribute::Destination(self.destination.network().into()));
+        }
+        attributes.extend(self.gateway.map(|ip| RouteAttribute::Gateway(ip.into())));
+        attributes.extend(self.source.map(|ip| RouteAttribute::PrefSource(ip.into())));
+        attributes.extend(self.priority.map(RouteAttribute::Priority));
+        attributes.extend(self.table.map(RouteAttribute::Table));
+        let metrics: Vec<_> = (self.mtu.map(RouteMetric::Mtu).into_iter())
+            .chain(self.advmss.map(RouteMetric::Advmss))
+            .collect();
+        if !metrics.is_empty() {
+            attributes.push(RouteAttribute::Metrics(metrics));
+        }
+        attributes
+    }
+}
+
+/// The family of an address, as rtnetlink names it.
+pub(crate) fn family(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
+}
+
+/// A message about the link with this index.
+pub(crate) fn link(index: u32) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message
+}
+
+/// Switches one interface flag and leaves the others as they are.
+pub(crate) fn flag(message: &mut LinkMessage, flag: LinkFlags, on: bool) {
+    message.header.change_mask |= flag;
+    message.header.flags.set(flag, on);
+}
+
+fn with(index: u32, attribute: LinkAttribute) -> LinkMessage {
+    let mut message = link(index);
+    message.attributes.push(attribute);
+    message
+}
+
+fn flagged(index: u32, which: LinkFlags, on: bool) -> LinkMessage {
+    let mut message = link(index);
+    flag(&mut message, which, on);
+    message
+}
+
+fn bridge(name: &str, mac: Mac, mtu: Option<u32>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.into()),
+        LinkAttribute::Address(mac.0.to_vec()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Bridge),
+            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::StpState(BridgeStpState::Disabled)])),
+        ]),
+    ];
+    message.attributes.extend(mtu.map(LinkAttribute::Mtu));
+    message
+}
+
+fn port(index: u32, hairpin: Option<bool>, isolated: Option<bool>, learning: Option<bool>) -> LinkMessage {
+    let option = |kind, value: Option<bool>| {
+        value.map(|on| LinkProtoInfoBridge::Other(DefaultNla::new(kind, vec![u8::from(on)])))
+    };
+    let options = [
+        option(IFLA_BRPORT_MODE, hairpin),
+        option(IFLA_BRPORT_ISOLATED, isolated),
+        option(IFLA_BRPORT_LEARNING, learning),
+    ];
+    let options = options.into_iter().flatten().collect();
+    let mut message = with(index, LinkAttribute::ProtoInfoBridge(options));
+    message.header.interface_family = AddressFamily::Bridge;
+    message
+}
+
+fn address_message(index: u32, address: IpNetwork) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = family(address.ip());
+    message.header.prefix_len = address.prefix();
+    message.header.index = index;
+    message.header.scope = address_scope(address.ip());
+    message.attributes = vec![AddressAttribute::Local(address.ip()), AddressAttribute::Address(address.ip())];
+    match address {
+        IpNetwork::V4(v4) => {
+            message.attributes.extend(broadcast(v4).map(AddressAttribute::Broadcast));
+        }
+        IpNetwork::V6(_) => message.header.flags = AddressHeaderFlags::Nodad,
+    }
+    message
+}
+
+/// All ones of the host part, where there is room for one (RFC 3021: not in /31).
+fn broadcast(address: Ipv4Network) -> Option<Ipv4Addr> {
+    (address.prefix() < 31).then(|| address.broadcast())
+}
+
+fn address_scope(ip: IpAddr) -> AddressScope {
+    match ip {
+        ip if ip.is_loopback() => AddressScope::Host,
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => AddressScope::Link,
+        _ => AddressScope::Universe,
+    }
+}
+
+fn neighbour(index: u32, address: IpAddr, mac: Option<Mac>) -> NeighbourMessage {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = index;
+    message.header.state = NeighbourState::Reachable;
+    message.attributes.push(NeighbourAttribute::Destination(address.into()));
+    message.attributes.extend(mac.map(|mac| NeighbourAttribute::LinkLayerAddress(mac.0.to_vec())));
+    message
+}
+
+/// The header has one byte for the table; greater ones stand in RTA_TABLE alone.
+fn small_table(table: u32) -> u8 {
+    u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC)
+}

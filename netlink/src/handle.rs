@@ -1,0 +1,272 @@
+//! `Netlink`: one rtnetlink socket that serves one network namespace, from any thread, for good.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage as Body;
+use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::link::{LinkAttribute, LinkMessage};
+use netlink_packet_route::neighbour::NeighbourMessage;
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
+use rustix::io::Errno;
+
+use crate::encode;
+use crate::error::Error;
+use crate::guard;
+use crate::mac::Mac;
+use crate::netns::Netns;
+use crate::read::{self, Address, Link};
+use crate::request::{Request, Route};
+use crate::socket::{Answer, Message, Refusal, Socket};
+use crate::sysctl::Sysctls;
+use crate::veth::{Veth, VethPair};
+
+/// So many acknowledgements certainly fit into the receive buffer.
+const BATCH: usize = 128;
+/// The kernel's bridge has no number for more ports (BR_MAX_PORTS, net/bridge/br_private.h).
+const BRIDGE_PORTS: u32 = 1023;
+
+/// One rtnetlink socket that serves one namespace for good, whatever thread uses it.
+pub struct Netlink {
+    socket: Socket,
+    sysctls: Sysctls,
+}
+
+impl Netlink {
+    /// A handle for the network namespace of the calling thread.
+    pub fn here() -> Result<Self, Error> {
+        Ok(Self { socket: Socket::open()?, sysctls: Sysctls::here() })
+    }
+
+    /// A handle for `netns`, made in a short thread that enters it.
+    pub fn inside(netns: &Netns) -> Result<Self, Error> {
+        netns.run(Self::here)?
+    }
+
+    /// Carries out the requests in order, all in one send (of up to 128), and awaits every answer.
+    ///
+    /// The kernel goes on behind a request that it refuses; the first refusal is the error.
+    pub fn send(&mut self, requests: &[Request]) -> Result<(), Error> {
+        let mut first = Ok(());
+        for batch in requests.chunks(BATCH) {
+            let (owners, messages): (Vec<_>, Vec<_>) =
+                batch.iter().flat_map(|r| r.messages().into_iter().map(move |m| (r, m))).unzip();
+            let refusals = self.exchange(messages, |_| Ok(()))?;
+            for (request, refusal) in owners.into_iter().zip(refusals) {
+                if let Some(refusal) = refusal {
+                    first = first.and(self.refused(request, refusal));
+                }
+            }
+        }
+        first
+    }
+
+    /// Creates a veth pair by one RTM_NEWLINK: the peer is born in its namespace with its final
+    /// name, MAC and MTU, the host end up and enslaved if asked.
+    ///
+    /// Fails with [`Error::LinkExists`] when either name is taken and [`Error::BridgeFull`] when
+    /// the master has no port left; then neither end is there.
+    pub fn create_veth(&mut self, veth: &Veth<'_>) -> Result<VethPair, Error> {
+        let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
+        let message = Message::new(Body::NewLink(veth.message()), flags);
+        let mut born = None;
+        let refusals = self.exchange(vec![message], |answer| {
+            born = born.take().or(Link::read(answer));
+            Ok(())
+        })?;
+        if let Some(refusal) = refusals.into_iter().flatten().next() {
+            return Err(self.veth_refused(veth, refusal));
+        }
+        self.pair(veth, born)
+    }
+
+    /// The link of this name, `None` if there is none.
+    pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
+        let mut message = LinkMessage::default();
+        message.attributes.push(LinkAttribute::IfName(name.into()));
+        self.get_link(message, || format!("ip link show dev {name}"))
+    }
+
+    /// The link with this index, `None` if there is none.
+    pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, Error> {
+        self.get_link(encode::link(index), || format!("ip link show dev if{index}"))
+    }
+
+    /// All links (RTM_GETLINK).
+    pub fn links(&mut self) -> Result<Vec<Link>, Error> {
+        self.socket.dump(&Body::GetLink(LinkMessage::default()), |answer, links| {
+            links.extend((answer.kind == read::RTM_NEWLINK).then(|| Link::read(answer)).flatten());
+        })
+    }
+
+    /// The addresses of both families, of one link or of all (RTM_GETADDR).
+    pub fn addresses(&mut self, index: Option<u32>) -> Result<Vec<Address>, Error> {
+        let mut message = AddressMessage::default();
+        message.header.index = index.unwrap_or(0);
+        let wanted = |address: &Address| index.is_none_or(|index| address.index == index);
+        let found = self.socket.dump(&Body::GetAddress(message), |answer, found| {
+            if answer.kind == read::RTM_NEWADDR {
+                found.extend(Address::read(answer).filter(wanted));
+            }
+        });
+        match found {
+            // A kernel that filters by link says so when the link is gone.
+            Err(Error::Dump { errno: Errno::NODEV }) => Ok(Vec::new()),
+            other => other,
+        }
+    }
+
+    /// The routes of both families in all tables (RTM_GETROUTE); one for each next hop.
+    pub fn routes(&mut self) -> Result<Vec<Route>, Error> {
+        self.socket.dump(&Body::GetRoute(RouteMessage::default()), |answer, found| {
+            if answer.kind == read::RTM_NEWROUTE {
+                read::routes(answer, found);
+            }
+        })
+    }
+
+    /// The neighbours of a link with a known MAC, and whether each is permanent (RTM_GETNEIGH).
+    pub fn neighbours(&mut self, index: u32) -> Result<Vec<(IpAddr, Mac, bool)>, Error> {
+        self.socket.dump(&Body::GetNeighbour(NeighbourMessage::default()), |answer, found| {
+            if answer.kind != read::RTM_NEWNEIGH {
+                return;
+            }
+            if let Some((_, ip, mac, permanent)) = read::neighbour(answer).filter(|(link, ..)| *link == index)
+            {
+                found.push((ip, mac, permanent));
+            }
+        })
+    }
+
+    /// By which link, and which gateway if any, a packet to `ip` would leave; `None`: by none.
+    pub fn route_to(&mut self, ip: IpAddr) -> Result<Option<(u32, Option<IpAddr>)>, Error> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = encode::family(ip);
+        message.header.destination_prefix_length = if ip.is_ipv4() { 32 } else { 128 };
+        message.attributes.push(RouteAttribute::Destination(ip.into()));
+        let mut found = Vec::new();
+        let message = Message::new(Body::GetRoute(message), 0);
+        let refusals = self.exchange(vec![message], |answer| {
+            read::routes(answer, &mut found);
+            Ok(())
+        })?;
+        match refusals.into_iter().flatten().next() {
+            Some(Refusal { errno: Errno::NETUNREACH | Errno::HOSTUNREACH, .. }) => Ok(None),
+            Some(refusal) => Err(asked(format!("ip route get {ip}"), refusal)),
+            None => Ok(found.first().map(|route| (route.index, route.gateway))),
+        }
+    }
+
+    /// The value of `key` below /proc/sys/net of this namespace, such as
+    /// `ipv4/conf/eth0/arp_notify`, trimmed; `None` if there is no such key.
+    pub fn sysctl(&self, key: &str) -> Result<Option<String>, Error> {
+        self.sysctls.read(self.as_fd(), key)
+    }
+
+    /// Sets `key` unless it has that value already (so an equal one may be read-only); true if it wrote.
+    pub fn set_sysctl(&self, key: &str, value: &str) -> Result<bool, Error> {
+        self.sysctls.write(self.as_fd(), key, value)
+    }
+
+    /// How many netlink messages this handle has sent so far.
+    pub fn messages(&self) -> u64 {
+        self.socket.sent()
+    }
+
+    /// The verdicts without those that the messages forgive.
+    fn exchange(
+        &mut self,
+        messages: Vec<Message>,
+        on_answer: impl FnMut(&Answer<'_>) -> Result<(), Error>,
+    ) -> Result<Vec<Option<Refusal>>, Error> {
+        let forgiven: Vec<_> = messages.iter().map(|message| message.forgiven).collect();
+        let verdicts = self.socket.exchange(messages, on_answer)?;
+        let kept = |(verdict, forgiven): (Option<Refusal>, &[Errno])| {
+            verdict.filter(|refusal| !forgiven.contains(&refusal.errno))
+        };
+        Ok(verdicts.into_iter().zip(forgiven).map(kept).collect())
+    }
+
+    fn refused(&mut self, request: &Request, refusal: Refusal) -> Result<(), Error> {
+        match request {
+            Request::LoopbackGuard { index, .. } if refusal.errno == Errno::NOENT => {
+                self.guard_otherwise(*index, request)
+            }
+            Request::LinkMaster { master: Some(master), .. } if refusal.errno == Errno::XFULL => {
+                Err(self.bridge_full(*master))
+            }
+            _ => Err(asked(request.to_string(), refusal)),
+        }
+    }
+
+    /// The kernel lacks cls_bpf: the other ways, until it has what one of them needs.
+    fn guard_otherwise(&mut self, index: u32, request: &Request) -> Result<(), Error> {
+        let mut last = Ok(());
+        for way in guard::OTHER_WAYS {
+            let refusals = self.exchange(vec![guard::filter(index, way)], |_| Ok(()))?;
+            let Some(refusal) = refusals.into_iter().flatten().next() else { return Ok(()) };
+            last = Err(asked(request.to_string(), refusal));
+        }
+        last
+    }
+
+    fn veth_refused(&mut self, veth: &Veth<'_>, refusal: Refusal) -> Error {
+        match (refusal.errno, veth.master) {
+            (Errno::XFULL, Some(master)) => self.bridge_full(master),
+            (Errno::EXIST, _) => self.link_exists(veth),
+            _ => asked(veth.to_string(), refusal),
+        }
+    }
+
+    /// Either name may be the taken one; what is on the host is looked up, the rest follows.
+    fn link_exists(&mut self, veth: &Veth<'_>) -> Error {
+        match self.link(veth.name) {
+            Ok(None) => {
+                Error::LinkExists { name: veth.peer.into(), netns: Some(veth.peer_netns.path().into()) }
+            }
+            _ => Error::LinkExists { name: veth.name.into(), netns: None },
+        }
+    }
+
+    fn bridge_full(&mut self, index: u32) -> Error {
+        let found = self.link_by_index(index).ok().flatten();
+        let bridge = found.map_or_else(|| format!("if{index}"), |link| link.name);
+        Error::BridgeFull { bridge, ports: BRIDGE_PORTS }
+    }
+
+    /// The indexes from the echo, or, from a kernel that does not echo, by name.
+    fn pair(&mut self, veth: &Veth<'_>, born: Option<Link>) -> Result<VethPair, Error> {
+        let host = match born {
+            Some(link) => Some(link),
+            None => self.link(veth.name)?,
+        };
+        let host = host.ok_or_else(|| Error::Vanished { name: veth.name.into() })?;
+        let container = host.peer.ok_or_else(|| Error::Vanished { name: veth.peer.into() })?;
+        Ok(VethPair { host: host.index, container })
+    }
+
+    fn get_link(&mut self, message: LinkMessage, what: impl Fn() -> String) -> Result<Option<Link>, Error> {
+        let mut found = None;
+        let message = Message::new(Body::GetLink(message), 0);
+        let refusals = self.exchange(vec![message], |answer| {
+            found = Link::read(answer);
+            Ok(())
+        })?;
+        match refusals.into_iter().flatten().next() {
+            Some(Refusal { errno: Errno::NODEV, .. }) => Ok(None),
+            Some(refusal) => Err(asked(what(), refusal)),
+            None => Ok(found),
+        }
+    }
+}
+
+impl AsFd for Netlink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn asked(request: String, refusal: Refusal) -> Error {
+    Error::Request { request, errno: refusal.errno, detail: refusal.detail }
+}

@@ -1,0 +1,27 @@
+//! Links, addresses, routes, neighbours, namespaces and sysctls by netlink.
+//!
+//! Changes are values ([`Request`]) that a handle ([`Netlink`]) sends several at a time over one
+//! blocking socket. A namespace is a value too ([`Netns`]): only short threads ever enter one.
+
+mod delete;
+mod encode;
+mod error;
+mod guard;
+mod handle;
+mod mac;
+mod netns;
+mod read;
+mod request;
+mod socket;
+mod sysctl;
+mod veth;
+mod wire;
+
+pub use delete::delete_link;
+pub use error::{Error, reason};
+pub use handle::Netlink;
+pub use mac::{Mac, ParseMacError};
+pub use netns::{Netns, NetnsId, cookie, fork_keeping, spawn_in};
+pub use read::{Address, Link};
+pub use request::{Request, Route};
+pub use veth::{Veth, VethPair};

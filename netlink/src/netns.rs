@@ -1,0 +1,398 @@
+//! Network namespaces as values: held open by a descriptor, entered by short threads only.
+
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::thread;
+use std::{io, panic, ptr};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+
+use crate::error::Error;
+
+/// File system type of namespace descriptors (statfs(2)).
+const NSFS_MAGIC: u64 = 0x6e73_6673;
+
+/// What tells one network namespace from another while both live.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NetnsId {
+    /// Device of the namespace file.
+    pub dev: u64,
+    /// Inode of the namespace file.
+    pub ino: u64,
+}
+
+/// A network namespace held open by a descriptor.
+#[derive(Debug)]
+pub struct Netns {
+    fd: OwnedFd,
+    id: NetnsId,
+    path: PathBuf,
+}
+
+impl Netns {
+    /// Opens the network namespace at `path` (a bind mount, or `/proc/PID/ns/net`).
+    ///
+    /// Fails with upstream's texts when nothing is there or when it is an ordinary file,
+    /// and when the namespace is of another type.
+    pub fn open(path: &Path) -> Result<Self, Error> {
+        // Without O_NONBLOCK a FIFO at this path would hang us.
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+        let fd = rustix::fs::open(path, flags, Mode::empty())
+            .map_err(|errno| Error::OpenNetns { path: path.into(), errno })?;
+        require_network(&fd, path)?;
+        let id = identify(&fd).map_err(|errno| Error::OpenNetns { path: path.into(), errno })?;
+        Ok(Self { fd, id, path: path.into() })
+    }
+
+    /// The network namespace of the calling thread.
+    pub fn current() -> Result<Self, Error> {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let fd = rustix::fs::open("/proc/thread-self/ns/net", flags, Mode::empty())
+            .map_err(|errno| Error::Identity { errno })?;
+        Self::of_descriptor(fd).map_err(|errno| Error::Identity { errno })
+    }
+
+    /// A new network namespace; it lives as long as this value, a pin, a process or a link in it.
+    pub fn create() -> Result<Self, Error> {
+        in_thread(Path::new("(new)"), || {
+            // SAFETY: CLONE_NEWNET changes only the network namespace of this thread,
+            // which ends with this closure; descriptors and memory stay shared.
+            unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }
+                .map_err(|errno| Error::CreateNetns { errno })?;
+            Self::current()
+        })?
+    }
+
+    /// Device and inode, equal for two values exactly if they are the same namespace.
+    pub fn id(&self) -> NetnsId {
+        self.id
+    }
+
+    /// The path it was opened at; for `current` and `create` one that is valid while this value lives.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `f` inside this namespace, in a thread that ends with it; panics of `f` are passed on.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
+        in_thread(&self.path, || {
+            self.enter()?;
+            Ok(f())
+        })?
+    }
+
+    /// Keeps the namespace alive by a bind mount at `path`, as `ip netns add` does.
+    ///
+    /// The file must not exist; its directory is made.
+    pub fn pin(&self, path: &Path) -> Result<(), Error> {
+        let failed = |errno| Error::Pin { path: path.into(), errno };
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir).map_err(|e| failed(errno_of(&e)))?;
+        }
+        let flags = OFlags::RDONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
+        let source = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
+        rustix::mount::mount_bind(source, path).map_err(|errno| {
+            // The error told is the mount's; a left-over empty file would only hide it next time.
+            let _ = rustix::fs::unlink(path);
+            failed(errno)
+        })
+    }
+
+    /// Removes what `pin` made; the namespace ends when nothing else holds it.
+    pub fn unpin(path: &Path) -> Result<(), Error> {
+        let failed = |errno| Error::Unpin { path: path.into(), errno };
+        rustix::mount::unmount(path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW).map_err(failed)?;
+        rustix::fs::unlink(path).map_err(failed)
+    }
+
+    /// The namespace that a descriptor of nsfs stands for.
+    pub(crate) fn of_descriptor(fd: OwnedFd) -> Result<Self, Errno> {
+        let id = identify(&fd)?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd()).into();
+        Ok(Self { fd, id, path })
+    }
+
+    fn enter(&self) -> Result<(), Error> {
+        enter(self.fd.as_fd()).map_err(|errno| Error::EnterNetns { path: self.path.clone(), errno })
+    }
+}
+
+impl AsFd for Netns {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The cookie of the calling thread's network namespace (SO_NETNS_COOKIE, socket(7)):
+/// unlike an inode it is never used again while the kernel runs.
+pub fn cookie() -> Result<u64, Error> {
+    let failed = |errno| Error::Identity { errno };
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+        .map_err(failed)?;
+    let mut cookie = 0u64;
+    let mut len = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: value and length point at locals of the sizes given, and the socket is open.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            ptr::from_mut(&mut cookie).cast(),
+            &mut len,
+        )
+    };
+    if status == 0 { Ok(cookie) } else { Err(failed(last_errno())) }
+}
+
+/// Starts `command` inside `netns`, with every signal at its default.
+///
+/// Each of `binds` (source, target) is mounted over its target, an existing file, in a mount
+/// namespace of the child's own: its resolv.conf and hosts. Fails if a file is missing.
+pub fn spawn_in(netns: &Netns, mut command: Command, binds: &[(PathBuf, PathBuf)]) -> Result<Child, Error> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let failed = |source| Error::Spawn { program, netns: netns.path.clone(), source };
+    let binds = match binds.iter().map(c_paths).collect::<Result<Vec<_>, _>>() {
+        Ok(binds) => binds,
+        Err(source) => return Err(failed(source)),
+    };
+    // The closure owns a descriptor of its own, for `command` outlives this borrow.
+    let fd = match netns.fd.try_clone() {
+        Ok(fd) => fd,
+        Err(source) => return Err(failed(source)),
+    };
+    // SAFETY: between fork and exec the closure only makes system calls; all its memory was
+    // allocated before.
+    unsafe {
+        command.pre_exec(move || {
+            default_signals();
+            mount_over(&binds)?;
+            Ok(enter(fd.as_fd())?)
+        })
+    };
+    command.spawn().map_err(failed)
+}
+
+/// Forks; the child keeps only the descriptors `keep`, leaves the session, runs `f` and exits.
+///
+/// For processes with one thread: the child of another may only make system calls in `f`.
+/// The child is not reaped; the caller is expected to end soon, else to ignore SIGCHLD.
+/// Stdio is closed too: whoever reads our output to its end is not kept waiting.
+pub fn fork_keeping(keep: &[BorrowedFd<'_>], f: impl FnOnce()) -> Result<(), Error> {
+    let mut kept: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).collect();
+    kept.sort_unstable();
+    // SAFETY: the child never returns into the caller's frames: it runs `f`, which after a fork
+    // of a single-threaded process may do anything, catches its panic, and ends by _exit.
+    match unsafe { libc::fork() } {
+        -1 => Err(Error::Fork { errno: last_errno() }),
+        0 => {
+            close_all_but(&kept);
+            let _ = rustix::process::setsid();
+            let ended = panic::catch_unwind(panic::AssertUnwindSafe(f));
+            // SAFETY: _exit ends the child at once, without the parent's exit handlers.
+            unsafe { libc::_exit(i32::from(ended.is_err())) }
+        }
+        _ => Ok(()),
+    }
+}
+
+fn in_thread<T: Send>(path: &Path, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new()
+            .spawn_scoped(scope, f)
+            .map_err(|source| Error::Thread { path: path.into(), source })?;
+        Ok(thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+    })
+}
+
+fn enter(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    rustix::thread::move_into_link_name_space(fd, Some(LinkNameSpaceType::Network))
+}
+
+fn identify(fd: &OwnedFd) -> Result<NetnsId, Errno> {
+    let stat = rustix::fs::fstat(fd)?;
+    Ok(NetnsId { dev: stat.st_dev, ino: stat.st_ino })
+}
+
+fn require_network(fd: &OwnedFd, path: &Path) -> Result<(), Error> {
+    let stat = rustix::fs::fstatfs(fd).map_err(|errno| Error::OpenNetns { path: path.into(), errno })?;
+    let magic = stat.f_type as u64;
+    if magic != NSFS_MAGIC {
+        return Err(Error::NotNamespace { path: path.into(), magic });
+    }
+    // SAFETY: NS_GET_NSTYPE (ioctl_nsfs(2)) takes no argument and touches no memory of ours.
+    let kind = unsafe { libc::ioctl(fd.as_raw_fd(), libc::NS_GET_NSTYPE) };
+    if kind != libc::CLONE_NEWNET {
+        return Err(Error::NotNetwork { path: path.into() });
+    }
+    Ok(())
+}
+
+fn c_paths((source, target): &(PathBuf, PathBuf)) -> io::Result<(CString, CString)> {
+    let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes());
+    Ok((c_path(source)?, c_path(target)?))
+}
+
+fn mount_over(binds: &[(CString, CString)]) -> Result<(), Errno> {
+    if binds.is_empty() {
+        return Ok(());
+    }
+    // SAFETY: this process is about to exec and has one thread; CLONE_NEWNS leaves its
+    // descriptors and memory alone.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    rustix::mount::mount_change(c"/", slave)?;
+    for (source, target) in binds {
+        let bind = MountFlags::BIND;
+        rustix::mount::mount(source.as_c_str(), target.as_c_str(), c"", bind, None)?;
+    }
+    Ok(())
+}
+
+fn default_signals() {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL installs no handler; a signal that cannot be set is refused, harmlessly.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+fn close_all_but(sorted: &[u32]) {
+    let mut first = 0;
+    for &kept in sorted {
+        if kept > first {
+            close_range(first, kept - 1);
+        }
+        first = kept + 1;
+    }
+    close_range(first, u32::MAX);
+}
+
+fn close_range(first: u32, last: u32) {
+    // SAFETY: runs in the forked child only, whose single user of descriptors, `f`, uses none
+    // but the kept ones.
+    unsafe { libc::close_range(first, last, 0) };
+}
+
+/// What the last failed system call of this thread said.
+pub(crate) fn last_errno() -> Errno {
+    errno_of(&io::Error::last_os_error())
+}
+
+fn errno_of(error: &io::Error) -> Errno {
+    Errno::from_io_error(error).unwrap_or(Errno::IO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::io::Read;
+    use std::process::Stdio;
+
+    #[test]
+    fn a_created_namespace_is_another_and_can_be_opened_again() {
+        let here = Netns::current().unwrap();
+        let made = Netns::create().unwrap();
+        assert_ne!(made.id(), here.id());
+        assert_eq!(Netns::open(made.path()).unwrap().id(), made.id());
+        assert_eq!(Netns::current().unwrap().id(), here.id());
+    }
+
+    #[test]
+    fn run_happens_inside_and_leaves_the_caller_where_it_was() {
+        let here = Netns::current().unwrap();
+        let made = Netns::create().unwrap();
+        let inside = made.run(|| Netns::current().unwrap().id()).unwrap();
+        assert_eq!(inside, made.id());
+        assert_eq!(Netns::current().unwrap().id(), here.id());
+    }
+
+    #[test]
+    fn cookies_differ_between_namespaces_and_stay() {
+        let made = Netns::create().unwrap();
+        let first = made.run(|| cookie().unwrap()).unwrap();
+        assert_eq!(made.run(|| cookie().unwrap()).unwrap(), first);
+        assert_ne!(cookie().unwrap(), first);
+    }
+
+    #[test]
+    fn what_is_no_network_namespace_is_refused_in_upstreams_words() {
+        let missing = Netns::open(Path::new("/run/netns/none")).unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "failed to open netns \"/run/netns/none\": failed to Statfs \"/run/netns/none\": no such file or directory"
+        );
+        let proc = Netns::open(Path::new("/proc/version")).unwrap_err();
+        assert_eq!(
+            proc.to_string(),
+            "failed to open netns \"/proc/version\": unknown FS magic on \"/proc/version\": 9fa0"
+        );
+        let pid = Netns::open(Path::new("/proc/self/ns/pid")).unwrap_err();
+        assert!(matches!(pid, Error::NotNetwork { .. }), "{pid}");
+    }
+
+    #[test]
+    fn a_pin_outlives_the_value_and_unpin_removes_it() {
+        let path = PathBuf::from(format!("/run/netns-test-{}/pin", std::process::id()));
+        let made = Netns::create().unwrap();
+        made.pin(&path).unwrap();
+        let id = made.id();
+        assert!(matches!(made.pin(&path), Err(Error::Pin { errno: Errno::EXIST, .. })));
+        drop(made);
+        assert_eq!(Netns::open(&path).unwrap().id(), id);
+        Netns::unpin(&path).unwrap();
+        assert!(!path.exists());
+        std::fs::remove_dir(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_spawned_program_sees_the_namespace_and_its_files() {
+        let made = Netns::create().unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "readlink /proc/self/ns/net; cat /proc/version"]).stdout(Stdio::piped());
+        let binds = [("/proc/self/comm".into(), "/proc/version".into())];
+        let child = spawn_in(&made, command, &binds).unwrap();
+        let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        assert!(output.starts_with(&format!("net:[{}]\n", made.id().ino)), "{output}");
+        assert!(!output.contains("Linux"), "{output}");
+        assert!(std::fs::read_to_string("/proc/version").unwrap().contains("Linux"));
+    }
+
+    #[test]
+    fn a_missing_bind_source_is_an_error_of_spawn() {
+        let made = Netns::create().unwrap();
+        let binds = [("/nowhere".into(), "/proc/version".into())];
+        let refused = spawn_in(&made, Command::new("/bin/true"), &binds).unwrap_err();
+        assert!(refused.to_string().contains("/bin/true"), "{refused}");
+    }
+
+    #[test]
+    fn a_forked_child_holds_only_what_it_was_given() {
+        let (read, write) = rustix::pipe::pipe().unwrap();
+        let (closed, held) = rustix::pipe::pipe().unwrap();
+        fork_keeping(&[write.as_fd()], || {
+            let open = (0..256).filter(|fd| is_open(*fd)).count() as u8;
+            let _ = rustix::io::write(&write, &[open]);
+        })
+        .unwrap();
+        drop((write, held));
+        let mut counted = [0];
+        std::fs::File::from(read).read_exact(&mut counted).unwrap();
+        assert_eq!(counted, [1]);
+        // Nobody else holds the other pipe's writing end, so its reader meets the end.
+        assert_eq!(rustix::io::read(&closed, &mut [0u8; 1][..]).unwrap(), 0);
+    }
+
+    fn is_open(fd: i32) -> bool {
+        // SAFETY: F_GETFD only looks at the number.
+        unsafe { libc::fcntl(fd, libc::F_GETFD) != -1 }
+    }
+}

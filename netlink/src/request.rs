@@ -1,0 +1,208 @@
+//! What can be asked of the kernel, as values; printed, each is the command a person would type.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::mac::Mac;
+
+/// One change in the network namespace of a [`Netlink`](crate::Netlink) handle.
+///
+/// `index` is the link that the kernel changes, `name` is how people are told of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the fields are what the variants' sentences name")]
+pub enum Request {
+    /// Sets a link up (IFF_UP).
+    LinkUp { index: u32, name: String },
+    /// Sets a link down.
+    LinkDown { index: u32, name: String },
+    /// Names a link's owner (IFLA_IFALIAS); the kernel ignores it in the message that creates a link.
+    LinkAlias { index: u32, name: String, alias: String },
+    /// Gives a link another hardware address.
+    LinkMac { index: u32, name: String, mac: Mac },
+    /// Makes a link the port of a bridge, or of none.
+    LinkMaster { index: u32, name: String, master: Option<u32> },
+    /// Sets a link's MTU, in bytes.
+    LinkMtu { index: u32, name: String, mtu: u32 },
+    /// Lets a link take in what is not addressed to it (IFF_PROMISC).
+    LinkPromisc { index: u32, name: String, on: bool },
+    /// Creates a bridge, STP off; EEXIST if the name is taken.
+    Bridge { name: String, mac: Mac, mtu: Option<u32> },
+    /// Sets flags of a bridge port (IFLA_BRPORT_MODE, _ISOLATED, _LEARNING); `None` leaves one alone.
+    Port { index: u32, name: String, hairpin: Option<bool>, isolated: Option<bool>, learning: Option<bool> },
+    /// Adds an address, without DAD for IPv6, with the prefix's broadcast address for IPv4; EEXIST if it is there.
+    AddressAdd { index: u32, name: String, address: IpNetwork },
+    /// Removes an address.
+    AddressDel { index: u32, name: String, address: IpNetwork },
+    /// Adds a route: created, neither exclusive nor replacing, so that one destination may have several.
+    RouteAdd(Route),
+    /// Removes a route.
+    RouteDel(Route),
+    /// States that a neighbour has this MAC (NUD_REACHABLE: it may age), whatever was known before.
+    NeighbourReplace { index: u32, address: IpAddr, mac: Mac },
+    /// Forgets a neighbour; unknown is fine.
+    NeighbourDel { index: u32, address: IpAddr },
+    /// Drops what reaches a link for 127.0.0.0/8 outside nftables (reference/security.md, 5); idempotent.
+    LoopbackGuard { index: u32, name: String },
+    /// Removes that guard; absent is fine. The empty clsact qdisc stays: others may filter there.
+    LoopbackGuardDel { index: u32, name: String },
+}
+
+/// A route of either family.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// Where to.
+    pub destination: IpNetwork,
+    /// By whom (RTA_GATEWAY); `None`: directly on the link.
+    pub gateway: Option<IpAddr>,
+    /// Through which link (RTA_OIF); 0 in a route that was read: none (blackhole).
+    pub index: u32,
+    /// The address that own packets bear (RTA_PREFSRC).
+    pub source: Option<IpAddr>,
+    /// RT_SCOPE_; `None`: global with a gateway, else link.
+    pub scope: Option<u32>,
+    /// RT_TABLE_; `None`: main.
+    pub table: Option<u32>,
+    /// The metric (RTA_PRIORITY): the smaller wins.
+    pub priority: Option<u32>,
+    /// RTAX_MTU, in bytes.
+    pub mtu: Option<u32>,
+    /// RTAX_ADVMSS, in bytes.
+    pub advmss: Option<u32>,
+    /// The gateway is on the link although no address says so (RTNH_F_ONLINK).
+    pub onlink: bool,
+}
+
+impl Route {
+    /// A route directly through a link; set the fields that differ.
+    pub fn new(destination: IpNetwork, index: u32) -> Self {
+        Self {
+            destination,
+            gateway: None,
+            index,
+            source: None,
+            scope: None,
+            table: None,
+            priority: None,
+            mtu: None,
+            advmss: None,
+            onlink: false,
+        }
+    }
+
+    /// A route by a gateway on a link; set the fields that differ.
+    pub fn via(destination: IpNetwork, gateway: IpAddr, index: u32) -> Self {
+        Self { gateway: Some(gateway), ..Self::new(destination, index) }
+    }
+}
+
+/// As `ip route` takes it.
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let network = IpNetwork::new(self.destination.network(), self.destination.prefix());
+        write!(f, "{}", network.unwrap_or(self.destination))?;
+        part(f, "via", self.gateway)?;
+        write!(f, " dev if{}", self.index)?;
+        part(f, "src", self.source)?;
+        part(f, "scope", self.scope)?;
+        part(f, "table", self.table)?;
+        part(f, "metric", self.priority)?;
+        part(f, "mtu", self.mtu)?;
+        part(f, "advmss", self.advmss)?;
+        if self.onlink { f.write_str(" onlink") } else { Ok(()) }
+    }
+}
+
+/// As `ip`, `bridge` or `tc` takes it; `ifN` is how `ip` spells a link's index.
+impl fmt::Display for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::LinkUp { name, .. } => write!(f, "ip link set {name} up"),
+            Self::LinkDown { name, .. } => write!(f, "ip link set {name} down"),
+            Self::LinkAlias { name, alias, .. } => write!(f, "ip link set {name} alias {alias}"),
+            Self::LinkMac { name, mac, .. } => write!(f, "ip link set {name} address {mac}"),
+            Self::LinkMaster { name, master: Some(master), .. } => {
+                write!(f, "ip link set {name} master if{master}")
+            }
+            Self::LinkMaster { name, master: None, .. } => write!(f, "ip link set {name} nomaster"),
+            Self::LinkMtu { name, mtu, .. } => write!(f, "ip link set {name} mtu {mtu}"),
+            Self::LinkPromisc { name, on, .. } => {
+                write!(f, "ip link set {name} promisc {}", on_off(*on))
+            }
+            Self::Bridge { name, mac, mtu } => {
+                write!(f, "ip link add {name} address {mac}")?;
+                part(f, "mtu", *mtu)?;
+                f.write_str(" type bridge stp_state 0")
+            }
+            Self::Port { name, hairpin, isolated, learning, .. } => {
+                write!(f, "bridge link set dev {name}")?;
+                part(f, "hairpin", hairpin.map(on_off))?;
+                part(f, "isolated", isolated.map(on_off))?;
+                part(f, "learning", learning.map(on_off))
+            }
+            Self::AddressAdd { name, address, .. } => {
+                let how = if address.is_ipv6() { "nodad" } else { "broadcast +" };
+                write!(f, "ip address add {address} dev {name} {how}")
+            }
+            Self::AddressDel { name, address, .. } => {
+                write!(f, "ip address del {address} dev {name}")
+            }
+            Self::RouteAdd(route) => write!(f, "ip route prepend {route}"),
+            Self::RouteDel(route) => write!(f, "ip route del {route}"),
+            Self::NeighbourReplace { index, address, mac } => {
+                write!(f, "ip neighbour replace {address} lladdr {mac} dev if{index} nud reachable")
+            }
+            Self::NeighbourDel { index, address } => {
+                write!(f, "ip neighbour del {address} dev if{index}")
+            }
+            Self::LoopbackGuard { name, .. } => {
+                write!(
+                    f,
+                    "tc qdisc add dev {name} clsact; tc filter replace dev {name} ingress prio 127 protocol ip u32 match ip dst 127.0.0.0/8 action drop"
+                )
+            }
+            Self::LoopbackGuardDel { name, .. } => {
+                write!(f, "tc filter del dev {name} ingress prio 127")
+            }
+        }
+    }
+}
+
+fn part(f: &mut fmt::Formatter<'_>, word: &str, value: Option<impl fmt::Display>) -> fmt::Result {
+    match value {
+        Some(value) => write!(f, " {word} {value}"),
+        None => Ok(()),
+    }
+}
+
+fn on_off(on: bool) -> &'static str {
+    if on { "on" } else { "off" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_reads_as_the_command_to_type() {
+        let name = "eth0".to_string();
+        let address = "10.1.0.2/24".parse().unwrap();
+        let add = Request::AddressAdd { index: 2, name: name.clone(), address };
+        assert_eq!(add.to_string(), "ip address add 10.1.0.2/24 dev eth0 broadcast +");
+        let port =
+            Request::Port { index: 2, name, hairpin: Some(true), isolated: None, learning: Some(false) };
+        assert_eq!(port.to_string(), "bridge link set dev eth0 hairpin on learning off");
+    }
+
+    #[test]
+    fn a_route_reads_with_what_it_has() {
+        let all = "0.0.0.0/0".parse().unwrap();
+        let mut route = Route::via(all, "10.1.0.1".parse().unwrap(), 2);
+        assert_eq!(route.to_string(), "0.0.0.0/0 via 10.1.0.1 dev if2");
+        route.priority = Some(7);
+        route.onlink = true;
+        let text = Request::RouteAdd(route).to_string();
+        assert_eq!(text, "ip route prepend 0.0.0.0/0 via 10.1.0.1 dev if2 metric 7 onlink");
+    }
+}

@@ -1,0 +1,96 @@
+//! Sysctls of one network namespace, read and written from any thread.
+//!
+//! The kernel decides which namespace's `ipv4` lies below /proc/sys/net when that name is looked
+//! up. A descriptor of the directory, opened inside, therefore goes on serving that namespace.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::error::Error;
+use crate::netns::{self, Netns};
+
+const ROOT: &str = "/proc/sys/net";
+/// `SIOCGSKNS` (linux/sockios.h): the network namespace that a socket belongs to.
+const SIOCGSKNS: libc::c_ulong = 0x894c;
+
+/// The families whose directories a handle keeps open; others are opened when asked for.
+pub(crate) struct Sysctls {
+    v4: Option<OwnedFd>,
+    v6: Option<OwnedFd>,
+}
+
+impl Sysctls {
+    /// Those of the calling thread's namespace.
+    pub fn here() -> Self {
+        Self { v4: directory("ipv4").ok(), v6: directory("ipv6").ok() }
+    }
+
+    /// The trimmed value of `key`; `socket` is any of the namespace, for the rarer directories.
+    pub fn read(&self, socket: BorrowedFd<'_>, key: &str) -> Result<Option<String>, Error> {
+        let read = || {
+            let file = self.open(socket, key, OFlags::RDONLY)?;
+            let mut value = [0; 4096];
+            let length = rustix::io::read(file, &mut value[..])?;
+            Ok(String::from_utf8_lossy(&value[..length]).trim().to_owned())
+        };
+        match read() {
+            Ok(value) => Ok(Some(value)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(Error::ReadSysctl { key: key.into(), errno }),
+        }
+    }
+
+    /// Writes `value` unless it is there already; true if it wrote.
+    pub fn write(&self, socket: BorrowedFd<'_>, key: &str, value: &str) -> Result<bool, Error> {
+        if self.read(socket, key)?.is_some_and(|present| present == value.trim()) {
+            return Ok(false);
+        }
+        let write = || {
+            let file = self.open(socket, key, OFlags::WRONLY)?;
+            rustix::io::write(file, value.as_bytes())
+        };
+        match write() {
+            Ok(_) => Ok(true),
+            Err(errno) => Err(Error::WriteSysctl { key: key.into(), value: value.into(), errno }),
+        }
+    }
+
+    fn open(&self, socket: BorrowedFd<'_>, key: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let (first, rest) = key.split_once('/').ok_or(Errno::NOENT)?;
+        // Keys are made of interface names; none of them may lead out of the directory.
+        if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
+            return Err(Errno::INVAL);
+        }
+        let open = |dir: &OwnedFd| {
+            rustix::fs::openat(dir, rest, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
+        };
+        match first {
+            "ipv4" => open(self.v4.as_ref().ok_or(Errno::NOENT)?),
+            "ipv6" => open(self.v6.as_ref().ok_or(Errno::NOENT)?),
+            other => open(&directory_inside(socket, other)?),
+        }
+    }
+}
+
+fn directory(name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::openat(CWD, format!("{ROOT}/{name}"), flags, Mode::empty())
+}
+
+/// `core`, `bridge` (which appears with br_netfilter) and `netfilter` are rare: a thread each time.
+fn directory_inside(socket: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let netns = namespace_of(socket)?;
+    netns.run(|| directory(name)).unwrap_or(Err(Errno::PERM))
+}
+
+fn namespace_of(socket: BorrowedFd<'_>) -> Result<Netns, Errno> {
+    // SAFETY: SIOCGSKNS takes no argument and touches no memory of ours.
+    let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS as _) };
+    if fd < 0 {
+        return Err(netns::last_errno());
+    }
+    // SAFETY: the kernel has just opened this descriptor for us, and nobody else knows it.
+    Netns::of_descriptor(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,120 @@
+//! Deleting links, awaited and not.
+
+mod common;
+
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use common::{attach, bridge, on_a_host, veth};
+use netlink::{Netlink, Netns, Veth, delete_link};
+
+#[test]
+fn a_deleted_port_is_gone_and_its_name_free_at_once() {
+    on_a_host(|| {
+        let mut host = Netlink::here().unwrap();
+        let container = Netns::create().unwrap();
+        let mut inside = Netlink::inside(&container).unwrap();
+        let master = bridge(&mut host, "br0");
+        for wait in [false, true, false] {
+            let pair = attach(&mut host, "veth1", master, &container);
+            assert!(delete_link(pair.host, &[], wait).unwrap());
+            assert_eq!(host.link("veth1").unwrap(), None);
+            assert_eq!(inside.link("eth0").unwrap(), None);
+        }
+        attach(&mut host, "veth1", master, &container);
+    });
+}
+
+#[test]
+fn the_bridge_itself_can_be_deleted() {
+    on_a_host(|| {
+        let mut host = Netlink::here().unwrap();
+        let index = bridge(&mut host, "br0");
+        assert!(delete_link(index, &[], false).unwrap());
+        assert_eq!(host.link("br0").unwrap(), None);
+    });
+}
+
+#[test]
+fn a_link_that_is_not_there_is_false() {
+    on_a_host(|| {
+        assert!(!delete_link(4711, &[], false).unwrap());
+        assert!(!delete_link(4711, &[], true).unwrap());
+    });
+}
+
+#[test]
+fn the_childs_error_reaches_the_caller() {
+    on_a_host(|| {
+        for wait in [false, true] {
+            let refused = delete_link(1, &[], wait).unwrap_err().to_string();
+            assert!(
+                refused.starts_with("the kernel refused `ip link del dev if1`: operation not supported"),
+                "{refused}"
+            );
+        }
+    });
+}
+
+#[test]
+fn leaving_the_bridge_is_not_taken_for_the_end() {
+    on_a_host(|| {
+        // Both notifications bear the index; the port's comes first, while the link is still listed.
+        let mut host = Netlink::here().unwrap();
+        let container = Netns::create().unwrap();
+        let master = bridge(&mut host, "br0");
+        for _ in 0..20 {
+            let pair = attach(&mut host, "veth1", master, &container);
+            delete_link(pair.host, &[], false).unwrap();
+            assert_eq!(host.link_by_index(pair.host).unwrap(), None);
+        }
+    });
+}
+
+#[test]
+fn the_child_holds_what_it_was_given_longer_than_the_caller_waits() {
+    on_a_host(|| {
+        let mut host = Netlink::here().unwrap();
+        let container = Netns::create().unwrap();
+        let pair = host.create_veth(&veth("veth1", None, &container)).unwrap();
+        let (read, kept) = rustix::pipe::pipe().unwrap();
+        let begun = Instant::now();
+
+        delete_link(pair.host, &[kept.as_fd()], false).unwrap();
+        let returned = begun.elapsed();
+        drop(kept);
+        std::fs::File::from(read).read_to_end(&mut Vec::new()).unwrap();
+
+        // The end of the pipe is the end of the child, which comes with the kernel's answer.
+        assert!(begun.elapsed() >= returned);
+    });
+}
+
+#[test]
+fn many_links_are_deleted_at_once() {
+    on_a_host(|| {
+        let here = Netns::current().unwrap();
+        let mut host = Netlink::here().unwrap();
+        let container = Netns::create().unwrap();
+        let master = bridge(&mut host, "br0");
+        let pairs: Vec<_> = (0..40)
+            .map(|number| {
+                let (name, peer) = (format!("veth{number}"), format!("eth{number}"));
+                host.create_veth(&Veth { peer: &peer, ..veth(&name, Some(master), &container) }).unwrap()
+            })
+            .collect();
+        std::thread::scope(|scope| {
+            for eight in pairs.chunks(5) {
+                let here = &here;
+                scope.spawn(move || {
+                    here.run(|| {
+                        eight.iter().for_each(|pair| assert!(delete_link(pair.host, &[], false).unwrap()))
+                    })
+                    .unwrap();
+                });
+            }
+        });
+        assert_eq!(host.links().unwrap().len(), 2);
+    });
+}

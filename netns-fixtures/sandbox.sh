@@ -1,0 +1,76 @@
+#!/bin/sh
+# Cargo's runner (.cargo/config.toml): sandbox.sh PROGRAM [ARGUMENT…]
+#
+# Test and bench binaries, and only they, start in namespaces of their own, so that nothing they do reaches this machine's network
+# and nothing they start outlives them. Everything else (`cargo run`) passes through untouched.
+#
+# RNET_TEST_RUNTIMES=1, as root: no user namespace, because podman and containerd need the real root; instead more of the machine is
+# shielded (docs: .ci/run).
+set -eu
+
+say() { echo "netns-fixtures/sandbox.sh: $*" >&2; }
+
+# Inside: the mounts first, then the program. This shell stays its parent: as process 1 it reaps what the tests leave behind.
+private_run() { mount -t tmpfs -o mode=755 tmpfs /run; }
+
+# A fresh sysfs shows the links of this network namespace; the control groups move over to it. crun refuses the hybrid tree.
+fresh_sys() {
+    mkdir /run/cgroup
+    mount --rbind /sys/fs/cgroup /run/cgroup
+    mount -t sysfs sysfs /sys
+    mount --rbind /run/cgroup /sys/fs/cgroup
+    umount -l /run/cgroup
+    rmdir /run/cgroup
+    umount /sys/fs/cgroup/unified 2>/dev/null || :
+}
+
+# What runtimes and plugins write below DIRECTORY lands in memory.
+overlay() {
+    mkdir -p "/run/overlay$1/upper" "/run/overlay$1/work"
+    mount -t overlay -o "lowerdir=$1,upperdir=/run/overlay$1/upper,workdir=/run/overlay$1/work" overlay "$1"
+}
+
+if [ "${1-}" = --inside ]; then
+    shift
+    private_run
+    if [ "${RNET_TEST_RUNTIMES-}" = 1 ]; then
+        fresh_sys
+        overlay /etc
+        overlay /var/lib
+    fi
+    # A runner's own standing (set -e) must not hide the program's exit status.
+    status=0
+    RNET_SANDBOX=1 "$@" || status=$?
+    exit "$status"
+fi
+
+# rustdoc runs documentation tests through the same runner, from a folder of its own.
+case "${1-}" in
+*/deps/* | */rustdoctest*) ;;
+*) exec "$@" ;;
+esac
+
+processes="--pid --fork --kill-child --mount-proc"
+can() { unshare "$@" true 2>/dev/null; }
+# Started through sh: the file may lie where it can be read but not executed.
+enter() { exec unshare "$@"; }
+
+if [ "${RNET_TEST_RUNTIMES-}" = 1 ]; then
+    if [ "$(id -u)" != 0 ]; then
+        say "RNET_TEST_RUNTIMES=1 needs root: the container runtimes under test do. Run it with sudo, or unset the variable."
+        exit 1
+    fi
+    # shellcheck disable=SC2086
+    enter --net --mount --uts --ipc $processes sh "$0" --inside "$@"
+fi
+# Where /proc is partly hidden (inside some containers) the kernel grants no second one; then do without a process namespace.
+for namespaces in "--user --map-root-user --net --mount $processes" "--user --map-root-user --net --mount" "--net --mount"; do
+    # shellcheck disable=SC2086
+    if can $namespaces; then
+        enter $namespaces sh "$0" --inside "$@"
+    fi
+done
+say "the kernel grants neither a user namespace nor, to this user, a network namespace; tests never run on the bare machine."
+say "Allow user namespaces (sysctl -w kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0,"
+say "user.max_user_namespaces=10000; in a container: --security-opt seccomp=unconfined) or run cargo as root."
+exit 1

@@ -1,0 +1,32 @@
+//! Throw-away hosts, containers, probes and snapshots: what tests and `rnet demo` play container host with.
+//!
+//! - [`Host`] is a network namespace with a temporary directory; [`Container`] and [`Outside`] are its inhabitants and its neighbours.
+//! - The probes ([`ping`], [`http_get`], [`HttpServer`], [`tcp_connect`], [`UdpEcho`], [`UdpClient`], [`Frames`]) see what the
+//!   network really does; no other program is needed.
+//! - [`Snapshot`] is everything a namespace and some directories hold, comparable and with a readable difference.
+//! - [`ip_addr`], [`bridge_link`] and [`ip_route`] print as the well-known commands do.
+//!
+//! All of it needs root over the current network namespace: tests get that from `sandbox.sh`, a program from [`enter_sandbox`].
+
+mod error;
+mod host;
+mod probe;
+mod program;
+mod rtnl;
+mod sandbox;
+mod show;
+mod snapshot;
+mod view;
+
+pub use error::Error;
+pub use host::{Container, Host, Outside};
+pub use probe::frame;
+pub use probe::frames::Frames;
+pub use probe::http::{HttpServer, Page, http_get};
+pub use probe::icmp::ping;
+pub use probe::tcp::{Connection, tcp_connect};
+pub use probe::udp::{UdpClient, UdpEcho};
+pub use program::Program;
+pub use sandbox::enter_sandbox;
+pub use show::{Dialect, bridge_link, ip_addr, ip_route};
+pub use snapshot::{Snapshot, assert_same};

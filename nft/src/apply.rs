@@ -1,0 +1,530 @@
+//! The one file that talks to the kernel's nf_tables and conntrack, by one socket.
+//!
+//! nfnetlink works inside sendmsg(2): when it returns, every answer lies in the socket's queue (a dump goes on
+//! inside recvmsg(2)). So nothing here ever waits: an empty queue means that all has been said.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use netlink_packet_core::NLM_F_DUMP_INTR;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
+
+use crate::conntrack::{Flow, Tracked, filters};
+use crate::element::{Element, Entry, Owner};
+use crate::encode::{Reply, Requests, replies};
+use crate::error::Error;
+use crate::ruleset::{Ruleset, Table};
+use crate::state::{State, TableState};
+
+/// The kernel's largest answer: a dump gives up to 32 KiB, an error repeats the message that caused it.
+const READ: usize = 128 << 10;
+/// What netlink keeps of the send buffer for itself (netlink_sendmsg).
+const SEND_RESERVE: usize = 32;
+/// Questions in one send, so that the answers fit into the smallest receive buffer.
+const QUESTIONS: usize = 64;
+/// What the constant part of a rebuild takes at most, and one element.
+const RULES_SIZE: usize = 32 << 10;
+const ELEMENT_SIZE: usize = 192;
+/// nfnetlink's ERESTART, which only the kernel uses, and EINTR.
+const RESTART: i32 = 85;
+const INTERRUPTED: i32 = Errno::INTR.raw_os_error();
+/// How often something is tried again that others disturbed by their own changes.
+const ATTEMPTS: u32 = 100;
+
+/// One netfilter socket, in the network namespace of the thread that opened it.
+///
+/// After a delete its close waits up to 20 ms inside the kernel: keep it to the end, or hand its descriptor
+/// to the process that waits anyway.
+#[derive(Debug)]
+pub struct Firewall {
+    socket: OwnedFd,
+    buffer: Vec<u8>,
+    messages: u64,
+    room: usize,
+}
+
+/// An element that was looked for by its key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Presence {
+    Absent,
+    /// There, with the owner that its comment names.
+    Held(Option<Owner>),
+}
+
+/// What the kernel said to one transaction.
+enum Outcome {
+    Done,
+    /// Others have changed the ruleset since the generation that was given.
+    Changed,
+    /// Message numbers (from the first after BATCH_BEGIN) with their errors.
+    Refused(Vec<(usize, Errno)>),
+}
+
+impl Firewall {
+    /// Opens a socket in the calling thread's network namespace.
+    pub fn open() -> Result<Self, Error> {
+        let flags = SocketFlags::CLOEXEC;
+        let protocol = Some(netlink::NETFILTER);
+        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
+            .map_err(|errno| Error::Socket { errno })?;
+        let room = sockopt::socket_send_buffer_size(&socket).map_err(|errno| Error::Socket { errno })?;
+        Ok(Self { socket, buffer: vec![0; READ], messages: 0, room })
+    }
+
+    /// Adds elements in one transaction: all of them or none.
+    ///
+    /// A [`Element::Publish`] whose key is there already is refused with [`Error::Taken`], whatever it leads
+    /// to. Any other element may be there; if it is a container's and belongs to somebody else, who must be
+    /// gone, it changes hands. [`Error::Absent`] means that the tables must be rebuilt.
+    pub fn add(&mut self, elements: &[(Element, Owner)]) -> Result<(), Error> {
+        const DOING: &str = "adding elements";
+        let mut entries = entries(elements)?;
+        // Two host ports may lead to one endpoint; a host port given twice is a mistake to be told.
+        drop_doubles(&mut entries, |element| !element.is_claim());
+        match self.transact(DOING, None, |batch| create(batch, &entries))? {
+            Outcome::Refused(errors) => self.add_again(&entries, errors),
+            _ => Ok(()),
+        }
+    }
+
+    /// The owners of elements, read by key: the cost does not depend on how many others there are.
+    ///
+    /// `None` for what is absent or carries no comment of ours.
+    pub fn owners(&mut self, elements: &[Element]) -> Result<Vec<Option<Owner>>, Error> {
+        let entries = elements.iter().map(Element::entry).collect::<Result<Vec<_>, _>>()?;
+        let (found, _) = self.look_up(entries.iter())?;
+        Ok(found.into_iter().map(Presence::owner).collect())
+    }
+
+    /// Removes those of the elements that are there and belong to their owner, in one transaction.
+    ///
+    /// Nobody's change can come between the look and the delete. Absent elements and tables are fine.
+    pub fn remove(&mut self, elements: &[(Element, Owner)]) -> Result<(), Error> {
+        const DOING: &str = "removing elements";
+        let mut entries = entries(elements)?;
+        drop_doubles(&mut entries, |_| true);
+        for _ in 0..ATTEMPTS {
+            let (found, generation) = self.look_up(entries.iter().map(|owned| &owned.entry))?;
+            let own = entries.iter().zip(found).filter(|(owned, found)| *found == Presence::Held(Some(owned.owner)));
+            let delete = |batch: &mut Requests| own.for_each(|(owned, _)| batch.delete_element(&owned.entry));
+            match self.transact(DOING, Some(generation), delete)? {
+                Outcome::Done => return Ok(()),
+                Outcome::Changed => {}
+                Outcome::Refused(errors) => return Err(refusal(DOING, &errors)),
+            }
+        }
+        Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
+    }
+
+    /// Puts the whole ruleset into the kernel with these elements and no others, in one transaction.
+    ///
+    /// A process that may not enlarge its send buffer as it likes (no CAP_NET_ADMIN in the initial user
+    /// namespace) sends what does not fit into `net.core.wmem_max` in further transactions.
+    pub fn rebuild(&mut self, elements: &[(Element, Owner)]) -> Result<State, Error> {
+        const DOING: &str = "rebuilding the ruleset";
+        let entries = entries(elements)?;
+        refuse_double_claims(&entries)?;
+        let entries = by_set(entries);
+        self.make_room(RULES_SIZE + entries.len() * ELEMENT_SIZE);
+        let fitting = self.room.saturating_sub(RULES_SIZE) / ELEMENT_SIZE;
+        let (now, later) = entries.split_at(entries.len().min(fitting));
+        self.commit(DOING, |batch| {
+            batch.delete_tables(&Ruleset::constant());
+            batch.create_tables(&Ruleset::constant());
+            batch.create_elements(now);
+        })?;
+        for chunk in later.chunks(fitting.max(1)) {
+            self.commit(DOING, |batch| batch.create_elements(chunk))?;
+        }
+        self.state()?.ok_or(Error::Absent)
+    }
+
+    /// Removes both tables; absent ones are fine.
+    pub fn drop_tables(&mut self) -> Result<(), Error> {
+        self.commit("removing the tables", |batch| batch.delete_tables(&Ruleset::constant()))
+    }
+
+    /// The number of the last change to any ruleset of this namespace, ours or not (NFT_MSG_GETGEN).
+    pub fn generation(&mut self) -> Result<u32, Error> {
+        const DOING: &str = "reading the generation";
+        let mut requests = self.requests();
+        requests.get_generation();
+        let mut generation = None;
+        self.exchange(DOING, &requests, |reply| {
+            generation = generation.or(reply.generation());
+            Ok(())
+        })?;
+        generation.ok_or(Error::Answer { doing: DOING })
+    }
+
+    /// What identifies the constant part in the kernel; `None` if one of the tables is missing.
+    pub fn state(&mut self) -> Result<Option<State>, Error> {
+        let tables = Ruleset::constant().tables;
+        let states = tables.iter().map(|table| self.table_state(table)).collect::<Result<_, _>>()?;
+        let states: Option<Vec<TableState>> = states;
+        Ok(states.map(|tables| State { tables }))
+    }
+
+    /// All elements of ours with the owners that their comments name.
+    pub fn elements(&mut self) -> Result<Vec<(Element, Option<Owner>)>, Error> {
+        let mut found = Vec::new();
+        for set in Ruleset::constant().sets() {
+            let ask = |requests: &mut Requests| requests.dump_elements(set);
+            found.extend(self.dump("reading elements", ask, |reply| reply.elements(set))?.into_iter().flatten());
+        }
+        Ok(whole_elements(&found))
+    }
+
+    /// Deletes the UDP conntrack entries that these flows make stale, and no others; returns their number.
+    pub fn flush_udp(&mut self, flows: &[Flow]) -> Result<usize, Error> {
+        const DOING: &str = "reading conntrack entries";
+        let mut stale: Vec<Tracked> = Vec::new();
+        for filter in filters(flows) {
+            let ask = |requests: &mut Requests| requests.dump_tracked(filter);
+            let read = |reply: Reply<'_>| Some(Tracked::parse(&reply).filter(|tracked| tracked.is_stale(flows)));
+            stale.extend(self.dump(DOING, ask, read)?.into_iter().flatten());
+        }
+        stale.chunks(QUESTIONS).map(|chunk| self.delete_tracked(chunk)).sum()
+    }
+
+    /// How many netlink messages were sent so far.
+    pub fn messages(&self) -> u64 {
+        self.messages
+    }
+}
+
+impl AsFd for Firewall {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// What is to be added or removed: one kernel element of an element, and its owner.
+struct Owned<'a> {
+    element: &'a Element,
+    entry: Entry,
+    owner: Owner,
+}
+
+impl Presence {
+    fn owner(self) -> Option<Owner> {
+        match self {
+            Self::Absent => None,
+            Self::Held(owner) => owner,
+        }
+    }
+}
+
+impl Firewall {
+    /// Judges a refused add. What only is there already is looked at, and taken over from whoever had it.
+    fn add_again(&mut self, entries: &[Owned<'_>], errors: Vec<(usize, Errno)>) -> Result<(), Error> {
+        const DOING: &str = "taking over elements";
+        self.judge(entries, &errors)?;
+        for _ in 0..ATTEMPTS {
+            let (found, generation) = self.look_up(entries.iter().map(|owned| &owned.entry))?;
+            refuse_held_claims(entries, &found)?;
+            let fill = |batch: &mut Requests| {
+                entries.iter().zip(&found).for_each(|(owned, found)| take_over(batch, owned, *found));
+            };
+            match self.transact(DOING, Some(generation), fill)? {
+                Outcome::Done => return Ok(()),
+                Outcome::Changed => {}
+                Outcome::Refused(errors) => return Err(refusal(DOING, &errors)),
+            }
+        }
+        Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
+    }
+
+    /// Turns the errors of an add into ours, unless all of them are about what may be there already.
+    fn judge(&mut self, entries: &[Owned<'_>], errors: &[(usize, Errno)]) -> Result<(), Error> {
+        let told = errors.iter().filter_map(|(at, errno)| Some((entries.get(*at)?.element, *errno)));
+        let told: Vec<(&Element, Errno)> = told.collect();
+        if let Some((claim, _)) = told.iter().find(|(e, errno)| e.is_claim() && *errno == Errno::EXIST) {
+            let holder = self.owners(std::slice::from_ref(*claim))?.pop().flatten();
+            return Err(Error::Taken { element: (*claim).clone(), holder });
+        }
+        match told.iter().find(|(_, errno)| *errno != Errno::EXIST) {
+            Some((_, Errno::NOENT)) => Err(Error::Absent),
+            Some((element, errno)) => Err(Error::Refused { element: (*element).clone(), errno: *errno }),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads elements by key, and the generation before.
+    fn look_up<'e>(
+        &mut self,
+        entries: impl Iterator<Item = &'e Entry>,
+    ) -> Result<(Vec<Presence>, u32), Error> {
+        let generation = self.generation()?;
+        let entries: Vec<&Entry> = entries.collect();
+        let mut found = Vec::with_capacity(entries.len());
+        for chunk in entries.chunks(QUESTIONS) {
+            found.extend(self.ask_for(chunk)?);
+        }
+        Ok((found, generation))
+    }
+
+    fn ask_for(&mut self, entries: &[&Entry]) -> Result<Vec<Presence>, Error> {
+        const DOING: &str = "looking up elements";
+        let mut requests = self.requests();
+        let first = requests.first();
+        entries.iter().for_each(|entry| requests.get_element(entry));
+        let mut found = vec![Presence::Absent; entries.len()];
+        self.exchange(DOING, &requests, |reply| {
+            let at = reply.sequence.wrapping_sub(first) as usize;
+            if let Some(message) = message(DOING, &reply, &[Errno::NOENT])? {
+                let elements = message.elements(entries[at].set).ok_or(Error::Answer { doing: DOING })?;
+                found[at] = Presence::Held(elements.into_iter().find_map(|(_, owner)| owner));
+            }
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    fn table_state(&mut self, table: &Table) -> Result<Option<TableState>, Error> {
+        const DOING: &str = "reading the tables";
+        let mut requests = self.requests();
+        requests.get_table(table);
+        let mut found = None;
+        self.exchange(DOING, &requests, |reply| {
+            found = found.or(message(DOING, &reply, &[Errno::NOENT])?.and_then(|table| table.table()));
+            Ok(())
+        })?;
+        let Some((handle, flags)) = found else { return Ok(None) };
+        let rules = self.dump(DOING, |requests| requests.dump_rules(table), |reply| reply.rule())?;
+        Ok(Some(TableState { handle, flags, rules }))
+    }
+
+    fn delete_tracked(&mut self, tracked: &[Tracked]) -> Result<usize, Error> {
+        const DOING: &str = "deleting conntrack entries";
+        let mut requests = self.requests();
+        tracked.iter().for_each(|tracked| requests.delete_tracked(tracked));
+        let mut deleted = 0;
+        self.exchange(DOING, &requests, |reply| {
+            // ENOENT: it ended by itself, or two filters found it.
+            message(DOING, &reply, &[Errno::NOENT])?;
+            deleted += usize::from(reply.errno() == Some(0));
+            Ok(())
+        })?;
+        Ok(deleted)
+    }
+
+    fn requests(&self) -> Requests {
+        Requests::new(self.messages as u32)
+    }
+
+    /// A transaction that nobody's elements can stand against.
+    fn commit(&mut self, doing: &'static str, fill: impl FnOnce(&mut Requests)) -> Result<(), Error> {
+        match self.transact(doing, None, fill)? {
+            Outcome::Refused(errors) => Err(refusal(doing, &errors)),
+            Outcome::Done | Outcome::Changed => Ok(()),
+        }
+    }
+
+    /// Sends one batch and reads what the kernel has to say to it; an empty one is not sent.
+    fn transact(
+        &mut self,
+        doing: &'static str,
+        generation: Option<u32>,
+        fill: impl FnOnce(&mut Requests),
+    ) -> Result<Outcome, Error> {
+        let mut batch = self.requests();
+        batch.begin(generation);
+        fill(&mut batch);
+        if batch.count() == 1 {
+            return Ok(Outcome::Done);
+        }
+        let (first, last) = (batch.first(), batch.end());
+        let (mut errors, mut done) = (Vec::new(), false);
+        self.exchange(doing, &batch, |reply| {
+            match reply.errno() {
+                Some(0) => done |= reply.sequence == last,
+                Some(errno) => errors.push((reply.sequence.wrapping_sub(first), Errno::from_raw_os_error(errno))),
+                None => {}
+            }
+            Ok(())
+        })?;
+        outcome(doing, &errors, done)
+    }
+
+    /// Reads a whole dump, again if the kernel says that changes came between.
+    fn dump<T>(
+        &mut self,
+        doing: &'static str,
+        ask: impl Fn(&mut Requests),
+        read: impl Fn(Reply<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Error> {
+        for _ in 0..ATTEMPTS {
+            let mut requests = self.requests();
+            ask(&mut requests);
+            let (mut found, mut whole, mut disturbed) = (Vec::new(), false, false);
+            self.exchange(doing, &requests, |reply| {
+                disturbed |= reply.flags & NLM_F_DUMP_INTR != 0 || reply.errno() == Some(INTERRUPTED);
+                match message(doing, &reply, &[Errno::NOENT, Errno::INTR])? {
+                    Some(message) => found.push(read(message).ok_or(Error::Answer { doing })?),
+                    None => whole = true,
+                }
+                Ok(())
+            })?;
+            if whole && !disturbed {
+                return Ok(found);
+            }
+        }
+        Err(Error::Restless { doing, attempts: ATTEMPTS })
+    }
+
+    /// Sends the requests and reads until the queue is empty.
+    fn exchange(
+        &mut self,
+        doing: &'static str,
+        requests: &Requests,
+        mut read: impl FnMut(Reply<'_>) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        self.make_room(requests.bytes().len());
+        let bytes = requests.bytes().len();
+        rustix::net::send(&self.socket, requests.bytes(), SendFlags::empty())
+            .map_err(|errno| Error::Send { doing, bytes, errno })?;
+        let first = requests.first();
+        self.messages += u64::from(requests.count());
+        let mut failed = None;
+        while let Some(length) = self.receive(doing)? {
+            for reply in replies(&self.buffer[..length]) {
+                let reply = reply.ok_or(Error::Answer { doing })?;
+                let ours = reply.sequence.wrapping_sub(first) < requests.count();
+                if ours && failed.is_none() {
+                    failed = read(reply).err();
+                }
+            }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// The length of the next answer, `None` when there is no more.
+    fn receive(&mut self, doing: &'static str) -> Result<Option<usize>, Error> {
+        loop {
+            match rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT) {
+                Ok((length, whole)) if whole <= length => return Ok(Some(length)),
+                Ok(_) => return Err(Error::Answer { doing }),
+                Err(Errno::AGAIN) => return Ok(None),
+                // Some answers did not fit; those that did, errors first, are still to be read.
+                Err(Errno::NOBUFS | Errno::INTR) => {}
+                Err(errno) => return Err(Error::Receive { doing, errno }),
+            }
+        }
+    }
+
+    /// Enlarges the send buffer if it must be; without the privilege, as far as `net.core.wmem_max` allows.
+    fn make_room(&mut self, bytes: usize) {
+        let wanted = bytes + SEND_RESERVE;
+        if wanted > self.room {
+            // What is refused here is told by the send that follows.
+            let _ = sockopt::set_socket_send_buffer_size_force(&self.socket, wanted)
+                .or_else(|_| sockopt::set_socket_send_buffer_size(&self.socket, wanted));
+            self.room = sockopt::socket_send_buffer_size(&self.socket).unwrap_or(self.room);
+        }
+    }
+}
+
+/// A message that is neither an acknowledgement nor an end; the errors in `fine` count as such.
+fn message<'a>(doing: &'static str, reply: &Reply<'a>, fine: &[Errno]) -> Result<Option<Reply<'a>>, Error> {
+    match reply.errno() {
+        None => Ok(Some(*reply)),
+        Some(0) => Ok(None),
+        Some(errno) => match Errno::from_raw_os_error(errno) {
+            errno if fine.contains(&errno) => Ok(None),
+            errno => Err(Error::Kernel { doing, errno }),
+        },
+    }
+}
+
+/// What the errors of a batch mean; message 0 is BATCH_BEGIN and stands for the whole.
+fn outcome(doing: &'static str, errors: &[(u32, Errno)], done: bool) -> Result<Outcome, Error> {
+    match errors.iter().find(|(message, _)| *message == 0) {
+        Some((_, errno)) if errno.raw_os_error() == RESTART => Ok(Outcome::Changed),
+        Some((_, errno)) => Err(Error::Kernel { doing, errno: *errno }),
+        None if !errors.is_empty() => {
+            Ok(Outcome::Refused(errors.iter().map(|(message, errno)| (*message as usize - 1, *errno)).collect()))
+        }
+        None if done => Ok(Outcome::Done),
+        None => Err(Error::Answer { doing }),
+    }
+}
+
+/// The error of a transaction whose messages need not be told apart.
+fn refusal(doing: &'static str, errors: &[(usize, Errno)]) -> Error {
+    match errors.first() {
+        Some((_, Errno::NOENT)) => Error::Absent,
+        Some((_, errno)) => Error::Kernel { doing, errno: *errno },
+        None => Error::Answer { doing },
+    }
+}
+
+fn entries(elements: &[(Element, Owner)]) -> Result<Vec<Owned<'_>>, Error> {
+    let mut all = Vec::with_capacity(elements.len() + 1);
+    for (element, owner) in elements {
+        all.extend(element.entries()?.map(|entry| Owned { element, entry, owner: *owner }));
+    }
+    Ok(all)
+}
+
+/// Keeps the first of equal keys, among those elements that may be given twice.
+fn drop_doubles(entries: &mut Vec<Owned<'_>>, may: impl Fn(&Element) -> bool) {
+    let mut seen = HashSet::with_capacity(entries.len());
+    entries.retain(|owned| !may(owned.element) || seen.insert((owned.entry.set.name, owned.entry.key.clone())));
+}
+
+fn create(batch: &mut Requests, entries: &[Owned<'_>]) {
+    for Owned { element, entry, owner } in entries {
+        batch.create_element(entry, *owner, !element.is_shared());
+    }
+}
+
+/// Adds what is absent and replaces what somebody else has, but for what containers share.
+fn take_over(batch: &mut Requests, owned: &Owned<'_>, found: Presence) {
+    let Owned { element, entry, owner } = owned;
+    let held = found != Presence::Absent;
+    if held && (element.is_shared() || found.owner() == Some(*owner)) {
+        return;
+    }
+    if held {
+        batch.delete_element(entry);
+    }
+    batch.create_element(entry, *owner, !element.is_shared());
+}
+
+fn refuse_held_claims(entries: &[Owned<'_>], found: &[Presence]) -> Result<(), Error> {
+    let held = |(owned, found): &(&Owned<'_>, &Presence)| owned.element.is_claim() && **found != Presence::Absent;
+    match entries.iter().zip(found).find(held) {
+        Some((owned, found)) => Err(Error::Taken { element: owned.element.clone(), holder: found.owner() }),
+        None => Ok(()),
+    }
+}
+
+fn refuse_double_claims(entries: &[Owned<'_>]) -> Result<(), Error> {
+    let mut claims = HashMap::with_capacity(entries.len());
+    for owned in entries.iter().filter(|owned| owned.element.is_claim()) {
+        let key = (owned.entry.set.name, &owned.entry.key);
+        if let Some(holder) = claims.insert(key, owned.owner) {
+            return Err(Error::Taken { element: owned.element.clone(), holder: Some(holder) });
+        }
+    }
+    Ok(())
+}
+
+/// Elements of one set next to each other.
+fn by_set(entries: Vec<Owned<'_>>) -> Vec<(Entry, Owner)> {
+    let mut entries: Vec<(Entry, Owner)> = entries.into_iter().map(|owned| (owned.entry, owned.owner)).collect();
+    entries.sort_by_key(|(entry, _)| entry.set.name);
+    entries
+}
+
+/// Elements all of whose kernel elements are there.
+fn whole_elements(found: &[(Entry, Option<Owner>)]) -> Vec<(Element, Option<Owner>)> {
+    let present: HashSet<(&str, &[u8])> = found.iter().map(|(entry, _)| (entry.set.name, &entry.key[..])).collect();
+    let whole = |element: &Element| {
+        element.entries().is_ok_and(|mut all| all.all(|entry| present.contains(&(entry.set.name, &entry.key[..]))))
+    };
+    let elements = found.iter().filter_map(|(entry, owner)| Some((Element::from_entry(entry)?, *owner)));
+    elements.filter(|(element, _)| whole(element)).collect()
+}

@@ -1,0 +1,226 @@
+//! Which conntrack entries a published UDP port makes stale, and the messages that find and delete them
+//! (linux/netfilter/nfnetlink_conntrack.h).
+
+use std::net::{IpAddr, SocketAddr};
+
+use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_DUMP, NlasIterator, Parseable};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessageType, IPTuple, ProtoTuple, Protocol, Status, Tuple,
+};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
+
+use crate::encode::{Reply, Requests};
+
+/// CTA_FILTER with CTA_FILTER_ORIG_FLAGS and CTA_FILTER_REPLY_FLAGS in it, since Linux 5.8; older kernels
+/// ignore it and send all entries.
+const FILTER: u16 = 25;
+const FILTER_ORIGINAL: u16 = 1;
+const FILTER_REPLY: u16 = 2;
+/// Bits of those flags (CTA_FILTER_F_CTA_PROTO_…, net/netfilter/nf_internals.h).
+const BY_PROTOCOL: u32 = 1 << 3;
+const BY_SOURCE_PORT: u32 = 1 << 4;
+const BY_DESTINATION_PORT: u32 = 1 << 5;
+/// CTA_ID and CTA_ZONE: with them no other entry can be meant.
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+/// From so many filters on, one look at all UDP entries is cheaper: each filter walks the whole table.
+const FEW: usize = 4;
+
+/// UDP entries that go stale when a host port is published or withdrawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Flow {
+    /// The host's address; `None` for any, and then what only passes through the host is left alone.
+    pub host: Option<IpAddr>,
+    /// The host's port.
+    pub port: u16,
+    /// Whether it is about IPv6; decided by `host` and `to` where they are given.
+    pub v6: bool,
+    /// The container's endpoint: entries that point at it go too.
+    pub to: Option<SocketAddr>,
+}
+
+/// What the kernel is asked to look for, so that it need not send everything.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Filter {
+    /// All UDP entries.
+    Udp,
+    /// UDP entries whose first packet went to this port.
+    To { port: u16, v6: bool },
+    /// UDP entries whose answers come from this port.
+    From { port: u16, v6: bool },
+}
+
+/// As few questions as do for these flows.
+pub(crate) fn filters(flows: &[Flow]) -> Vec<Filter> {
+    let narrow: Vec<Filter> = flows.iter().flat_map(narrow).collect();
+    if narrow.len() > FEW { vec![Filter::Udp] } else { narrow }
+}
+
+fn narrow(flow: &Flow) -> impl Iterator<Item = Filter> + use<> {
+    let v6 = flow.host.map_or(flow.v6, |host| host.is_ipv6());
+    let to = Filter::To { port: flow.port, v6 };
+    let from = flow.to.map(|to| Filter::From { port: to.port(), v6: to.is_ipv6() });
+    std::iter::once(to).chain(from)
+}
+
+/// One side of an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Side {
+    source: SocketAddr,
+    destination: SocketAddr,
+    udp: bool,
+}
+
+/// A conntrack entry: enough of it to judge and to delete it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Tracked {
+    original: Side,
+    reply: Side,
+    nat: Status,
+    /// What names it in a delete: CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE.
+    pub identity: Vec<ConntrackAttribute>,
+}
+
+impl Tracked {
+    /// Reads an IPCTNL_MSG_CT_NEW; `None` for what has no ports.
+    pub fn parse(reply: &Reply<'_>) -> Option<Self> {
+        let attributes = NlasIterator::new(reply.attributes())
+            .map(|nla| ConntrackAttribute::parse(&nla.ok()?).ok())
+            .collect::<Option<Vec<_>>>()?;
+        let (mut original, mut answer, mut nat) = (None, None, Status::empty());
+        for attribute in &attributes {
+            match attribute {
+                ConntrackAttribute::CtaTupleOrig(tuple) => original = side(tuple),
+                ConntrackAttribute::CtaTupleReply(tuple) => answer = side(tuple),
+                ConntrackAttribute::CtaStatus(status) => nat = *status & Status::NatMask,
+                _ => {}
+            }
+        }
+        let identity = attributes.into_iter().filter(names_it).collect();
+        Some(Self { original: original?, reply: answer?, nat, identity })
+    }
+
+    /// Whether one of the flows makes it stale.
+    pub fn is_stale(&self, flows: &[Flow]) -> bool {
+        self.original.udp && flows.iter().any(|flow| self.went_to(flow) || self.points_at(flow))
+    }
+
+    fn went_to(&self, flow: &Flow) -> bool {
+        let destination = self.original.destination;
+        destination.port() == flow.port
+            && match flow.host {
+                Some(host) => destination.ip() == host,
+                None => destination.is_ipv6() == flow.v6 && !self.only_passes(),
+            }
+    }
+
+    /// A container's own question to somebody outside, masqueraded: never about the host's port.
+    fn only_passes(&self) -> bool {
+        self.nat == Status::SrcNat
+    }
+
+    fn points_at(&self, flow: &Flow) -> bool {
+        flow.to.is_some_and(|to| self.reply.source == to)
+    }
+}
+
+fn names_it(attribute: &ConntrackAttribute) -> bool {
+    use netlink_packet_core::Nla;
+    let kind = attribute.kind();
+    matches!(attribute, ConntrackAttribute::CtaTupleOrig(_)) || kind == ID || kind == ZONE
+}
+
+fn side(tuple: &[Tuple]) -> Option<Side> {
+    let (mut addresses, mut ports, mut udp) = ((None, None), (None, None), false);
+    for part in tuple {
+        match part {
+            Tuple::Ip(parts) => parts.iter().for_each(|part| match part {
+                IPTuple::SourceAddress(address) => addresses.0 = Some(*address),
+                IPTuple::DestinationAddress(address) => addresses.1 = Some(*address),
+                _ => {}
+            }),
+            Tuple::Proto(parts) => parts.iter().for_each(|part| match part {
+                ProtoTuple::SourcePort(port) => ports.0 = Some(*port),
+                ProtoTuple::DestinationPort(port) => ports.1 = Some(*port),
+                ProtoTuple::Protocol(protocol) => udp = *protocol == Protocol::Udp,
+                _ => {}
+            }),
+            _ => {}
+        }
+    }
+    let source = SocketAddr::new(addresses.0?, ports.0?);
+    let destination = SocketAddr::new(addresses.1?, ports.1?);
+    Some(Side { source, destination, udp })
+}
+
+impl Requests {
+    /// Asks for the entries that pass the filter.
+    pub fn dump_tracked(&mut self, filter: Filter) {
+        let v6 = match filter {
+            Filter::Udp => None,
+            Filter::To { v6, .. } | Filter::From { v6, .. } => Some(v6),
+        };
+        self.conntrack(ConntrackMessageType::Get, NLM_F_DUMP, family(v6), |message| {
+            let (original, reply) = conditions(filter);
+            if let Some(tuple) = original.tuple {
+                message.put(&ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(tuple)]));
+            }
+            if let Some(tuple) = reply.tuple {
+                message.put(&ConntrackAttribute::CtaTupleReply(vec![Tuple::Proto(tuple)]));
+            }
+            message.nest(&DefaultNla::new(FILTER | netlink_packet_core::NLA_F_NESTED, vec![]), |flags| {
+                flags.put(&DefaultNla::new(FILTER_ORIGINAL, original.flags.to_ne_bytes().into()));
+                flags.put(&DefaultNla::new(FILTER_REPLY, reply.flags.to_ne_bytes().into()));
+            });
+        })
+    }
+
+    /// Deletes an entry.
+    pub fn delete_tracked(&mut self, tracked: &Tracked) {
+        let v6 = tracked.original.destination.is_ipv6();
+        self.conntrack(ConntrackMessageType::Delete, NLM_F_ACK, family(Some(v6)), |message| {
+            tracked.identity.iter().for_each(|attribute| message.put(attribute));
+        })
+    }
+
+    fn conntrack(
+        &mut self,
+        kind: ConntrackMessageType,
+        flags: u16,
+        family: NetfilterProtoFamily,
+        attributes: impl FnOnce(&mut Self),
+    ) {
+        let header = NetfilterHeader::new(family, 0, 0);
+        self.message((NetfilterSubsystem::Conntrack, kind.into()), flags, &header, attributes)
+    }
+}
+
+fn family(v6: Option<bool>) -> NetfilterProtoFamily {
+    match v6 {
+        None => NetfilterProtoFamily::Unspec,
+        Some(false) => NetfilterProtoFamily::IPv4,
+        Some(true) => NetfilterProtoFamily::IPv6,
+    }
+}
+
+/// What is compared on one side: the values, and which of them count.
+#[derive(Default)]
+struct Condition {
+    tuple: Option<Vec<ProtoTuple>>,
+    flags: u32,
+}
+
+fn conditions(filter: Filter) -> (Condition, Condition) {
+    let udp = ProtoTuple::Protocol(Protocol::Udp);
+    match filter {
+        Filter::Udp => (Condition { tuple: Some(vec![udp]), flags: BY_PROTOCOL }, Condition::default()),
+        Filter::To { port, .. } => {
+            let tuple = Some(vec![udp, ProtoTuple::DestinationPort(port)]);
+            (Condition { tuple, flags: BY_PROTOCOL | BY_DESTINATION_PORT }, Condition::default())
+        }
+        Filter::From { port, .. } => {
+            let tuple = Some(vec![udp, ProtoTuple::SourcePort(port)]);
+            (Condition::default(), Condition { tuple, flags: BY_PROTOCOL | BY_SOURCE_PORT })
+        }
+    }
+}

@@ -1,0 +1,452 @@
+//! Elements: what a network or a container adds to the constant ruleset, and who owns it.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::str::FromStr;
+
+use ipnetwork::IpNetwork;
+
+use crate::error::Error;
+use crate::ruleset::{self, Set};
+
+/// Longest interface name, and the width of one in a key (IFNAMSIZ, with its NUL).
+const NAME_WIDTH: usize = 16;
+/// What an element's comment starts with.
+const COMMENT: &str = "rnet:";
+
+/// Who an element belongs to: 16 hexadecimal digits, made of our own ids.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Owner(u64);
+
+impl Owner {
+    /// Parses exactly 16 lower-case hexadecimal digits.
+    pub fn new(digits: &str) -> Option<Self> {
+        let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        let whole = digits.len() == 16 && digits.bytes().all(lower_hex);
+        whole.then(|| u64::from_str_radix(digits, 16).ok().map(Self))?
+    }
+
+    /// The comment that `nft list` shows for this owner's elements.
+    pub(crate) fn comment(self) -> String {
+        format!("{COMMENT}{self}")
+    }
+
+    /// The owner that a comment names, if it is one of ours.
+    pub(crate) fn from_comment(comment: &str) -> Option<Self> {
+        Self::new(comment.strip_prefix(COMMENT)?)
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// A transport protocol that a port can be published for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Protocol {
+    /// TCP, the default of every grammar.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+impl Protocol {
+    /// The number in the IP header (IANA protocol numbers).
+    pub fn number(self) -> u8 {
+        match self {
+            Self::Tcp => 6,
+            Self::Udp => 17,
+            Self::Sctp => 132,
+        }
+    }
+
+    fn from_number(number: u8) -> Option<Self> {
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|p| p.number() == number)
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        })
+    }
+}
+
+/// The text names no protocol of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("invalid proto: {0}")]
+pub struct ParseProtocolError(String);
+
+impl FromStr for Protocol {
+    type Err = ParseProtocolError;
+
+    /// Accepts `tcp`, `udp` and `sctp` in any case.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Tcp, Self::Udp, Self::Sctp]
+            .into_iter()
+            .find(|p| text.eq_ignore_ascii_case(&p.to_string()))
+            .ok_or_else(|| ParseProtocolError(text.into()))
+    }
+}
+
+/// One thing that a network or a container puts into our sets and maps.
+///
+/// Its text is that of the elements as `nft` would take them after `add element`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub enum Element {
+    /// A host port and where it leads (maps `publish4`, `publish6`, and `…_any` for any local address).
+    Publish {
+        /// The host's address, or `None` for every local one.
+        host: Option<IpAddr>,
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The port on the host.
+        host_port: u16,
+        /// The container's address and port; its family decides the map.
+        to: SocketAddr,
+    },
+    /// An endpoint that may be reached from outside its network, by DNAT only (sets `published4/6`).
+    Published {
+        /// The container's address and port.
+        to: SocketAddr,
+        /// The transport protocol.
+        protocol: Protocol,
+    },
+    /// An endpoint whose hairpin and loopback clients are masqueraded (sets `snat4/6`).
+    Snat {
+        /// The container's address and port.
+        to: SocketAddr,
+        /// The transport protocol.
+        protocol: Protocol,
+    },
+    /// An endpoint all of whose DNATed clients are masqueraded (sets `masqall4/6`).
+    MasqueradeAll {
+        /// The container's address and port.
+        to: SocketAddr,
+        /// The transport protocol.
+        protocol: Protocol,
+    },
+    /// A container whose traffic that leaves its own network is masqueraded (sets `masq4/6`).
+    Masquerade {
+        /// The container's address.
+        address: IpAddr,
+    },
+    /// Which subnet lives on which bridge (sets `home4/6`).
+    Home {
+        /// The subnet.
+        subnet: IpNetwork,
+        /// The bridge's name.
+        bridge: String,
+    },
+    /// A bridge that is cut off from other networks and from outside (set `isolated`, paired with itself).
+    Isolated {
+        /// The bridge's name.
+        bridge: String,
+    },
+    /// A bridge port with a spoof guard (table `bridge rnet`, set `ports`).
+    Port {
+        /// The host end of the veth pair.
+        link: String,
+    },
+    /// What a guarded port may call itself (sets `owner4/6`; IPv6 also `target6`, for its advertisements).
+    PortAddress {
+        /// The host end of the veth pair.
+        link: String,
+        /// The container's MAC.
+        mac: [u8; 6],
+        /// One of the container's addresses; `::` for duplicate address detection, `0.0.0.0` for a DHCP client.
+        address: IpAddr,
+    },
+}
+
+/// One element of one kernel set, as bytes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(crate) struct Entry {
+    pub set: &'static Set,
+    pub key: Vec<u8>,
+    /// The last key of an interval, in interval sets only.
+    pub end: Option<Vec<u8>>,
+    /// What a map's key leads to, in maps only.
+    pub data: Option<Vec<u8>>,
+}
+
+impl Element {
+    /// The kernel's elements for this one: the first tells whose it is, a second may follow.
+    pub(crate) fn entries(&self) -> Result<impl Iterator<Item = Entry> + use<>, Error> {
+        Ok(std::iter::once(self.entry()?).chain(self.companion()?))
+    }
+
+    /// The element that stands for this one when asked whose it is.
+    pub(crate) fn entry(&self) -> Result<Entry, Error> {
+        Ok(match self {
+            Self::Publish { host, protocol, host_port, to } => {
+                publish(*host, *protocol, *host_port, *to)?
+            }
+            Self::Published { to, protocol } => {
+                endpoint(&ruleset::PUBLISHED4, &ruleset::PUBLISHED6, *to, *protocol)
+            }
+            Self::Snat { to, protocol } => endpoint(&ruleset::SNAT4, &ruleset::SNAT6, *to, *protocol),
+            Self::MasqueradeAll { to, protocol } => {
+                endpoint(&ruleset::MASQALL4, &ruleset::MASQALL6, *to, *protocol)
+            }
+            Self::Masquerade { address } => {
+                Entry::new(by_family(*address, &ruleset::MASQ4, &ruleset::MASQ6), Key::new().ip(*address))
+            }
+            Self::Home { subnet, bridge } => home(subnet, bridge)?,
+            Self::Isolated { bridge } => {
+                Entry::new(&ruleset::ISOLATED, Key::new().name(bridge)?.name(bridge)?)
+            }
+            Self::Port { link } => Entry::new(&ruleset::PORTS, Key::new().name(link)?),
+            Self::PortAddress { link, mac, address } => Entry::new(
+                by_family(*address, &ruleset::OWNER4, &ruleset::OWNER6),
+                Key::new().name(link)?.mac(*mac).ip(*address),
+            ),
+        })
+    }
+
+    /// IPv6 advertisements are matched by their target, which nft 1.0.6 cannot type as an address.
+    fn companion(&self) -> Result<Option<Entry>, Error> {
+        Ok(match self {
+            Self::PortAddress { link, address: address @ IpAddr::V6(_), .. } => {
+                Some(Entry::new(&ruleset::TARGET6, Key::new().name(link)?.ip(*address)))
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether an equal key in the kernel means a conflict, whoever owns it.
+    pub(crate) fn is_claim(&self) -> bool {
+        matches!(self, Self::Publish { .. })
+    }
+
+    /// Whether it belongs to a network, so that several containers add the same one.
+    pub(crate) fn is_shared(&self) -> bool {
+        matches!(self, Self::Home { .. } | Self::Isolated { .. })
+    }
+
+    /// Reads an element back; `None` for what we never write, and for a companion.
+    pub(crate) fn from_entry(entry: &Entry) -> Option<Self> {
+        let mut key = Reader(&entry.key);
+        let v6 = entry.set.v6;
+        let element = match entry.set.name {
+            "publish4" | "publish6" => published_at(Some(key.ip(v6)?), &mut key, entry)?,
+            "publish4_any" | "publish6_any" => published_at(None, &mut key, entry)?,
+            "published4" | "published6" => key.endpoint(v6).map(|(to, protocol)| Self::Published { to, protocol })?,
+            "snat4" | "snat6" => key.endpoint(v6).map(|(to, protocol)| Self::Snat { to, protocol })?,
+            "masqall4" | "masqall6" => {
+                key.endpoint(v6).map(|(to, protocol)| Self::MasqueradeAll { to, protocol })?
+            }
+            "masq4" | "masq6" => Self::Masquerade { address: key.ip(v6)? },
+            "home4" | "home6" => home_from(&mut key, entry)?,
+            "isolated" => isolated_from(&mut key)?,
+            "ports" => Self::Port { link: key.name()? },
+            "owner4" | "owner6" => {
+                Self::PortAddress { link: key.name()?, mac: key.mac()?, address: key.ip(v6)? }
+            }
+            _ => return None,
+        };
+        key.0.is_empty().then_some(element)
+    }
+}
+
+impl Entry {
+    fn new(set: &'static Set, key: Key) -> Self {
+        Self { set, key: key.0, end: None, data: None }
+    }
+}
+
+fn by_family<T>(address: IpAddr, v4: T, v6: T) -> T {
+    if address.is_ipv4() { v4 } else { v6 }
+}
+
+fn publish(host: Option<IpAddr>, protocol: Protocol, port: u16, to: SocketAddr) -> Result<Entry, Error> {
+    let (set, key) = match host {
+        Some(host) if host.is_ipv4() != to.is_ipv4() => {
+            return Err(Error::Families { host, to: to.ip() });
+        }
+        Some(host) => (by_family(host, &ruleset::PUBLISH4, &ruleset::PUBLISH6), Key::new().ip(host)),
+        None => (by_family(to.ip(), &ruleset::PUBLISH4_ANY, &ruleset::PUBLISH6_ANY), Key::new()),
+    };
+    let data = Some(Key::new().ip(to.ip()).port(to.port()).0);
+    Ok(Entry { data, ..Entry::new(set, key.protocol(protocol).port(port)) })
+}
+
+fn endpoint(v4: &'static Set, v6: &'static Set, to: SocketAddr, protocol: Protocol) -> Entry {
+    let key = Key::new().ip(to.ip()).protocol(protocol).port(to.port());
+    Entry::new(by_family(to.ip(), v4, v6), key)
+}
+
+fn home(subnet: &IpNetwork, bridge: &str) -> Result<Entry, Error> {
+    let set = by_family(subnet.ip(), &ruleset::HOME4, &ruleset::HOME6);
+    let end = Some(Key::new().ip(subnet.broadcast()).name(bridge)?.0);
+    Ok(Entry { end, ..Entry::new(set, Key::new().ip(subnet.network()).name(bridge)?) })
+}
+
+fn published_at(host: Option<IpAddr>, key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
+    let (protocol, host_port) = (key.protocol()?, key.port()?);
+    let mut data = Reader(entry.data.as_deref()?);
+    let to = SocketAddr::new(data.ip(entry.set.v6)?, data.port()?);
+    Some(Element::Publish { host, protocol, host_port, to })
+}
+
+fn home_from(key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
+    let (first, bridge) = (key.ip(entry.set.v6)?, key.name()?);
+    let last = Reader(entry.end.as_deref()?).ip(entry.set.v6)?;
+    let prefix = match (first, last) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        _ => return None,
+    };
+    let subnet = IpNetwork::new(first, u8::try_from(prefix).ok()?).ok()?;
+    Some(Element::Home { subnet, bridge })
+}
+
+fn isolated_from(key: &mut Reader<'_>) -> Option<Element> {
+    let (bridge, other) = (key.name()?, key.name()?);
+    (bridge == other).then_some(Element::Isolated { bridge })
+}
+
+/// A key in the making: fields in network order, each padded to four bytes.
+struct Key(Vec<u8>);
+
+impl Key {
+    fn new() -> Self {
+        Self(Vec::with_capacity(48))
+    }
+
+    fn field(mut self, bytes: &[u8]) -> Self {
+        self.0.extend_from_slice(bytes);
+        self.0.resize(self.0.len().next_multiple_of(4), 0);
+        self
+    }
+
+    fn ip(self, address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => self.field(&address.octets()),
+            IpAddr::V6(address) => self.field(&address.octets()),
+        }
+    }
+
+    fn protocol(self, protocol: Protocol) -> Self {
+        self.field(&[protocol.number()])
+    }
+
+    fn port(self, port: u16) -> Self {
+        self.field(&port.to_be_bytes())
+    }
+
+    fn mac(self, mac: [u8; 6]) -> Self {
+        self.field(&mac)
+    }
+
+    /// Only names whose every byte stands for itself in nft's language.
+    fn name(self, name: &str) -> Result<Self, Error> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        if !(1..NAME_WIDTH).contains(&name.len()) || !name.bytes().all(plain) {
+            return Err(Error::Interface { name: name.into() });
+        }
+        let mut padded = [0; NAME_WIDTH];
+        padded[..name.len()].copy_from_slice(name.as_bytes());
+        Ok(self.field(&padded))
+    }
+}
+
+/// A key being read field by field; `None` when it ends too early or makes no sense.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn field<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (field, rest) = self.0.split_at_checked(N.next_multiple_of(4))?;
+        self.0 = rest;
+        field.get(..N)?.try_into().ok()
+    }
+
+    fn ip(&mut self, v6: bool) -> Option<IpAddr> {
+        if v6 {
+            self.field::<16>().map(|octets| Ipv6Addr::from(octets).into())
+        } else {
+            self.field::<4>().map(|octets| Ipv4Addr::from(octets).into())
+        }
+    }
+
+    fn protocol(&mut self) -> Option<Protocol> {
+        self.field::<1>().and_then(|[number]| Protocol::from_number(number))
+    }
+
+    fn port(&mut self) -> Option<u16> {
+        self.field().map(u16::from_be_bytes)
+    }
+
+    fn endpoint(&mut self, v6: bool) -> Option<(SocketAddr, Protocol)> {
+        let (address, protocol, port) = (self.ip(v6)?, self.protocol()?, self.port()?);
+        Some((SocketAddr::new(address, port), protocol))
+    }
+
+    fn mac(&mut self) -> Option<[u8; 6]> {
+        self.field()
+    }
+
+    fn name(&mut self) -> Option<String> {
+        let padded = self.field::<NAME_WIDTH>()?;
+        let end = padded.iter().position(|&b| b == 0)?;
+        String::from_utf8(padded[..end].to_vec()).ok()
+    }
+}
+
+impl fmt::Display for Element {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Publish { host, protocol, host_port, to } => {
+                let set = match (host, to.is_ipv4()) {
+                    (Some(_), true) => "publish4",
+                    (Some(_), false) => "publish6",
+                    (None, true) => "publish4_any",
+                    (None, false) => "publish6_any",
+                };
+                let host = host.map_or_else(String::new, |host| format!("{host} . "));
+                let to = format!("{} . {}", to.ip(), to.port());
+                write!(f, "inet rnet {set} {{ {host}{protocol} . {host_port} : {to} }}")
+            }
+            Self::Published { to, protocol } => write_endpoint(f, "published", *to, *protocol),
+            Self::Snat { to, protocol } => write_endpoint(f, "snat", *to, *protocol),
+            Self::MasqueradeAll { to, protocol } => write_endpoint(f, "masqall", *to, *protocol),
+            Self::Masquerade { address } => {
+                write!(f, "inet rnet masq{} {{ {address} }}", digit(*address))
+            }
+            Self::Home { subnet, bridge } => {
+                let (digit, network, prefix) = (digit(subnet.ip()), subnet.network(), subnet.prefix());
+                write!(f, "inet rnet home{digit} {{ {network}/{prefix} . \"{bridge}\" }}")
+            }
+            Self::Isolated { bridge } => {
+                write!(f, "inet rnet isolated {{ \"{bridge}\" . \"{bridge}\" }}")
+            }
+            Self::Port { link } => write!(f, "bridge rnet ports {{ \"{link}\" }}"),
+            Self::PortAddress { link, mac, address } => write_port_address(f, link, *mac, *address),
+        }
+    }
+}
+
+fn digit(address: IpAddr) -> char {
+    by_family(address, '4', '6')
+}
+
+fn write_endpoint(f: &mut fmt::Formatter<'_>, set: &str, to: SocketAddr, protocol: Protocol) -> fmt::Result {
+    let (digit, address, port) = (digit(to.ip()), to.ip(), to.port());
+    write!(f, "inet rnet {set}{digit} {{ {address} . {protocol} . {port} }}")
+}
+
+fn write_port_address(f: &mut fmt::Formatter<'_>, link: &str, mac: [u8; 6], address: IpAddr) -> fmt::Result {
+    let mac = mac.map(|b| format!("{b:02x}")).join(":");
+    write!(f, "bridge rnet owner{} {{ \"{link}\" . {mac} . {address} }}", digit(address))?;
+    match address {
+        IpAddr::V4(_) => Ok(()),
+        IpAddr::V6(v6) => write!(f, ", bridge rnet target6 {{ \"{link}\" . {:#x} }}", v6.to_bits()),
+    }
+}

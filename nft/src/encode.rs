@@ -1,0 +1,647 @@
+//! Values to netlink messages (linux/netfilter/nf_tables.h, nfnetlink.h) and the kernel's messages to values.
+//!
+//! The attributes are those of `netlink-packet-netfilter`; nesting is done here, for the crate's own measures
+//! every level again and again and would take longer than the kernel.
+
+use netlink_packet_core::{
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_DONE,
+    NLMSG_ERROR, NetlinkBuffer, Nla,
+    NlasIterator, Parseable,
+};
+use netlink_packet_netfilter::nftables::{
+    Bitwise, ChainAttribute, Cmp, DataAttribute, ExpressionAttribute, Expressions, GenAttribute, Hook as HookAttribute,
+    HookNumber, Immediate, InetHookNumber, ListAttribute, Lookup, Meta, NfTablesMessageType, Operator, Payload,
+    Register, RuleAttribute, SetAttribute, SetDescription, SetElementAttribute, SetElementList, SetElementMessage,
+    SetFlags, TableAttribute, Verdict, VerdictAttribute,
+};
+use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
+
+use crate::element::{Entry, Owner};
+use crate::ruleset::{Chain, Family, Field, Hook, Ruleset, Set, Source, TABLE, Table, Term, Type};
+
+/// Lengths of `struct nlmsghdr` and `struct nfgenmsg`.
+const NETLINK_HEADER: usize = 16;
+const NETFILTER_HEADER: usize = 4;
+/// Where `nlmsghdr` keeps its length and flags.
+const LENGTH: usize = 0;
+const FLAGS: usize = 6;
+/// nfnetlink.h: NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, and NFNL_BATCH_GENID in the former.
+const BATCH_BEGIN: u8 = 16;
+const BATCH_END: u8 = 17;
+const BATCH_GENERATION: u16 = 1;
+/// NFTNL_UDATA_SET_ELEM_COMMENT and NFTNL_UDATA_SET_KEYBYTEORDER (libnftnl's udata.h).
+const COMMENT: u8 = 0;
+const KEY_BYTE_ORDER: u8 = 0;
+/// Elements in one message of a rebuild: an attribute ends at 64 KiB, an element takes up to 160 bytes.
+const ELEMENTS_PER_MESSAGE: usize = 256;
+/// The first of the 32-bit registers (NFT_REG32_00).
+const REGISTERS: u32 = 8;
+const FIRST: u32 = 0;
+
+/// Netlink messages that go to the kernel in one send.
+pub(crate) struct Requests {
+    bytes: Vec<u8>,
+    first: u32,
+    count: u32,
+    /// Where the last message begins.
+    last: usize,
+}
+
+impl Requests {
+    /// No message yet; they will be numbered from `first`.
+    pub fn new(first: u32) -> Self {
+        Self { bytes: Vec::with_capacity(4096), first, count: 0, last: 0 }
+    }
+
+    /// The sequence number of the first message.
+    pub fn first(&self) -> u32 {
+        self.first
+    }
+
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Appends a message.
+    pub fn message(
+        &mut self,
+        kind: (NetfilterSubsystem, u8),
+        flags: u16,
+        header: &NetfilterHeader,
+        attributes: impl FnOnce(&mut Self),
+    ) {
+        let sequence = self.first.wrapping_add(self.count);
+        let kind = u16::from_be_bytes([kind.0.into(), kind.1]);
+        self.count += 1;
+        self.last = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+        self.bytes.extend_from_slice(&sequence.to_ne_bytes());
+        self.bytes.extend_from_slice(&[0; 4]);
+        self.emit(header);
+        attributes(self);
+        let length = (self.bytes.len() - self.last) as u32;
+        self.bytes[self.last + LENGTH..][..4].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    /// Appends an attribute.
+    pub fn put(&mut self, attribute: &impl Nla) {
+        self.emit(attribute);
+    }
+
+    /// Appends `container`, of which only the type counts, with what `inside` appends.
+    pub fn nest(&mut self, container: &impl Nla, inside: impl FnOnce(&mut Self)) {
+        let start = self.bytes.len();
+        self.put(&DefaultNla::new(container.kind(), Vec::new()));
+        inside(self);
+        let length = (self.bytes.len() - start) as u16;
+        self.bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    fn emit(&mut self, what: &impl Emitable) {
+        let start = self.bytes.len();
+        self.bytes.resize(start + what.buffer_len(), 0);
+        what.emit(&mut self.bytes[start..]);
+    }
+
+    fn nftables(
+        &mut self,
+        kind: NfTablesMessageType,
+        flags: u16,
+        family: Family,
+        attributes: impl FnOnce(&mut Self),
+    ) {
+        let header = NetfilterHeader::new(protocol_family(family), 0, 0);
+        self.message((NetfilterSubsystem::NfTables, kind.into()), flags, &header, attributes)
+    }
+
+    /// Opens a transaction; with a generation, the kernel refuses it (ERESTART) if anything was changed since.
+    pub fn begin(&mut self, generation: Option<u32>) {
+        self.batch(BATCH_BEGIN, generation);
+    }
+
+    /// Closes the transaction; returns the number of the message whose acknowledgement tells its success.
+    ///
+    /// That is the last one before BATCH_END: errors of any message come without being asked for.
+    pub fn end(&mut self) -> u32 {
+        let flags = self.last + FLAGS;
+        let old = u16::from_ne_bytes([self.bytes[flags], self.bytes[flags + 1]]);
+        self.bytes[flags..flags + 2].copy_from_slice(&(old | NLM_F_ACK).to_ne_bytes());
+        self.batch(BATCH_END, None);
+        self.first.wrapping_add(self.count - 2)
+    }
+
+    fn batch(&mut self, kind: u8, generation: Option<u32>) {
+        let subsystem = u8::from(NetfilterSubsystem::NfTables).into();
+        let header = NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, subsystem);
+        self.message((NetfilterSubsystem::None, kind), 0, &header, |message| {
+            if let Some(generation) = generation {
+                message.put(&DefaultNla::new(BATCH_GENERATION, generation.to_be_bytes().into()));
+            }
+        })
+    }
+
+    /// Deletes both tables, which need not be there.
+    pub fn delete_tables(&mut self, ruleset: &Ruleset) {
+        for table in ruleset.tables {
+            self.create_table(table);
+            self.nftables(NfTablesMessageType::DeleteTable, 0, table.family, |message| {
+                message.put(&TableAttribute::Name(TABLE.into()));
+            });
+        }
+    }
+
+    /// Creates both tables with their chains, sets and rules.
+    pub fn create_tables(&mut self, ruleset: &Ruleset) {
+        for table in ruleset.tables {
+            self.create_table(table);
+            for chain in table.chains {
+                self.create_chain(table, chain);
+            }
+            for (id, set) in (1..).zip(table.sets) {
+                self.create_set(set, id);
+            }
+            for chain in table.chains {
+                for rule in chain.rules {
+                    self.create_rule(table, chain, rule);
+                }
+            }
+        }
+    }
+
+    fn create_table(&mut self, table: &Table) {
+        self.nftables(NfTablesMessageType::NewTable, NLM_F_CREATE, table.family, |message| {
+            message.put(&TableAttribute::Name(TABLE.into()));
+            message.put(&TableAttribute::Flags(Default::default()));
+        });
+    }
+
+    fn create_chain(&mut self, table: &Table, chain: &Chain) {
+        self.nftables(NfTablesMessageType::NewChain, NLM_F_CREATE, table.family, |message| {
+            message.put(&ChainAttribute::Table(TABLE.into()));
+            message.put(&ChainAttribute::Name(chain.name.into()));
+            message.put(&ChainAttribute::Type(chain.kind.into()));
+            message.put(&ChainAttribute::Policy(verdict_code(Term::Accept)));
+            message.nest(&ChainAttribute::Hook(vec![]), |hook| {
+                hook.put(&HookAttribute::Number(hook_number(chain.hook)));
+                hook.put(&HookAttribute::Priority(chain.priority.cast_unsigned()));
+            });
+        });
+    }
+
+    fn create_set(&mut self, set: &Set, id: u32) {
+        self.nftables(NfTablesMessageType::NewSet, NLM_F_CREATE, set.family, |message| {
+            message.put(&SetAttribute::Table(TABLE.into()));
+            message.put(&SetAttribute::Name(set.name.into()));
+            message.put(&SetAttribute::Flags(set_flags(set)));
+            message.put(&SetAttribute::KeyType(type_id(set.key)));
+            message.put(&SetAttribute::KeyLen(width(set.key)));
+            if !set.data.is_empty() {
+                message.put(&SetAttribute::DataType(type_id(set.data)));
+                message.put(&SetAttribute::DataLen(width(set.data)));
+            }
+            message.put(&SetAttribute::Id(id));
+            if set.interval {
+                message.put_field_widths(set.key);
+            }
+            message.put(&SetAttribute::UserData(set_user_data(set)));
+        });
+    }
+
+    /// The kernel wants to know where the fields of an interval's key begin (NFTA_SET_DESC_CONCAT).
+    fn put_field_widths(&mut self, key: &[Type]) {
+        self.nest(&SetAttribute::Description(vec![]), |description| {
+            description.nest(&SetDescription::Concat(vec![]), |concat| {
+                for part in key {
+                    concat.nest(&ListAttribute::<DefaultNla>::Element(vec![]), |field| {
+                        // NFTA_SET_FIELD_LEN
+                        field.put(&DefaultNla::new(1, part.width.to_be_bytes().into()));
+                    });
+                }
+            });
+        });
+    }
+
+    fn create_rule(&mut self, table: &Table, chain: &Chain, rule: &[Term]) {
+        let flags = NLM_F_CREATE | netlink_packet_core::NLM_F_APPEND;
+        self.nftables(NfTablesMessageType::NewRule, flags, table.family, |message| {
+            message.put(&RuleAttribute::Table(TABLE.into()));
+            message.put(&RuleAttribute::Chain(chain.name.into()));
+            message.nest(&RuleAttribute::Expressions(vec![]), |expressions| {
+                for term in rule {
+                    expressions.term(term);
+                }
+            });
+        });
+    }
+
+    /// Adds elements, those of one set several to a message; the caller needs not know which one was refused.
+    pub fn create_elements(&mut self, elements: &[(Entry, Owner)]) {
+        let of_one_set = elements.chunk_by(|(a, _), (b, _)| a.set.name == b.set.name);
+        for chunk in of_one_set.flat_map(|elements| elements.chunks(ELEMENTS_PER_MESSAGE)) {
+            let Some((Entry { set, .. }, _)) = chunk.first() else { continue };
+            self.elements(NfTablesMessageType::NewSetElement, NLM_F_CREATE, set, |list| {
+                chunk.iter().for_each(|(entry, owner)| list.element(entry, Some(*owner)));
+            });
+        }
+    }
+
+    /// Adds one element; `exclusive` makes an equal key an error (EEXIST).
+    pub fn create_element(&mut self, entry: &Entry, owner: Owner, exclusive: bool) {
+        let flags = if exclusive { NLM_F_CREATE | NLM_F_EXCL } else { NLM_F_CREATE };
+        self.elements(NfTablesMessageType::NewSetElement, flags, entry.set, |list| {
+            list.element(entry, Some(owner));
+        })
+    }
+
+    /// Deletes the element with this key, whatever its data and comment.
+    pub fn delete_element(&mut self, entry: &Entry) {
+        let key = Entry { data: None, ..entry.clone() };
+        self.elements(NfTablesMessageType::DeleteSetElement, 0, entry.set, |list| list.element(&key, None))
+    }
+
+    /// Asks for the element with this key (not a dump).
+    pub fn get_element(&mut self, entry: &Entry) {
+        let key = Entry { data: None, ..entry.clone() };
+        self.elements(NfTablesMessageType::GetSetElement, 0, entry.set, |list| list.element(&key, None))
+    }
+
+    /// Asks for all elements of a set.
+    pub fn dump_elements(&mut self, set: &Set) {
+        self.nftables(NfTablesMessageType::GetSetElement, NLM_F_DUMP, set.family, |message| {
+            message.put(&SetElementList::Table(TABLE.into()));
+            message.put(&SetElementList::Set(set.name.into()));
+        })
+    }
+
+    /// Asks for the number of the ruleset's last change (NFT_MSG_GETGEN).
+    pub fn get_generation(&mut self) {
+        self.nftables(NfTablesMessageType::GetGen, 0, Family::Inet, |_| {})
+    }
+
+    /// Asks for a table of ours.
+    pub fn get_table(&mut self, table: &Table) {
+        self.nftables(NfTablesMessageType::GetTable, 0, table.family, |message| {
+            message.put(&TableAttribute::Name(TABLE.into()));
+        })
+    }
+
+    /// Asks for all rules of a table of ours, in order.
+    pub fn dump_rules(&mut self, table: &Table) {
+        self.nftables(NfTablesMessageType::GetRule, NLM_F_DUMP, table.family, |message| {
+            message.put(&RuleAttribute::Table(TABLE.into()));
+        })
+    }
+
+    fn elements(
+        &mut self,
+        kind: NfTablesMessageType,
+        flags: u16,
+        set: &Set,
+        list: impl FnOnce(&mut Self),
+    ) {
+        self.nftables(kind, flags, set.family, |message| {
+            message.put(&SetElementList::Table(TABLE.into()));
+            message.put(&SetElementList::Set(set.name.into()));
+            message.nest(&SetElementList::Elements(vec![]), list);
+        })
+    }
+
+    fn element(&mut self, entry: &Entry, owner: Option<Owner>) {
+        self.nest(&ListAttribute::<DefaultNla>::Element(vec![]), |element| {
+            element.data(&SetElementAttribute::Key(DataAttribute::Unspec), &entry.key);
+            if let Some(end) = &entry.end {
+                element.data(&SetElementAttribute::KeyEnd(vec![]), end);
+            }
+            if let Some(data) = &entry.data {
+                element.data(&SetElementAttribute::Data(DataAttribute::Unspec), data);
+            }
+            if let Some(owner) = owner {
+                element.put(&SetElementAttribute::UserData(comment(owner)));
+            }
+        });
+    }
+
+    fn data(&mut self, container: &impl Nla, bytes: &[u8]) {
+        self.nest(container, |data| data.put(&DataAttribute::Value(bytes.into())));
+    }
+
+    fn term(&mut self, term: &Term) {
+        match term {
+            Term::Is(field, value) | Term::Implied(field, value) => {
+                self.load(field, FIRST);
+                self.compare(Operator::Equal, value.bytes);
+            }
+            Term::IsNot(field, value) => {
+                self.load(field, FIRST);
+                self.compare(Operator::NotEqual, value.bytes);
+            }
+            Term::Within(field, value, bits) => self.within(field, value.bytes, *bits),
+            Term::Masked(field, mask, value) => {
+                self.load(field, FIRST);
+                self.mask(mask.bytes);
+                self.compare(Operator::Equal, value.bytes);
+            }
+            Term::Has(field, value) => {
+                self.load(field, FIRST);
+                self.mask(value.bytes);
+                self.compare(Operator::NotEqual, &[0; 4][..value.bytes.len()]);
+            }
+            Term::In(fields, set) => self.lookup(fields, set, &[]),
+            Term::NotIn(fields, set) => self.lookup(fields, set, &[Lookup::Flags(1)]), // NFT_LOOKUP_F_INV
+            Term::Dnat(fields, map) => {
+                self.lookup(fields, map, &[Lookup::DestinationRegister(register(FIRST))]);
+                self.dnat(map);
+            }
+            Term::Masquerade => self.other("masq", &[]),
+            Term::Counter => self.other("counter", &[]),
+            Term::Accept | Term::Drop | Term::Return => self.verdict(*term),
+        }
+    }
+
+    fn expression(&mut self, name: &str, attributes: impl FnOnce(&mut Self)) {
+        self.nest(&ListAttribute::<DefaultNla>::Element(vec![]), |element| {
+            element.put(&ExpressionAttribute::Name(name.into()));
+            element.nest(&ExpressionAttribute::Data(Expressions::Unknown(vec![])), attributes);
+        });
+    }
+
+    /// An expression that the crate does not know, of 32-bit attributes.
+    fn other(&mut self, name: &str, attributes: &[(u16, u32)]) {
+        self.expression(name, |expression| {
+            for (kind, value) in attributes {
+                expression.put(&DefaultNla::new(*kind, value.to_be_bytes().into()));
+            }
+        });
+    }
+
+    fn load(&mut self, field: &Field, slot: u32) {
+        let destination = REGISTERS + slot;
+        match field.source {
+            Source::Meta(key) => self.expression("meta", |meta| {
+                meta.put(&Meta::Key(key.into()));
+                meta.put(&Meta::DestinationRegister(register(slot)));
+            }),
+            Source::Payload(base, offset) => self.expression("payload", |payload| {
+                payload.put(&Payload::DestinationRegister(register(slot)));
+                payload.put(&Payload::Base(base));
+                payload.put(&Payload::Offset(offset));
+                payload.put(&Payload::Len(field.width));
+            }),
+            // NFTA_CT_KEY, NFTA_CT_DREG
+            Source::Conntrack(key) => self.other("ct", &[(2, key), (1, destination)]),
+            // NFTA_FIB_FLAGS: NFTA_FIB_F_DADDR; NFTA_FIB_RESULT: NFT_FIB_RESULT_ADDRTYPE; NFTA_FIB_DREG
+            Source::FibDaddrType => self.other("fib", &[(3, 2), (2, 3), (1, destination)]),
+        }
+    }
+
+    fn compare(&mut self, operator: Operator, bytes: &[u8]) {
+        self.expression("cmp", |cmp| {
+            cmp.put(&Cmp::SourceRegister(register(FIRST)));
+            cmp.put(&Cmp::Op(operator));
+            cmp.data(&Cmp::Data(DataAttribute::Unspec), bytes);
+        });
+    }
+
+    fn mask(&mut self, mask: &[u8]) {
+        self.expression("bitwise", |bitwise| {
+            bitwise.put(&Bitwise::SourceRegister(register(FIRST)));
+            bitwise.put(&Bitwise::DestinationRegister(register(FIRST)));
+            bitwise.put(&Bitwise::Length(mask.len() as u32));
+            bitwise.data(&Bitwise::Mask(DataAttribute::Unspec), mask);
+            bitwise.data(&Bitwise::Xor(DataAttribute::Unspec), &vec![0; mask.len()]);
+        });
+    }
+
+    /// Whole bytes are compared without a mask, as nft does it.
+    fn within(&mut self, field: &Field, value: &[u8], bits: u32) {
+        if bits.is_multiple_of(8) {
+            let width = bits / 8;
+            self.load(&Field { width, ..*field }, FIRST);
+            self.compare(Operator::Equal, &value[..width as usize]);
+        } else {
+            self.load(field, FIRST);
+            self.mask(&prefix_mask(value.len(), bits));
+            self.compare(Operator::Equal, value);
+        }
+    }
+
+    fn lookup(&mut self, fields: &[Field], set: &Set, more: &[Lookup]) {
+        let mut slot = FIRST;
+        for field in fields {
+            self.load(field, slot);
+            slot += field.width.div_ceil(4);
+        }
+        self.expression("lookup", |lookup| {
+            lookup.put(&Lookup::SourceRegister(register(FIRST)));
+            lookup.put(&Lookup::Set(set.name.into()));
+            more.iter().for_each(|attribute| lookup.put(attribute));
+        });
+    }
+
+    /// NFTA_NAT_TYPE: NFT_NAT_DNAT; NFTA_NAT_FAMILY; NFTA_NAT_REG_ADDR_MIN; NFTA_NAT_REG_PROTO_MIN
+    fn dnat(&mut self, map: &Set) {
+        let family = if map.v6 { NetfilterProtoFamily::IPv6 } else { NetfilterProtoFamily::IPv4 };
+        let port = REGISTERS + map.data[0].width / 4;
+        self.other("nat", &[(1, 1), (2, u8::from(family).into()), (3, REGISTERS), (5, port)]);
+    }
+
+    fn verdict(&mut self, verdict: Term) {
+        let code = VerdictAttribute::Code(Verdict::from(verdict_code(verdict)));
+        self.expression("immediate", |immediate| {
+            immediate.put(&Immediate::DestinationRegister(Register::Verdict));
+            immediate.nest(&Immediate::Data(DataAttribute::Unspec), |data| {
+                data.nest(&DataAttribute::Verdict(vec![]), |verdict| verdict.put(&code));
+            });
+        });
+    }
+}
+
+fn register(slot: u32) -> Register {
+    Register::from(REGISTERS + slot)
+}
+
+/// NF_DROP, NF_ACCEPT, NFT_RETURN
+fn verdict_code(verdict: Term) -> u32 {
+    match verdict {
+        Term::Accept => 1,
+        Term::Return => Verdict::Return.into(),
+        _ => 0,
+    }
+}
+
+fn protocol_family(family: Family) -> NetfilterProtoFamily {
+    match family {
+        Family::Inet => NetfilterProtoFamily::Inet,
+        Family::Bridge => NetfilterProtoFamily::Bridge,
+    }
+}
+
+fn hook_number(hook: Hook) -> HookNumber {
+    HookNumber::Inet(match hook {
+        Hook::Prerouting => InetHookNumber::PreRouting,
+        Hook::Forward => InetHookNumber::Forward,
+        Hook::Output => InetHookNumber::LocalOut,
+        Hook::Postrouting => InetHookNumber::PostRouting,
+    })
+}
+
+fn set_flags(set: &Set) -> SetFlags {
+    let map = if set.data.is_empty() { SetFlags::empty() } else { SetFlags::Map };
+    let interval = if set.interval { SetFlags::Interval | SetFlags::Concat } else { SetFlags::empty() };
+    map | interval
+}
+
+/// nft's number for a concatenation: six bits for each type.
+fn type_id(types: &[Type]) -> u32 {
+    types.iter().fold(0, |id, part| id << 6 | part.id)
+}
+
+fn width(types: &[Type]) -> u32 {
+    types.iter().map(|part| part.width.next_multiple_of(4)).sum()
+}
+
+/// What tells nft how to print keys; the kernel does not look at it.
+fn set_user_data(set: &Set) -> Vec<u8> {
+    // nft's enum byteorder: none for concatenations, host order for names, network order for the rest.
+    let order = match set.key {
+        [Type { name: "ifname", .. }] => 1,
+        [_] => 2,
+        _ => 0u32,
+    };
+    let mut data = vec![KEY_BYTE_ORDER, 4];
+    data.extend_from_slice(&order.to_ne_bytes());
+    data.extend_from_slice(set.type_of.map_or(&[], |(_, encoded)| encoded));
+    data
+}
+
+/// An element's comment as nft stores it: type, length, text, NUL.
+fn comment(owner: Owner) -> Vec<u8> {
+    let text = owner.comment();
+    let mut data = vec![COMMENT, text.len() as u8 + 1];
+    data.extend_from_slice(text.as_bytes());
+    data.push(0);
+    data
+}
+
+fn prefix_mask(width: usize, bits: u32) -> Vec<u8> {
+    let mask = !u128::MAX.checked_shr(bits).unwrap_or(0);
+    mask.to_be_bytes()[..width].to_vec()
+}
+
+/// One message from the kernel.
+#[derive(Clone, Copy)]
+pub(crate) struct Reply<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    pub sequence: u32,
+    /// Everything after `struct nlmsghdr`.
+    pub payload: &'a [u8],
+}
+
+/// The messages in what one read gave; `None` for one that is cut off.
+pub(crate) fn replies(mut bytes: &[u8]) -> impl Iterator<Item = Option<Reply<'_>>> {
+    std::iter::from_fn(move || {
+        if bytes.is_empty() {
+            return None;
+        }
+        let Ok(buffer) = NetlinkBuffer::new_checked(bytes) else {
+            bytes = &[];
+            return Some(None);
+        };
+        let length = buffer.length() as usize;
+        let payload = &bytes[NETLINK_HEADER..length];
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        let (kind, flags, sequence) = (buffer.message_type(), buffer.flags(), buffer.sequence_number());
+        Some(Some(Reply { kind, flags, sequence, payload }))
+    })
+}
+
+impl<'a> Reply<'a> {
+    /// The attributes of a netfilter message.
+    pub fn attributes(&self) -> &'a [u8] {
+        self.payload.get(NETFILTER_HEADER..).unwrap_or_default()
+    }
+
+    /// The error number of an NLMSG_ERROR or NLMSG_DONE message, 0 for an acknowledgement and a good end.
+    pub fn errno(&self) -> Option<i32> {
+        if self.kind != NLMSG_ERROR && self.kind != NLMSG_DONE {
+            return None;
+        }
+        let code = self.payload.first_chunk::<4>()?;
+        i32::from_ne_bytes(*code).checked_neg()
+    }
+
+    /// An attribute's big-endian number of `N` bytes.
+    fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
+        let found = NlasIterator::new(self.attributes()).flatten().find(|nla| nla.kind() == kind)?;
+        found.value().try_into().ok()
+    }
+
+    /// The generation in a NFT_MSG_NEWGEN.
+    pub fn generation(&self) -> Option<u32> {
+        self.number(GenAttribute::Id(0).kind()).map(u32::from_be_bytes)
+    }
+
+    /// Handle and flags of a table in a NFT_MSG_NEWTABLE.
+    pub fn table(&self) -> Option<(u64, u32)> {
+        let handle = self.number(TableAttribute::Handle(0).kind()).map(u64::from_be_bytes)?;
+        let flags = self.number(TableAttribute::Flags(Default::default()).kind()).map(u32::from_be_bytes)?;
+        Some((handle, flags))
+    }
+
+    /// The handle of a rule in a NFT_MSG_NEWRULE.
+    pub fn rule(&self) -> Option<u64> {
+        self.number(RuleAttribute::Handle(0).kind()).map(u64::from_be_bytes)
+    }
+
+    /// The elements of `set` in a NFT_MSG_NEWSETELEM, with the owners that their comments name.
+    pub fn elements(&self, set: &'static Set) -> Option<Vec<(Entry, Option<Owner>)>> {
+        let message = SetElementMessage::parse(self.attributes()).ok()?;
+        let lists = message.attributes.into_iter().filter_map(|attribute| match attribute {
+            SetElementList::Elements(list) => Some(list),
+            _ => None,
+        });
+        Some(lists.flatten().filter_map(|item| element(set, item)).collect())
+    }
+}
+
+fn element(set: &'static Set, item: ListAttribute<SetElementAttribute>) -> Option<(Entry, Option<Owner>)> {
+    let ListAttribute::Element(attributes) = item else { return None };
+    let mut entry = Entry { set, key: Vec::new(), end: None, data: None };
+    let mut owner = None;
+    for attribute in attributes {
+        match attribute {
+            SetElementAttribute::Key(DataAttribute::Value(key)) => entry.key = key,
+            SetElementAttribute::KeyEnd(end) => entry.end = end.first().map(value_of),
+            SetElementAttribute::Data(DataAttribute::Value(data)) => entry.data = Some(data),
+            SetElementAttribute::UserData(data) => owner = owner_in(&data),
+            _ => {}
+        }
+    }
+    Some((entry, owner))
+}
+
+fn value_of(nla: &DefaultNla) -> Vec<u8> {
+    let mut value = vec![0; nla.value_len()];
+    nla.emit_value(&mut value);
+    value
+}
+
+/// The owner in an element's user data, TLVs of one byte type and one byte length.
+fn owner_in(mut data: &[u8]) -> Option<Owner> {
+    while let [kind, length, rest @ ..] = data {
+        let (value, next) = rest.split_at_checked(usize::from(*length))?;
+        if *kind == COMMENT {
+            let text = std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()?;
+            return Owner::from_comment(text);
+        }
+        data = next;
+    }
+    None
+}

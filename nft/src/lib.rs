@@ -1,0 +1,23 @@
+//! rnet's firewall: a constant ruleset as values, and elements that come and go with containers.
+//!
+//! All chains and rules of the two tables named `rnet` are constant ([`Ruleset`]); a network or a container
+//! adds [`Element`]s to their sets and maps and nothing else, so the number of rules never grows and no
+//! user's text ever becomes part of a rule. Each element carries its [`Owner`] in its comment.
+//!
+//! `element`, `ruleset`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
+//! to the kernel, through one [`Firewall`] socket.
+
+mod apply;
+mod conntrack;
+mod element;
+mod encode;
+mod error;
+mod ruleset;
+mod state;
+
+pub use apply::Firewall;
+pub use conntrack::Flow;
+pub use element::{Element, Owner, ParseProtocolError, Protocol};
+pub use error::Error;
+pub use ruleset::Ruleset;
+pub use state::{ParseStateError, State};

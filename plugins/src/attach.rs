@@ -1,0 +1,280 @@
+//! The life of an attachment: ADD, DEL, CHECK, GC and STATUS of the plugins that make an interface.
+
+use std::path::Path;
+
+use cni::{Attachment, Call, CniResult, Interface, Ip, Request};
+use netlink::{Link, Netlink, Netns, VethPair};
+use store::{LockName, Mode, Namespace, Record, Stage};
+
+use crate::plan::{Plan, addresses};
+use crate::{Error, Host, failpoint, firewall, lease, link, network, ports};
+
+/// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
+/// is undone by the plugin's own DEL.
+pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
+    let container = Netns::open(Path::new(&request.call.netns))?;
+    let mut host = Host::open(what("ADD", request.call))?;
+    let mut record = plan.record(request);
+    record.netns = Some(namespace(&container));
+    let _lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
+    failpoint::pass("add.lock")?;
+    clear_the_way(&mut host, plan, request, &record)?;
+    attach(&mut host, plan, request, &container, &mut record).map_err(|error| {
+        let undone = detach(&mut host, plan, request, &record);
+        with_undo(error, undone)
+    })
+}
+
+/// What ADD does, in the order in which it happens.
+fn attach(
+    host: &mut Host,
+    plan: &Plan,
+    request: &Request<'_>,
+    container: &Netns,
+    record: &mut Record,
+) -> Result<CniResult, Error> {
+    host.store.write_record(record)?;
+    failpoint::pass("add.intent")?;
+
+    let lease = lease::add(host, plan, request)?;
+    record_lease(host, plan, record, &lease)?;
+    failpoint::pass("add.lease")?;
+
+    let network = network::hold(host, plan, &lease)?;
+    let pair = link::create(host, plan, record, &network.bridge, container)?;
+    failpoint::pass("add.veth")?;
+
+    let mut inside = Netlink::inside(container)?;
+    link::dress(&mut inside, plan, &record.ifname, pair.container, &lease)?;
+    failpoint::pass("add.inside")?;
+
+    set_port(host, plan, record, &network.bridge, &pair)?;
+    failpoint::pass("add.port")?;
+
+    let _ruleset = firewall::admit(host, record)?;
+    record.stage = Stage::Committed;
+    host.store.write_record(record)?;
+    failpoint::pass("add.commit")?;
+
+    let result = answer(plan, record, &network.bridge, lease);
+    failpoint::pass("add.reply")?;
+    Ok(result)
+}
+
+/// DEL: by the record and by names derived from the call, whatever is left of the container. Again is success.
+pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
+    let mut host = Host::open(what("DEL", request.call))?;
+    let planned = plan.record(request);
+    let lock = host.lock(LockName::Attachment(planned.key()), Mode::Exclusive)?;
+    failpoint::pass("del.lock")?;
+    let record = known(&host, plan, &planned)?.unwrap_or(planned);
+    detach(&mut host, plan, request, &record)?;
+    Ok(host.store.retire(lock)?)
+}
+
+/// Removes everything of an attachment, going on after a failure. The record goes last, and only when nothing
+/// failed: as long as it is there, DEL can be repeated.
+fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) -> Result<(), Error> {
+    let mut failures = Vec::new();
+    failures.extend(firewall::dismiss(host, record).err());
+    failures.extend(remove_link(host, record).err());
+    failures.extend(lease::del(host, plan, request).err());
+    Error::all(failures)?;
+    host.store.remove_record(&record.network, &record.plugin, &record.key())?;
+    failpoint::pass("del.record")?;
+    if host.store.has_records(&record.network, &record.plugin)? {
+        return Ok(());
+    }
+    network::retire(host, &record.network, &record.plugin)
+}
+
+/// GC: removes every attachment of this network that is not among the valid ones. Without a list, only what is
+/// provably dead goes. Goes on after failures and reports them together.
+pub fn gc(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
+    let mut host = Host::open(format!("GC {}", plan.network))?;
+    let valid = request.config.valid_attachments();
+    let mut failures = Vec::new();
+    for record in of_network(&host, plan)? {
+        failures.extend(collect(&mut host, plan, request, &record, valid.as_deref()).err());
+    }
+    failures.extend(lease::gc(&host, plan, request).err());
+    if !host.store.has_records(&plan.network, plan.plugin)? {
+        failures.extend(network::retire(&mut host, &plan.network, plan.plugin).err());
+    }
+    Error::all(failures)
+}
+
+/// STATUS: succeeds only if an ADD would work now.
+pub fn status(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
+    let mut host = Host::open(format!("STATUS {}", plan.network))?;
+    if let Some(link) = host.netlink.link(&plan.bridge)?
+        && link.kind.as_deref() != Some("bridge")
+    {
+        return Err(Error::NotReady { what: Error::NotABridge { name: plan.bridge.clone() }.to_string() });
+    }
+    if plan.masquerade || plan.isolated || plan.guarded {
+        host.firewall()?.state().map_err(|error| Error::NotReady { what: error.to_string() })?;
+    }
+    lease::status(&host, plan, request)
+}
+
+/// True if the container of a record is still there: its host end is, or, where it has none, its namespace.
+pub fn is_alive(host: &mut Host, record: &Record) -> Result<bool, Error> {
+    if record.link.is_some() {
+        return Ok(link::find(host, record)?.is_some());
+    }
+    Ok(record.netns.as_ref().is_some_and(is_there))
+}
+
+/// The records of a network that this plugin wrote.
+pub fn of_network(host: &Host, plan: &Plan) -> Result<Vec<Record>, Error> {
+    let mut records = host.store.records()?;
+    records.retain(|record| record.network == plan.network && record.plugin == plan.plugin);
+    Ok(records)
+}
+
+/// Who we are to others that wait for a lock of ours.
+pub fn what(verb: &str, call: &Call) -> String {
+    format!("{verb} {}/{}", call.container_id, call.ifname)
+}
+
+/// A namespace as records keep it.
+pub fn namespace(netns: &Netns) -> Namespace {
+    Namespace { path: netns.path().into(), dev: netns.id().dev, ino: netns.id().ino }
+}
+
+/// True if the namespace can still be found where it was.
+pub fn is_there(namespace: &Namespace) -> bool {
+    Netns::open(&namespace.path).is_ok_and(|found| (found.id().dev, found.id().ino) == (namespace.dev, namespace.ino))
+}
+
+/// True if GC may not touch an attachment.
+pub fn is_valid(valid: &[Attachment], record: &Record) -> bool {
+    valid.iter().any(|valid| valid.container_id == record.container && valid.ifname == record.ifname)
+}
+
+/// The first failure, with what could not be undone added to it.
+pub fn with_undo(error: Error, undone: Result<(), Error>) -> Error {
+    match undone {
+        Ok(()) => error,
+        Err(left) => Error::Several { first: Box::new(error), rest: vec![left] },
+    }
+}
+
+/// Refuses a second attachment; removes what a dead ADD or a dead container left under the same name.
+fn clear_the_way(host: &mut Host, plan: &Plan, request: &Request<'_>, planned: &Record) -> Result<(), Error> {
+    let Some(found) = known(host, plan, planned)? else { return Ok(()) };
+    if found.stage == Stage::Committed && is_alive(host, &found)? {
+        return Err(already_attached(found));
+    }
+    detach(host, plan, request, &found)
+}
+
+/// The record of the attachment; where only garbage was found, the one that the plan would write.
+fn known(host: &Host, plan: &Plan, planned: &Record) -> Result<Option<Record>, Error> {
+    let found = host.store.record(&plan.network, plan.plugin, &planned.key())?;
+    Ok(found.map(|found| if found.container.is_empty() { planned.clone() } else { found }))
+}
+
+fn already_attached(first: Record) -> Error {
+    let addresses: Vec<String> = first.addresses.iter().map(|address| address.address.ip().to_string()).collect();
+    Error::AlreadyAttached {
+        who: first.who().to_owned(),
+        link: first.link.unwrap_or_default(),
+        ifname: first.ifname,
+        network: first.network,
+        addresses: addresses.join(", "),
+    }
+}
+
+/// Writes down all that will be made, before it is made.
+fn record_lease(host: &Host, plan: &Plan, record: &mut Record, lease: &CniResult) -> Result<(), Error> {
+    record.mac = Some(plan.container_mac(lease, &record.key()).to_string());
+    record.addresses = addresses(lease);
+    record.ports = ports::resolve(&plan.ports, &lease.ips).map_err(Error::Config)?;
+    record.leases = lease::folder(host, plan);
+    Ok(host.store.write_record(record)?)
+}
+
+/// The host end's flags, its owner's name, and the bridge's knowledge of who has the address now.
+fn set_port(host: &mut Host, plan: &Plan, record: &Record, bridge: &Link, pair: &VethPair) -> Result<(), Error> {
+    let name = record.link.clone().unwrap_or_default();
+    let index = pair.host;
+    host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+    let mut requests = vec![netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() }];
+    let hairpin = (plan.hairpin || !record.ports.is_empty() && record.isolated).then_some(true);
+    let isolated = plan.port_isolation.then_some(true);
+    if hairpin.or(isolated).is_some() {
+        requests.push(netlink::Request::Port { index, name, hairpin, isolated, learning: None });
+    }
+    if let Some(mac) = record.mac.as_deref().and_then(|mac| mac.parse().ok()).filter(|_| plan.gateway) {
+        let addresses = record.addresses.iter().map(|address| address.address.ip());
+        requests.extend(
+            addresses.map(|address| netlink::Request::NeighbourReplace { index: bridge.index, address, mac }),
+        );
+    }
+    Ok(host.netlink.send(&requests)?)
+}
+
+fn remove_link(host: &mut Host, record: &Record) -> Result<(), Error> {
+    if let Some(link) = link::find(host, record)? {
+        if let Some(bridge) = link.master {
+            forget_neighbours(host, record, bridge)?;
+        }
+        link::delete(host, link.index)?;
+    }
+    failpoint::pass("del.veth")
+}
+
+fn forget_neighbours(host: &mut Host, record: &Record, bridge: u32) -> Result<(), Error> {
+    let addresses = record.addresses.iter().map(|address| address.address.ip());
+    let requests: Vec<_> =
+        addresses.map(|address| netlink::Request::NeighbourDel { index: bridge, address }).collect();
+    Ok(host.netlink.send(&requests)?)
+}
+
+/// The result in CNI's order: bridge, host end, container; every address belongs to the container.
+fn answer(plan: &Plan, record: &Record, bridge: &Link, lease: CniResult) -> CniResult {
+    let netns = record.netns.as_ref().map(|netns| netns.path.to_string_lossy().into_owned());
+    let interface = |name: &str, mac: Option<String>, sandbox| Interface {
+        name: name.to_owned(),
+        mac,
+        sandbox,
+        ..Interface::default()
+    };
+    let interfaces = vec![
+        interface(&plan.bridge, bridge.mac.map(|mac| mac.to_string()), None),
+        interface(record.link.as_deref().unwrap_or_default(), Some(link::host_mac(record).to_string()), None),
+        interface(&record.ifname, record.mac.clone(), netns),
+    ];
+    let routes = plan.routes(&lease);
+    let ips = lease.ips.into_iter().map(|ip| Ip { interface: Some(2), gateway: plan.gateway_of(&ip), ..ip }).collect();
+    CniResult { interfaces, ips, routes, dns: plan.dns.clone().unwrap_or(lease.dns) }
+}
+
+/// One record in GC's eyes: kept if valid; without a list, kept unless its container is gone or its ADD died.
+fn collect(
+    host: &mut Host,
+    plan: &Plan,
+    request: &Request<'_>,
+    record: &Record,
+    valid: Option<&[Attachment]>,
+) -> Result<(), Error> {
+    let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
+    let Some(record) = known(host, plan, record)? else { return Ok(()) };
+    let keep = match valid {
+        Some(valid) => is_valid(valid, &record),
+        None => record.stage == Stage::Committed && is_alive(host, &record)?,
+    };
+    if keep {
+        return Ok(());
+    }
+    let call = Call {
+        container_id: record.container.clone(),
+        ifname: record.ifname.clone(),
+        netns: String::new(),
+        ..request.call.clone()
+    };
+    detach(host, plan, &Request { call: &call, config: request.config }, &record)?;
+    Ok(host.store.retire(lock)?)
+}

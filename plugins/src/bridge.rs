@@ -1,0 +1,182 @@
+//! The plugin `bridge`, with the reference plugin's keys: it does what they ask for and nothing more.
+
+use cni::{Args, CniResult, Dns, Plugin, Request};
+use netlink::Mac;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::Fault;
+use crate::plan::{Ipam, Plan};
+use crate::ports::Mapping;
+use crate::{Error, attach, check};
+
+/// The plugin of this file.
+pub struct Bridge;
+
+/// Its keys (cni.dev/plugins/current/main/bridge).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Config {
+    bridge: String,
+    is_gateway: bool,
+    is_default_gateway: bool,
+    force_address: bool,
+    ip_masq: bool,
+    ip_masq_backend: Option<String>,
+    mtu: u32,
+    hairpin_mode: bool,
+    promisc_mode: bool,
+    vlan: i64,
+    vlan_trunk: Vec<Value>,
+    macspoofchk: bool,
+    enabledad: bool,
+    disable_container_interface: bool,
+    port_isolation: bool,
+    dns: Option<Dns>,
+    ipam: IpamMember,
+    args: ArgsMember,
+    runtime_config: RuntimeConfig,
+}
+
+/// The member `ipam`, as far as the interface plugin reads it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct IpamMember {
+    /// The IPAM plugin's name.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// The member `args`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct ArgsMember {
+    /// Arguments in the shape of CNI's conventions.
+    pub cni: CniArgs,
+}
+
+/// The member `args.cni`: optional by nature, unknown members are never refused.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct CniArgs {
+    /// A MAC address.
+    pub mac: String,
+}
+
+/// What a runtime adds for declared capabilities.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct RuntimeConfig {
+    /// A MAC address.
+    pub mac: String,
+    /// Ports to publish.
+    pub port_mappings: Vec<Mapping>,
+}
+
+impl Plugin for Bridge {
+    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
+        Ok(attach::add(&plan(request)?, request)?)
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(attach::del(&plan(request)?, request)?)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(check::attachment(&plan(request)?, request)?)
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(attach::status(&plan(request)?, request)?)
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(attach::gc(&plan(request)?, request)?)
+    }
+}
+
+/// The MAC that was asked for: CNI_ARGS, over it `args.cni`, over both `runtimeConfig`.
+pub fn mac(args: &Args, member: &ArgsMember, runtime: &RuntimeConfig) -> Result<Option<Mac>, Error> {
+    let given = [runtime.mac.as_str(), member.cni.mac.as_str(), args.mac().unwrap_or_default()];
+    let Some(text) = given.into_iter().find(|text| !text.is_empty()) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| Error::Config(Fault::Mac(text.to_owned())))
+}
+
+/// Refuses a bridge name that the kernel refuses, or that others would read as a pattern.
+pub fn checked_name(name: String) -> Result<String, Error> {
+    let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-@+".contains(letter);
+    let ok = (1..16).contains(&name.len()) && !name.starts_with(['-', '.']) && name.chars().all(plain);
+    if ok { Ok(name) } else { Err(Error::Config(Fault::BridgeName(name))) }
+}
+
+fn plan(request: &Request<'_>) -> Result<Plan, Error> {
+    let config: Config = request.config.section()?;
+    config.validate()?;
+    let args = Args::of(request.call, &[])?;
+    let bridge = if config.bridge.is_empty() { "cni0".to_owned() } else { config.bridge };
+    Ok(Plan {
+        plugin: "bridge",
+        network: request.config.name.clone(),
+        bridge: checked_name(bridge)?,
+        owns_bridge: false,
+        gateway: config.is_gateway || config.is_default_gateway,
+        default_gateway: config.is_default_gateway,
+        force_address: config.force_address,
+        mtu: (config.mtu > 0).then_some(config.mtu),
+        inherit_mtu: false,
+        promiscuous: config.promisc_mode,
+        hairpin: config.hairpin_mode,
+        port_isolation: config.port_isolation,
+        masquerade: config.ip_masq,
+        isolated: false,
+        guarded: false,
+        interface_up: !config.disable_container_interface,
+        duplicate_detection: config.enabledad,
+        ipv4_only: false,
+        mac: mac(&args, &config.args, &config.runtime_config)?,
+        ipam: delegate(config.ipam),
+        ports: Vec::new(),
+        dns: config.dns,
+        name: args.k8s_pod_name().map(str::to_owned),
+    })
+}
+
+impl Config {
+    fn validate(&self) -> Result<(), Error> {
+        if self.hairpin_mode && self.promisc_mode {
+            return Err(Error::Config(Fault::HairpinAndPromisc));
+        }
+        if !(0..=4094).contains(&self.vlan) {
+            return Err(Error::Config(Fault::Vlan(self.vlan)));
+        }
+        if self.disable_container_interface && !self.ipam.kind.is_empty() {
+            return Err(Error::Config(Fault::IpamWithoutInterface));
+        }
+        match self.ip_masq_backend.as_deref() {
+            None | Some("" | "iptables" | "nftables") => {}
+            Some(other) => return Err(Error::Config(Fault::MasqueradeBackend(other.to_owned()))),
+        }
+        self.refuse_what_is_not_done()
+    }
+
+    /// A restriction that is read and not carried out would restrict nothing.
+    fn refuse_what_is_not_done(&self) -> Result<(), Error> {
+        let vlan = "this version makes no VLANs; use one bridge for each";
+        if self.vlan != 0 {
+            return Err(Error::Unsupported { key: "vlan", value: self.vlan.to_string(), why: vlan });
+        }
+        if !self.vlan_trunk.is_empty() {
+            let value = Value::Array(self.vlan_trunk.clone()).to_string();
+            return Err(Error::Unsupported { key: "vlanTrunk", value, why: vlan });
+        }
+        if self.macspoofchk {
+            let why = "networks of type rnet guard MAC and addresses (spoofGuard)";
+            return Err(Error::Unsupported { key: "macspoofchk", value: "true".into(), why });
+        }
+        Ok(())
+    }
+}
+
+fn delegate(ipam: IpamMember) -> Ipam {
+    if ipam.kind.is_empty() { Ipam::None } else { Ipam::Delegate(ipam.kind) }
+}

@@ -1,0 +1,131 @@
+//! CHECK: is everything still there that ADD made? It changes nothing.
+
+use std::path::Path;
+
+use cni::{CniResult, Interface, Request};
+use ipnetwork::IpNetwork;
+use netlink::{Link, Netlink, Netns, Route};
+use store::Record;
+
+use crate::error::Finding;
+use crate::plan::Plan;
+use crate::{Error, Host, attach, firewall, lease, link};
+
+/// CHECK of an attachment: its lease, its bridge, its pair, what is inside the container, its elements.
+pub fn attachment(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
+    let previous = request.config.prev_result()?.ok_or(Finding::NoPrevResult)?;
+    let mut host = Host::open(attach::what("CHECK", request.call))?;
+    lease::check(&host, plan, request)?;
+    let planned = plan.record(request);
+    let found = host.store.record(&plan.network, plan.plugin, &planned.key())?;
+    let record = found.ok_or_else(|| no_record(&planned))?;
+    let bridge = bridge(&mut host, plan, &previous)?;
+    gateways(&mut host, plan, &bridge, &record)?;
+    pair(&mut host, plan, &record, &bridge)?;
+    container(request, plan, &previous)?;
+    elements(&mut host, &record)
+}
+
+/// Every element of a record is in the kernel and its own, and the rules are those that rnet wrote.
+pub fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
+    let wanted = firewall::attachment(record);
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let elements: Vec<_> = wanted.iter().map(|(element, _)| element.clone()).collect();
+    let owners = host.firewall()?.owners(&elements)?;
+    let missing = wanted.iter().zip(owners).find(|((_, owner), found)| found.as_ref() != Some(owner));
+    if let Some(((element, _), _)) = missing {
+        return Err(Finding::NoElement { element: element.to_string() }.into());
+    }
+    if firewall::is_intact(host)? { Ok(()) } else { Err(Finding::RulesetChanged.into()) }
+}
+
+/// The finding for an attachment that was never made or is gone.
+pub fn no_record(planned: &Record) -> Finding {
+    Finding::NoRecord {
+        network: planned.network.clone(),
+        container: planned.container.clone(),
+        ifname: planned.ifname.clone(),
+    }
+}
+
+fn bridge(host: &mut Host, plan: &Plan, previous: &CniResult) -> Result<Link, Error> {
+    let name = plan.bridge.clone();
+    let entry = previous.interfaces.iter().find(|interface| interface.name == name && interface.sandbox.is_none());
+    let entry = entry.ok_or_else(|| Finding::NoInterface(name.clone()))?;
+    let bridge = host.netlink.link(&name)?.ok_or_else(|| Finding::NoBridge(name.clone()))?;
+    if bridge.kind.as_deref() != Some("bridge") {
+        return Err(Error::NotABridge { name });
+    }
+    if let Some((found, wanted)) = differing_mac(&bridge, entry) {
+        return Err(Finding::BridgeMac { bridge: name, found, wanted }.into());
+    }
+    if bridge.up { Ok(bridge) } else { Err(Finding::BridgeDown(name).into()) }
+}
+
+fn gateways(host: &mut Host, plan: &Plan, bridge: &Link, record: &Record) -> Result<(), Error> {
+    if !plan.gateway {
+        return Ok(());
+    }
+    let found = host.netlink.addresses(Some(bridge.index))?;
+    for gateway in record.addresses.iter().filter_map(|address| address.gateway) {
+        if found.iter().all(|found| found.address.ip() != gateway) {
+            return Err(Finding::NoGateway { bridge: plan.bridge.clone(), gateway: gateway.to_string() }.into());
+        }
+    }
+    Ok(())
+}
+
+fn pair(host: &mut Host, plan: &Plan, record: &Record, bridge: &Link) -> Result<(), Error> {
+    let found = link::find(host, record)?.filter(|link| link.master == Some(bridge.index));
+    let found = found.ok_or_else(|| Finding::NoVeth(plan.bridge.clone()))?;
+    let flags = [("hairpin", plan.hairpin, found.hairpin), ("isolated", plan.port_isolation, found.isolated)];
+    for (flag, wanted, is) in flags {
+        if wanted && is == Some(false) {
+            return Err(Finding::PortFlag { flag, link: found.name, found: false, wanted }.into());
+        }
+    }
+    Ok(())
+}
+
+fn container(request: &Request<'_>, plan: &Plan, previous: &CniResult) -> Result<(), Error> {
+    let ifname = &request.call.ifname;
+    let entry = previous.interfaces.iter().find(|interface| &interface.name == ifname && interface.sandbox.is_some());
+    let entry = entry.ok_or_else(|| Finding::NoInterface(ifname.clone()))?;
+    let sandbox = entry.sandbox.clone().unwrap_or_default();
+    if sandbox != request.call.netns {
+        return Err(Finding::Sandbox { found: sandbox, wanted: request.call.netns.clone() }.into());
+    }
+    let mut inside = Netlink::inside(&Netns::open(Path::new(&request.call.netns))?)?;
+    let link = inside.link(ifname)?.ok_or_else(|| Finding::NoContainerLink(ifname.clone()))?;
+    if let Some((found, wanted)) = differing_mac(&link, entry) {
+        return Err(Finding::Mac { ifname: ifname.clone(), found, wanted }.into());
+    }
+    if plan.interface_up { addresses(&mut inside, &link, previous) } else { Ok(()) }
+}
+
+fn addresses(inside: &mut Netlink, link: &Link, previous: &CniResult) -> Result<(), Error> {
+    let found = inside.addresses(Some(link.index))?;
+    for ip in &previous.ips {
+        if found.iter().all(|found| found.address != ip.address) {
+            let (address, ifname) = (ip.address.to_string(), link.name.clone());
+            return Err(Finding::NoContainerAddress { address, ifname }.into());
+        }
+    }
+    let routes = inside.routes()?;
+    match previous.routes.iter().find(|wanted| !is_routed(&routes, wanted.dst)) {
+        Some(missing) => Err(Finding::NoRoute(missing.dst.to_string()).into()),
+        None => Ok(()),
+    }
+}
+
+fn is_routed(routes: &[Route], destination: IpNetwork) -> bool {
+    routes.iter().any(|route| route.destination == destination)
+}
+
+fn differing_mac(link: &Link, entry: &Interface) -> Option<(String, String)> {
+    let found = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+    let wanted = entry.mac.clone().filter(|wanted| !wanted.eq_ignore_ascii_case(&found))?;
+    Some((found, wanted))
+}

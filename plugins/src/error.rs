@@ -1,0 +1,389 @@
+//! What a plugin can fail of, and the one place that gives each failure its CNI code.
+
+use std::net::{IpAddr, SocketAddr};
+
+use cni::code;
+
+/// Codes of our own (CNI leaves 100 and above to plugins). Documented in docs/errors.md, frozen by a test.
+pub mod own {
+    /// No free address is left in a range.
+    pub const RANGE_EXHAUSTED: u32 = 100;
+    /// The requested address belongs to another container.
+    pub const ADDRESS_TAKEN: u32 = 101;
+    /// The host port belongs to another container.
+    pub const PORT_TAKEN: u32 = 102;
+    /// The container is on this network already.
+    pub const ALREADY_ATTACHED: u32 = 103;
+    /// The container has an interface of that name that is not ours.
+    pub const INTERFACE_TAKEN: u32 = 104;
+    /// The kernel allows 1023 ports a bridge.
+    pub const BRIDGE_FULL: u32 = 105;
+    /// The bridge's name or address is in use for something else.
+    pub const BRIDGE_CONFLICT: u32 = 106;
+    /// CHECK found that something is missing or changed.
+    pub const CHECK_FAILED: u32 = 107;
+    /// DEL or an undo could not remove everything; the message lists what is left.
+    pub const LEFT_BEHIND: u32 = 108;
+    /// The kernel refused a change of links, addresses, routes or sysctls.
+    pub const KERNEL_REFUSED: u32 = 109;
+    /// The kernel refused a change of the ruleset.
+    pub const RULESET_REFUSED: u32 = 110;
+}
+
+/// A failure of a plugin.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A fault that already has its CNI form: a delegate's, or one of the specification's own.
+    #[error("{0}")]
+    Cni(#[from] cni::Error),
+    /// Links, addresses, namespaces.
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    /// The ruleset.
+    #[error(transparent)]
+    Nft(#[from] nft::Error),
+    /// Leases.
+    #[error(transparent)]
+    Ipam(#[from] ipam::Error),
+    /// Records and locks.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A second ADD for one (container, interface) on one network.
+    #[error("container veth name ({ifname:?}) peer provided ({link:?}) already exists")]
+    AlreadyAttached {
+        /// CNI_IFNAME.
+        ifname: String,
+        /// The host end of the first attachment.
+        link: String,
+        /// The container, in a person's words.
+        who: String,
+        /// The network.
+        network: String,
+        /// The first attachment's addresses.
+        addresses: String,
+    },
+    /// The container has an interface of the wanted name from elsewhere.
+    #[error("container veth name ({ifname:?}) peer provided ({link:?}) already exists")]
+    InterfaceTaken {
+        /// CNI_IFNAME.
+        ifname: String,
+        /// The host end that was to be made.
+        link: String,
+    },
+    /// Every name for the host end is taken by links of others.
+    #[error("failed to make veth pair: {} are all taken by links that are not rnet's", names.join(", "))]
+    LinkNamesTaken {
+        /// The names tried.
+        names: Vec<String>,
+    },
+    /// The configured bridge name belongs to another kind of link.
+    #[error("failed to create bridge {name:?}: {name:?} already exists but is not a bridge")]
+    NotABridge {
+        /// The name.
+        name: String,
+    },
+    /// The bridge has another address, and `forceAddress` was not given.
+    #[error("failed to set bridge addr: {bridge:?} already has an IP address different from {wanted}")]
+    BridgeAddress {
+        /// The bridge.
+        bridge: String,
+        /// The gateway address it should have.
+        wanted: String,
+    },
+    /// IPv6 forwarding would make the host forget its own router advertisements.
+    #[error(
+        "IPv6 forwarding would make {link:?} ignore the router advertisements that it lives by; \
+         hint: sysctl -w net.ipv6.conf.{link}.accept_ra=2"
+    )]
+    ForwardingHarms {
+        /// The interface that takes its configuration from router advertisements.
+        link: String,
+    },
+    /// The host port is published already.
+    #[error("Bind for {host}:{port} failed: port is already allocated, by {holder}")]
+    PortTaken {
+        /// The host address, `0.0.0.0` or `[::]` for any.
+        host: String,
+        /// The host port.
+        port: u16,
+        /// Who holds it: `"web" on "mynet"`.
+        holder: String,
+        /// The holder's attachment, where the kernel's element names it.
+        key: Option<String>,
+    },
+    /// The host address of a published port does not belong to this host.
+    #[error("cannot publish on {host}: it is not an address of this host")]
+    HostAddressNotLocal {
+        /// The address asked for.
+        host: IpAddr,
+    },
+    /// A published port that the kernel could never answer.
+    #[error("cannot publish on [{host}]: the kernel does not translate loopback and link-local IPv6 addresses; use [::] or an address of an interface")]
+    HostAddressUnusable {
+        /// The address asked for.
+        host: IpAddr,
+    },
+    /// The IPAM plugin gave no address.
+    #[error("IPAM plugin returned missing IP config")]
+    NoAddress,
+    /// CHECK found something missing or changed.
+    #[error("{0}")]
+    Check(#[from] Finding),
+    /// A key of the configuration that this version knows and does not carry out.
+    #[error("{key} = {value} is not supported: {why}")]
+    Unsupported {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// The reason, and what to do instead.
+        why: &'static str,
+    },
+    /// A fault of the plugin's own configuration, in upstream's words.
+    #[error("{0}")]
+    Config(#[from] Fault),
+    /// STATUS: an ADD would not work now.
+    #[error("{what}")]
+    NotReady {
+        /// What is missing.
+        what: String,
+    },
+    /// Several things went wrong while removing; everything else was removed.
+    #[error("{first}; and then: {}", rest.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Several {
+        /// The first failure, which gives the code.
+        first: Box<Error>,
+        /// The others.
+        rest: Vec<Error>,
+    },
+    /// A failpoint of a test build.
+    #[error("failpoint {step}")]
+    Failpoint {
+        /// The step.
+        step: &'static str,
+    },
+}
+
+/// What CHECK looks for. The texts are upstream's where upstream has one.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Finding {
+    /// CHECK without the result of ADD.
+    #[error("Required prevResult missing")]
+    NoPrevResult,
+    /// The result of ADD names another namespace.
+    #[error("Sandbox in prevResult {found} doesn't match configured netns: {wanted}")]
+    Sandbox {
+        /// The namespace in prevResult.
+        found: String,
+        /// CNI_NETNS.
+        wanted: String,
+    },
+    /// No entry for the container's interface in prevResult.
+    #[error("Interface name {0} not found")]
+    NoInterface(String),
+    /// The interface is gone from the container.
+    #[error("Cannot find container link {0}")]
+    NoContainerLink(String),
+    /// Another MAC than ADD gave.
+    #[error("Interface {ifname} Mac {found} doesn't match container Mac: {wanted}")]
+    Mac {
+        /// The interface.
+        ifname: String,
+        /// What it has.
+        found: String,
+        /// What ADD gave.
+        wanted: String,
+    },
+    /// An address is gone.
+    #[error("Failed to match addr {address} on interface {ifname}")]
+    NoContainerAddress {
+        /// The address.
+        address: String,
+        /// The interface.
+        ifname: String,
+    },
+    /// A route is gone.
+    #[error("Expected Route {0} not found in routing table")]
+    NoRoute(String),
+    /// The bridge is gone.
+    #[error("Bridge interface {0} not found")]
+    NoBridge(String),
+    /// The bridge is down.
+    #[error("Bridge interface {0} is down")]
+    BridgeDown(String),
+    /// The bridge has another MAC than ADD saw.
+    #[error("Bridge interface {bridge} Mac doesn't match: {found}, wanted {wanted}")]
+    BridgeMac {
+        /// The bridge.
+        bridge: String,
+        /// What it has.
+        found: String,
+        /// What ADD saw.
+        wanted: String,
+    },
+    /// The gateway address is gone from the bridge.
+    #[error("gateway address {gateway} is missing on bridge {bridge}")]
+    NoGateway {
+        /// The bridge.
+        bridge: String,
+        /// The address.
+        gateway: String,
+    },
+    /// The host end is gone or not a port of the bridge any more.
+    #[error("CNI veth created for bridge {0} was not found")]
+    NoVeth(String),
+    /// A port flag is not what was configured.
+    #[error("port flag {flag} of {link} is {found}, configured {wanted}")]
+    PortFlag {
+        /// `hairpin` or `isolated`.
+        flag: &'static str,
+        /// The host end.
+        link: String,
+        /// What it is.
+        found: bool,
+        /// What was configured.
+        wanted: bool,
+    },
+    /// An element of the ruleset is missing or somebody else's.
+    #[error("the ruleset lacks {element}; hint: the next ADD restores it, as does DEL and ADD of this container")]
+    NoElement {
+        /// The element, in nft's words.
+        element: String,
+    },
+    /// The constant part of the ruleset was changed.
+    #[error("rnet's ruleset was changed by somebody else; the next ADD restores it")]
+    RulesetChanged,
+    /// lo is down.
+    #[error("loopback interface is down")]
+    LoopbackDown,
+    /// lo has an address that no loopback has.
+    #[error("loopback interface found with non-loopback address {0:?}")]
+    LoopbackAddress(String),
+    /// No record: this attachment was never made, or DEL has been here.
+    #[error("no record of {ifname} of container {container} on network {network}")]
+    NoRecord {
+        /// The network.
+        network: String,
+        /// The container.
+        container: String,
+        /// The interface.
+        ifname: String,
+    },
+}
+
+/// Faults of a plugin's configuration. The texts are upstream's.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// hairpinMode and promiscMode at once.
+    #[error("cannot set hairpin mode and promiscuous mode at the same time")]
+    HairpinAndPromisc,
+    /// A VLAN id out of range.
+    #[error("invalid VLAN ID {0} (must be between 0 and 4094)")]
+    Vlan(i64),
+    /// Addresses for an interface that stays down.
+    #[error("cannot use IPAM when DisableContainerInterface flag is set")]
+    IpamWithoutInterface,
+    /// An unknown backend for masquerading.
+    #[error("unknown ipmasq backend {0:?}")]
+    MasqueradeBackend(String),
+    /// An unknown portmap backend.
+    #[error("unrecognized backend {0:?}")]
+    PortmapBackend(String),
+    /// portmap without a plugin before it.
+    #[error("must be called as chained plugin")]
+    NotChained,
+    /// A container port out of range.
+    #[error("Invalid container port number: {0}")]
+    ContainerPort(i64),
+    /// A host port out of range.
+    #[error("Invalid host port number: {0}")]
+    HostPort(i64),
+    /// A protocol other than tcp, udp and sctp.
+    #[error("Invalid protocol: {0:?} (tcp, udp and sctp are known)")]
+    Protocol(String),
+    /// A host address that is none.
+    #[error("Invalid host IP: {0:?}")]
+    HostAddress(String),
+    /// A MAC address that is none.
+    #[error("invalid args {0} for MAC addr: six pairs of hex digits are wanted")]
+    Mac(String),
+    /// markMasqBit out of range.
+    #[error("MasqMarkBit must be between 0 and 31")]
+    MarkBit,
+    /// Both ways to choose a mark chain.
+    #[error("Cannot specify externalSetMarkChain and markMasqBit")]
+    MarkChainAndBit,
+    /// The bridge's name does not fit the kernel.
+    #[error("bridge name {0:?} is not an interface name: 1 to 15 characters, no blank, no / or :")]
+    BridgeName(String),
+    /// No subnet and no IPAM plugin.
+    #[error("network {0:?} has no ipam section with ranges: rnet create writes one")]
+    NoRanges(String),
+    /// A fault in `runtimeConfig.portMappings`, as portmap reports it.
+    #[error("failed to parse config: {0}")]
+    Portmap(Box<Fault>),
+}
+
+impl Error {
+    /// Joins failures that happened while everything else went on.
+    pub fn all(failures: Vec<Error>) -> Result<(), Error> {
+        let mut failures = failures.into_iter();
+        let Some(first) = failures.next() else { return Ok(()) };
+        let rest: Vec<_> = failures.collect();
+        if rest.is_empty() { Err(first) } else { Err(Error::Several { first: Box::new(first), rest }) }
+    }
+
+    fn code(&self) -> u32 {
+        match self {
+            Error::Cni(error) => error.code,
+            Error::Netlink(error) => netlink_code(error),
+            Error::Nft(error) => nft_code(error),
+            Error::Ipam(error) => ipam_code(error),
+            Error::Store(store::Error::Busy { .. }) => code::TRY_AGAIN_LATER,
+            Error::Store(store::Error::File { .. } | store::Error::Garbage { .. }) => code::IO_FAILURE,
+            Error::AlreadyAttached { .. } => own::ALREADY_ATTACHED,
+            Error::InterfaceTaken { .. } | Error::LinkNamesTaken { .. } => own::INTERFACE_TAKEN,
+            Error::NotABridge { .. } | Error::BridgeAddress { .. } => own::BRIDGE_CONFLICT,
+            Error::ForwardingHarms { .. } => code::NOT_AVAILABLE,
+            Error::PortTaken { .. } => own::PORT_TAKEN,
+            Error::HostAddressNotLocal { .. } | Error::HostAddressUnusable { .. } => code::INVALID_NETWORK_CONFIG,
+            Error::NoAddress => code::INVALID_NETWORK_CONFIG,
+            Error::Check(_) => own::CHECK_FAILED,
+            Error::Unsupported { .. } => code::UNSUPPORTED_FIELD,
+            Error::Config(_) => code::INVALID_NETWORK_CONFIG,
+            Error::NotReady { .. } => code::NOT_AVAILABLE,
+            Error::Several { first, .. } => first.code(),
+            Error::Failpoint { .. } => code::INTERNAL,
+        }
+    }
+
+    fn details(&self) -> String {
+        match self {
+            Error::AlreadyAttached { who, network, ifname, addresses, .. } => {
+                format!("{who:?} is already on {network:?} as {ifname} ({addresses}); DEL it first")
+            }
+            Error::InterfaceTaken { ifname, .. } => {
+                format!("the container has an interface {ifname} that rnet did not make")
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+impl From<Error> for cni::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Cni(error) => error,
+            other => cni::Error { code: other.code(), msg: other.to_string(), details: other.details() },
+        }
+    }
+}
+
+/// A host address as docker prints it.
+pub(crate) fn host_text(host: Option<IpAddr>, to: IpAddr) -> String {
+    match (host, to) {
+        (Some(host), _) => SocketAddr::new(host, 0).to_string().trim_end_matches(":0").to_owned(),
+        (None, IpAddr::V4(_)) => "0.0.0.0".into(),
+        (None, IpAddr::V6(_)) => "[::]".into(),
+    }
+}

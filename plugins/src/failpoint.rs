@@ -1,0 +1,52 @@
+//! Failpoints: a test build can be told to die, fail or wait at any step of ADD and DEL.
+//!
+//! `RNET_FAILPOINT=STEP:abort`, `STEP:error` or `STEP:delay=MS`, where STEP is `add.` or `del.` and one of
+//! the names in [`STEPS`]. Compiled in by the feature `failpoints` only.
+
+/// Every step, in the order in which an attachment passes them.
+pub const STEPS: [&str; 19] = [
+    "add.lock",
+    "add.intent",
+    "add.lease",
+    "add.bridge",
+    "add.address",
+    "add.veth",
+    "add.inside",
+    "add.port",
+    "add.rules",
+    "add.conntrack",
+    "add.commit",
+    "add.reply",
+    "del.lock",
+    "del.rules",
+    "del.conntrack",
+    "del.veth",
+    "del.lease",
+    "del.record",
+    "del.bridge",
+];
+
+/// Passes `step`, unless a test asked for something else to happen there.
+#[cfg(not(feature = "failpoints"))]
+#[inline(always)]
+pub fn pass(_step: &'static str) -> Result<(), crate::Error> {
+    Ok(())
+}
+
+/// Passes `step`, unless a test asked for something else to happen there.
+#[cfg(feature = "failpoints")]
+pub fn pass(step: &'static str) -> Result<(), crate::Error> {
+    debug_assert!(STEPS.contains(&step), "{step} is not in the list of steps");
+    let asked = std::env::var("RNET_FAILPOINT").unwrap_or_default();
+    let Some(("", how)) = asked.split_once(step) else { return Ok(()) };
+    match how.strip_prefix(':') {
+        Some("abort") => std::process::abort(),
+        Some("error") => Err(crate::Error::Failpoint { step }),
+        Some(delay) => {
+            let millis = delay.strip_prefix("delay=").and_then(|ms| ms.parse().ok()).unwrap_or(0);
+            std::thread::sleep(std::time::Duration::from_millis(millis));
+            Ok(())
+        }
+        None => Ok(()),
+    }
+}

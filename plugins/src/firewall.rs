@@ -1,0 +1,194 @@
+//! Records as elements of the ruleset: what an attachment and a network put into it, and when all is rebuilt.
+//!
+//! The ruleset's text never changes. Networks and attachments add elements, so everything that belongs into
+//! the kernel can be told from the records alone.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use netlink::Mac;
+use nft::{Element, Flow, Owner, Protocol};
+use store::{Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage};
+
+use crate::{Error, Host, failpoint, ports};
+
+/// The note that says which constant part rnet last wrote.
+const NOTE: &str = "ruleset";
+
+/// Puts an attachment's elements into the ruleset. The lock that comes back is to be held until the record is
+/// committed: a rebuild in between would not know of them.
+pub fn admit(host: &mut Host, record: &Record) -> Result<Lock, Error> {
+    let _ports = ports::reserve(host, record)?;
+    let elements = attachment(record);
+    let lock = match put(host, &elements) {
+        Err(Error::PortTaken { key: Some(key), .. }) if ports::bury_dead_holder(host, &key)? => put(host, &elements),
+        other => other,
+    }?;
+    failpoint::pass("add.rules")?;
+    ports::open_loopback(host, record)?;
+    flush_udp(host, record)?;
+    failpoint::pass("add.conntrack")?;
+    Ok(lock)
+}
+
+/// Takes an attachment's elements out again, whoever may have its address by now.
+pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
+    let elements = attachment(record);
+    if elements.is_empty() {
+        return failpoint::pass("del.rules");
+    }
+    let _ports = ports::lock(host, record)?;
+    let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
+    // From here on a rebuild must not bring them back. Freeing must not depend on a disk that is full, though.
+    let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
+    host.firewall()?.remove(&elements)?;
+    failpoint::pass("del.rules")?;
+    ports::release(host, record)?;
+    flush_udp(host, record)?;
+    failpoint::pass("del.conntrack")
+}
+
+/// Puts a network's elements into the ruleset.
+pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
+    put(host, &network_elements(network)).map(drop)
+}
+
+/// Takes a network's elements out; with the last network our tables go too.
+pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> {
+    let _lock = host.lock(LockName::Ruleset, Mode::Exclusive)?;
+    let others = host.store.networks()?;
+    if others.iter().all(|other| other.name == network.name && other.plugin == network.plugin) {
+        host.store.remove_note(NOTE)?;
+        return Ok(host.firewall()?.drop_tables()?);
+    }
+    if others.iter().any(|other| other.bridge == network.bridge && other.name != network.name) {
+        return Ok(());
+    }
+    Ok(host.firewall()?.remove(&network_elements(network))?)
+}
+
+/// Makes the whole ruleset anew out of the records, in one transaction. Under the exclusive ruleset lock.
+pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> {
+    let mut elements = desired(host)?;
+    elements.extend_from_slice(more);
+    let state = host.firewall()?.rebuild(&elements)?;
+    Ok(host.store.write_note(NOTE, &state.to_string())?)
+}
+
+/// Every element that the records ask for.
+pub fn desired(host: &Host) -> Result<Vec<(Element, Owner)>, Error> {
+    let networks = host.store.networks()?;
+    let records = host.store.records()?;
+    let committed = records.iter().filter(|record| record.stage == Stage::Committed);
+    Ok(networks.iter().flat_map(network_elements).chain(committed.flat_map(attachment)).collect())
+}
+
+/// True if the constant part in the kernel is the one that rnet last wrote.
+pub fn is_intact(host: &mut Host) -> Result<bool, Error> {
+    let written = host.store.note(NOTE)?;
+    let found = host.firewall()?.state()?.map(|state| state.to_string());
+    Ok(found.is_some() && found == written)
+}
+
+/// The elements of one attachment, each owned by its key.
+pub fn attachment(record: &Record) -> Vec<(Element, Owner)> {
+    let Some(owner) = owner(&record.key()) else { return Vec::new() };
+    let ports = record.ports.iter().flat_map(|port| published(record, port));
+    let addresses = record.addresses.iter().map(|address| address.address.ip());
+    let masqueraded = addresses.filter(|_| record.masquerade).map(|address| Element::Masquerade { address });
+    let guard = if record.guarded { guards(record) } else { Vec::new() };
+    ports.chain(masqueraded).chain(guard).map(|element| (element, owner.clone())).collect()
+}
+
+/// The elements of one network, owned by its bridge: networks that share a bridge share them.
+pub fn network_elements(network: &Network) -> Vec<(Element, Owner)> {
+    let Some(owner) = Owner::new(NetworkKey::new(&network.bridge).as_str()) else { return Vec::new() };
+    let homes = network.subnets.iter().map(|subnet| Element::Home { subnet: *subnet, bridge: network.bridge.clone() });
+    let isolated = network.isolated.then(|| Element::Isolated { bridge: network.bridge.clone() });
+    homes.chain(isolated).map(|element| (element, owner.clone())).collect()
+}
+
+/// The owner that an attachment's elements bear.
+pub fn owner(key: &Key) -> Option<Owner> {
+    Owner::new(key.as_str())
+}
+
+/// Where a published port leads.
+pub fn endpoint(port: &Port) -> SocketAddr {
+    SocketAddr::new(port.container, port.container_port)
+}
+
+/// Adds elements, and mends the ruleset first where somebody flushed or changed it.
+fn put(host: &mut Host, elements: &[(Element, Owner)]) -> Result<Lock, Error> {
+    let mut lock = host.lock(LockName::Ruleset, Mode::Shared)?;
+    let added = match host.firewall()?.add(elements) {
+        Err(nft::Error::Taken { element, holder }) => return Err(ports::taken(host, &element, holder)),
+        Err(nft::Error::Absent { .. }) => false,
+        other => other.map(|()| true)?,
+    };
+    if !added || !is_intact(host)? {
+        lock.change(Mode::Exclusive)?;
+        rebuild(host, elements)?;
+    }
+    Ok(lock)
+}
+
+fn published(record: &Record, port: &Port) -> Vec<Element> {
+    let Ok(protocol) = port.protocol.parse::<Protocol>() else { return Vec::new() };
+    let to = endpoint(port);
+    let mut elements = vec![Element::Publish { host: port.host, protocol, host_port: port.host_port, to }];
+    if record.isolated {
+        elements.push(Element::Published { to, protocol });
+    }
+    if record.snat {
+        elements.push(Element::Snat { to, protocol });
+    }
+    if record.masquerade_all {
+        elements.push(Element::MasqueradeAll { to, protocol });
+    }
+    elements
+}
+
+/// What a container's port may send from: its addresses, and for IPv6 its link-local and the unspecified one.
+fn guards(record: &Record) -> Vec<Element> {
+    let (Some(link), Some(mac)) = (&record.link, record.mac.as_deref().and_then(|mac| mac.parse::<Mac>().ok())) else {
+        return Vec::new();
+    };
+    let own = record.addresses.iter().map(|address| address.address.ip());
+    let has_v6 = record.addresses.iter().any(|address| address.address.is_ipv6());
+    let v6 = if has_v6 { vec![IpAddr::V6(link_local(mac)), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] } else { Vec::new() };
+    let addresses = own.chain(v6).map(|address| Element::PortAddress { link: link.clone(), mac: mac.0, address });
+    std::iter::once(Element::Port { link: link.clone() }).chain(addresses).collect()
+}
+
+/// The link-local address that the kernel derives from a MAC (RFC 4291, appendix A).
+fn link_local(Mac(mac): Mac) -> Ipv6Addr {
+    let [a, b, c, d, e, f] = mac.map(u16::from);
+    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
+}
+
+/// Forgets the UDP flows of an attachment's host ports: they would go on to the container before or after it.
+fn flush_udp(host: &mut Host, record: &Record) -> Result<(), Error> {
+    let udp = record.ports.iter().filter(|port| port.protocol == "udp");
+    let flows: Vec<Flow> = udp
+        .map(|port| Flow {
+            host: port.host,
+            port: port.host_port,
+            v6: port.container.is_ipv6(),
+            to: Some(endpoint(port)),
+        })
+        .collect();
+    if !flows.is_empty() {
+        host.firewall()?.flush_udp(&flows)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_link_local_address_is_the_kernels() {
+        assert_eq!(link_local(Mac([0x02, 0x42, 0xac, 0x12, 0, 2])).to_string(), "fe80::42:acff:fe12:2");
+    }
+}

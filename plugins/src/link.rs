@@ -1,0 +1,135 @@
+//! The veth pair of an attachment: made with its peer in the container, dressed, and deleted.
+
+use cni::CniResult;
+use ipnetwork::IpNetwork;
+use netlink::{Link, Mac, Netlink, Netns, Request, Route, Veth, VethPair};
+use rustix::fd::AsFd;
+use store::Record;
+
+use crate::plan::{Plan, hashed_mac};
+use crate::{Error, Host};
+
+/// So many names are tried before the host end's name is said to be taken.
+const ATTEMPTS: usize = 4;
+
+/// Makes the pair: one message; the peer is born in the container under its final name.
+///
+/// The record names the host end before it exists. A name that belongs to somebody else's link is left alone
+/// and the next one tried.
+pub fn create(
+    host: &mut Host,
+    plan: &Plan,
+    record: &mut Record,
+    bridge: &Link,
+    container: &Netns,
+) -> Result<VethPair, Error> {
+    let mac = record.mac.as_deref().and_then(|mac| mac.parse().ok());
+    for attempt in 0..ATTEMPTS {
+        let name = record.key().link(attempt);
+        if attempt > 0 {
+            record.link = Some(name.clone());
+            host.store.write_record(record)?;
+        }
+        let veth = Veth {
+            name: &name,
+            mac: Some(host_mac(record)),
+            mtu: plan.mtu.or(Some(bridge.mtu)),
+            master: Some(bridge.index),
+            peer: &record.ifname,
+            peer_mac: mac,
+            peer_netns: container,
+            up: true,
+        };
+        match host.netlink.create_veth(&veth) {
+            Err(netlink::Error::Exists { .. }) if host.netlink.link(&name)?.is_some() => {}
+            Err(netlink::Error::Exists { .. }) => {
+                return Err(Error::InterfaceTaken { ifname: record.ifname.clone(), link: name });
+            }
+            other => return Ok(other?),
+        }
+    }
+    Err(Error::LinkNamesTaken { names: (0..ATTEMPTS).map(|attempt| record.key().link(attempt)).collect() })
+}
+
+/// The host end's MAC: locally administered, out of the attachment's key, so that nobody has to ask for it.
+pub fn host_mac(record: &Record) -> Mac {
+    hashed_mac(0x0a, record.key().as_str())
+}
+
+/// Gives the container's end its addresses and routes and takes it up: one send inside the container.
+pub fn dress(
+    inside: &mut Netlink,
+    plan: &Plan,
+    ifname: &str,
+    index: u32,
+    lease: &CniResult,
+) -> Result<(), Error> {
+    set_sysctls(inside, plan, ifname, lease)?;
+    let name = ifname.to_owned();
+    let (v4, v6): (Vec<IpNetwork>, Vec<IpNetwork>) =
+        lease.ips.iter().map(|ip| ip.address).partition(|address| address.is_ipv4());
+    let mut requests = vec![Request::LinkUp { index: 1, name: "lo".into() }];
+    requests.extend(v4.into_iter().map(|address| Request::AddressAdd { index, name: name.clone(), address }));
+    if plan.interface_up {
+        requests.push(Request::LinkUp { index, name: name.clone() });
+    }
+    // An IPv6 route to the gateway's network comes with the address at once only on a link that is up.
+    requests.extend(v6.into_iter().map(|address| Request::AddressAdd { index, name: name.clone(), address }));
+    requests.extend(routes(plan, lease, index).into_iter().map(Request::RouteAdd));
+    Ok(inside.send(&requests)?)
+}
+
+/// The routes of the container: a missing gateway is the first one of that family.
+fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
+    let kernel = |route: cni::Route| Route {
+        destination: route.dst,
+        gateway: route.gw.or_else(|| plan.gateway_for(route.dst, lease)),
+        index,
+        source: None,
+        scope: route.scope,
+        table: route.table,
+        priority: route.priority,
+        mtu: route.mtu,
+        advmss: route.advmss,
+        onlink: false,
+    };
+    plan.routes(lease).into_iter().map(kernel).collect()
+}
+
+/// Deletes a link. Its last user returns as soon as the link is gone from all lists; what the kernel still waits
+/// for is left to a child, which also keeps the ruleset's socket: its close would wait as long.
+pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
+    let keep: Vec<_> = host.used_firewall().map(AsFd::as_fd).into_iter().collect();
+    let wait = std::env::var_os("RNET_SYNC").is_some_and(|value| value == "1");
+    netlink::delete_link(index, &keep, wait)?;
+    Ok(())
+}
+
+/// The host end of an attachment, if it is there and ours: its alias says so, or, where ADD did not come that
+/// far, its record does.
+pub fn find(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
+    let key = record.key();
+    let name = record.link.clone().unwrap_or_else(|| key.link(0));
+    let found = host.netlink.link(&name)?;
+    Ok(found.filter(|link| match &link.alias {
+        Some(alias) => alias == key.as_str(),
+        None => record.link.is_some() && link.mac == Some(host_mac(record)),
+    }))
+}
+
+fn set_sysctls(inside: &Netlink, plan: &Plan, ifname: &str, lease: &CniResult) -> Result<(), Error> {
+    if plan.mac.is_some() {
+        inside.set_sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
+    }
+    let has_v6 = lease.ips.iter().any(|ip| ip.address.is_ipv6());
+    if has_v6 {
+        inside.set_sysctl("ipv6/conf/lo/disable_ipv6", "0")?;
+        inside.set_sysctl(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0")?;
+        inside.set_sysctl(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1")?;
+        let detection = if plan.duplicate_detection { "1" } else { "0" };
+        inside.set_sysctl(&format!("ipv6/conf/{ifname}/accept_dad"), detection)?;
+    } else if plan.ipv4_only && inside.sysctl(&format!("ipv6/conf/{ifname}/disable_ipv6"))?.is_some() {
+        inside.set_sysctl(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,87 @@
+//! The plugin `loopback`: `lo` comes up.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use cni::{CniResult, Interface, Ip, Plugin, Request};
+use netlink::{Netlink, Netns};
+
+use crate::Error;
+use crate::error::Finding;
+
+/// The index that `lo` has in every network namespace.
+const LO: u32 = 1;
+
+/// The plugin of this file. It ignores CNI_IFNAME and never refuses CNI_ARGS.
+pub struct Loopback;
+
+impl Plugin for Loopback {
+    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
+        Ok(add(request)?)
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(del(request)?)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(check(request)?)
+    }
+
+    fn status(&self, _: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(())
+    }
+
+    fn gc(&self, _: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(())
+    }
+}
+
+fn add(request: &Request<'_>) -> Result<CniResult, Error> {
+    let mut inside = inside(request)?;
+    inside.send(&[netlink::Request::LinkUp { index: LO, name: "lo".into() }])?;
+    if let Some(previous) = request.config.prev_result()? {
+        return Ok(previous);
+    }
+    let lo = Interface {
+        name: "lo".into(),
+        mac: Some("00:00:00:00:00:00".into()),
+        sandbox: Some(request.call.netns.clone()),
+        ..Interface::default()
+    };
+    Ok(CniResult { interfaces: vec![lo], ips: addresses(&mut inside)?, ..CniResult::default() })
+}
+
+/// Without a namespace there is nothing to take down.
+fn del(request: &Request<'_>) -> Result<(), Error> {
+    let Ok(mut inside) = inside(request) else { return Ok(()) };
+    Ok(inside.send(&[netlink::Request::LinkDown { index: LO, name: "lo".into() }])?)
+}
+
+fn check(request: &Request<'_>) -> Result<(), Error> {
+    match inside(request)?.link_by_index(LO)? {
+        Some(lo) if lo.up => Ok(()),
+        _ => Err(Error::Check(Finding::LoopbackDown)),
+    }
+}
+
+fn inside(request: &Request<'_>) -> Result<Netlink, Error> {
+    Ok(Netlink::inside(&Netns::open(Path::new(&request.call.netns))?)?)
+}
+
+/// The first IPv4 and the first IPv6 address of `lo`.
+fn addresses(inside: &mut Netlink) -> Result<Vec<Ip>, Error> {
+    let found = inside.addresses(Some(LO))?;
+    let v4 = found.iter().find(|found| found.address.is_ipv4());
+    let v6 = found.iter().find(|found| found.address.is_ipv6());
+    let first = v4.into_iter().chain(v6).map(|found| match found.address.ip() {
+        IpAddr::V4(v4) if !v4.is_loopback() => Err(foreign(found)),
+        IpAddr::V6(v6) if !v6.is_loopback() => Err(foreign(found)),
+        _ => Ok(Ip { address: found.address, gateway: None, interface: Some(0) }),
+    });
+    first.collect()
+}
+
+fn foreign(found: &netlink::Address) -> Error {
+    Error::Check(Finding::LoopbackAddress(found.address.ip().to_string()))
+}

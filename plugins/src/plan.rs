@@ -1,0 +1,179 @@
+//! What an attachment is to become: the configurations of `rnet` and `bridge` in one form.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use cni::{CniResult, Dns, Ip, Request};
+use ipnetwork::IpNetwork;
+use netlink::Mac;
+use store::{Address, Key, Namespace, Record};
+
+use crate::Error;
+use crate::ports::Mapping;
+
+/// Who leases the addresses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ipam {
+    /// Nobody: the network is a switch without addresses.
+    None,
+    /// rnet itself, from the ranges in the configuration, the lowest free first.
+    Own,
+    /// The plugin of this name, looked up in CNI_PATH.
+    Delegate(String),
+}
+
+/// One attachment and the network it belongs to, as configured.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The plugin in whose name records are written.
+    pub plugin: &'static str,
+    /// The network's name.
+    pub network: String,
+    /// The bridge.
+    pub bridge: String,
+    /// The bridge goes with its last attachment, if rnet made it.
+    pub owns_bridge: bool,
+    /// The bridge bears the gateway's address and the host forwards.
+    pub gateway: bool,
+    /// The container gets a default route although IPAM gives none.
+    pub default_gateway: bool,
+    /// Another address on the bridge is replaced instead of refused.
+    pub force_address: bool,
+    /// The MTU of bridge and veth; none is that of the default route's link, or of the bridge that is there.
+    pub mtu: Option<u32>,
+    /// An MTU is looked up for a new bridge that has none configured.
+    pub inherit_mtu: bool,
+    /// The bridge is promiscuous.
+    pub promiscuous: bool,
+    /// Frames may leave by the port that they came in by.
+    pub hairpin: bool,
+    /// The port reaches the gateway only.
+    pub port_isolation: bool,
+    /// Traffic to other networks is masqueraded.
+    pub masquerade: bool,
+    /// Only published ports are reached from elsewhere.
+    pub isolated: bool,
+    /// Frames with a source that is not the container's own are dropped.
+    pub guarded: bool,
+    /// The container's end comes up.
+    pub interface_up: bool,
+    /// IPv6 addresses are probed for duplicates.
+    pub duplicate_detection: bool,
+    /// IPv6 is off in a container that has no IPv6 address.
+    pub ipv4_only: bool,
+    /// The MAC that was asked for.
+    pub mac: Option<Mac>,
+    /// Who leases addresses.
+    pub ipam: Ipam,
+    /// The ports to publish.
+    pub ports: Vec<Mapping>,
+    /// The resolver settings of the configuration, which win over IPAM's.
+    pub dns: Option<Dns>,
+    /// The container's name, where the runtime tells it.
+    pub name: Option<String>,
+}
+
+impl Plan {
+    /// The record of this attachment before anything is made.
+    pub fn record(&self, request: &Request<'_>) -> Record {
+        let call = request.call;
+        let mut record = Record {
+            plugin: self.plugin.into(),
+            network: self.network.clone(),
+            container: call.container_id.clone(),
+            ifname: call.ifname.clone(),
+            name: self.name.clone(),
+            netns: Some(Namespace { path: call.netns.clone().into(), dev: 0, ino: 0 }),
+            bridge: Some(self.bridge.clone()),
+            masquerade: self.masquerade,
+            isolated: self.isolated,
+            guarded: self.guarded,
+            snat: true,
+            ..Record::default()
+        };
+        record.link = Some(record.key().link(0));
+        record
+    }
+
+    /// Every address that the bridge bears as its containers' gateway.
+    pub fn gateways(&self, lease: &CniResult) -> Result<Vec<IpNetwork>, Error> {
+        if !self.gateway {
+            return Ok(Vec::new());
+        }
+        lease.ips.iter().map(gateway_address).collect()
+    }
+
+    /// The gateway for a route of `destination`'s family, where there is one.
+    pub fn gateway_for(&self, destination: IpNetwork, lease: &CniResult) -> Option<IpAddr> {
+        let ip = lease.ips.iter().find(|ip| ip.address.is_ipv4() == destination.is_ipv4())?;
+        self.gateway_of(ip)
+    }
+
+    /// The gateway of an address: IPAM's, else, where the bridge is the gateway, the subnet's first host.
+    pub fn gateway_of(&self, ip: &Ip) -> Option<IpAddr> {
+        ip.gateway.or_else(|| self.gateway.then(|| first_host(ip.address)))
+    }
+
+    /// IPAM's routes, and a default route for each family that has a gateway and none yet, where that is asked for.
+    pub fn routes(&self, lease: &CniResult) -> Vec<Route> {
+        let mut routes = lease.routes.clone();
+        for default in DEFAULTS.into_iter().flatten().filter(|_| self.default_gateway) {
+            if routes.iter().all(|route| route.dst != default)
+                && let Some(gateway) = self.gateway_for(default, lease)
+            {
+                routes.push(Route { gw: Some(gateway), ..Route::to(default) });
+            }
+        }
+        routes
+    }
+
+    /// The MAC of the container's end: the one asked for, else out of its first address, else out of its key.
+    pub fn container_mac(&self, lease: &CniResult, key: &Key) -> Mac {
+        let from_v4 = || lease.ips.iter().find_map(|ip| v4(ip).map(Mac::from));
+        let from_v6 = || lease.ips.iter().find_map(|ip| v6(ip).map(Mac::from_v6));
+        self.mac.or_else(from_v4).or_else(from_v6).unwrap_or_else(|| hashed_mac(0x0e, key.as_str()))
+    }
+}
+
+/// The gateway that IPAM names, else the subnet's first host, with the subnet's prefix length.
+pub fn gateway_address(ip: &Ip) -> Result<IpNetwork, Error> {
+    let gateway = ip.gateway.unwrap_or_else(|| first_host(ip.address));
+    IpNetwork::new(gateway, ip.address.prefix()).map_err(|_| Error::NoAddress)
+}
+
+/// The first address after the network's own.
+pub fn first_host(network: IpNetwork) -> IpAddr {
+    match network.network() {
+        IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from(u32::from(v4).wrapping_add(1))),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6).wrapping_add(1))),
+    }
+}
+
+/// The subnet an address lies in, `172.18.0.0/16` of `172.18.0.2/16`.
+pub fn subnet(address: IpNetwork) -> IpNetwork {
+    IpNetwork::new(address.network(), address.prefix()).unwrap_or(address)
+}
+
+/// The addresses of a result in the form that records keep.
+pub fn addresses(lease: &CniResult) -> Vec<Address> {
+    lease.ips.iter().map(|ip| Address { address: ip.address, gateway: ip.gateway }).collect()
+}
+
+/// A locally administered MAC: `first` and five bytes out of a key's hex digits.
+pub fn hashed_mac(first: u8, key: &str) -> Mac {
+    let byte = |at: usize| key.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(0);
+    Mac([first, byte(0), byte(2), byte(4), byte(6), byte(8)])
+}
+
+fn v4(ip: &Ip) -> Option<Ipv4Addr> {
+    match ip.address.ip() {
+        IpAddr::V4(v4) => Some(v4),
+        IpAddr::V6(_) => None,
+    }
+}
+
+fn v6(ip: &Ip) -> Option<Ipv6Addr> {
+    match ip.address.ip() {
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) => Some(v6),
+    }
+}

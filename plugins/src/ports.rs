@@ -1,0 +1,315 @@
+//! Published ports: what a runtime asks for, who holds which, and the host's loopback.
+//!
+//! Equal keys collide in the kernel (the map's element is the reservation). That a port on any address and the
+//! same port on one address collide too is decided here, under the host-wide ports lock: ports on single
+//! addresses are claims in the store, ports on any address are looked up in the kernel's map.
+
+use std::net::IpAddr;
+
+use cni::Ip;
+use nft::{Element, Owner, Protocol};
+use serde::Deserialize;
+use store::{Lock, LockName, Mode, Port, Record};
+
+use crate::error::{Fault, host_text};
+use crate::{Error, Host, attach, firewall};
+
+/// One entry of `runtimeConfig.portMappings`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Mapping {
+    /// The host port, 1 to 65535.
+    pub host_port: i64,
+    /// The container's port, 1 to 65535.
+    pub container_port: i64,
+    /// `tcp`, `udp` or `sctp` in any case; empty is tcp.
+    pub protocol: String,
+    /// The host address; empty, `0.0.0.0` and `::` are any address.
+    #[serde(rename = "hostIP")]
+    pub host_ip: String,
+}
+
+impl Mapping {
+    /// Refuses what cannot be published, before anything is touched.
+    pub fn validate(&self) -> Result<(), Fault> {
+        self.container_port()?;
+        self.host_port()?;
+        self.protocol()?;
+        self.host().map(drop)
+    }
+
+    /// The ports that this entry opens: one for each address whose family it fits.
+    pub fn resolve(&self, addresses: &[IpAddr]) -> Result<Vec<Port>, Fault> {
+        let (host, protocol) = (self.host()?, self.protocol()?.to_string());
+        let (host_port, container_port) = (self.host_port()?, self.container_port()?);
+        let fitting = addresses.iter().filter(|to| host.is_none_or(|host| host.is_ipv4() == to.is_ipv4()));
+        let host = host.filter(|host| !host.is_unspecified());
+        Ok(fitting
+            .map(|to| Port { host, host_port, container: *to, container_port, protocol: protocol.clone() })
+            .collect())
+    }
+
+    fn container_port(&self) -> Result<u16, Fault> {
+        port(self.container_port).ok_or(Fault::ContainerPort(self.container_port))
+    }
+
+    fn host_port(&self) -> Result<u16, Fault> {
+        port(self.host_port).ok_or(Fault::HostPort(self.host_port))
+    }
+
+    fn protocol(&self) -> Result<Protocol, Fault> {
+        if self.protocol.is_empty() {
+            return Ok(Protocol::Tcp);
+        }
+        self.protocol.parse().map_err(|_| Fault::Protocol(self.protocol.clone()))
+    }
+
+    fn host(&self) -> Result<Option<IpAddr>, Fault> {
+        if self.host_ip.is_empty() {
+            return Ok(None);
+        }
+        self.host_ip.parse().map(Some).map_err(|_| Fault::HostAddress(self.host_ip.clone()))
+    }
+}
+
+/// The ports that `mappings` open for the container's first address of each family.
+pub fn resolve(mappings: &[Mapping], ips: &[Ip]) -> Result<Vec<Port>, Fault> {
+    let v4 = ips.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv4);
+    let v6 = ips.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv6);
+    let addresses: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
+    let mut ports = Vec::with_capacity(mappings.len());
+    for mapping in mappings {
+        ports.extend(mapping.resolve(&addresses)?);
+    }
+    Ok(ports)
+}
+
+/// The host-wide ports lock, where a record has ports at all.
+pub fn lock(host: &Host, record: &Record) -> Result<Option<Lock>, Error> {
+    if record.ports.is_empty() { Ok(None) } else { host.lock(LockName::Ports, Mode::Exclusive).map(Some) }
+}
+
+/// Claims a record's ports against those of others that the kernel's keys do not collide with. What comes back
+/// is the ports lock, to be held until the elements are in.
+pub fn reserve(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
+    let lock = lock(host, record)?;
+    for port in &record.ports {
+        refuse_foreign_address(host, port)?;
+        match port.host {
+            None => refuse_if_claimed(host, record, port)?,
+            Some(_) => host.store.claim(&claim(port), &record.key())?,
+        }
+    }
+    refuse_if_on_any_address(host, record)?;
+    Ok(lock)
+}
+
+/// Gives a record's claims back, and closes the loopback of a bridge that has no port left.
+pub fn release(host: &mut Host, record: &Record) -> Result<(), Error> {
+    for port in record.ports.iter().filter(|port| port.host.is_some()) {
+        host.store.release(&claim(port), &record.key())?;
+    }
+    let Some(bridge) = loopback_bridge(record) else { return Ok(()) };
+    if host.store.release(&loopback_claim(bridge), &record.key())? {
+        close_loopback(host, bridge)?;
+    }
+    Ok(())
+}
+
+/// Lets the host reach a record's ports by 127.0.0.1: `route_localnet` on the bridge, behind two guards.
+///
+/// One guard is a rule, which is in the kernel by now; the other stands outside nftables, so that a flush of
+/// the ruleset does not open the host's own services to containers.
+pub fn open_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
+    let Some(bridge) = loopback_bridge(record) else { return Ok(()) };
+    let key = format!("ipv4/conf/{bridge}/route_localnet");
+    let open = host.netlink.sysctl(&key)?.as_deref() == Some("1");
+    if open && !host.store.is_claimed(&loopback_claim(bridge))? {
+        // Somebody else's setting, and theirs to take back.
+        return Ok(());
+    }
+    host.store.claim(&loopback_claim(bridge), &record.key())?;
+    if !open {
+        guard_loopback(host, bridge)?;
+        host.netlink.set_sysctl(&key, "1")?;
+    }
+    Ok(())
+}
+
+/// The error for a key that the kernel says is taken, with its holder's name.
+pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error {
+    let Element::Publish { host: address, host_port, to, .. } = element else {
+        return Error::Nft(nft::Error::Taken { element: element.clone(), holder });
+    };
+    let key = holder.map(|owner| owner.to_string());
+    let holder = key.as_deref().and_then(|key| holder_of(host, key));
+    Error::PortTaken {
+        host: host_text(*address, to.ip()),
+        port: *host_port,
+        holder: holder.map_or_else(|| "somebody unknown to rnet".into(), |record| holder_text(&record)),
+        key,
+    }
+}
+
+/// Takes the ports of a dead container away from it; false if the holder lives. Under the ports lock.
+pub fn bury_dead_holder(host: &mut Host, key: &str) -> Result<bool, Error> {
+    match holder_of(host, key) {
+        Some(holder) if !attach::is_alive(host, &holder)? => bury(host, &holder).map(|()| true),
+        _ => Ok(false),
+    }
+}
+
+/// What else a dead container left is its DEL's or gc's to remove.
+fn bury(host: &mut Host, holder: &Record) -> Result<(), Error> {
+    let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
+    host.firewall()?.remove(&firewall::attachment(holder))?;
+    release(host, holder)?;
+    Ok(host.store.write_record(&Record { ports: Vec::new(), ..holder.clone() })?)
+}
+
+fn holder_of(host: &Host, key: &str) -> Option<Record> {
+    host.store.records().ok()?.into_iter().find(|record| record.key().as_str() == key && !record.ports.is_empty())
+}
+
+fn refuse_if_claimed(host: &mut Host, record: &Record, port: &Port) -> Result<(), Error> {
+    let what = claim(port);
+    if !host.store.is_claimed(&what)? {
+        return Ok(());
+    }
+    for key in host.store.claimants(&what)? {
+        match holder_of(host, &key) {
+            Some(holder) if holder.key() == record.key() => {}
+            Some(holder) if attach::is_alive(host, &holder)? => return Err(port_taken(port, &holder)),
+            Some(holder) => bury(host, &holder)?,
+            None => drop(host.store.release_key(&what, &key)?),
+        }
+    }
+    Ok(())
+}
+
+/// A port on one address is not free if anybody has it on every address.
+fn refuse_if_on_any_address(host: &mut Host, record: &Record) -> Result<(), Error> {
+    let single: Vec<&Port> = record.ports.iter().filter(|port| port.host.is_some()).collect();
+    if single.is_empty() {
+        return Ok(());
+    }
+    let keys: Vec<Element> = single.iter().filter_map(|port| on_any_address(port)).collect();
+    let owners = host.firewall()?.owners(&keys)?;
+    let found = single.into_iter().zip(owners).find_map(|(port, owner)| owner.map(|owner| (port, owner)));
+    match found {
+        Some((port, owner)) if Some(&owner) != firewall::owner(&record.key()).as_ref() => {
+            let key = on_any_address(port);
+            Err(key.map_or(Error::NoAddress, |key| taken(host, &key, Some(owner))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn on_any_address(port: &Port) -> Option<Element> {
+    let protocol = port.protocol.parse().ok()?;
+    Some(Element::Publish { host: None, protocol, host_port: port.host_port, to: firewall::endpoint(port) })
+}
+
+/// DNAT applies to local addresses only, so a port on another host's address would be dead (CVE-2020-8554).
+fn refuse_foreign_address(host: &mut Host, port: &Port) -> Result<(), Error> {
+    const LOOPBACK: u32 = 1;
+    let Some(address) = port.host else { return Ok(()) };
+    match address {
+        IpAddr::V6(v6) if v6.is_loopback() || v6.is_unicast_link_local() => {
+            Err(Error::HostAddressUnusable { host: address })
+        }
+        _ => match host.netlink.route_to(address)? {
+            Some((LOOPBACK, None)) => Ok(()),
+            _ => Err(Error::HostAddressNotLocal { host: address }),
+        },
+    }
+}
+
+/// The bridge by which the host's loopback reaches a record's ports, where any of them is open to it.
+fn loopback_bridge(record: &Record) -> Option<&str> {
+    let reachable = |port: &Port| match (port.host, port.container) {
+        (None, IpAddr::V4(_)) => true,
+        (Some(IpAddr::V4(host)), _) => host.is_loopback(),
+        _ => false,
+    };
+    let open = record.snat && record.ports.iter().any(reachable);
+    record.bridge.as_deref().filter(|_| open)
+}
+
+fn guard_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
+    if let Some(link) = host.netlink.link(bridge)? {
+        host.netlink.send(&[netlink::Request::LoopbackGuard { index: link.index, name: link.name }])?;
+    }
+    Ok(())
+}
+
+/// The setting first, the guard last: in between the loopback is closed twice.
+fn close_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
+    let Some(link) = host.netlink.link(bridge)? else { return Ok(()) };
+    host.netlink.set_sysctl(&format!("ipv4/conf/{bridge}/route_localnet"), "0")?;
+    Ok(host.netlink.send(&[netlink::Request::LoopbackGuardDel { index: link.index, name: link.name }])?)
+}
+
+fn claim(port: &Port) -> String {
+    let family = if port.container.is_ipv4() { '4' } else { '6' };
+    format!("{}{family}-{}", port.protocol, port.host_port)
+}
+
+fn loopback_claim(bridge: &str) -> String {
+    format!("loopback-{bridge}")
+}
+
+fn port_taken(port: &Port, holder: &Record) -> Error {
+    Error::PortTaken {
+        host: host_text(port.host, port.container),
+        port: port.host_port,
+        holder: holder_text(holder),
+        key: None,
+    }
+}
+
+fn holder_text(record: &Record) -> String {
+    format!("{:?} on {:?}", record.who(), record.network)
+}
+
+fn port(number: i64) -> Option<u16> {
+    u16::try_from(number).ok().filter(|port| *port > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mapping(host_ip: &str, host_port: i64, container_port: i64, protocol: &str) -> Mapping {
+        Mapping { host_port, container_port, protocol: protocol.into(), host_ip: host_ip.into() }
+    }
+
+    #[test]
+    fn bad_entries_are_refused_in_upstreams_words() {
+        let cases = [
+            (mapping("", 8080, 0, "tcp"), "Invalid container port number: 0"),
+            (mapping("", 0, 80, "tcp"), "Invalid host port number: 0"),
+            (mapping("", 70000, 80, "tcp"), "Invalid host port number: 70000"),
+            (mapping("", 8080, -1, "tcp"), "Invalid container port number: -1"),
+            (mapping("", 8080, 80, "abc"), "Invalid protocol: \"abc\" (tcp, udp and sctp are known)"),
+            (mapping("10.0.0", 8080, 80, ""), "Invalid host IP: \"10.0.0\""),
+        ];
+        for (mapping, text) in cases {
+            assert_eq!(mapping.validate().unwrap_err().to_string(), text);
+        }
+        assert_eq!(mapping("", 8080, 80, "TCP").validate(), Ok(()));
+    }
+
+    #[test]
+    fn an_entry_opens_one_port_for_each_family_that_it_fits() {
+        let both: [IpAddr; 2] = ["172.18.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+
+        let any = mapping("", 8080, 80, "").resolve(&both).unwrap();
+        let any_v4 = mapping("0.0.0.0", 8080, 80, "").resolve(&both).unwrap();
+        let one = mapping("10.0.0.1", 8080, 80, "udp").resolve(&both).unwrap();
+
+        assert_eq!(any.iter().map(|port| port.container).collect::<Vec<_>>(), both);
+        assert_eq!(any_v4, &any[..1]);
+        assert_eq!((one.len(), one[0].host, one[0].protocol.as_str()), (1, Some("10.0.0.1".parse().unwrap()), "udp"));
+    }
+}

@@ -1,0 +1,136 @@
+//! The plugin `rnet`: bridge, lease, addresses, published ports, isolation and guards, all in one process.
+
+use cni::{Args, CniResult, Dns, Plugin, Request};
+use serde::Deserialize;
+use store::NetworkKey;
+
+use crate::attach;
+use crate::bridge::{self, ArgsMember, IpamMember, RuntimeConfig};
+use crate::error::Fault;
+use crate::plan::{Ipam, Plan};
+use crate::{Error, check};
+
+/// The plugin of this file.
+pub struct Rnet;
+
+/// Its keys. Every default is the safe one.
+#[derive(Debug, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Config {
+    /// The bridge; the default is made of the network's name.
+    bridge: String,
+    /// 0: that of the default route's link.
+    mtu: u32,
+    ip_masq: bool,
+    /// Networks do not reach one another, and from outside only published ports are reached.
+    isolate: bool,
+    /// Frames with a source that is not the container's own are dropped at its port.
+    spoof_guard: bool,
+    hairpin_mode: bool,
+    port_isolation: bool,
+    dns: Option<Dns>,
+    ipam: Option<IpamMember>,
+    args: ArgsMember,
+    runtime_config: RuntimeConfig,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bridge: String::new(),
+            mtu: 0,
+            ip_masq: true,
+            isolate: true,
+            spoof_guard: true,
+            hairpin_mode: false,
+            port_isolation: false,
+            dns: None,
+            ipam: None,
+            args: ArgsMember::default(),
+            runtime_config: RuntimeConfig::default(),
+        }
+    }
+}
+
+impl Plugin for Rnet {
+    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
+        Ok(attach::add(&plan(request)?, request)?)
+    }
+
+    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(attach::del(&plan(request)?, request)?)
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(check::attachment(&plan(request)?, request)?)
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(attach::status(&plan(request)?, request)?)
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(attach::gc(&plan(request)?, request)?)
+    }
+}
+
+/// The bridge of the network `name` where none is configured: `rnet-` and the name, or a hash that fits.
+pub fn default_bridge(name: &str) -> String {
+    let plain = format!("rnet-{name}");
+    if plain.len() < 16 { plain } else { format!("rnet-{}", &NetworkKey::new(name).as_str()[..10]) }
+}
+
+fn plan(request: &Request<'_>) -> Result<Plan, Error> {
+    let config: Config = request.config.section()?;
+    let args = Args::of(request.call, &[])?;
+    for mapping in &config.runtime_config.port_mappings {
+        mapping.validate().map_err(Error::Config)?;
+    }
+    let name = &request.config.name;
+    let bridge = if config.bridge.is_empty() { default_bridge(name) } else { config.bridge };
+    Ok(Plan {
+        plugin: "rnet",
+        network: name.clone(),
+        bridge: bridge::checked_name(bridge)?,
+        owns_bridge: true,
+        gateway: true,
+        default_gateway: true,
+        force_address: true,
+        mtu: (config.mtu > 0).then_some(config.mtu),
+        inherit_mtu: true,
+        promiscuous: false,
+        hairpin: config.hairpin_mode,
+        port_isolation: config.port_isolation,
+        masquerade: config.ip_masq,
+        isolated: config.isolate,
+        guarded: config.spoof_guard,
+        interface_up: true,
+        duplicate_detection: false,
+        ipv4_only: true,
+        mac: bridge::mac(&args, &config.args, &config.runtime_config)?,
+        ipam: own_unless_named(config.ipam, name)?,
+        ports: config.runtime_config.port_mappings,
+        dns: config.dns.filter(|dns| !dns.is_empty()),
+        name: args.k8s_pod_name().map(str::to_owned),
+    })
+}
+
+fn own_unless_named(ipam: Option<IpamMember>, network: &str) -> Result<Ipam, Error> {
+    match ipam {
+        None => Err(Error::Config(Fault::NoRanges(network.to_owned()))),
+        Some(ipam) if ipam.kind.is_empty() || ipam.kind == "rnet" => Ok(Ipam::Own),
+        Some(ipam) => Ok(Ipam::Delegate(ipam.kind)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_name_fits_the_kernel_and_two_long_names_differ() {
+        assert_eq!(default_bridge("mynet"), "rnet-mynet");
+        let (one, two) = (default_bridge(&format!("{}1", "n".repeat(60))), default_bridge(&format!("{}2", "n".repeat(60))));
+        assert!(one.len() == 15 && one != two);
+    }
+}

@@ -1,0 +1,185 @@
+//! Files that appear whole or not at all, opened by descriptor and without following links.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+
+use crate::Error;
+use crate::paths::trusted_env;
+
+/// Opens the folder at `path`, making it and its parents (mode 0755, the last `mode`) where they are missing.
+///
+/// The last component is not followed if it is a symbolic link.
+pub fn open_dir(path: &Path, mode: u32) -> Result<OwnedFd, Error> {
+    match open_existing(path) {
+        Err(Errno::NOENT) => make_dir(path, mode).and_then(|()| open_existing(path)),
+        other => other,
+    }
+    .map_err(Error::file("open the folder", path))
+}
+
+fn open_existing(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    rustix::fs::open(path, flags, Mode::empty())
+}
+
+fn make_dir(path: &Path, mode: u32) -> Result<(), Errno> {
+    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
+        Err(Errno::NOENT) => {
+            let parent = path.parent().ok_or(Errno::NOENT)?;
+            make_dir(parent, 0o755)?;
+            make_dir(path, mode)
+        }
+        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    }
+}
+
+/// Reads the regular file `name` in `dir`; `None` if there is none.
+pub fn read_whole(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>, Error> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other.map_err(Error::file("open", name))?,
+    };
+    let mut bytes = Vec::with_capacity(1024);
+    while rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))
+        .map_err(Error::file("read", name))?
+        > 0
+    {
+        bytes.reserve(1024);
+    }
+    Ok(Some(bytes))
+}
+
+/// Creates `name` in `dir` with `bytes`, complete from the first moment it can be seen (O_TMPFILE, linkat).
+///
+/// Returns false, and changes nothing, if the name exists. Not synced: what needs to outlive a power loss
+/// does not belong here.
+pub fn create_whole(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], mode: u32) -> Result<bool, Error> {
+    let linked = unnamed(dir, bytes, mode).and_then(|file| {
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)
+    });
+    let linked = match linked {
+        Err(Errno::OPNOTSUPP | Errno::ISDIR) => rename_new(dir, name, bytes, mode, RenameFlags::NOREPLACE),
+        other => other,
+    };
+    match linked {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST) => Ok(false),
+        Err(errno) => Err(Error::file("create", name)(errno)),
+    }
+}
+
+/// Writes `name` in `dir`, replacing what is there in one step (temporary file, rename). Not synced.
+pub fn replace_whole(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], mode: u32) -> Result<(), Error> {
+    rename_new(dir, name, bytes, mode, RenameFlags::empty()).map_err(Error::file("write", name))
+}
+
+fn unnamed(dir: BorrowedFd<'_>, bytes: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, ".", flags, Mode::from_raw_mode(mode))?;
+    write_all(file.as_fd(), bytes)?;
+    Ok(file)
+}
+
+fn rename_new(
+    dir: BorrowedFd<'_>,
+    name: &str,
+    bytes: &[u8],
+    mode: u32,
+    how: RenameFlags,
+) -> Result<(), Errno> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let temporary = format!(".new-{}-{count}", rustix::process::getpid());
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, &temporary, flags, Mode::from_raw_mode(mode))?;
+    let renamed = write_all(file.as_fd(), bytes)
+        .and_then(|()| rustix::fs::renameat_with(dir, &temporary, dir, name, how));
+    if renamed.is_err() {
+        // The name is ours alone; the error to report is the first one.
+        let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
+    }
+    renamed
+}
+
+fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = rustix::io::write(file, bytes)?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+/// The kernel's id of this boot (/proc/sys/kernel/random/boot_id), or what `RNET_BOOT_ID` says (tests).
+pub fn boot_id() -> Result<String, Error> {
+    if let Some(id) = trusted_env("RNET_BOOT_ID") {
+        return Ok(id.to_string_lossy().into_owned());
+    }
+    let path = "/proc/sys/kernel/random/boot_id";
+    let id = std::fs::read_to_string(path).map_err(|error| {
+        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+        Error::file("read", path)(errno)
+    })?;
+    Ok(id.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> (tempfile::TempDir, OwnedFd) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open_dir(folder.path(), 0o700).unwrap();
+        (folder, dir)
+    }
+
+    #[test]
+    fn a_file_is_created_once_and_keeps_its_first_content() {
+        let (_folder, dir) = folder();
+
+        assert!(create_whole(dir.as_fd(), "172.18.0.2", b"first", 0o600).unwrap());
+        assert!(!create_whole(dir.as_fd(), "172.18.0.2", b"second", 0o600).unwrap());
+
+        assert_eq!(read_whole(dir.as_fd(), "172.18.0.2").unwrap().unwrap(), b"first");
+    }
+
+    #[test]
+    fn a_replaced_file_leaves_no_temporary_behind() {
+        let (folder, dir) = folder();
+
+        replace_whole(dir.as_fd(), "record", &[b'a'; 5000], 0o600).unwrap();
+        replace_whole(dir.as_fd(), "record", b"new", 0o600).unwrap();
+
+        assert_eq!(read_whole(dir.as_fd(), "record").unwrap().unwrap(), b"new");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_planted_link_is_not_followed() {
+        let (folder, dir) = folder();
+        let victim = folder.path().join("victim");
+        std::fs::write(&victim, "secret").unwrap();
+        std::os::unix::fs::symlink(&victim, folder.path().join("record")).unwrap();
+
+        assert!(matches!(read_whole(dir.as_fd(), "record"), Err(Error::File { errno: Errno::LOOP, .. })));
+        replace_whole(dir.as_fd(), "record", b"ours", 0o600).unwrap();
+
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "secret");
+    }
+
+    #[test]
+    fn parents_are_made_and_a_link_in_place_of_the_folder_is_refused() {
+        let (folder, _) = folder();
+
+        open_dir(&folder.path().join("run/rnet/7"), 0o700).unwrap();
+        std::os::unix::fs::symlink("/tmp", folder.path().join("leases")).unwrap();
+
+        assert!(open_dir(&folder.path().join("leases"), 0o700).is_err());
+    }
+}

@@ -1,0 +1,20 @@
+//! What rnet remembers: records of attachments and networks, the locks around them, where files live, and how
+//! they are written so that each appears whole or not at all.
+//!
+//! Nothing here knows the kernel's network: the other crates decide what a record means.
+
+mod error;
+mod files;
+mod key;
+mod lock;
+mod paths;
+mod record;
+mod state;
+
+pub use error::Error;
+pub use files::{boot_id, create_whole, open_dir, read_whole, replace_whole};
+pub use key::{Key, NetworkKey};
+pub use lock::{Lock, LockName, Mode};
+pub use paths::Paths;
+pub use record::{Address, Namespace, Network, Port, Record, Stage, Sysctl};
+pub use state::Store;

@@ -1,0 +1,213 @@
+//! Locks with a bounded wait, which name their holder when they are not free.
+//!
+//! They are flock(2) locks: gone with the process that held them, however it ended. The order in which one
+//! caller may take several is the order of [`LockName`].
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, FlockOperation, Mode as FileMode, OFlags};
+use rustix::io::Errno;
+
+use crate::{Error, Key, NetworkKey};
+
+/// What a lock protects, in the order in which locks are taken.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LockName {
+    /// One attachment: its ADD, DEL and CHECK.
+    Attachment(Key),
+    /// A network: shared by its attachments' calls, exclusive while its bridge comes or goes.
+    Network(NetworkKey),
+    /// All published host ports of this host.
+    Ports,
+    /// Our nftables tables: shared from the first element until the record is changed, exclusive for a rebuild.
+    Ruleset,
+}
+
+/// Shared or alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// With others that share.
+    Shared,
+    /// Alone.
+    Exclusive,
+}
+
+impl LockName {
+    fn file(&self) -> String {
+        match self {
+            LockName::Attachment(key) => format!("attachment-{key}"),
+            LockName::Network(key) => format!("network-{key}"),
+            LockName::Ports => "ports".into(),
+            LockName::Ruleset => "ruleset".into(),
+        }
+    }
+
+    fn words(&self) -> String {
+        match self {
+            LockName::Attachment(key) => format!("the attachment {key}"),
+            LockName::Network(key) => format!("the network {key}"),
+            LockName::Ports => "the published ports".into(),
+            LockName::Ruleset => "the ruleset".into(),
+        }
+    }
+}
+
+/// A lock that is held; letting it go out of scope releases it, even if a forked child still has the descriptor.
+#[derive(Debug)]
+pub struct Lock {
+    name: LockName,
+    file: OwnedFd,
+    patience: Duration,
+}
+
+impl Lock {
+    /// Takes `name` in the folder `dir`, waiting at most `patience`; `what` is written for those who wait in vain.
+    pub(crate) fn take(
+        dir: BorrowedFd<'_>,
+        name: LockName,
+        mode: Mode,
+        what: &str,
+        patience: Duration,
+    ) -> Result<Lock, Error> {
+        loop {
+            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file = rustix::fs::openat(dir, name.file(), flags, FileMode::from_raw_mode(0o600))
+                .map_err(Error::file("open the lock", name.file()))?;
+            let mut lock = Lock { name: name.clone(), file, patience };
+            lock.wait(mode)?;
+            // The file may have been removed with its attachment while we waited: then it locks nothing.
+            if lock.is_linked()? {
+                lock.sign(what);
+                return Ok(lock);
+            }
+        }
+    }
+
+    /// Takes the lock anew in another mode. The kernel lets go in between: look again at what was read before.
+    pub fn change(&mut self, mode: Mode) -> Result<(), Error> {
+        self.wait(mode)
+    }
+
+    /// Removes the lock's file: its attachment is gone. Others that wait for it find out and make a new one.
+    pub(crate) fn remove(self, dir: BorrowedFd<'_>) -> Result<(), Error> {
+        match rustix::fs::unlinkat(dir, self.name.file(), AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other.map_err(Error::file("remove the lock", self.name.file())),
+        }
+    }
+
+    fn wait(&mut self, mode: Mode) -> Result<(), Error> {
+        let (now, later) = match mode {
+            Mode::Shared => (FlockOperation::NonBlockingLockShared, FlockOperation::LockShared),
+            Mode::Exclusive => (FlockOperation::NonBlockingLockExclusive, FlockOperation::LockExclusive),
+        };
+        match rustix::fs::flock(&self.file, now) {
+            Err(Errno::WOULDBLOCK) => self.wait_patiently(later),
+            other => other.map_err(Error::file("lock", self.name.file())),
+        }
+    }
+
+    /// flock(2) knows no time limit, so a thread waits in it and this one waits for the thread.
+    fn wait_patiently(&self, operation: FlockOperation) -> Result<(), Error> {
+        let file = self.file.try_clone().map_err(|error| {
+            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
+            Error::file("wait for the lock", self.name.file())(errno)
+        })?;
+        let (done, result) = mpsc::channel();
+        std::thread::spawn(move || {
+            let _ = done.send(rustix::fs::flock(&file, operation));
+        });
+        match result.recv_timeout(self.patience) {
+            Ok(locked) => locked.map_err(Error::file("lock", self.name.file())),
+            Err(_) => {
+                Err(Error::Busy { what: self.name.words(), holder: self.holder(), waited: self.patience })
+            }
+        }
+    }
+
+    fn is_linked(&self) -> Result<bool, Error> {
+        let stat = rustix::fs::fstat(&self.file).map_err(Error::file("read the lock", self.name.file()))?;
+        Ok(stat.st_nlink > 0)
+    }
+
+    /// Who holds it is a courtesy to those who wait; a full disk must not keep anybody from locking.
+    fn sign(&self, what: &str) {
+        let line = format!("pid {}: {what}\n", rustix::process::getpid());
+        let _ = rustix::io::pwrite(&self.file, line.as_bytes(), 0);
+        let _ = rustix::fs::ftruncate(&self.file, line.len() as u64);
+    }
+
+    fn holder(&self) -> String {
+        let mut line = [0; 200];
+        let read = rustix::io::pread(&self.file, &mut line[..], 0).unwrap_or(0);
+        String::from_utf8_lossy(&line[..read]).trim().to_owned()
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let _ = rustix::fs::flock(self.file.as_fd(), FlockOperation::Unlock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::open_dir;
+
+    const SOON: Duration = Duration::from_millis(50);
+
+    fn take(dir: &OwnedFd, mode: Mode) -> Result<Lock, Error> {
+        Lock::take(dir.as_fd(), LockName::Ports, mode, "ADD web/eth0", SOON)
+    }
+
+    #[test]
+    fn a_lock_that_is_not_free_names_its_holder() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open_dir(folder.path(), 0o700).unwrap();
+        let _held = take(&dir, Mode::Exclusive).unwrap();
+
+        let Err(Error::Busy { holder, .. }) = take(&dir, Mode::Shared) else { panic!("two hold the lock") };
+
+        assert_eq!(holder, format!("pid {}: ADD web/eth0", rustix::process::getpid()));
+    }
+
+    #[test]
+    fn a_lock_is_free_again_when_it_is_dropped_although_a_child_has_its_descriptor() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open_dir(folder.path(), 0o700).unwrap();
+        let held = take(&dir, Mode::Exclusive).unwrap();
+        let _inherited = held.file.try_clone().unwrap();
+
+        drop(held);
+
+        take(&dir, Mode::Exclusive).unwrap();
+    }
+
+    #[test]
+    fn sharers_share_and_one_alone_waits_for_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open_dir(folder.path(), 0o700).unwrap();
+        let first = take(&dir, Mode::Shared).unwrap();
+        let mut second = take(&dir, Mode::Shared).unwrap();
+
+        let waiting = std::thread::spawn(move || second.change(Mode::Exclusive).map(|()| second));
+        drop(first);
+
+        waiting.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_removed_lock_locks_nobody_out_and_nobody_in() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open_dir(folder.path(), 0o700).unwrap();
+        let held = take(&dir, Mode::Exclusive).unwrap();
+
+        held.remove(dir.as_fd()).unwrap();
+        let _again = take(&dir, Mode::Exclusive).unwrap();
+
+        assert!(matches!(take(&dir, Mode::Exclusive), Err(Error::Busy { .. })));
+    }
+}

@@ -1,0 +1,188 @@
+//! What is remembered of an attachment, of a network, and of a published port.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+use crate::Key;
+
+/// How far an ADD has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Stage {
+    /// Begun: whoever finds this under the attachment's lock has found a dead ADD.
+    #[default]
+    Intent,
+    /// Everything the record says is in the kernel.
+    Committed,
+}
+
+/// One attachment (a container's interface on a network), as one plugin made it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Record {
+    /// How far its ADD has come.
+    pub stage: Stage,
+    /// The plugin that wrote it: `rnet`, `bridge`, `portmap`.
+    pub plugin: String,
+    /// The network's name.
+    pub network: String,
+    /// CNI_CONTAINERID.
+    pub container: String,
+    /// CNI_IFNAME.
+    pub ifname: String,
+    /// The container's name, where the runtime tells it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The container's network namespace.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<Namespace>,
+    /// The bridge it is attached to, or the interface that its ports are reached by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+    /// The host end of its veth pair.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// The container end's MAC address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Its addresses.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<Address>,
+    /// The host ports that lead to it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<Port>,
+    /// Its traffic to other networks is masqueraded.
+    #[serde(skip_serializing_if = "is_false")]
+    pub masquerade: bool,
+    /// Only its published ports may be reached from other networks.
+    #[serde(skip_serializing_if = "is_false")]
+    pub isolated: bool,
+    /// Frames with a source that is not its own are dropped at its port.
+    #[serde(skip_serializing_if = "is_false")]
+    pub guarded: bool,
+    /// Hairpin and loopback clients of its ports are masqueraded.
+    #[serde(skip_serializing_if = "is_false")]
+    pub snat: bool,
+    /// All clients of its ports are masqueraded.
+    #[serde(skip_serializing_if = "is_false")]
+    pub masquerade_all: bool,
+    /// The folder of our own leases that holds its addresses; none where another plugin leased them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub leases: Option<PathBuf>,
+}
+
+impl Record {
+    /// The key that names everything this attachment owns.
+    pub fn key(&self) -> Key {
+        Key::new(&self.network, &self.container, &self.ifname)
+    }
+
+    /// A person's word for the container: its name, else the first twelve characters of its id.
+    pub fn who(&self) -> &str {
+        let short = self.container.char_indices().nth(12).map_or(self.container.len(), |(end, _)| end);
+        self.name.as_deref().unwrap_or(&self.container[..short])
+    }
+}
+
+/// A network namespace: where it was found and which it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    /// CNI_NETNS.
+    pub path: PathBuf,
+    /// The device of the nsfs.
+    pub dev: u64,
+    /// The inode there.
+    pub ino: u64,
+}
+
+/// An address of a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Address {
+    /// The address with its network's prefix length, `172.18.0.2/16`.
+    pub address: IpNetwork,
+    /// The gateway that its routes use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<IpAddr>,
+}
+
+/// One published port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Port {
+    /// The host address it is published on; none is any local address of the container address's family.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<IpAddr>,
+    /// The host port.
+    pub host_port: u16,
+    /// The container's address.
+    pub container: IpAddr,
+    /// The container's port.
+    pub container_port: u16,
+    /// `tcp`, `udp` or `sctp`.
+    pub protocol: String,
+}
+
+/// What rnet made for a network and takes away with its last attachment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Network {
+    /// The network's name.
+    pub name: String,
+    /// The plugin that serves it.
+    pub plugin: String,
+    /// Its bridge, or the interface that its containers are reached by.
+    pub bridge: String,
+    /// rnet made the bridge, and removes it.
+    pub owns_bridge: bool,
+    /// Its subnets, in CIDR form.
+    pub subnets: Vec<IpNetwork>,
+    /// It is cut off from other networks but for published ports.
+    pub isolated: bool,
+}
+
+/// A kernel setting and the value it had before rnet changed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sysctl {
+    /// The key below /proc/sys/net, `ipv4/conf/rnet0/route_localnet`.
+    pub key: String,
+    /// The value to put back.
+    pub was: String,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_says_only_what_is_so_and_comes_back_equal() {
+        let record = Record {
+            plugin: "rnet".into(),
+            network: "mynet".into(),
+            container: "4f2a9c0011223344".into(),
+            ifname: "eth0".into(),
+            guarded: true,
+            ..Record::default()
+        };
+
+        let json = serde_json::to_string(&record).unwrap();
+
+        assert!(!json.contains("masquerade") && json.contains("\"guarded\":true"));
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+    }
+
+    #[test]
+    fn a_container_without_a_name_goes_by_its_short_id() {
+        let mut record = Record { container: "4f2a9c00112233445566".into(), ..Record::default() };
+        assert_eq!(record.who(), "4f2a9c001122");
+
+        record.name = Some("web".into());
+        assert_eq!(record.who(), "web");
+    }
+}

@@ -1,0 +1,305 @@
+//! The folder of this host's records and locks.
+//!
+//! `records/<network>.<plugin>/<attachment>` are the attachments: a folder that can be removed is a network
+//! without attachments, which is how DEL learns that it was the last without reading a list. `networks/` holds
+//! what goes away with the last one; `claims/<what>/<attachment>` says who shares something in the same manner.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::fs::{AtFlags, Mode as FileMode, OFlags};
+use rustix::io::Errno;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::lock::{Lock, LockName, Mode};
+use crate::{
+    Error, Key, Network, NetworkKey, Paths, Record, create_whole, open_dir, read_whole, replace_whole,
+};
+
+/// How long a lock is waited for before the caller is told who holds it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// This host's records and locks, below [`Paths::run`].
+#[derive(Debug)]
+pub struct Store {
+    paths: Paths,
+    run: OwnedFd,
+    locks: OwnedFd,
+}
+
+impl Store {
+    /// Opens the folder (0700, root's), making it where it is missing.
+    pub fn open(paths: Paths) -> Result<Self, Error> {
+        let run = open_dir(&paths.run(), 0o700)?;
+        let locks = open_dir(&paths.run().join("locks"), 0o700)?;
+        Ok(Self { paths, run, locks })
+    }
+
+    /// Where the files are.
+    pub fn paths(&self) -> &Paths {
+        &self.paths
+    }
+
+    /// Takes the lock `name`, waiting at most ten seconds; `what` tells others who holds it.
+    pub fn lock(&self, name: LockName, mode: Mode, what: &str) -> Result<Lock, Error> {
+        Lock::take(self.locks.as_fd(), name, mode, what, PATIENCE)
+    }
+
+    /// Removes the file of a lock that is held alone and whose subject is gone.
+    pub fn retire(&self, lock: Lock) -> Result<(), Error> {
+        lock.remove(self.locks.as_fd())
+    }
+
+    /// The record that `plugin` wrote of an attachment. One that cannot be read is set aside and counts as an
+    /// intent without content: what its key names is still found.
+    pub fn record(&self, network: &str, plugin: &str, key: &Key) -> Result<Option<Record>, Error> {
+        self.read(&record_name(network, plugin, key))
+    }
+
+    /// Writes a record whole, in place of the one before.
+    pub fn write_record(&self, record: &Record) -> Result<(), Error> {
+        let folder = format!("records/{}", folder_name(&record.network, &record.plugin));
+        let dir = open_dir(&self.paths.run().join(&folder), 0o700)?;
+        replace_whole(dir.as_fd(), record.key().as_str(), &json(record), 0o600)
+    }
+
+    /// Removes a record; true if it was its network's last one for this plugin.
+    pub fn remove_record(&self, network: &str, plugin: &str, key: &Key) -> Result<bool, Error> {
+        self.remove(&record_name(network, plugin, key))?;
+        self.remove_folder(&format!("records/{}", folder_name(network, plugin)))
+    }
+
+    /// True if any record of `plugin` on `network` is there.
+    pub fn has_records(&self, network: &str, plugin: &str) -> Result<bool, Error> {
+        self.exists(&format!("records/{}", folder_name(network, plugin)))
+    }
+
+    /// Every record of every network, in no order. For a rebuild, `ps` and `gc`; never on the path of ADD or DEL.
+    pub fn records(&self) -> Result<Vec<Record>, Error> {
+        let mut records = Vec::new();
+        for folder in self.list("records")? {
+            for file in self.list(&format!("records/{folder}"))? {
+                records.extend(self.read::<Record>(&format!("records/{folder}/{file}"))?);
+            }
+        }
+        // One that was set aside just now says nothing of an attachment.
+        records.retain(|record| !record.container.is_empty());
+        Ok(records)
+    }
+
+    /// What `plugin` made for the network `name`.
+    pub fn network(&self, name: &str, plugin: &str) -> Result<Option<Network>, Error> {
+        self.read(&format!("networks/{}", folder_name(name, plugin)))
+    }
+
+    /// Remembers what was made for a network.
+    pub fn write_network(&self, network: &Network) -> Result<(), Error> {
+        let dir = open_dir(&self.paths.run().join("networks"), 0o700)?;
+        replace_whole(dir.as_fd(), &folder_name(&network.name, &network.plugin), &json(network), 0o600)
+    }
+
+    /// Forgets a network.
+    pub fn remove_network(&self, name: &str, plugin: &str) -> Result<(), Error> {
+        self.remove(&format!("networks/{}", folder_name(name, plugin)))
+    }
+
+    /// Every network that something was made for.
+    pub fn networks(&self) -> Result<Vec<Network>, Error> {
+        let mut networks = Vec::new();
+        for file in self.list("networks")? {
+            networks.extend(self.read(&format!("networks/{file}"))?);
+        }
+        Ok(networks)
+    }
+
+    /// Says that the attachment `key` shares `what` (a file name of ours); doing so twice is the same as once.
+    pub fn claim(&self, what: &str, key: &Key) -> Result<(), Error> {
+        let dir = open_dir(&self.paths.run().join("claims").join(what), 0o700)?;
+        create_whole(dir.as_fd(), key.as_str(), b"", 0o600).map(drop)
+    }
+
+    /// Takes a claim back; true if `what` has no claim left and it was this call that saw the last one go.
+    pub fn release(&self, what: &str, key: &Key) -> Result<bool, Error> {
+        self.release_key(what, key.as_str())
+    }
+
+    /// Takes back a claim of an attachment that no record names any more.
+    pub fn release_key(&self, what: &str, key: &str) -> Result<bool, Error> {
+        self.remove(&format!("claims/{what}/{key}"))?;
+        self.remove_folder(&format!("claims/{what}"))
+    }
+
+    /// True if anybody claims `what`. One system call.
+    pub fn is_claimed(&self, what: &str) -> Result<bool, Error> {
+        self.exists(&format!("claims/{what}"))
+    }
+
+    /// Who claims `what`. For messages and for whoever must look closer; reads one small folder.
+    pub fn claimants(&self, what: &str) -> Result<Vec<String>, Error> {
+        self.list(&format!("claims/{what}"))
+    }
+
+    /// The small text kept under `name`: which ruleset rnet last wrote, for example.
+    pub fn note(&self, name: &str) -> Result<Option<String>, Error> {
+        let bytes = read_whole(self.run.as_fd(), name)?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    /// Forgets the text kept under `name`.
+    pub fn remove_note(&self, name: &str) -> Result<(), Error> {
+        self.remove(name)
+    }
+
+    /// Keeps a small text under `name`.
+    pub fn write_note(&self, name: &str, text: &str) -> Result<(), Error> {
+        replace_whole(self.run.as_fd(), name, text.as_bytes(), 0o600)
+    }
+
+    fn read<T: DeserializeOwned + Default>(&self, name: &str) -> Result<Option<T>, Error> {
+        let Some(bytes) = read_whole(self.run.as_fd(), name)? else { return Ok(None) };
+        match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(_) => self.set_aside(name).map(|()| Some(T::default())),
+        }
+    }
+
+    /// A torn or foreign file must stop nothing; it is kept for whoever wants to know.
+    fn set_aside(&self, name: &str) -> Result<(), Error> {
+        let aside = open_dir(&self.paths.run().join("aside"), 0o700)?;
+        let plain = name.replace('/', ".");
+        rustix::fs::renameat(&self.run, name, &aside, plain).map_err(Error::file("set aside", name))
+    }
+
+    fn exists(&self, name: &str) -> Result<bool, Error> {
+        match rustix::fs::accessat(&self.run, name, rustix::fs::Access::EXISTS, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(false),
+            other => other.map(|()| true).map_err(Error::file("look for", name)),
+        }
+    }
+
+    fn remove(&self, name: &str) -> Result<(), Error> {
+        match rustix::fs::unlinkat(&self.run, name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other.map_err(Error::file("remove", name)),
+        }
+    }
+
+    /// True if the folder was there and empty, and so is gone now.
+    fn remove_folder(&self, name: &str) -> Result<bool, Error> {
+        match rustix::fs::unlinkat(&self.run, name, AtFlags::REMOVEDIR) {
+            Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
+            other => other.map(|()| true).map_err(Error::file("remove", name)),
+        }
+    }
+
+    fn list(&self, name: &str) -> Result<Vec<String>, Error> {
+        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let dir = match rustix::fs::openat(&self.run, name, flags, FileMode::empty()) {
+            Err(Errno::NOENT) => return Ok(Vec::new()),
+            other => other.map_err(Error::file("open the folder", name))?,
+        };
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&dir).map_err(Error::file("read the folder", name))? {
+            let entry = entry.map_err(Error::file("read the folder", name))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        // `.`, `..` and files that are being written.
+        names.retain(|name| !name.starts_with('.'));
+        Ok(names)
+    }
+
+    /// The folder of an `rnet` network's leases.
+    pub fn leases(&self, network: &str) -> PathBuf {
+        self.paths.leases().join(network)
+    }
+}
+
+fn folder_name(network: &str, plugin: &str) -> String {
+    format!("{}.{plugin}", NetworkKey::new(network))
+}
+
+fn record_name(network: &str, plugin: &str, key: &Key) -> String {
+    format!("records/{}/{key}", folder_name(network, plugin))
+}
+
+/// Our own types hold nothing that JSON cannot say.
+fn json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Stage;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(Paths::under(root.path(), 1)).unwrap();
+        (root, store)
+    }
+
+    fn record(container: &str) -> Record {
+        Record {
+            plugin: "rnet".into(),
+            network: "mynet".into(),
+            container: container.into(),
+            ifname: "eth0".into(),
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn the_last_record_says_that_it_was_the_last() {
+        let (_root, store) = store();
+        store.write_record(&record("web")).unwrap();
+        store.write_record(&record("db")).unwrap();
+
+        assert!(!store.remove_record("mynet", "rnet", &record("web").key()).unwrap());
+        assert!(store.remove_record("mynet", "rnet", &record("db").key()).unwrap());
+        assert!(!store.remove_record("mynet", "rnet", &record("db").key()).unwrap());
+    }
+
+    #[test]
+    fn a_record_is_found_by_its_key_and_among_all() {
+        let (_root, store) = store();
+        let mut web = record("web");
+        store.write_record(&web).unwrap();
+        web.stage = Stage::Committed;
+        store.write_record(&web).unwrap();
+
+        assert_eq!(store.record("mynet", "rnet", &web.key()).unwrap(), Some(web.clone()));
+        assert_eq!(store.record("mynet", "bridge", &web.key()).unwrap(), None);
+        assert_eq!(store.records().unwrap(), [web]);
+    }
+
+    #[test]
+    fn garbage_is_set_aside_and_counts_as_an_intent() {
+        let (_root, store) = store();
+        let web = record("web");
+        store.write_record(&web).unwrap();
+        let name = record_name("mynet", "rnet", &web.key());
+        std::fs::write(store.paths.run().join(&name), b"{\"stage\":\"comm").unwrap();
+
+        let found = store.record("mynet", "rnet", &web.key()).unwrap().unwrap();
+
+        assert_eq!(found.stage, Stage::Intent);
+        assert_eq!(store.record("mynet", "rnet", &web.key()).unwrap(), None);
+        assert_eq!(store.list("aside").unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_claim_is_shared_until_the_last_lets_go() {
+        let (_root, store) = store();
+        let (web, db) = (record("web").key(), record("db").key());
+        store.claim("tcp4-8080", &web).unwrap();
+        store.claim("tcp4-8080", &web).unwrap();
+        store.claim("tcp4-8080", &db).unwrap();
+
+        assert!(store.is_claimed("tcp4-8080").unwrap());
+        assert!(!store.release("tcp4-8080", &web).unwrap());
+        assert!(store.release("tcp4-8080", &db).unwrap());
+        assert!(!store.is_claimed("tcp4-8080").unwrap());
+    }
+}
