@@ -50,6 +50,11 @@ case "${1-}" in
 *) exec "$@" ;;
 esac
 
+if ! command -v unshare >/dev/null; then
+    say "unshare is missing (package util-linux); tests never run on the bare machine."
+    exit 1
+fi
+
 processes="--pid --fork --kill-child --mount-proc"
 can() { unshare "$@" true 2>/dev/null; }
 # Started through sh: the file may lie where it can be read but not executed.

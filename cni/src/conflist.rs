@@ -83,7 +83,7 @@ impl List {
     pub fn read(file: &Path) -> Result<List, Error> {
         let cannot_read = |source| Fault::ListRead { path: file.to_owned(), source };
         let json = fs::read(file).map_err(cannot_read)?;
-        List::parse(&json).map_err(|error| error.with_details(file.display().to_string()))
+        List::parse(&json).map_err(|error| error.and(&file.display().to_string()))
     }
 }
 
@@ -165,7 +165,7 @@ pub fn add(list: &List, attachment: &Attachment, invoke: &mut Invoke<'_>) -> Res
 /// Detaches: every plugin in reverse, even after one failed, so that one bad DEL strands nobody.
 ///
 /// # Errors
-/// The first plugin's that failed, or code 4 for a malformed attachment.
+/// Those of all plugins that failed, the first in front, or code 4 for a malformed attachment.
 pub fn del(
     list: &List,
     attachment: &Attachment,
@@ -177,7 +177,7 @@ pub fn del(
     let prev = prev.filter(|_| list.cni_version >= Version::V0_4_0);
     let prev = prev.map(|result| result.to_json(list.cni_version)).transpose()?;
     let plugins = list.plugins.iter().rev();
-    first_error(plugins.map(|plugin| {
+    together(plugins.map(|plugin| {
         let config = configuration(list, plugin, Some(attachment), prev.as_ref());
         invoke(type_of(plugin), Verb::Del, &config).map(|_| ())
     }))
@@ -226,12 +226,12 @@ pub fn status(list: &List, invoke: &mut Invoke<'_>) -> Result<(), Error> {
 /// list older than GC (1.1.0) is not asked.
 ///
 /// # Errors
-/// The first plugin's that failed.
+/// Those of all plugins that failed, the first in front.
 pub fn gc(list: &List, valid: Option<&[config::Attachment]>, invoke: &mut Invoke<'_>) -> Result<(), Error> {
     if list.cni_version < Version::V1_1_0 || list.disable_gc {
         return Ok(());
     }
-    first_error(list.plugins.iter().map(|plugin| {
+    together(list.plugins.iter().map(|plugin| {
         let mut config = configuration(list, plugin, None, None);
         for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
             if let Some(valid) = valid {
@@ -303,8 +303,10 @@ fn versioned(mut result: Value, version: Version) -> Value {
     result
 }
 
-fn first_error(outcomes: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
-    outcomes.fold(Ok(()), |first, next| first.and(next))
+/// Consumes all outcomes; the first error comes first, the others follow in its details.
+fn together(outcomes: impl Iterator<Item = Result<(), Error>>) -> Result<(), Error> {
+    let errors = outcomes.filter_map(Result::err).collect::<Vec<_>>().into_iter();
+    errors.reduce(|first, next| first.and(&next.to_string())).map_or(Ok(()), Err)
 }
 
 fn type_of(plugin: &Value) -> &str {
@@ -487,7 +489,7 @@ mod tests {
         let prev = named("eth0");
         let deleted =
             del(&chain("0.4.0"), &attachment(), Some(&prev), &mut |t, v, c| plugins.invoke(t, v, c));
-        assert_eq!(deleted, Err(Error::new(5, "portmap")));
+        assert_eq!(deleted, Err(Error::new(5, "portmap").with_details("bridge")));
         assert_eq!(plugins.verbs(), ["DEL portmap", "DEL bridge"]);
         for (_, config) in &plugins.calls {
             assert_eq!(config["prevResult"], prev.to_json(Version::V0_4_0).unwrap());
@@ -543,7 +545,7 @@ mod tests {
     fn gc_goes_on_after_a_failure() {
         let mut plugins = Plugins::new(|plugin: &str, _| Err(Error::new(5, plugin)));
         let collected = gc(&chain("1.1.0"), Some(&[]), &mut |t, v, c| plugins.invoke(t, v, c));
-        assert_eq!(collected, Err(Error::new(5, "bridge")));
+        assert_eq!(collected, Err(Error::new(5, "bridge").with_details("portmap")));
         assert_eq!(plugins.verbs(), ["GC bridge", "GC portmap"]);
     }
 
@@ -591,7 +593,7 @@ mod tests {
         let single = json!({"cniVersion": "0.3.1", "name": "cni-loopback", "type": "loopback"});
         let list = list(single.clone());
         assert_eq!((list.name.as_str(), list.cni_version), ("cni-loopback", Version::V0_3_1));
-        assert_eq!(list.plugins, [single.clone()]);
+        assert_eq!(list.plugins, std::slice::from_ref(&single));
         assert_eq!(list.raw, single);
     }
 

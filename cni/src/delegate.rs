@@ -1,5 +1,6 @@
 //! Calling another plugin, the IPAM plugin above all (cni.md 1.8).
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Seek, Write};
 use std::os::unix::fs::MetadataExt;
@@ -14,9 +15,10 @@ use serde_json::Value;
 use crate::call::{Call, Verb};
 use crate::error::{Error, Fault};
 
-/// How often a file that is just being written is tried, and how long to wait in between, as libcni does.
-const BUSY_TRIES: u32 = 6;
-const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// A file that is just being written is tried again after 40 ms, then after twice as long each time: in all for
+/// five seconds, as libcni does.
+const BUSY_TRIES: u32 = 8;
+const BUSY_PAUSE: Duration = Duration::from_millis(40);
 
 /// Looks for the regular file `plugin` in the folders of CNI_PATH, the first one wins; symlinks are followed.
 ///
@@ -62,14 +64,14 @@ pub fn exec(program: &Path, call: &Call, verb: Verb, config: &Value) -> Result<O
 }
 
 fn run(program: &Path, call: &Call, verb: Verb, config: &Value) -> io::Result<Output> {
-    let mut tries = 1;
+    let (mut tries, mut pause) = (1, BUSY_PAUSE);
     loop {
         let mut command = command(program, call, verb)?;
         match command.stdin(file_of(config)?).output() {
             // Somebody is replacing the file, and nothing tells when they are done.
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
-                tries += 1;
-                sleep(BUSY_PAUSE);
+                sleep(pause);
+                (tries, pause) = (tries + 1, pause * 2);
             }
             outcome => return outcome,
         }
@@ -79,7 +81,7 @@ fn run(program: &Path, call: &Call, verb: Verb, config: &Value) -> io::Result<Ou
 /// The environment is ours, the call's variables over it; nothing of it may choose which code the plugin loads.
 fn command(program: &Path, call: &Call, verb: Verb) -> io::Result<Command> {
     let mut command = Command::new(program);
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"LD_")) {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| steers_loader(name)) {
         command.env_remove(name);
     }
     let path = std::env::join_paths(&call.path).map_err(io::Error::other)?;
@@ -94,6 +96,11 @@ fn command(program: &Path, call: &Call, verb: Verb) -> io::Result<Command> {
         command.env("CNI_NETNS_OVERRIDE", "1");
     }
     Ok(command)
+}
+
+/// Whether a variable is one of the dynamic linker's (`LD_PRELOAD`, `LD_LIBRARY_PATH` …).
+fn steers_loader(name: &OsStr) -> bool {
+    name.as_encoded_bytes().starts_with(b"LD_")
 }
 
 /// The configuration as a file in memory: unlike a pipe it needs nobody to feed it while the plugin already writes.
@@ -142,11 +149,8 @@ mod tests {
     fn plugin(script: &str) -> (TempDir, PathBuf) {
         let dir = TempDir::new().unwrap();
         let file = dir.path().join("ipam");
-        // Renamed into its place, so that no other test's fork holds the file open for writing.
-        let draft = dir.path().join("draft");
-        fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
-        fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
-        fs::rename(&draft, &file).unwrap();
+        fs::write(&file, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
         (dir, file)
     }
 
@@ -265,12 +269,13 @@ mod tests {
 
     #[test]
     fn variables_of_the_dynamic_linker_are_dropped() {
-        // The variables of a process are shared by its tests, so only what would be removed is looked at.
+        // The variables of a process are shared by its tests, so the command is looked at, not run.
+        assert!(steers_loader(OsStr::new("LD_PRELOAD")));
+        assert!(!steers_loader(OsStr::new("OLD_PWD")));
         let command = command(Path::new("/bin/true"), &call(), Verb::Add).unwrap();
-        let removed = |name: &str| command.get_envs().any(|(key, value)| key == name && value.is_none());
+        let removed = |name: &OsStr| command.get_envs().any(|(key, value)| key == name && value.is_none());
         for (name, _) in std::env::vars_os() {
-            let name = name.to_string_lossy().into_owned();
-            assert_eq!(removed(&name), name.starts_with("LD_"), "{name}");
+            assert_eq!(removed(&name), steers_loader(&name), "{name:?}");
         }
     }
 }

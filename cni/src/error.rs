@@ -457,6 +457,13 @@ impl Error {
         Error { details: details.into(), ..self }
     }
 
+    /// The same error with `more` after the details it has.
+    pub fn and(self, more: &str) -> Self {
+        let details =
+            if self.details.is_empty() { more.to_owned() } else { format!("{}; {more}", self.details) };
+        Error { details, ..self }
+    }
+
     /// The same error, its message preceded by `prefix` (e.g. `failed to parse config: `).
     pub fn context(self, prefix: &str) -> Self {
         Error { msg: format!("{prefix}{}", self.msg), ..self }

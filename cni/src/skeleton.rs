@@ -136,17 +136,16 @@ fn spoken_version(mut stdin: impl Input) -> Option<String> {
 
 /// Steps 2 to 8 of the validation order: an unknown verb needs no variables, but a proper configuration.
 fn prepare(command: &str, env: &dyn Env, mut stdin: impl Read) -> Result<(Call, Config), Error> {
-    let verb = command.parse::<Verb>();
-    let call = verb.as_ref().ok().map(|verb| Call::from_env(*verb, env)).transpose()?;
+    let call = match command.parse::<Verb>() {
+        Ok(verb) => Ok(Call::from_env(verb, env)?),
+        Err(unknown) => Err(unknown),
+    };
     let mut json = Vec::with_capacity(4096);
     stdin.read_to_end(&mut json).map_err(|source| Fault::Stdin { source })?;
     let draft = Draft::parse(&json)?;
-    let config = |verb| draft.finish(Some(verb));
-    match (verb, call) {
-        (Ok(verb), Some(call)) => Ok((call, config(verb)?)),
-        (Err(unknown), _) => Err(unknown.into()),
-        (Ok(_), None) => Err(Fault::UnknownCommand { command: command.to_owned() }.into()),
-    }
+    let call = call?;
+    let config = draft.finish(Some(call.verb))?;
+    Ok((call, config))
 }
 
 /// A call whose environment and configuration are in order.

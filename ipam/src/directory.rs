@@ -240,7 +240,11 @@ impl Directory {
     }
 
     fn failed(&self, action: &'static str, name: &str, errno: Errno) -> Error {
-        Error::File { action, path: if name.is_empty() { self.path.clone() } else { self.path.join(name) }, errno }
+        Error::File {
+            action,
+            path: if name.is_empty() { self.path.clone() } else { self.path.join(name) },
+            errno,
+        }
     }
 }
 
@@ -365,7 +369,10 @@ mod tests {
         directory.set_last_reserved(0, ip("10.9.0.100"));
         directory.set_last_reserved(0, ip("10.9.0.2"));
 
-        assert_eq!(std::fs::read_to_string(folder.path().join("net/last_reserved_ip.0")).unwrap(), "10.9.0.2");
+        assert_eq!(
+            std::fs::read_to_string(folder.path().join("net/last_reserved_ip.0")).unwrap(),
+            "10.9.0.2"
+        );
         assert_eq!(directory.last_reserved(0), Some(ip("10.9.0.2")));
         assert_eq!(directory.last_reserved(1), None);
     }

@@ -136,8 +136,11 @@ impl Index {
             let (place, bit) = place_of(ip);
             set_bit(bitmaps.entry(place).or_insert([0; WORDS]), bit, true);
         }
-        let dead = records.iter().filter(|record| matches!(record.written, Written::Ours(life, _) if life.boot != boot));
-        let header = Header { stamp, boot, names, dead: dead.count() as u64, ..Header::of(records, &bitmaps) };
+        let dead = records
+            .iter()
+            .filter(|record| matches!(record.written, Written::Ours(life, _) if life.boot != boot));
+        let header =
+            Header { stamp, boot, names, dead: dead.count() as u64, ..Header::of(records, &bitmaps) };
         assemble(header, records, &bitmaps)
     }
 
@@ -183,7 +186,9 @@ impl Index {
     pub fn salvage(&self) -> Vec<Record> {
         let table = self.leases();
         let pages = (0..table.pages).filter_map(|place| table.page(&self.storage, place).ok());
-        pages.flat_map(|page| page.records().filter_map(|record| decode(record).ok()).collect::<Vec<_>>()).collect()
+        pages
+            .flat_map(|page| page.records().filter_map(|record| decode(record).ok()).collect::<Vec<_>>())
+            .collect()
     }
 
     /// The first address in `span` that is not taken.
@@ -355,8 +360,21 @@ impl Header {
     }
 
     fn decode(words: &[u64; HEADER_WORDS]) -> Option<Self> {
-        let [magic, device, inode, mtime, settled, boot, names, dead, leases, bitmaps, lease_pages, bitmap_pages, ..] =
-            *words;
+        let [
+            magic,
+            device,
+            inode,
+            mtime,
+            settled,
+            boot,
+            names,
+            dead,
+            leases,
+            bitmaps,
+            lease_pages,
+            bitmap_pages,
+            ..,
+        ] = *words;
         let stamp = Stamp { device, inode, mtime: mtime as i64, settled: settled == 1 };
         let sane = |pages: u64| pages.is_power_of_two() && pages < 1 << 40;
         let header = Self { stamp, boot, names, dead, leases, bitmaps, lease_pages, bitmap_pages };
@@ -367,7 +385,17 @@ impl Header {
         let Stamp { device, inode, mtime, settled } = self.stamp;
         let Self { boot, names, dead, leases, bitmaps, lease_pages, bitmap_pages, .. } = *self;
         let words = [
-            MAGIC, device, inode, mtime as u64, settled.into(), boot, names, dead, leases, bitmaps, lease_pages,
+            MAGIC,
+            device,
+            inode,
+            mtime as u64,
+            settled.into(),
+            boot,
+            names,
+            dead,
+            leases,
+            bitmaps,
+            lease_pages,
             bitmap_pages,
         ];
         let mut bytes = [0; HEADER_WORDS * 8];
@@ -385,7 +413,10 @@ fn assemble(header: Header, records: &[Record], bitmaps: &BTreeMap<Place, Bitmap
     let mut bytes = vec![0; PAGE];
     bytes[..HEADER_WORDS * 8].copy_from_slice(&header.encode());
     bytes.extend(fill(leases, records.iter().map(|record| (owner_hash(&record.owner), encode(record)))));
-    bytes.extend(fill(taken, bitmaps.iter().map(|(place, bits)| (bitmap_hash(*place), encode_bitmap(*place, bits)))));
+    bytes.extend(fill(
+        taken,
+        bitmaps.iter().map(|(place, bits)| (bitmap_hash(*place), encode_bitmap(*place, bits))),
+    ));
     bytes
 }
 
@@ -583,14 +614,22 @@ mod tests {
         index.set_taken(ip("10.9.3.200"), false);
         assert_eq!(index.first_free(span("10.9.0.0", "10.9.255.254")).unwrap(), Some(ip("10.9.3.200")));
         assert_eq!(index.first_free(span("10.9.3.201", "10.9.78.40")).unwrap(), Some(ip("10.9.78.32")));
-        assert_eq!(index.first_free(span("fd00::1", "fd00::ffff:ffff:ffff:ffff")).unwrap(), Some(ip("fd00::1")));
+        assert_eq!(
+            index.first_free(span("fd00::1", "fd00::ffff:ffff:ffff:ffff")).unwrap(),
+            Some(ip("fd00::1"))
+        );
     }
 
     #[test]
     fn it_grows_and_keeps_everything() {
         let mut index = empty();
         let leases: Vec<Record> = (0..3000)
-            .map(|n| record(&format!("c{n}"), &address(ip("fd00::"), number(ip("fd00::")) + n * 10_000).to_string()))
+            .map(|n| {
+                record(
+                    &format!("c{n}"),
+                    &address(ip("fd00::"), number(ip("fd00::")) + n * 10_000).to_string(),
+                )
+            })
             .collect();
 
         for lease in &leases {

@@ -100,7 +100,9 @@ mod tests {
 
     #[test]
     fn empty_and_garbage_files_name_nobody() {
-        for content in [&b""[..], b"\r\n", b"\0\0\0\0", b"two words", b"\xff\xfe", b"a\r\neth0\r\nmore", b"a\r\n/etc"] {
+        for content in
+            [&b""[..], b"\r\n", b"\0\0\0\0", b"two words", b"\xff\xfe", b"a\r\neth0\r\nmore", b"a\r\n/etc"]
+        {
             assert_eq!(parse(content), None, "{content:?}");
         }
     }

@@ -17,6 +17,8 @@ mod pool;
 mod range;
 mod resolv;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use config::{HostLocal, RangeSpec, Route, check_overlaps, parse_address, requested};
 pub use error::{Error, RangeError, Refusal};

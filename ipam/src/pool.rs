@@ -59,8 +59,7 @@ fn place_of(set: &RangeSet, ip: IpAddr) -> Option<usize> {
 
 fn around(ranges: &[Range], place: usize, last: IpAddr) -> Vec<Span> {
     let start = &ranges[place];
-    let rest = (last < start.end)
-        .then(|| Span { first: address(last, number(last) + 1), last: start.end });
+    let rest = (last < start.end).then(|| Span { first: address(last, number(last) + 1), last: start.end });
     rest.into_iter()
         .chain(ranges[place + 1..].iter().map(whole))
         .chain(ranges[..place].iter().map(whole))
@@ -166,14 +165,13 @@ mod tests {
 
     #[test]
     fn a_gateway_of_one_range_that_lies_in_another_is_not_given() {
-        let one = Range::new("10.9.0.0/29".parse().unwrap(), None, Some(ip("10.9.0.3")), Some(ip("10.9.0.5")));
-        let two = Range::new("10.9.0.0/29".parse().unwrap(), Some(ip("10.9.0.4")), None, Some(ip("10.9.0.6")));
+        let one =
+            Range::new("10.9.0.0/29".parse().unwrap(), None, Some(ip("10.9.0.3")), Some(ip("10.9.0.5")));
+        let two =
+            Range::new("10.9.0.0/29".parse().unwrap(), Some(ip("10.9.0.4")), None, Some(ip("10.9.0.6")));
         let set = RangeSet::new(vec![one.unwrap(), two.unwrap()]).unwrap();
 
-        assert_eq!(
-            give_all(&set, Choice::Lowest, None),
-            ["10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.4"]
-        );
+        assert_eq!(give_all(&set, Choice::Lowest, None), ["10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.4"]);
     }
 
     #[test]

@@ -256,10 +256,7 @@ mod tests {
             text(range("10.0.0.1/24", "", "", "")),
             "Network has host bits set. For a subnet mask of length 24 the network address is 10.0.0.0"
         );
-        assert_eq!(
-            text(range("10.0.0.0/31", "", "", "")),
-            "Network 10.0.0.0/31 too small to allocate from"
-        );
+        assert_eq!(text(range("10.0.0.0/31", "", "", "")), "Network 10.0.0.0/31 too small to allocate from");
         assert_eq!(text(range("fd00::/127", "", "", "")), "Network fd00::/127 too small to allocate from");
         assert_eq!(
             text(range("10.0.0.0/24", "10.0.1.1", "", "")),
@@ -324,7 +321,10 @@ mod tests {
         let left = set.without(&[ip("10.9.0.1"), ip("10.9.0.4"), ip("10.8.0.1"), ip("fd00::1")]).unwrap();
 
         assert_eq!(left.to_string(), "10.9.0.2-10.9.0.3,10.9.0.5-10.9.0.6");
-        assert!(set.without(&(1..7).map(|n| address(ip("10.9.0.0"), 0x0a090000 + n)).collect::<Vec<_>>()).is_none());
+        assert!(
+            set.without(&(1..7).map(|n| address(ip("10.9.0.0"), 0x0a090000 + n)).collect::<Vec<_>>())
+                .is_none()
+        );
     }
 
     #[test]

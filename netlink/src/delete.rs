@@ -36,7 +36,7 @@ pub fn delete_link(index: u32, keep: &[BorrowedFd<'_>], wait: bool) -> Result<bo
 
 fn delete_and_await(index: u32) -> Result<bool, Error> {
     let mut socket = Socket::open()?;
-    let verdicts = socket.exchange(vec![request(index)], |_| Ok(()))?;
+    let verdicts = socket.exchange(vec![request(index)], |_| ())?;
     verdict(index, verdicts.into_iter().flatten().next())
 }
 

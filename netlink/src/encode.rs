@@ -28,57 +28,41 @@ const IFLA_BRPORT_ISOLATED: u16 = 33;
 impl Request {
     /// The messages, one but for the guard, that carry this out in order.
     pub(crate) fn messages(&self) -> Vec<Message> {
-        match self {
-            Self::LoopbackGuard { index, .. } => guard::install(*index),
-            Self::LoopbackGuardDel { index, .. } => vec![guard::remove(*index)],
-            other => vec![other.message()],
-        }
-    }
-
-    fn message(&self) -> Message {
-        match self {
+        vec![match self {
+            Self::LoopbackGuard { index, .. } => return guard::install(*index),
+            Self::LoopbackGuardDel { index, .. } => guard::remove(*index),
+            Self::LinkUp { index, .. } => set(flagged(*index, LinkFlags::Up, true)),
+            Self::LinkDown { index, .. } => set(flagged(*index, LinkFlags::Up, false)),
+            Self::LinkPromisc { index, on, .. } => set(flagged(*index, LinkFlags::Promisc, *on)),
+            Self::LinkAlias { index, alias, .. } => set(with(*index, LinkAttribute::IfAlias(alias.clone()))),
+            Self::LinkMac { index, mac, .. } => set(with(*index, LinkAttribute::Address(mac.0.to_vec()))),
+            Self::LinkMtu { index, mtu, .. } => set(with(*index, LinkAttribute::Mtu(*mtu))),
+            Self::LinkMaster { index, master, .. } => {
+                set(with(*index, LinkAttribute::Controller(master.unwrap_or(0))))
+            }
+            Self::Port { index, hairpin, isolated, learning, .. } => {
+                set(port(*index, *hairpin, *isolated, *learning))
+            }
+            Self::Bridge { name, mac, mtu } => {
+                Message::new(Body::NewLink(bridge(name, *mac, *mtu)), NLM_F_CREATE | NLM_F_EXCL)
+            }
+            Self::AddressAdd { index, address, .. } => {
+                Message::new(Body::NewAddress(address_message(*index, *address)), NLM_F_CREATE | NLM_F_EXCL)
+            }
+            Self::AddressDel { index, address, .. } => {
+                Message::new(Body::DelAddress(address_message(*index, *address)), 0)
+            }
             Self::RouteAdd(route) => Message::new(Body::NewRoute(route.message()), NLM_F_CREATE),
             Self::RouteDel(route) => Message::new(Body::DelRoute(route.message()), 0),
             Self::NeighbourReplace { index, address, mac } => {
                 let body = Body::NewNeighbour(neighbour(*index, *address, Some(*mac)));
                 Message::new(body, NLM_F_CREATE | NLM_F_REPLACE)
             }
-            Self::NeighbourDel { index, address } => Message {
-                body: Body::DelNeighbour(neighbour(*index, *address, None)),
-                flags: 0,
-                forgiven: &[Errno::NOENT],
-            },
-            Self::AddressAdd { index, address, .. } => {
-                let body = Body::NewAddress(address_message(*index, *address));
-                Message::new(body, NLM_F_CREATE | NLM_F_EXCL)
+            Self::NeighbourDel { index, address } => {
+                let body = Body::DelNeighbour(neighbour(*index, *address, None));
+                Message { body, flags: 0, forgiven: &[Errno::NOENT] }
             }
-            Self::AddressDel { index, address, .. } => {
-                Message::new(Body::DelAddress(address_message(*index, *address)), 0)
-            }
-            Self::Bridge { name, mac, mtu } => {
-                Message::new(Body::NewLink(bridge(name, *mac, *mtu)), NLM_F_CREATE | NLM_F_EXCL)
-            }
-            link => Message::new(Body::SetLink(link.set_link()), 0),
-        }
-    }
-
-    fn set_link(&self) -> LinkMessage {
-        match self {
-            Self::LinkUp { index, .. } => flagged(*index, LinkFlags::Up, true),
-            Self::LinkDown { index, .. } => flagged(*index, LinkFlags::Up, false),
-            Self::LinkPromisc { index, on, .. } => flagged(*index, LinkFlags::Promisc, *on),
-            Self::LinkAlias { index, alias, .. } => with(*index, LinkAttribute::IfAlias(alias.clone())),
-            Self::LinkMac { index, mac, .. } => with(*index, LinkAttribute::Address(mac.0.to_vec())),
-            Self::LinkMaster { index, master, .. } => {
-                with(*index, LinkAttribute::Controller(master.unwrap_or(0)))
-            }
-            Self::LinkMtu { index, mtu, .. } => with(*index, LinkAttribute::Mtu(*mtu)),
-            Self::Port { index, hairpin, isolated, learning, .. } => {
-                port(*index, *hairpin, *isolated, *learning)
-            }
-            // `message` and `messages` have taken every other variant.
-            _ => LinkMessage::default(),
-        }
+        }]
     }
 }
 
@@ -143,6 +127,10 @@ pub(crate) fn link(index: u32) -> LinkMessage {
 pub(crate) fn flag(message: &mut LinkMessage, flag: LinkFlags, on: bool) {
     message.header.change_mask |= flag;
     message.header.flags.set(flag, on);
+}
+
+fn set(link: LinkMessage) -> Message {
+    Message::new(Body::SetLink(link), 0)
 }
 
 fn with(index: u32, attribute: LinkAttribute) -> LinkMessage {

@@ -236,10 +236,10 @@ mod tests {
             let index = self.bridge;
             let mut socket = crate::socket::Socket::open().unwrap();
             let [hook, _] = install(index).try_into().ok().unwrap();
-            socket.exchange(vec![hook], |_| Ok(())).unwrap();
+            socket.exchange(vec![hook], |_| ()).unwrap();
             let filter = filter(index, way);
             let forgiven = filter.forgiven;
-            let refusal = socket.exchange(vec![filter], |_| Ok(())).unwrap().remove(0);
+            let refusal = socket.exchange(vec![filter], |_| ()).unwrap().remove(0);
             refusal.filter(|no| !forgiven.contains(&no.errno)).map_or(Ok(()), |no| Err(no.errno))
         }
     }
@@ -264,6 +264,7 @@ mod tests {
     fn container_side(host: &mut Netlink, bridge: u32, container: &Netns) {
         let veth = Veth {
             name: "veth1",
+            mac: None,
             mtu: None,
             master: Some(bridge),
             peer: "eth0",

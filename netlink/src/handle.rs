@@ -18,7 +18,7 @@ use crate::mac::Mac;
 use crate::netns::Netns;
 use crate::read::{self, Address, Link};
 use crate::request::{Request, Route};
-use crate::socket::{Answer, Message, Refusal, Socket};
+use crate::socket::{Answer, Message, Refusal, Socket, netlink_socket};
 use crate::sysctl::Sysctls;
 use crate::veth::{Veth, VethPair};
 
@@ -41,7 +41,10 @@ impl Netlink {
 
     /// A handle for `netns`, made in a short thread that enters it.
     pub fn inside(netns: &Netns) -> Result<Self, Error> {
-        netns.run(Self::here)?
+        // The thread allocates nothing: its first allocation alone would double its cost.
+        let (socket, sysctls) = netns.run(|| (netlink_socket(), Sysctls::here()))?;
+        let socket = socket.map_err(|errno| Error::Socket { errno })?;
+        Ok(Self { socket: Socket::of_descriptor(socket), sysctls })
     }
 
     /// Carries out the requests in order, all in one send (of up to 128), and awaits every answer.
@@ -52,7 +55,7 @@ impl Netlink {
         for batch in requests.chunks(BATCH) {
             let (owners, messages): (Vec<_>, Vec<_>) =
                 batch.iter().flat_map(|r| r.messages().into_iter().map(move |m| (r, m))).unzip();
-            let refusals = self.exchange(messages, |_| Ok(()))?;
+            let refusals = self.exchange(messages, |_| ())?;
             for (request, refusal) in owners.into_iter().zip(refusals) {
                 if let Some(refusal) = refusal {
                     first = first.and(self.refused(request, refusal));
@@ -73,7 +76,6 @@ impl Netlink {
         let mut born = None;
         let refusals = self.exchange(vec![message], |answer| {
             born = born.take().or(Link::read(answer));
-            Ok(())
         })?;
         if let Some(refusal) = refusals.into_iter().flatten().next() {
             return Err(self.veth_refused(veth, refusal));
@@ -149,7 +151,6 @@ impl Netlink {
         let message = Message::new(Body::GetRoute(message), 0);
         let refusals = self.exchange(vec![message], |answer| {
             read::routes(answer, &mut found);
-            Ok(())
         })?;
         match refusals.into_iter().flatten().next() {
             Some(Refusal { errno: Errno::NETUNREACH | Errno::HOSTUNREACH, .. }) => Ok(None),
@@ -178,7 +179,7 @@ impl Netlink {
     fn exchange(
         &mut self,
         messages: Vec<Message>,
-        on_answer: impl FnMut(&Answer<'_>) -> Result<(), Error>,
+        on_answer: impl FnMut(&Answer<'_>),
     ) -> Result<Vec<Option<Refusal>>, Error> {
         let forgiven: Vec<_> = messages.iter().map(|message| message.forgiven).collect();
         let verdicts = self.socket.exchange(messages, on_answer)?;
@@ -204,7 +205,7 @@ impl Netlink {
     fn guard_otherwise(&mut self, index: u32, request: &Request) -> Result<(), Error> {
         let mut last = Ok(());
         for way in guard::OTHER_WAYS {
-            let refusals = self.exchange(vec![guard::filter(index, way)], |_| Ok(()))?;
+            let refusals = self.exchange(vec![guard::filter(index, way)], |_| ())?;
             let Some(refusal) = refusals.into_iter().flatten().next() else { return Ok(()) };
             last = Err(asked(request.to_string(), refusal));
         }
@@ -251,7 +252,6 @@ impl Netlink {
         let message = Message::new(Body::GetLink(message), 0);
         let refusals = self.exchange(vec![message], |answer| {
             found = Link::read(answer);
-            Ok(())
         })?;
         match refusals.into_iter().flatten().next() {
             Some(Refusal { errno: Errno::NODEV, .. }) => Ok(None),

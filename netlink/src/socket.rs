@@ -16,10 +16,10 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use crate::error::Error;
 use crate::wire::{self, Attributes};
 
-/// The kernel never puts more than this into one datagram of an answer.
-const BUFFER: usize = 64 * 1024;
+/// The kernel never puts more than this into one datagram of an answer (netlink_recvmsg).
+const BUFFER: usize = 32 * 1024;
 /// A dump that was interrupted by a change is asked for again, this often at most.
-const DUMP_ATTEMPTS: usize = 16;
+const DUMP_ATTEMPTS: usize = 100;
 
 /// What is said to the kernel, apart from the acknowledgement that is always asked for.
 pub(crate) struct Message {
@@ -71,11 +71,16 @@ impl Socket {
     /// A socket in the network namespace of the calling thread, for good.
     pub fn open() -> Result<Self, Error> {
         let fd = netlink_socket().map_err(|errno| Error::Socket { errno })?;
+        Ok(Self::of_descriptor(fd))
+    }
+
+    /// The same of a socket that another thread has opened.
+    pub fn of_descriptor(fd: OwnedFd) -> Self {
         // Old kernels lack some of these; then errors are told in fewer words and dumps unfiltered.
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
             let _ = enable(&fd, option);
         }
-        Ok(Self { fd, sequence: 0, buffer: vec![0; BUFFER].into(), sent: 0 })
+        Self { fd, sequence: 0, buffer: vec![0; BUFFER].into(), sent: 0 }
     }
 
     /// A socket that hears what happens to `groups` (RTMGRP_ bits) in the calling thread's namespace.
@@ -97,7 +102,7 @@ impl Socket {
     pub fn exchange(
         &mut self,
         messages: Vec<Message>,
-        mut on_answer: impl FnMut(&Answer<'_>) -> Result<(), Error>,
+        mut on_answer: impl FnMut(&Answer<'_>),
     ) -> Result<Vec<Option<Refusal>>, Error> {
         let (mut verdicts, mut open) = (vec![None; messages.len()], messages.len());
         let first = self.send(messages, NLM_F_REQUEST | NLM_F_ACK)?;
@@ -112,7 +117,7 @@ impl Socket {
                         verdicts[index] = verdict;
                         open -= 1;
                     }
-                    None => on_answer(&answer)?,
+                    None => on_answer(&answer),
                 }
             }
         }

@@ -5,13 +5,12 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::netns::{self, Netns};
 
-const ROOT: &str = "/proc/sys/net";
 /// `SIOCGSKNS` (linux/sockios.h): the network namespace that a socket belongs to.
 const SIOCGSKNS: libc::c_ulong = 0x894c;
 
@@ -24,7 +23,7 @@ pub(crate) struct Sysctls {
 impl Sysctls {
     /// Those of the calling thread's namespace.
     pub fn here() -> Self {
-        Self { v4: directory("ipv4").ok(), v6: directory("ipv6").ok() }
+        Self { v4: directory(c"/proc/sys/net/ipv4").ok(), v6: directory(c"/proc/sys/net/ipv6").ok() }
     }
 
     /// The trimmed value of `key`; `socket` is any of the namespace, for the rarer directories.
@@ -74,15 +73,15 @@ impl Sysctls {
     }
 }
 
-fn directory(name: &str) -> Result<OwnedFd, Errno> {
+fn directory(path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::openat(CWD, format!("{ROOT}/{name}"), flags, Mode::empty())
+    rustix::fs::open(path, flags, Mode::empty())
 }
 
 /// `core`, `bridge` (which appears with br_netfilter) and `netfilter` are rare: a thread each time.
 fn directory_inside(socket: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     let netns = namespace_of(socket)?;
-    netns.run(|| directory(name)).unwrap_or(Err(Errno::PERM))
+    netns.run(|| directory(format!("/proc/sys/net/{name}"))).unwrap_or(Err(Errno::PERM))
 }
 
 fn namespace_of(socket: BorrowedFd<'_>) -> Result<Netns, Errno> {

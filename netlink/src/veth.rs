@@ -17,6 +17,8 @@ use crate::netns::Netns;
 pub struct Veth<'a> {
     /// Name of the end in the namespace of the handle.
     pub name: &'a str,
+    /// Its MAC; `None`: random.
+    pub mac: Option<Mac>,
     /// MTU of both ends, in bytes; `None`: the kernel's 1500.
     pub mtu: Option<u32>,
     /// The bridge whose port the end `name` becomes.
@@ -42,7 +44,7 @@ pub struct VethPair {
 
 impl Veth<'_> {
     pub(crate) fn message(&self) -> LinkMessage {
-        let mut message = end(self.name, self.mtu);
+        let mut message = end(self.name, self.mac, self.mtu);
         if self.up {
             encode::flag(&mut message, LinkFlags::Up, true);
         }
@@ -55,9 +57,7 @@ impl Veth<'_> {
     }
 
     fn peer(&self) -> LinkMessage {
-        let mut peer = end(self.peer, self.mtu);
-        let mac = self.peer_mac.map(|mac| LinkAttribute::Address(mac.0.to_vec()));
-        peer.attributes.extend(mac);
+        let mut peer = end(self.peer, self.peer_mac, self.mtu);
         peer.attributes.push(LinkAttribute::NetNsFd(self.peer_netns.as_fd().as_raw_fd()));
         peer
     }
@@ -67,6 +67,9 @@ impl Veth<'_> {
 impl fmt::Display for Veth<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ip link add {}", self.name)?;
+        if let Some(mac) = self.mac {
+            write!(f, " address {mac}")?;
+        }
         if let Some(mtu) = self.mtu {
             write!(f, " mtu {mtu}")?;
         }
@@ -82,13 +85,14 @@ impl fmt::Display for Veth<'_> {
 }
 
 /// One queue each: the kernel otherwise makes one per processor, which costs time and memory.
-fn end(name: &str, mtu: Option<u32>) -> LinkMessage {
+fn end(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(name.into()),
         LinkAttribute::NumTxQueues(1),
         LinkAttribute::NumRxQueues(1),
     ];
+    message.attributes.extend(mac.map(|mac| LinkAttribute::Address(mac.0.to_vec())));
     message.attributes.extend(mtu.map(LinkAttribute::Mtu));
     message
 }

@@ -1,4 +1,5 @@
 //! Links in real namespaces.
+#![allow(clippy::unwrap_used, reason = "clippy does not see that the helpers are of tests")]
 
 mod common;
 
@@ -240,24 +241,19 @@ fn a_list_is_whole_although_links_come_and_go_meanwhile() {
             let (name, peer) = (format!("veth{number}"), format!("eth{number}"));
             host.create_veth(&Veth { peer: &peer, ..veth(&name, None, &container) }).unwrap();
         }
-        let done = std::sync::atomic::AtomicBool::new(false);
-        let ordering = std::sync::atomic::Ordering::Relaxed;
+        let changes = || {
+            let mut other = Netlink::inside(&here).unwrap();
+            for number in 0..200 {
+                let (name, peer) = (format!("more{number}"), format!("less{number}"));
+                other.create_veth(&Veth { peer: &peer, ..veth(&name, None, &container) }).unwrap();
+            }
+        };
         std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut other = Netlink::inside(&here).unwrap();
-                for number in 0.. {
-                    if done.load(ordering) {
-                        return;
-                    }
-                    let (name, peer) = (format!("more{number}"), format!("less{number}"));
-                    other.create_veth(&Veth { peer: &peer, ..veth(&name, None, &container) }).unwrap();
-                }
-            });
-            for _ in 0..50 {
+            let changing = scope.spawn(changes);
+            while !changing.is_finished() {
                 let links = host.links().unwrap();
                 assert_eq!(links.iter().filter(|link| link.name.starts_with("veth")).count(), 100);
             }
-            done.store(true, ordering);
         });
     });
 }

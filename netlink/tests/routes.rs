@@ -1,4 +1,5 @@
 //! Addresses, routes, neighbours and sysctls in real namespaces.
+#![allow(clippy::unwrap_used, reason = "clippy does not see that the helpers are of tests")]
 
 mod common;
 

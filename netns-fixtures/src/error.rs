@@ -60,6 +60,17 @@ pub enum Error {
         /// The namespace.
         netns: PathBuf,
     },
+    /// A link did not come up in time.
+    #[error("link {link:?} in netns {netns:?} has no carrier")]
+    NoCarrier {
+        /// The link's name.
+        link: String,
+        /// The namespace.
+        netns: PathBuf,
+    },
+    /// A machine outside that would have no address.
+    #[error("a machine outside needs at least one subnet")]
+    NoSubnet,
     /// A subnet that cannot hold the host and its neighbour.
     #[error("subnet {subnet} has no room for a host (.1) and its neighbour (.2)")]
     Subnet {

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use netlink::Netns;
@@ -13,11 +14,16 @@ use netlink_packet_route::link::{InfoData, InfoVeth};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use crate::rtnl::{index_of, rtnl};
-use crate::{Error, Program};
+use crate::{Error, Program, wait_for_carrier};
 
-/// A container host that lives as long as this value: a network namespace with `lo` up, and a directory for its files.
+/// How long a veth pair may take to come up.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A container host that lives as long as this value: a network namespace with `lo` up, and a
+/// directory for its files.
 ///
-/// Dropping it removes the directory and the pinned container namespaces below it. Its links end with the last user of the namespace.
+/// Dropping it removes the directory and the pinned container namespaces below it. Its links end
+/// with the last user of the namespace.
 #[derive(Debug)]
 pub struct Host {
     netns: Netns,
@@ -25,7 +31,8 @@ pub struct Host {
     machines: AtomicU32,
 }
 
-/// A container as the plugins meet it: a new, empty network namespace, pinned at a path. Unpinned on drop.
+/// A container as the plugins meet it: a new, empty network namespace, pinned at a path. Unpinned
+/// on drop.
 #[derive(Debug)]
 pub struct Container {
     name: String,
@@ -71,7 +78,8 @@ impl Host {
         Program::new(&self.netns, program).env("RNET_ROOT", &self.root)
     }
 
-    /// A new container, its namespace pinned at `<root>/netns/<name>` as engines pin theirs below /run/netns.
+    /// A new container, its namespace pinned at `<root>/netns/<name>` as engines pin theirs below
+    /// /run/netns.
     pub fn container(&self, name: &str) -> Result<Container, Error> {
         let netns = Netns::create()?;
         let path = self.root.join("netns").join(name);
@@ -81,7 +89,8 @@ impl Host {
 
     /// A machine outside, with the second address of each subnet; the host gets the first.
     ///
-    /// For `192.168.77.0/24` that is 192.168.77.1 on the host and 192.168.77.2 outside. Neither has a route beyond the subnets.
+    /// For `192.168.77.0/24` that is 192.168.77.1 on the host and 192.168.77.2 outside. Neither has
+    /// a route beyond the subnets.
     pub fn outside(&self, subnets: &[IpNetwork]) -> Result<Outside, Error> {
         let netns = Netns::create()?;
         let host_addresses = nth_addresses(subnets, 1)?;
@@ -91,6 +100,8 @@ impl Host {
         rtnl(&self.netns, "address the host's link", addressed(&link, &host_addresses))?;
         rtnl(&netns, "address eth0", addressed("eth0", &addresses))?;
         rtnl(&netns, "set lo up", link_up("lo"))?;
+        await_carrier(&self.netns, &link)?;
+        await_carrier(&netns, "eth0")?;
         Ok(Outside { netns, link, addresses, host_addresses })
     }
 
@@ -141,7 +152,8 @@ impl Container {
         Program::new(&self.netns, program)
     }
 
-    /// Takes the pin away, as an engine does whose container died. The kernel ends the namespace when the value is dropped.
+    /// Takes the pin away, as an engine does whose container died. The kernel ends the namespace
+    /// when the value is dropped.
     pub fn remove(&self) -> Result<(), Error> {
         Ok(Netns::unpin(&self.path)?)
     }
@@ -205,7 +217,8 @@ impl Outside {
     }
 }
 
-/// A directory of our own. A private /run is the better place for it: that ends with us even when we are killed.
+/// A directory of our own. A private /run is the better place for it: that ends with us even when
+/// we are killed.
 fn temporary_directory() -> Result<PathBuf, Error> {
     static MADE: AtomicU32 = AtomicU32::new(0);
     let parent = match crate::sandbox::run_is_private() {
@@ -231,7 +244,7 @@ fn pins(dir: &Path) -> Vec<PathBuf> {
 
 fn nth_addresses(subnets: &[IpNetwork], nth: u8) -> Result<Vec<IpNetwork>, Error> {
     if subnets.is_empty() {
-        return Err(Error::Subnet { subnet: unspecified_like(&IpNetwork::from(IpAddr::from([0; 4]))) });
+        return Err(Error::NoSubnet);
     }
     subnets.iter().map(|subnet| nth_address(*subnet, nth)).collect()
 }
@@ -242,6 +255,14 @@ fn nth_address(subnet: IpNetwork, nth: u8) -> Result<IpNetwork, Error> {
         IpNetwork::V6(v6) => v6.nth(nth.into()).map(IpAddr::V6),
     };
     ip.and_then(|ip| IpNetwork::new(ip, subnet.prefix()).ok()).ok_or(Error::Subnet { subnet })
+}
+
+/// Without it the first packets would be lost.
+fn await_carrier(netns: &Netns, link: &str) -> Result<(), Error> {
+    match wait_for_carrier(netns, link, PATIENCE)? {
+        true => Ok(()),
+        false => Err(Error::NoCarrier { link: link.into(), netns: netns.path().into() }),
+    }
 }
 
 /// 0.0.0.0/0 or ::/0.
@@ -262,7 +283,8 @@ fn link_up(name: &str) -> impl AsyncFnOnce(Handle) -> Asked + Send {
     }
 }
 
-/// `ip link add LINK type veth peer name eth0 netns NETNS`: born there, for moving a link takes the kernel tens of milliseconds.
+/// `ip link add LINK type veth peer name eth0 netns NETNS`: born there, for moving a link takes the
+/// kernel tens of milliseconds.
 fn veth_into(link: &str, netns: &Netns) -> impl AsyncFnOnce(Handle) -> Asked + Send {
     let fd = netns.as_fd().as_raw_fd();
     async move |handle| {
@@ -302,7 +324,6 @@ fn route(subnet: IpNetwork, gateway: IpAddr) -> impl AsyncFnOnce(Handle) -> Aske
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     use crate::ping;
 

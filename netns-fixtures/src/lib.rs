@@ -1,13 +1,19 @@
-//! Throw-away hosts, containers, probes and snapshots: what tests and `rnet demo` play container host with.
+//! Throw-away hosts, containers, probes and snapshots: what tests and `rnet demo` play container
+//! host with.
 //!
-//! - [`Host`] is a network namespace with a temporary directory; [`Container`] and [`Outside`] are its inhabitants and its neighbours.
-//! - The probes ([`ping`], [`http_get`], [`HttpServer`], [`tcp_connect`], [`UdpEcho`], [`UdpClient`], [`Frames`]) see what the
-//!   network really does; no other program is needed.
-//! - [`Snapshot`] is everything a namespace and some directories hold, comparable and with a readable difference.
+//! - [`Host`] is a network namespace with a temporary directory; [`Container`] and [`Outside`] are
+//!   its inhabitants and its neighbours.
+//! - The probes ([`ping`], [`http_get`], [`HttpServer`], [`tcp_connect`], [`UdpEcho`],
+//!   [`UdpClient`], [`Frames`]) see what the network really does; no other program is needed.
+//! - [`Snapshot`] is everything a namespace and some directories hold, comparable and with a
+//!   readable difference.
+//! - [`wait_for_carrier`] listens until a link works.
 //! - [`ip_addr`], [`bridge_link`] and [`ip_route`] print as the well-known commands do.
 //!
-//! All of it needs root over the current network namespace: tests get that from `sandbox.sh`, a program from [`enter_sandbox`].
+//! All of it needs root over the current network namespace: tests get that from `sandbox.sh`, a
+//! program from [`enter_sandbox`].
 
+mod carrier;
 mod error;
 mod host;
 mod probe;
@@ -18,6 +24,7 @@ mod show;
 mod snapshot;
 mod view;
 
+pub use carrier::wait_for_carrier;
 pub use error::Error;
 pub use host::{Container, Host, Outside};
 pub use probe::frame;

@@ -108,7 +108,8 @@ impl<'a> Program<'a> {
         let mut child = self.start()?;
         let writing = child.stdin.take().map(|mut stdin| {
             let bytes = self.input.take().unwrap_or_default();
-            // Beside the reading: a program that answers while it reads would block on a full pipe otherwise.
+            // Beside the reading: a program that answers while it reads would block on a full pipe
+            // otherwise.
             std::thread::spawn(move || stdin.write_all(&bytes))
         });
         let output = child.wait_with_output();

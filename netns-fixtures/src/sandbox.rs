@@ -1,4 +1,5 @@
-//! The way into namespaces of one's own without another program; what `sandbox.sh` does for tests, for `rnet demo`.
+//! The way into namespaces of one's own without another program; what `sandbox.sh` does for tests,
+//! for `rnet demo`.
 
 use std::ffi::CStr;
 use std::io;
@@ -10,10 +11,12 @@ use rustix::thread::UnshareFlags;
 
 use crate::Error;
 
-/// Moves this process into new user, network and mount namespaces, as root there, with an empty /run.
+/// Moves this process into new user, network and mount namespaces, as root there, with an empty
+/// /run.
 ///
-/// Works for an ordinary user where the kernel allows user namespaces; root needs them not and gets one too, so that the machine's
-/// network cannot be reached. Must be called while the process has one thread: user_namespaces(7) refuses others (EINVAL).
+/// Works for an ordinary user where the kernel allows user namespaces; root needs them not and gets
+/// one too, so that the machine's network cannot be reached. Must be called while the process has
+/// one thread: user_namespaces(7) refuses others (EINVAL).
 pub fn enter_sandbox() -> Result<(), Error> {
     let user = rustix::process::geteuid().as_raw();
     let group = rustix::process::getegid().as_raw();
@@ -37,7 +40,8 @@ fn unshare() -> rustix::io::Result<()> {
     rustix::thread::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNET | UnshareFlags::NEWNS)
 }
 
-/// user_namespaces(7), "Defining user and group ID mappings": setgroups must be denied before an ordinary user may map groups.
+/// user_namespaces(7), "Defining user and group ID mappings": setgroups must be denied before an
+/// ordinary user may map groups.
 fn become_root(user: u32, group: u32) -> Result<(), Error> {
     let say = |file: &str, text: String| {
         let path = Path::new("/proc/self").join(file);

@@ -21,8 +21,8 @@ use crate::view::{View, links, mac_text, name_of};
 pub enum Dialect {
     /// iproute2, which hosts have.
     Iproute2,
-    /// busybox and other old ones, which the study notes' containers have. They know no other namespaces: a veth whose peer lives in
-    /// one shows `M-DOWN`, for the peer looks down to them.
+    /// busybox and other old ones, which the study notes' containers have. They know no other
+    /// namespaces: a veth whose peer lives in one shows `M-DOWN`, for the peer looks down to them.
     Busybox,
 }
 
@@ -235,6 +235,8 @@ mod tests {
     use crate::rtnl::index_of;
     use crate::{Container, Host};
 
+    const LONG: std::time::Duration = std::time::Duration::from_secs(10);
+
     /// The study notes' first container: bridge and host end here, eth0 there, up and addressed.
     fn first_container(host: &Host) -> Container {
         let container = host.container("tomcat01").unwrap();
@@ -258,6 +260,11 @@ mod tests {
             handle.link().change(LinkUnspec::new_with_index(index).up().build()).execute().await
         })
         .unwrap();
+        for (netns, link) in
+            [(host.netns(), "br0"), (host.netns(), "vethac069eb"), (container.netns(), "eth0")]
+        {
+            assert!(crate::wait_for_carrier(netns, link, LONG).unwrap(), "{link}");
+        }
         container
     }
 

@@ -1,4 +1,5 @@
-//! `enter_sandbox` wants a process of one thread, which the test harness is not: this test is a program of its own.
+//! `enter_sandbox` wants a process of one thread, which the test harness is not: this test is a
+//! program of its own.
 
 use std::error::Error;
 use std::time::Duration;

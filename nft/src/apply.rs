@@ -15,7 +15,7 @@ use crate::element::{Element, Entry, Owner};
 use crate::encode::{Reply, Requests, replies};
 use crate::error::Error;
 use crate::ruleset::{Ruleset, Table};
-use crate::state::{State, TableState};
+use crate::state::{Fingerprint, State, TableState};
 
 /// The kernel's largest answer: a dump gives up to 32 KiB, an error repeats the message that caused it.
 const READ: usize = 128 << 10;
@@ -106,7 +106,10 @@ impl Firewall {
         drop_doubles(&mut entries, |_| true);
         for _ in 0..ATTEMPTS {
             let (found, generation) = self.look_up(entries.iter().map(|owned| &owned.entry))?;
-            let own = entries.iter().zip(found).filter(|(owned, found)| *found == Presence::Held(Some(owned.owner)));
+            let own = entries
+                .iter()
+                .zip(found)
+                .filter(|(owned, found)| *found == Presence::Held(Some(owned.owner)));
             let delete = |batch: &mut Requests| own.for_each(|(owned, _)| batch.delete_element(&owned.entry));
             match self.transact(DOING, Some(generation), delete)? {
                 Outcome::Done => return Ok(()),
@@ -171,7 +174,9 @@ impl Firewall {
         let mut found = Vec::new();
         for set in Ruleset::constant().sets() {
             let ask = |requests: &mut Requests| requests.dump_elements(set);
-            found.extend(self.dump("reading elements", ask, |reply| reply.elements(set))?.into_iter().flatten());
+            found.extend(
+                self.dump("reading elements", ask, |reply| reply.elements(set))?.into_iter().flatten(),
+            );
         }
         Ok(whole_elements(&found))
     }
@@ -182,7 +187,8 @@ impl Firewall {
         let mut stale: Vec<Tracked> = Vec::new();
         for filter in filters(flows) {
             let ask = |requests: &mut Requests| requests.dump_tracked(filter);
-            let read = |reply: Reply<'_>| Some(Tracked::parse(&reply).filter(|tracked| tracked.is_stale(flows)));
+            let read =
+                |reply: Reply<'_>| Some(Tracked::parse(&reply).filter(|tracked| tracked.is_stale(flows)));
             stale.extend(self.dump(DOING, ask, read)?.into_iter().flatten());
         }
         stale.chunks(QUESTIONS).map(|chunk| self.delete_tracked(chunk)).sum()
@@ -292,7 +298,9 @@ impl Firewall {
             Ok(())
         })?;
         let Some((handle, flags)) = found else { return Ok(None) };
-        let rules = self.dump(DOING, |requests| requests.dump_rules(table), |reply| reply.rule())?;
+        let ask = |requests: &mut Requests| requests.dump_rules(table);
+        let rules = self.dump(DOING, ask, |reply| reply.rule())?;
+        let rules = rules.iter().fold(Fingerprint::new(), |all, rule| all.with(*rule));
         Ok(Some(TableState { handle, flags, rules }))
     }
 
@@ -340,7 +348,9 @@ impl Firewall {
         self.exchange(doing, &batch, |reply| {
             match reply.errno() {
                 Some(0) => done |= reply.sequence == last,
-                Some(errno) => errors.push((reply.sequence.wrapping_sub(first), Errno::from_raw_os_error(errno))),
+                Some(errno) => {
+                    errors.push((reply.sequence.wrapping_sub(first), Errno::from_raw_os_error(errno)))
+                }
                 None => {}
             }
             Ok(())
@@ -443,9 +453,9 @@ fn outcome(doing: &'static str, errors: &[(u32, Errno)], done: bool) -> Result<O
     match errors.iter().find(|(message, _)| *message == 0) {
         Some((_, errno)) if errno.raw_os_error() == RESTART => Ok(Outcome::Changed),
         Some((_, errno)) => Err(Error::Kernel { doing, errno: *errno }),
-        None if !errors.is_empty() => {
-            Ok(Outcome::Refused(errors.iter().map(|(message, errno)| (*message as usize - 1, *errno)).collect()))
-        }
+        None if !errors.is_empty() => Ok(Outcome::Refused(
+            errors.iter().map(|(message, errno)| (*message as usize - 1, *errno)).collect(),
+        )),
         None if done => Ok(Outcome::Done),
         None => Err(Error::Answer { doing }),
     }
@@ -471,7 +481,8 @@ fn entries(elements: &[(Element, Owner)]) -> Result<Vec<Owned<'_>>, Error> {
 /// Keeps the first of equal keys, among those elements that may be given twice.
 fn drop_doubles(entries: &mut Vec<Owned<'_>>, may: impl Fn(&Element) -> bool) {
     let mut seen = HashSet::with_capacity(entries.len());
-    entries.retain(|owned| !may(owned.element) || seen.insert((owned.entry.set.name, owned.entry.key.clone())));
+    entries
+        .retain(|owned| !may(owned.element) || seen.insert((owned.entry.set.name, owned.entry.key.clone())));
 }
 
 fn create(batch: &mut Requests, entries: &[Owned<'_>]) {
@@ -494,7 +505,8 @@ fn take_over(batch: &mut Requests, owned: &Owned<'_>, found: Presence) {
 }
 
 fn refuse_held_claims(entries: &[Owned<'_>], found: &[Presence]) -> Result<(), Error> {
-    let held = |(owned, found): &(&Owned<'_>, &Presence)| owned.element.is_claim() && **found != Presence::Absent;
+    let held =
+        |(owned, found): &(&Owned<'_>, &Presence)| owned.element.is_claim() && **found != Presence::Absent;
     match entries.iter().zip(found).find(held) {
         Some((owned, found)) => Err(Error::Taken { element: owned.element.clone(), holder: found.owner() }),
         None => Ok(()),
@@ -514,16 +526,20 @@ fn refuse_double_claims(entries: &[Owned<'_>]) -> Result<(), Error> {
 
 /// Elements of one set next to each other.
 fn by_set(entries: Vec<Owned<'_>>) -> Vec<(Entry, Owner)> {
-    let mut entries: Vec<(Entry, Owner)> = entries.into_iter().map(|owned| (owned.entry, owned.owner)).collect();
+    let mut entries: Vec<(Entry, Owner)> =
+        entries.into_iter().map(|owned| (owned.entry, owned.owner)).collect();
     entries.sort_by_key(|(entry, _)| entry.set.name);
     entries
 }
 
 /// Elements all of whose kernel elements are there.
 fn whole_elements(found: &[(Entry, Option<Owner>)]) -> Vec<(Element, Option<Owner>)> {
-    let present: HashSet<(&str, &[u8])> = found.iter().map(|(entry, _)| (entry.set.name, &entry.key[..])).collect();
+    let present: HashSet<(&str, &[u8])> =
+        found.iter().map(|(entry, _)| (entry.set.name, &entry.key[..])).collect();
     let whole = |element: &Element| {
-        element.entries().is_ok_and(|mut all| all.all(|entry| present.contains(&(entry.set.name, &entry.key[..]))))
+        element
+            .entries()
+            .is_ok_and(|mut all| all.all(|entry| present.contains(&(entry.set.name, &entry.key[..]))))
     };
     let elements = found.iter().filter_map(|(entry, owner)| Some((Element::from_entry(entry)?, *owner)));
     elements.filter(|(element, _)| whole(element)).collect()

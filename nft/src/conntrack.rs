@@ -224,3 +224,71 @@ fn conditions(filter: Filter) -> (Condition, Condition) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client at `from` whose packets to `to` are answered by `by`.
+    fn tracked(to: &str, by: &str, nat: Status) -> Tracked {
+        let (to, by): (SocketAddr, SocketAddr) = (to.parse().unwrap(), by.parse().unwrap());
+        let from = SocketAddr::new(to.ip(), 50_000);
+        Tracked {
+            original: Side { source: from, destination: to, udp: true },
+            reply: Side { source: by, destination: from, udp: true },
+            nat,
+            identity: vec![],
+        }
+    }
+
+    fn flow(host: Option<&str>) -> Flow {
+        Flow { host: host.map(|host| host.parse().unwrap()), port: 53, v6: false, to: None }
+    }
+
+    #[test]
+    fn what_went_to_the_host_port_is_stale() {
+        let dnated = tracked("10.0.0.1:53", "172.18.0.2:5353", Status::DstNat);
+        let plain = tracked("10.0.0.1:53", "10.0.0.1:53", Status::empty());
+        for entry in [dnated, plain] {
+            assert!(entry.is_stale(&[flow(None)]));
+            assert!(entry.is_stale(&[flow(Some("10.0.0.1"))]));
+            assert!(!entry.is_stale(&[flow(Some("10.0.0.2"))]));
+            assert!(!entry.is_stale(&[Flow { port: 54, ..flow(None) }]));
+            assert!(!entry.is_stale(&[Flow { v6: true, ..flow(None) }]));
+        }
+    }
+
+    #[test]
+    fn a_containers_question_to_an_outside_server_stays() {
+        let passing = tracked("9.9.9.9:53", "9.9.9.9:53", Status::SrcNat);
+        assert!(!passing.is_stale(&[flow(None)]));
+        let hairpin = tracked("10.0.0.1:53", "172.18.0.2:53", Status::SrcNat | Status::DstNat);
+        assert!(hairpin.is_stale(&[flow(None)]));
+    }
+
+    #[test]
+    fn what_points_at_the_container_is_stale_whatever_port_it_came_by() {
+        let to = Some("172.18.0.2:5353".parse().unwrap());
+        let other_port = tracked("10.0.0.1:99", "172.18.0.2:5353", Status::DstNat);
+        assert!(other_port.is_stale(&[Flow { to, ..flow(None) }]));
+        assert!(
+            !tracked("10.0.0.1:99", "172.18.0.2:5354", Status::DstNat).is_stale(&[Flow { to, ..flow(None) }])
+        );
+    }
+
+    #[test]
+    fn tcp_stays() {
+        let mut entry = tracked("10.0.0.1:53", "172.18.0.2:53", Status::DstNat);
+        entry.original.udp = false;
+        assert!(!entry.is_stale(&[flow(None)]));
+    }
+
+    #[test]
+    fn few_flows_are_asked_for_one_by_one_and_many_in_one_look() {
+        let to = Some("[fd00::2]:5353".parse().unwrap());
+        let both = [Filter::To { port: 53, v6: false }, Filter::From { port: 5353, v6: true }];
+        assert_eq!(filters(&[Flow { to, ..flow(None) }]), both);
+        assert_eq!(filters(&[flow(None); 5]), [Filter::Udp]);
+        assert_eq!(filters(&[]), []);
+    }
+}

@@ -186,9 +186,7 @@ impl Element {
     /// The element that stands for this one when asked whose it is.
     pub(crate) fn entry(&self) -> Result<Entry, Error> {
         Ok(match self {
-            Self::Publish { host, protocol, host_port, to } => {
-                publish(*host, *protocol, *host_port, *to)?
-            }
+            Self::Publish { host, protocol, host_port, to } => publish(*host, *protocol, *host_port, *to)?,
             Self::Published { to, protocol } => {
                 endpoint(&ruleset::PUBLISHED4, &ruleset::PUBLISHED6, *to, *protocol)
             }
@@ -238,7 +236,9 @@ impl Element {
         let element = match entry.set.name {
             "publish4" | "publish6" => published_at(Some(key.ip(v6)?), &mut key, entry)?,
             "publish4_any" | "publish6_any" => published_at(None, &mut key, entry)?,
-            "published4" | "published6" => key.endpoint(v6).map(|(to, protocol)| Self::Published { to, protocol })?,
+            "published4" | "published6" => {
+                key.endpoint(v6).map(|(to, protocol)| Self::Published { to, protocol })?
+            }
             "snat4" | "snat6" => key.endpoint(v6).map(|(to, protocol)| Self::Snat { to, protocol })?,
             "masqall4" | "masqall6" => {
                 key.endpoint(v6).map(|(to, protocol)| Self::MasqueradeAll { to, protocol })?
@@ -448,5 +448,151 @@ fn write_port_address(f: &mut fmt::Formatter<'_>, link: &str, mac: [u8; 6], addr
     match address {
         IpAddr::V4(_) => Ok(()),
         IpAddr::V6(v6) => write!(f, ", bridge rnet target6 {{ \"{link}\" . {:#x} }}", v6.to_bits()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn addresses() -> impl Strategy<Value = IpAddr> {
+        prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)]
+    }
+
+    fn protocols() -> impl Strategy<Value = Protocol> {
+        prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp), Just(Protocol::Sctp)]
+    }
+
+    fn names() -> impl Strategy<Value = String> {
+        "[A-Za-z0-9._-]{1,15}"
+    }
+
+    fn published() -> impl Strategy<Value = Element> {
+        let parts = (addresses(), any::<u16>(), protocols(), any::<u16>(), any::<bool>());
+        parts.prop_map(|(address, port, protocol, host_port, any)| Element::Publish {
+            host: (!any).then_some(address),
+            protocol,
+            host_port,
+            to: SocketAddr::new(address, port),
+        })
+    }
+
+    fn homes() -> impl Strategy<Value = Element> {
+        (addresses(), 0..=128u8, names()).prop_map(|(address, prefix, bridge)| {
+            let prefix = prefix.min(if address.is_ipv4() { 32 } else { 128 });
+            let subnet = IpNetwork::new(address, prefix).unwrap();
+            Element::Home { subnet: IpNetwork::new(subnet.network(), prefix).unwrap(), bridge }
+        })
+    }
+
+    fn elements() -> impl Strategy<Value = Element> {
+        let endpoints =
+            || (addresses(), any::<u16>(), protocols()).prop_map(|(a, p, t)| (SocketAddr::new(a, p), t));
+        prop_oneof![
+            published(),
+            homes(),
+            endpoints().prop_map(|(to, protocol)| Element::Published { to, protocol }),
+            endpoints().prop_map(|(to, protocol)| Element::Snat { to, protocol }),
+            endpoints().prop_map(|(to, protocol)| Element::MasqueradeAll { to, protocol }),
+            addresses().prop_map(|address| Element::Masquerade { address }),
+            names().prop_map(|bridge| Element::Isolated { bridge }),
+            names().prop_map(|link| Element::Port { link }),
+            (names(), any::<[u8; 6]>(), addresses()).prop_map(|(link, mac, address)| Element::PortAddress {
+                link,
+                mac,
+                address
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_element_is_read_back_from_its_bytes(element in elements()) {
+            let entry = element.entry().unwrap();
+            prop_assert_eq!(Element::from_entry(&entry), Some(element));
+        }
+
+        #[test]
+        fn keys_and_data_are_as_wide_as_their_set_says(element in elements()) {
+            let width = |types: &[ruleset::Type]| -> usize {
+                types.iter().map(|part| part.width.next_multiple_of(4) as usize).sum()
+            };
+            for entry in element.entries().unwrap() {
+                prop_assert_eq!(entry.key.len(), width(entry.set.key));
+                prop_assert_eq!(entry.end.is_some(), entry.set.interval);
+                prop_assert_eq!(entry.data.unwrap_or_default().len(), width(entry.set.data));
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(key in prop::collection::vec(any::<u8>(), 0..50), set in 0..19usize) {
+            let set = ruleset::Ruleset::constant().sets().nth(set).unwrap();
+            let entry = Entry { set, key: key.clone(), end: Some(key.clone()), data: Some(key) };
+            let _ = Element::from_entry(&entry);
+        }
+    }
+
+    #[test]
+    fn an_owner_is_sixteen_lower_case_digits() {
+        assert_eq!(Owner::new("00000000deadbeef").unwrap().to_string(), "00000000deadbeef");
+        for text in
+            ["", "deadbeef", "00000000DEADBEEF", "00000000deadbeef0", "+000000deadbeef0", "0x000000deadbeef"]
+        {
+            assert_eq!(Owner::new(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_comment_names_its_owner_and_others_name_nobody() {
+        let owner = Owner::new("0123456789abcdef").unwrap();
+        assert_eq!(owner.comment(), "rnet:0123456789abcdef");
+        assert_eq!(Owner::from_comment("rnet:0123456789abcdef"), Some(owner));
+        assert_eq!(Owner::from_comment("0123456789abcdef"), None);
+        assert_eq!(Owner::from_comment("rnet:me"), None);
+    }
+
+    #[test]
+    fn protocols_are_read_in_any_case() {
+        assert_eq!("TCP".parse(), Ok(Protocol::Tcp));
+        assert_eq!("udp".parse(), Ok(Protocol::Udp));
+        assert_eq!("Sctp".parse(), Ok(Protocol::Sctp));
+        assert_eq!("abc".parse::<Protocol>().unwrap_err().to_string(), "invalid proto: abc");
+    }
+
+    #[test]
+    fn the_text_is_what_nft_takes() {
+        let (to, protocol) = ("172.18.0.2:80".parse().unwrap(), Protocol::Tcp);
+        let to6 = "[fd00::2]:80".parse().unwrap();
+        let host = Some("10.0.0.1".parse().unwrap());
+        let link = String::from("veth0");
+        let mac = [2, 0x42, 0xac, 0x12, 0, 2];
+        let cases = [
+            (
+                Element::Publish { host, protocol, host_port: 3344, to },
+                "inet rnet publish4 { 10.0.0.1 . tcp . 3344 : 172.18.0.2 . 80 }",
+            ),
+            (
+                Element::Publish { host: None, protocol, host_port: 3344, to: to6 },
+                "inet rnet publish6_any { tcp . 3344 : fd00::2 . 80 }",
+            ),
+            (Element::Published { to, protocol }, "inet rnet published4 { 172.18.0.2 . tcp . 80 }"),
+            (Element::Masquerade { address: to.ip() }, "inet rnet masq4 { 172.18.0.2 }"),
+            (
+                Element::Home { subnet: "172.18.0.9/16".parse().unwrap(), bridge: "rnet0".into() },
+                "inet rnet home4 { 172.18.0.0/16 . \"rnet0\" }",
+            ),
+            (Element::Isolated { bridge: "rnet0".into() }, "inet rnet isolated { \"rnet0\" . \"rnet0\" }"),
+            (Element::Port { link: link.clone() }, "bridge rnet ports { \"veth0\" }"),
+            (
+                Element::PortAddress { link, mac, address: "fe80::2".parse().unwrap() },
+                "bridge rnet owner6 { \"veth0\" . 02:42:ac:12:00:02 . fe80::2 }, \
+                 bridge rnet target6 { \"veth0\" . 0xfe800000000000000000000000000002 }",
+            ),
+        ];
+        for (element, text) in cases {
+            assert_eq!(element.to_string(), text);
+        }
     }
 }

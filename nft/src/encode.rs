@@ -4,20 +4,21 @@
 //! every level again and again and would take longer than the kernel.
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NLMSG_DONE,
-    NLMSG_ERROR, NetlinkBuffer, Nla,
-    NlasIterator, Parseable,
+    DefaultNla, Emitable, NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
+    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, Nla, NlasIterator, Parseable,
 };
 use netlink_packet_netfilter::nftables::{
-    Bitwise, ChainAttribute, Cmp, DataAttribute, ExpressionAttribute, Expressions, GenAttribute, Hook as HookAttribute,
-    HookNumber, Immediate, InetHookNumber, ListAttribute, Lookup, Meta, NfTablesMessageType, Operator, Payload,
-    Register, RuleAttribute, SetAttribute, SetDescription, SetElementAttribute, SetElementList, SetElementMessage,
-    SetFlags, TableAttribute, Verdict, VerdictAttribute,
+    Bitwise, ChainAttribute, Cmp, DataAttribute, ExpressionAttribute, Expressions, GenAttribute,
+    Hook as HookAttribute, HookNumber, Immediate, InetHookNumber, ListAttribute, Lookup, Meta,
+    NfTablesMessageType, Operator, Payload, Register, RuleAttribute, SetAttribute, SetDescription,
+    SetElementAttribute, SetElementList, SetElementMessage, SetFlags, TableAttribute, Verdict,
+    VerdictAttribute,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
 
 use crate::element::{Entry, Owner};
 use crate::ruleset::{Chain, Family, Field, Hook, Ruleset, Set, Source, TABLE, Table, Term, Type};
+use crate::state::Fingerprint;
 
 /// Lengths of `struct nlmsghdr` and `struct nfgenmsg`.
 const NETLINK_HEADER: usize = 16;
@@ -298,13 +299,7 @@ impl Requests {
         })
     }
 
-    fn elements(
-        &mut self,
-        kind: NfTablesMessageType,
-        flags: u16,
-        set: &Set,
-        list: impl FnOnce(&mut Self),
-    ) {
+    fn elements(&mut self, kind: NfTablesMessageType, flags: u16, set: &Set, list: impl FnOnce(&mut Self)) {
         self.nftables(kind, flags, set.family, |message| {
             message.put(&SetElementList::Table(TABLE.into()));
             message.put(&SetElementList::Set(set.name.into()));
@@ -577,10 +572,16 @@ impl<'a> Reply<'a> {
         i32::from_ne_bytes(*code).checked_neg()
     }
 
+    /// The value of the first attribute of this kind.
+    fn attribute(&self, kind: u16) -> Option<&'a [u8]> {
+        let kind = kind & NLA_TYPE_MASK;
+        let nla = NlasIterator::new(self.attributes()).flatten().find(|nla| nla.kind() == kind)?;
+        nla.into_inner().get(NLA_HEADER_SIZE..usize::from(nla.length()))
+    }
+
     /// An attribute's big-endian number of `N` bytes.
     fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
-        let found = NlasIterator::new(self.attributes()).flatten().find(|nla| nla.kind() == kind)?;
-        found.value().try_into().ok()
+        self.attribute(kind)?.try_into().ok()
     }
 
     /// The generation in a NFT_MSG_NEWGEN.
@@ -595,9 +596,13 @@ impl<'a> Reply<'a> {
         Some((handle, flags))
     }
 
-    /// The handle of a rule in a NFT_MSG_NEWRULE.
-    pub fn rule(&self) -> Option<u64> {
-        self.number(RuleAttribute::Handle(0).kind()).map(u64::from_be_bytes)
+    /// Handle and expressions of a rule in a NFT_MSG_NEWRULE, but for its counters.
+    pub fn rule(&self) -> Option<Fingerprint> {
+        let handle = self.number::<8>(RuleAttribute::Handle(0).kind())?;
+        let expressions =
+            NlasIterator::new(self.attribute(RuleAttribute::Expressions(vec![]).kind())?).flatten();
+        let lasting = expressions.filter(|expression| !is_counter(expression.value()));
+        Some(lasting.fold(Fingerprint::new().and(&handle), |rule, expression| rule.and(expression.value())))
     }
 
     /// The elements of `set` in a NFT_MSG_NEWSETELEM, with the owners that their comments name.
@@ -609,6 +614,13 @@ impl<'a> Reply<'a> {
         });
         Some(lists.flatten().filter_map(|item| element(set, item)).collect())
     }
+}
+
+/// Whether an expression, the inside of a NFTA_LIST_ELEM, is a counter.
+fn is_counter(expression: &[u8]) -> bool {
+    let name = ExpressionAttribute::Name(String::new()).kind();
+    let mut attributes = NlasIterator::new(expression).flatten();
+    attributes.any(|nla| nla.kind() == name && nla.value() == b"counter\0")
 }
 
 fn element(set: &'static Set, item: ListAttribute<SetElementAttribute>) -> Option<(Entry, Option<Owner>)> {
@@ -644,4 +656,88 @@ fn owner_in(mut data: &[u8]) -> Option<Owner> {
         data = next;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use super::*;
+    use crate::element::{Element, Protocol};
+
+    fn longest_element() -> (Entry, Owner) {
+        let to: SocketAddr = "[fd00::2]:80".parse().unwrap();
+        let element = Element::Publish { host: Some(to.ip()), protocol: Protocol::Tcp, host_port: 80, to };
+        (element.entry().unwrap(), Owner::new("0123456789abcdef").unwrap())
+    }
+
+    #[test]
+    fn a_batch_is_numbered_and_only_its_last_message_is_acknowledged() {
+        let (entry, owner) = longest_element();
+        let mut batch = Requests::new(u32::MAX);
+
+        batch.begin(Some(7));
+        batch.create_element(&entry, owner, true);
+        batch.create_element(&entry, owner, false);
+        let last = batch.end();
+
+        let messages: Vec<Reply<'_>> = replies(batch.bytes()).map(Option::unwrap).collect();
+        let numbers: Vec<u32> = messages.iter().map(|message| message.sequence).collect();
+        assert_eq!((numbers, last), (vec![u32::MAX, 0, 1, 2], 1));
+        let acked: Vec<bool> = messages.iter().map(|message| message.flags & NLM_F_ACK != 0).collect();
+        assert_eq!(acked, [false, false, true, false]);
+        assert_eq!(messages[0].number(BATCH_GENERATION), Some(7u32.to_be_bytes()));
+        assert_ne!(messages[1].flags & NLM_F_EXCL, 0);
+        assert_eq!(messages[2].flags & NLM_F_EXCL, 0);
+    }
+
+    #[test]
+    fn elements_are_read_back_as_they_were_written() {
+        let (entry, owner) = longest_element();
+        let mut requests = Requests::new(0);
+
+        requests.create_elements(&vec![(entry.clone(), owner); 3]);
+
+        let message = replies(requests.bytes()).next().unwrap().unwrap();
+        assert_eq!(message.elements(entry.set), Some(vec![(entry, Some(owner)); 3]));
+    }
+
+    #[test]
+    fn a_full_message_stays_below_the_limit_of_an_attribute() {
+        let mut requests = Requests::new(0);
+        requests.create_elements(&vec![longest_element(); ELEMENTS_PER_MESSAGE + 1]);
+        let lengths: Vec<usize> =
+            replies(requests.bytes()).map(|message| message.unwrap().payload.len()).collect();
+        assert_eq!(lengths.len(), 2);
+        assert!(lengths[0] < 60_000, "{lengths:?}");
+    }
+
+    #[test]
+    fn masks_have_as_many_bits_as_the_prefix() {
+        assert_eq!(prefix_mask(4, 4), [0xf0, 0, 0, 0]);
+        assert_eq!(prefix_mask(4, 0), [0, 0, 0, 0]);
+        assert_eq!(prefix_mask(16, 10)[..2], [0xff, 0xc0]);
+        assert_eq!(prefix_mask(16, 128), [0xff; 16]);
+    }
+
+    #[test]
+    fn the_comment_may_stand_anywhere_in_the_user_data() {
+        let owner = Owner::new("0123456789abcdef").unwrap();
+        let mut data = vec![1, 2, 9, 9];
+        data.extend(comment(owner));
+        assert_eq!(owner_in(&data), Some(owner));
+        assert_eq!(owner_in(&data[..data.len() - 3]), None);
+        assert_eq!(owner_in(&[COMMENT, 3, b'm', b'e', 0]), None);
+        assert_eq!(owner_in(&[]), None);
+    }
+
+    #[test]
+    fn a_message_that_is_cut_off_is_told() {
+        let mut requests = Requests::new(0);
+        requests.get_generation();
+        let bytes = requests.bytes();
+        let cut = &bytes[..bytes.len() - 1];
+        assert!(replies(cut).next().unwrap().is_none());
+        assert_eq!(replies(cut).count(), 1);
+    }
 }

@@ -6,6 +6,10 @@
 
 use std::fmt;
 
+use Term::{
+    Accept, Counter, Dnat, Drop, Has, Implied, In, Is, IsNot, Masked, Masquerade, NotIn, Return, Within,
+};
+
 /// The name of both tables.
 pub(crate) const TABLE: &str = "rnet";
 
@@ -20,7 +24,8 @@ pub struct Ruleset {
 impl Ruleset {
     /// What every host that runs rnet has in its kernel, whatever its networks.
     pub fn constant() -> Self {
-        Self { tables: &[&INET, &BRIDGE] }
+        static TABLES: [&Table; 2] = [&INET, &BRIDGE];
+        Self { tables: &TABLES }
     }
 
     /// How many rules there are: constant, whatever the number of networks, containers and ports.
@@ -273,26 +278,24 @@ const DNAT_STATUS: &[u8] = &0x20u32.to_ne_bytes();
 /// NF_CT_STATE_BIT of established and related, in host order.
 const KNOWN_STATES: &[u8] = &0x06u32.to_ne_bytes();
 
-const IS_IPV4: Term = Term::Is(NFPROTO, value("ipv4", &[2]));
-const IS_IPV6: Term = Term::Is(NFPROTO, value("ipv6", &[10]));
-const IPV4: Term = Term::Implied(NFPROTO, value("ipv4", &[2]));
-const IPV6: Term = Term::Implied(NFPROTO, value("ipv6", &[10]));
-const TO_HOST: Term = Term::Is(FIB_DADDR, value("local", LOCAL_TYPE));
-const DNATED: Term = Term::Has(CT_STATUS, value("dnat", DNAT_STATUS));
-const KNOWN: Term = Term::Has(CT_STATE, value("established,related", KNOWN_STATES));
-const ETHER_IP: Term = Term::Implied(ETHER_TYPE, value("ip", &[0x08, 0x00]));
-const ETHER_IP6: Term = Term::Implied(ETHER_TYPE, value("ip6", &[0x86, 0xdd]));
-const ETHER_ARP: Term = Term::Implied(ETHER_TYPE, value("arp", &[0x08, 0x06]));
-const UDP: Term = Term::Implied(L4PROTO, value("udp", &[17]));
-const ICMPV6: Term = Term::Implied(L4PROTO, value("ipv6-icmp", &[58]));
+const IS_IPV4: Term = Is(NFPROTO, value("ipv4", &[2]));
+const IS_IPV6: Term = Is(NFPROTO, value("ipv6", &[10]));
+const IPV4: Term = Implied(NFPROTO, value("ipv4", &[2]));
+const IPV6: Term = Implied(NFPROTO, value("ipv6", &[10]));
+const TO_HOST: Term = Is(FIB_DADDR, value("local", LOCAL_TYPE));
+const DNATED: Term = Has(CT_STATUS, value("dnat", DNAT_STATUS));
+const KNOWN: Term = Has(CT_STATE, value("established,related", KNOWN_STATES));
+const ETHER_IP: Term = Implied(ETHER_TYPE, value("ip", &[0x08, 0x00]));
+const ETHER_IP6: Term = Implied(ETHER_TYPE, value("ip6", &[0x86, 0xdd]));
+const ETHER_ARP: Term = Implied(ETHER_TYPE, value("arp", &[0x08, 0x06]));
+const UDP: Term = Implied(L4PROTO, value("udp", &[17]));
+const ICMPV6: Term = Implied(L4PROTO, value("ipv6-icmp", &[58]));
 const LO: Value = value("\"lo\"", b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
 const LOOPBACK: Value = value("127.0.0.0", &[127, 0, 0, 0]);
 
 const TO_ENDPOINT4: &[Field] = &[IP_DADDR, L4PROTO, TH_DPORT];
 const TO_ENDPOINT6: &[Field] = &[IP6_DADDR, L4PROTO, TH_DPORT];
 const TO_PORT: &[Field] = &[L4PROTO, TH_DPORT];
-
-use Term::{Accept, Counter, Dnat, Drop, In, Is, IsNot, Masked, Masquerade, NotIn, Return, Within};
 
 static INET: Table = Table {
     family: Family::Inet,
@@ -548,4 +551,53 @@ impl Term {
 /// A concatenation as nft writes it.
 fn joined<T>(parts: &[T], text: impl Fn(&T) -> &'static str) -> String {
     parts.iter().map(text).collect::<Vec<_>>().join(" . ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// tests/kernel.rs compares this text with what the kernel lists.
+    #[test]
+    fn the_whole_ruleset() {
+        insta::assert_snapshot!(Ruleset::constant());
+    }
+
+    #[test]
+    fn values_are_as_wide_as_their_fields() {
+        for term in terms() {
+            match term {
+                Is(field, value) | Implied(field, value) | IsNot(field, value) | Has(field, value) => {
+                    assert_eq!(value.bytes.len(), field.width as usize, "{term:?}");
+                }
+                Within(field, value, bits) => {
+                    assert_eq!(value.bytes.len(), field.width as usize, "{term:?}");
+                    assert!((1..=field.width * 8).contains(&bits), "{term:?}");
+                }
+                Masked(field, mask, value) => {
+                    assert_eq!(
+                        (mask.bytes.len(), value.bytes.len()),
+                        (field.width as usize, mask.bytes.len())
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    #[test]
+    fn lookups_have_the_fields_of_their_sets() {
+        for term in terms() {
+            if let In(fields, set) | NotIn(fields, set) | Dnat(fields, set) = term {
+                let fields: Vec<u32> = fields.iter().map(|field| field.width).collect();
+                let key: Vec<u32> = set.key.iter().map(|part| part.width).collect();
+                assert_eq!(fields, key, "{}", set.name);
+            }
+        }
+    }
+
+    fn terms() -> impl Iterator<Item = Term> {
+        let chains = Ruleset::constant().tables.iter().flat_map(|table| table.chains);
+        chains.flat_map(|chain| chain.rules).flat_map(|rule| rule.iter()).copied()
+    }
 }

@@ -12,13 +12,35 @@ pub struct State {
     pub(crate) tables: Vec<TableState>,
 }
 
-/// The kernel's numbers for one table. It never gives one out twice, neither for tables nor for rules of one.
+/// One table. The kernel never gives a table's handle out twice.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TableState {
     pub handle: u64,
     /// NFTA_TABLE_FLAGS, for a sleeping (dormant) table has all its rules and no effect.
     pub flags: u32,
-    pub rules: Vec<u64>,
+    pub rules: Fingerprint,
+}
+
+/// What is left of all rules of a table: their handles, of which none is given out twice either, and their
+/// expressions, for a replaced rule keeps its handle. FNV-1a, 64 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Fingerprint(u64);
+
+impl Fingerprint {
+    /// That of no rules.
+    pub fn new() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+
+    /// Goes on with more bytes.
+    pub fn and(self, bytes: &[u8]) -> Self {
+        Self(bytes.iter().fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)))
+    }
+
+    /// Goes on with another fingerprint.
+    pub fn with(self, other: Self) -> Self {
+        self.and(&other.0.to_be_bytes())
+    }
 }
 
 impl fmt::Display for State {
@@ -30,8 +52,7 @@ impl fmt::Display for State {
 
 impl fmt::Display for TableState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let rules: Vec<String> = self.rules.iter().map(u64::to_string).collect();
-        write!(f, "{}:{}:{}", self.handle, self.flags, rules.join(","))
+        write!(f, "{}:{}:{:016x}", self.handle, self.flags, self.rules.0)
     }
 }
 
@@ -53,8 +74,8 @@ impl FromStr for State {
 fn table(text: &str) -> Option<TableState> {
     let mut parts = text.splitn(3, ':');
     let (handle, flags) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let rules = parts.next()?.split(',').filter(|rule| !rule.is_empty());
-    Some(TableState { handle, flags, rules: rules.map(|rule| rule.parse().ok()).collect::<Option<_>>()? })
+    let rules = parts.next().filter(|rules| rules.len() == 16)?;
+    Some(TableState { handle, flags, rules: Fingerprint(u64::from_str_radix(rules, 16).ok()?) })
 }
 
 #[cfg(test)]
@@ -65,21 +86,35 @@ mod tests {
     fn one_line_of_text_and_back() {
         let state = State {
             tables: vec![
-                TableState { handle: 7, flags: 0, rules: vec![3, 4, 12] },
-                TableState { handle: 8, flags: 1, rules: vec![] },
+                TableState { handle: 7, flags: 0, rules: Fingerprint(0xabc) },
+                TableState { handle: 8, flags: 1, rules: Fingerprint(u64::MAX) },
             ],
         };
 
         let text = state.to_string();
 
-        assert_eq!(text, "7:0:3,4,12 8:1:");
+        assert_eq!(text, "7:0:0000000000000abc 8:1:ffffffffffffffff");
         assert_eq!(text.parse(), Ok(state));
     }
 
     #[test]
     fn other_text_is_refused() {
-        for text in ["", "7", "7:0", "7:0:a", "7:0:1  8:0:1", "-7:0:1"] {
+        for text in [
+            "",
+            "7",
+            "7:0",
+            "7:0:abc",
+            "7:0:000000000000000x",
+            "7:0:0000000000000abc ",
+            "-7:0:0000000000000abc",
+        ] {
             assert_eq!(text.parse::<State>(), Err(ParseStateError(text.into())));
         }
+    }
+
+    #[test]
+    fn a_fingerprint_depends_on_order() {
+        assert_ne!(Fingerprint::new().and(b"ab").and(b"c"), Fingerprint::new().and(b"ca").and(b"b"));
+        assert_eq!(Fingerprint::new().and(b"a"), Fingerprint(0xaf63_dc4c_8601_ec8c), "the published vector");
     }
 }

@@ -145,7 +145,8 @@ pub fn namespace(netns: &Netns) -> Namespace {
 
 /// True if the namespace can still be found where it was.
 pub fn is_there(namespace: &Namespace) -> bool {
-    Netns::open(&namespace.path).is_ok_and(|found| (found.id().dev, found.id().ino) == (namespace.dev, namespace.ino))
+    Netns::open(&namespace.path)
+        .is_ok_and(|found| (found.id().dev, found.id().ino) == (namespace.dev, namespace.ino))
 }
 
 /// True if GC may not touch an attachment.
@@ -177,7 +178,8 @@ fn known(host: &Host, plan: &Plan, planned: &Record) -> Result<Option<Record>, E
 }
 
 fn already_attached(first: Record) -> Error {
-    let addresses: Vec<String> = first.addresses.iter().map(|address| address.address.ip().to_string()).collect();
+    let addresses: Vec<String> =
+        first.addresses.iter().map(|address| address.address.ip().to_string()).collect();
     Error::AlreadyAttached {
         who: first.who().to_owned(),
         link: first.link.unwrap_or_default(),
@@ -197,11 +199,18 @@ fn record_lease(host: &Host, plan: &Plan, record: &mut Record, lease: &CniResult
 }
 
 /// The host end's flags, its owner's name, and the bridge's knowledge of who has the address now.
-fn set_port(host: &mut Host, plan: &Plan, record: &Record, bridge: &Link, pair: &VethPair) -> Result<(), Error> {
+fn set_port(
+    host: &mut Host,
+    plan: &Plan,
+    record: &Record,
+    bridge: &Link,
+    pair: &VethPair,
+) -> Result<(), Error> {
     let name = record.link.clone().unwrap_or_default();
     let index = pair.host;
     host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-    let mut requests = vec![netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() }];
+    let mut requests =
+        vec![netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() }];
     let hairpin = (plan.hairpin || !record.ports.is_empty() && record.isolated).then_some(true);
     let isolated = plan.port_isolation.then_some(true);
     if hairpin.or(isolated).is_some() {
@@ -209,9 +218,11 @@ fn set_port(host: &mut Host, plan: &Plan, record: &Record, bridge: &Link, pair: 
     }
     if let Some(mac) = record.mac.as_deref().and_then(|mac| mac.parse().ok()).filter(|_| plan.gateway) {
         let addresses = record.addresses.iter().map(|address| address.address.ip());
-        requests.extend(
-            addresses.map(|address| netlink::Request::NeighbourReplace { index: bridge.index, address, mac }),
-        );
+        requests.extend(addresses.map(|address| netlink::Request::NeighbourReplace {
+            index: bridge.index,
+            address,
+            mac,
+        }));
     }
     Ok(host.netlink.send(&requests)?)
 }
@@ -248,7 +259,11 @@ fn answer(plan: &Plan, record: &Record, bridge: &Link, lease: CniResult) -> CniR
         interface(&record.ifname, record.mac.clone(), netns),
     ];
     let routes = plan.routes(&lease);
-    let ips = lease.ips.into_iter().map(|ip| Ip { interface: Some(2), gateway: plan.gateway_of(&ip), ..ip }).collect();
+    let ips = lease
+        .ips
+        .into_iter()
+        .map(|ip| Ip { interface: Some(2), gateway: plan.gateway_of(&ip), ..ip })
+        .collect();
     CniResult { interfaces, ips, routes, dns: plan.dns.clone().unwrap_or(lease.dns) }
 }
 

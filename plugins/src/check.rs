@@ -52,7 +52,8 @@ pub fn no_record(planned: &Record) -> Finding {
 
 fn bridge(host: &mut Host, plan: &Plan, previous: &CniResult) -> Result<Link, Error> {
     let name = plan.bridge.clone();
-    let entry = previous.interfaces.iter().find(|interface| interface.name == name && interface.sandbox.is_none());
+    let entry =
+        previous.interfaces.iter().find(|interface| interface.name == name && interface.sandbox.is_none());
     let entry = entry.ok_or_else(|| Finding::NoInterface(name.clone()))?;
     let bridge = host.netlink.link(&name)?.ok_or_else(|| Finding::NoBridge(name.clone()))?;
     if bridge.kind.as_deref() != Some("bridge") {
@@ -71,7 +72,9 @@ fn gateways(host: &mut Host, plan: &Plan, bridge: &Link, record: &Record) -> Res
     let found = host.netlink.addresses(Some(bridge.index))?;
     for gateway in record.addresses.iter().filter_map(|address| address.gateway) {
         if found.iter().all(|found| found.address.ip() != gateway) {
-            return Err(Finding::NoGateway { bridge: plan.bridge.clone(), gateway: gateway.to_string() }.into());
+            return Err(
+                Finding::NoGateway { bridge: plan.bridge.clone(), gateway: gateway.to_string() }.into()
+            );
         }
     }
     Ok(())
@@ -91,7 +94,8 @@ fn pair(host: &mut Host, plan: &Plan, record: &Record, bridge: &Link) -> Result<
 
 fn container(request: &Request<'_>, plan: &Plan, previous: &CniResult) -> Result<(), Error> {
     let ifname = &request.call.ifname;
-    let entry = previous.interfaces.iter().find(|interface| &interface.name == ifname && interface.sandbox.is_some());
+    let entry =
+        previous.interfaces.iter().find(|interface| &interface.name == ifname && interface.sandbox.is_some());
     let entry = entry.ok_or_else(|| Finding::NoInterface(ifname.clone()))?;
     let sandbox = entry.sandbox.clone().unwrap_or_default();
     if sandbox != request.call.netns {

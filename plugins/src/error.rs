@@ -1,6 +1,7 @@
 //! What a plugin can fail of, and the one place that gives each failure its CNI code.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use cni::code;
 
@@ -118,7 +119,9 @@ pub enum Error {
         host: IpAddr,
     },
     /// A published port that the kernel could never answer.
-    #[error("cannot publish on [{host}]: the kernel does not translate loopback and link-local IPv6 addresses; use [::] or an address of an interface")]
+    #[error(
+        "cannot publish on [{host}]: the kernel does not translate loopback and link-local IPv6 addresses; use [::] or an address of an interface"
+    )]
     HostAddressUnusable {
         /// The address asked for.
         host: IpAddr,
@@ -126,6 +129,14 @@ pub enum Error {
     /// The IPAM plugin gave no address.
     #[error("IPAM plugin returned missing IP config")]
     NoAddress,
+    /// host-local's `resolvConf` cannot be read.
+    #[error("open {}: {reason}", path.display())]
+    ResolvConf {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
     /// CHECK found something missing or changed.
     #[error("{0}")]
     Check(#[from] Finding),
@@ -178,6 +189,9 @@ pub enum Finding {
         /// CNI_NETNS.
         wanted: String,
     },
+    /// No lease of the container.
+    #[error("host-local: Failed to find address added by container {0}")]
+    NoLease(String),
     /// No entry for the container's interface in prevResult.
     #[error("Interface name {0} not found")]
     NoInterface(String),
@@ -245,7 +259,9 @@ pub enum Finding {
         wanted: bool,
     },
     /// An element of the ruleset is missing or somebody else's.
-    #[error("the ruleset lacks {element}; hint: the next ADD restores it, as does DEL and ADD of this container")]
+    #[error(
+        "the ruleset lacks {element}; hint: the next ADD restores it, as does DEL and ADD of this container"
+    )]
     NoElement {
         /// The element, in nft's words.
         element: String,
@@ -346,8 +362,10 @@ impl Error {
             Error::NotABridge { .. } | Error::BridgeAddress { .. } => own::BRIDGE_CONFLICT,
             Error::ForwardingHarms { .. } => code::NOT_AVAILABLE,
             Error::PortTaken { .. } => own::PORT_TAKEN,
-            Error::HostAddressNotLocal { .. } | Error::HostAddressUnusable { .. } => code::INVALID_NETWORK_CONFIG,
-            Error::NoAddress => code::INVALID_NETWORK_CONFIG,
+            Error::HostAddressNotLocal { .. } | Error::HostAddressUnusable { .. } => {
+                code::INVALID_NETWORK_CONFIG
+            }
+            Error::NoAddress | Error::ResolvConf { .. } => code::INVALID_NETWORK_CONFIG,
             Error::Check(_) => own::CHECK_FAILED,
             Error::Unsupported { .. } => code::UNSUPPORTED_FIELD,
             Error::Config(_) => code::INVALID_NETWORK_CONFIG,
@@ -376,6 +394,41 @@ impl From<Error> for cni::Error {
             Error::Cni(error) => error,
             other => cni::Error { code: other.code(), msg: other.to_string(), details: other.details() },
         }
+    }
+}
+
+fn netlink_code(error: &netlink::Error) -> u32 {
+    use netlink::Error as E;
+    match error {
+        E::OpenNetns { .. } | E::NotNamespace { .. } | E::NotNetwork { .. } | E::EnterNetns { .. } => {
+            code::INVALID_NETNS
+        }
+        E::BridgeFull { .. } => own::BRIDGE_FULL,
+        _ => own::KERNEL_REFUSED,
+    }
+}
+
+fn nft_code(error: &nft::Error) -> u32 {
+    match error {
+        nft::Error::Taken { .. } => own::PORT_TAKEN,
+        _ => own::RULESET_REFUSED,
+    }
+}
+
+fn ipam_code(error: &ipam::Error) -> u32 {
+    use ipam::{Error as E, Refusal};
+    match error {
+        E::MissingIpam
+        | E::NoRanges
+        | E::InvalidSet { .. }
+        | E::SetsOverlap { .. }
+        | E::InvalidAddress { .. } => code::INVALID_NETWORK_CONFIG,
+        E::Refused { refusal: Refusal::Exhausted { .. }, .. } => own::RANGE_EXHAUSTED,
+        E::Refused { refusal: Refusal::Duplicate { .. }, .. } => own::ALREADY_ATTACHED,
+        E::Refused { .. } | E::Unfulfilled { .. } => own::ADDRESS_TAKEN,
+        E::Busy { .. } | E::Unsettled { .. } => code::TRY_AGAIN_LATER,
+        E::NotPlain { .. } | E::Incomplete { .. } => own::LEFT_BEHIND,
+        E::Index { .. } | E::File { .. } | E::Store(_) => code::IO_FAILURE,
     }
 }
 

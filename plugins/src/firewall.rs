@@ -20,7 +20,9 @@ pub fn admit(host: &mut Host, record: &Record) -> Result<Lock, Error> {
     let _ports = ports::reserve(host, record)?;
     let elements = attachment(record);
     let lock = match put(host, &elements) {
-        Err(Error::PortTaken { key: Some(key), .. }) if ports::bury_dead_holder(host, &key)? => put(host, &elements),
+        Err(Error::PortTaken { key: Some(key), .. }) if ports::bury_dead_holder(host, &key)? => {
+            put(host, &elements)
+        }
         other => other,
     }?;
     failpoint::pass("add.rules")?;
@@ -102,7 +104,10 @@ pub fn attachment(record: &Record) -> Vec<(Element, Owner)> {
 /// The elements of one network, owned by its bridge: networks that share a bridge share them.
 pub fn network_elements(network: &Network) -> Vec<(Element, Owner)> {
     let Some(owner) = Owner::new(NetworkKey::new(&network.bridge).as_str()) else { return Vec::new() };
-    let homes = network.subnets.iter().map(|subnet| Element::Home { subnet: *subnet, bridge: network.bridge.clone() });
+    let homes = network
+        .subnets
+        .iter()
+        .map(|subnet| Element::Home { subnet: *subnet, bridge: network.bridge.clone() });
     let isolated = network.isolated.then(|| Element::Isolated { bridge: network.bridge.clone() });
     homes.chain(isolated).map(|element| (element, owner.clone())).collect()
 }
@@ -150,13 +155,20 @@ fn published(record: &Record, port: &Port) -> Vec<Element> {
 
 /// What a container's port may send from: its addresses, and for IPv6 its link-local and the unspecified one.
 fn guards(record: &Record) -> Vec<Element> {
-    let (Some(link), Some(mac)) = (&record.link, record.mac.as_deref().and_then(|mac| mac.parse::<Mac>().ok())) else {
+    let (Some(link), Some(mac)) =
+        (&record.link, record.mac.as_deref().and_then(|mac| mac.parse::<Mac>().ok()))
+    else {
         return Vec::new();
     };
     let own = record.addresses.iter().map(|address| address.address.ip());
     let has_v6 = record.addresses.iter().any(|address| address.address.is_ipv6());
-    let v6 = if has_v6 { vec![IpAddr::V6(link_local(mac)), IpAddr::V6(Ipv6Addr::UNSPECIFIED)] } else { Vec::new() };
-    let addresses = own.chain(v6).map(|address| Element::PortAddress { link: link.clone(), mac: mac.0, address });
+    let v6 = if has_v6 {
+        vec![IpAddr::V6(link_local(mac)), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
+    } else {
+        Vec::new()
+    };
+    let addresses =
+        own.chain(v6).map(|address| Element::PortAddress { link: link.clone(), mac: mac.0, address });
     std::iter::once(Element::Port { link: link.clone() }).chain(addresses).collect()
 }
 

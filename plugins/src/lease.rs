@@ -44,7 +44,7 @@ pub fn check(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Erro
 pub fn status(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     match &plan.ipam {
         Ipam::None => Ok(()),
-        Ipam::Own => Pool::own(host, request)?.status(),
+        Ipam::Own => Pool::own(host, request)?.status(request),
         Ipam::Delegate(name) => call(name, Verb::Status, request).map(drop),
     }
 }

@@ -20,6 +20,7 @@ mod host;
 mod host_local;
 mod lease;
 mod link;
+mod living;
 mod loopback;
 mod network;
 mod plan;
@@ -55,7 +56,9 @@ pub fn find(name: &str) -> Option<&'static (dyn Plugin + Sync)> {
 
 /// The longest plugin name that a program's file name ends in: `buildkit-cni-bridge` is `bridge`.
 pub fn named_by(file_name: &str) -> Option<&'static str> {
-    let fits = |name: &&str| file_name.strip_suffix(*name).is_some_and(|rest| rest.is_empty() || rest.ends_with('-'));
+    let fits = |name: &&str| {
+        file_name.strip_suffix(*name).is_some_and(|rest| rest.is_empty() || rest.ends_with('-'))
+    };
     PLUGINS.iter().map(|(name, _)| *name).filter(fits).max_by_key(|name| name.len())
 }
 

@@ -41,8 +41,8 @@ pub fn create(
             up: true,
         };
         match host.netlink.create_veth(&veth) {
-            Err(netlink::Error::Exists { .. }) if host.netlink.link(&name)?.is_some() => {}
-            Err(netlink::Error::Exists { .. }) => {
+            Err(netlink::Error::LinkExists { .. }) if host.netlink.link(&name)?.is_some() => {}
+            Err(netlink::Error::LinkExists { .. }) => {
                 return Err(Error::InterfaceTaken { ifname: record.ifname.clone(), link: name });
             }
             other => return Ok(other?),

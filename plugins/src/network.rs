@@ -77,7 +77,9 @@ fn has_addresses(host: &mut Host, bridge: &Link, wanted: &[IpNetwork]) -> Result
 
 fn find(host: &mut Host, plan: &Plan) -> Result<Option<Link>, Error> {
     match host.netlink.link(&plan.bridge)? {
-        Some(link) if link.kind.as_deref() != Some("bridge") => Err(Error::NotABridge { name: plan.bridge.clone() }),
+        Some(link) if link.kind.as_deref() != Some("bridge") => {
+            Err(Error::NotABridge { name: plan.bridge.clone() })
+        }
         other => Ok(other),
     }
 }
@@ -214,7 +216,8 @@ fn forward_v6(host: &mut Host, plan: &Plan) -> Result<(), Error> {
 
 fn lives_by_advertisements(host: &mut Host, bridge: &str) -> Result<Option<String>, Error> {
     let routes = host.netlink.routes()?;
-    let defaults = routes.iter().filter(|route| route.destination.is_ipv6() && route.destination.prefix() == 0);
+    let defaults =
+        routes.iter().filter(|route| route.destination.is_ipv6() && route.destination.prefix() == 0);
     for index in defaults.map(|route| route.index) {
         let Some(link) = host.netlink.link_by_index(index)? else { continue };
         let accepts = host.netlink.sysctl(&format!("ipv6/conf/{}/accept_ra", link.name))?;
@@ -227,7 +230,11 @@ fn lives_by_advertisements(host: &mut Host, bridge: &str) -> Result<Option<Strin
 
 /// A bridge that others have put ports on, or that another network uses, stays.
 fn remove_bridge(host: &mut Host, network: &Network) -> Result<(), Error> {
-    let shared = host.store.networks()?.iter().any(|other| other.bridge == network.bridge && other.name != network.name);
+    let shared = host
+        .store
+        .networks()?
+        .iter()
+        .any(|other| other.bridge == network.bridge && other.name != network.name);
     let Some(bridge) = host.netlink.link(&network.bridge)? else { return Ok(()) };
     let has_ports = host.netlink.links()?.iter().any(|link| link.master == Some(bridge.index));
     if shared || has_ports || bridge.kind.as_deref() != Some("bridge") {

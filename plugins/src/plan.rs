@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use cni::{CniResult, Dns, Ip, Request};
+use cni::{CniResult, Dns, Ip, Request, Route};
 use ipnetwork::IpNetwork;
 use netlink::Mac;
 use store::{Address, Key, Namespace, Record};
@@ -116,11 +116,11 @@ impl Plan {
     /// IPAM's routes, and a default route for each family that has a gateway and none yet, where that is asked for.
     pub fn routes(&self, lease: &CniResult) -> Vec<Route> {
         let mut routes = lease.routes.clone();
-        for default in DEFAULTS.into_iter().flatten().filter(|_| self.default_gateway) {
+        for default in defaults().into_iter().filter(|_| self.default_gateway) {
             if routes.iter().all(|route| route.dst != default)
                 && let Some(gateway) = self.gateway_for(default, lease)
             {
-                routes.push(Route { gw: Some(gateway), ..Route::to(default) });
+                routes.push(default_route(default, gateway));
             }
         }
         routes
@@ -132,6 +132,16 @@ impl Plan {
         let from_v6 = || lease.ips.iter().find_map(|ip| v6(ip).map(Mac::from_v6));
         self.mac.or_else(from_v4).or_else(from_v6).unwrap_or_else(|| hashed_mac(0x0e, key.as_str()))
     }
+}
+
+/// `0.0.0.0/0` and `::/0`.
+fn defaults() -> [IpNetwork; 2] {
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    any.map(|any| IpNetwork::new(any, 0).unwrap_or_else(|_| any.into()))
+}
+
+fn default_route(dst: IpNetwork, gateway: IpAddr) -> Route {
+    Route { dst, gw: Some(gateway), mtu: None, advmss: None, priority: None, table: None, scope: None }
 }
 
 /// The gateway that IPAM names, else the subnet's first host, with the subnet's prefix length.

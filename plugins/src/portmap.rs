@@ -221,7 +221,9 @@ fn planned(config: &Config, request: &Request<'_>, previous: &CniResult) -> Resu
     let identity = netlink::Netns::open(&netns).map(|netns| attach::namespace(&netns));
     Ok(Record {
         // portmap parses no CNI_ARGS: what cannot be read is no fault here.
-        name: Args::parse(&request.call.args, &[]).ok().and_then(|args| args.k8s_pod_name().map(str::to_owned)),
+        name: Args::parse(&request.call.args, &[])
+            .ok()
+            .and_then(|args| args.k8s_pod_name().map(str::to_owned)),
         netns: Some(identity.unwrap_or(Namespace { path: netns, dev: 0, ino: 0 })),
         addresses: ips.iter().map(|ip| Address { address: ip.address, gateway: ip.gateway }).collect(),
         ports,
@@ -233,10 +235,11 @@ fn planned(config: &Config, request: &Request<'_>, previous: &CniResult) -> Resu
 
 /// The addresses on the container's interface, or on none in particular.
 fn container_addresses(previous: &CniResult, ifname: &str) -> Vec<cni::Ip> {
-    let is_the_containers = |ip: &&cni::Ip| match ip.interface.and_then(|index| previous.interfaces.get(index)) {
-        Some(interface) => interface.name == ifname && interface.sandbox.is_some(),
-        None => true,
-    };
+    let is_the_containers =
+        |ip: &&cni::Ip| match ip.interface.and_then(|index| previous.interfaces.get(index)) {
+            Some(interface) => interface.name == ifname && interface.sandbox.is_some(),
+            None => true,
+        };
     previous.ips.iter().filter(is_the_containers).cloned().collect()
 }
 

@@ -168,7 +168,11 @@ fn bury(host: &mut Host, holder: &Record) -> Result<(), Error> {
 }
 
 fn holder_of(host: &Host, key: &str) -> Option<Record> {
-    host.store.records().ok()?.into_iter().find(|record| record.key().as_str() == key && !record.ports.is_empty())
+    host.store
+        .records()
+        .ok()?
+        .into_iter()
+        .find(|record| record.key().as_str() == key && !record.ports.is_empty())
 }
 
 fn refuse_if_claimed(host: &mut Host, record: &Record, port: &Port) -> Result<(), Error> {
@@ -310,6 +314,9 @@ mod tests {
 
         assert_eq!(any.iter().map(|port| port.container).collect::<Vec<_>>(), both);
         assert_eq!(any_v4, &any[..1]);
-        assert_eq!((one.len(), one[0].host, one[0].protocol.as_str()), (1, Some("10.0.0.1".parse().unwrap()), "udp"));
+        assert_eq!(
+            (one.len(), one[0].host, one[0].protocol.as_str()),
+            (1, Some("10.0.0.1".parse().unwrap()), "udp")
+        );
     }
 }

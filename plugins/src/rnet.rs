@@ -130,7 +130,10 @@ mod tests {
     #[test]
     fn a_bridge_name_fits_the_kernel_and_two_long_names_differ() {
         assert_eq!(default_bridge("mynet"), "rnet-mynet");
-        let (one, two) = (default_bridge(&format!("{}1", "n".repeat(60))), default_bridge(&format!("{}2", "n".repeat(60))));
+        let (one, two) = (
+            default_bridge(&format!("{}1", "n".repeat(60))),
+            default_bridge(&format!("{}2", "n".repeat(60))),
+        );
         assert!(one.len() == 15 && one != two);
     }
 }

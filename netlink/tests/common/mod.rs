@@ -1,5 +1,6 @@
 //! A host and a container of a test's own, in fresh network namespaces.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(clippy::unwrap_used, reason = "clippy does not see that these are tests")]
 
 use netlink::{Mac, Netlink, Netns, Request, Veth, VethPair};
 
@@ -24,7 +25,7 @@ pub fn attach(host: &mut Netlink, name: &str, master: u32, container: &Netns) ->
 
 /// A pair whose container end is eth0.
 pub fn veth<'a>(name: &'a str, master: Option<u32>, container: &'a Netns) -> Veth<'a> {
-    Veth { name, mtu: None, master, peer: "eth0", peer_mac: None, peer_netns: container, up: true }
+    Veth { name, mac: None, mtu: None, master, peer: "eth0", peer_mac: None, peer_netns: container, up: true }
 }
 
 /// Requests that set the container's lo and eth0 up.

@@ -72,7 +72,8 @@ pub fn udp(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
     datagram
 }
 
-/// An ICMPv6 message (RFC 4443) with a right checksum, next header 58; `body` follows the checksum field.
+/// An ICMPv6 message (RFC 4443) with a right checksum, next header 58; `body` follows the checksum
+/// field.
 pub fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, body: &[u8]) -> Vec<u8> {
     let mut message = [&[kind, 0, 0, 0], body].concat();
     let sum = transport_checksum(from.into(), to.into(), 58, &message);
@@ -80,12 +81,14 @@ pub fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, body: &[u8]) -> Vec<u8> {
     message
 }
 
-/// The body of a neighbour advertisement (RFC 4861, 4.4; type 136): `target` is at `mac`, override and solicited set.
+/// The body of a neighbour advertisement (RFC 4861, 4.4; type 136): `target` is at `mac`, override
+/// and solicited set.
 pub fn neighbour_advertisement(target: Ipv6Addr, mac: Mac) -> Vec<u8> {
     [&[0x60, 0, 0, 0][..], &target.octets(), &[2, 1], &mac].concat()
 }
 
-/// The body of a router advertisement (RFC 4861, 4.2; type 134) that makes its sender the default router for `seconds`.
+/// The body of a router advertisement (RFC 4861, 4.2; type 134) that makes its sender the default
+/// router for `seconds`.
 pub fn router_advertisement(seconds: u16) -> Vec<u8> {
     let [high, low] = seconds.to_be_bytes();
     vec![64, 0, high, low, 0, 0, 0, 0, 0, 0, 0, 0]

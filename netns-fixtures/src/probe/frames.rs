@@ -1,4 +1,5 @@
-//! Raw frames through a link (packet(7)), for forging what a container must not send and hearing what it must not hear.
+//! Raw frames through a link (packet(7)), for forging what a container must not send and hearing
+//! what it must not hear.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6, UdpSocket};
@@ -31,10 +32,11 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// Frames of the link called `link` in `netns`, which must be up and have an address (of either family).
+    /// Frames of the link called `link` in `netns`, which must be up and have an address (of either
+    /// family).
     ///
-    /// A link's packet address cannot be written down in safe code, but the kernel tells it with every frame: so a datagram is sent
-    /// through the link, and the address taken from its copy.
+    /// A link's packet address cannot be written down in safe code, but the kernel tells it with
+    /// every frame: so a datagram is sent through the link, and the address taken from its copy.
     pub fn on(netns: &Netns, link: &str) -> Result<Self, Error> {
         let source = source_address(netns, link)?;
         let failed = |source| Error::Frame { doing: "open a packet socket on", link: link.into(), source };
@@ -48,7 +50,8 @@ impl Frames {
         sent.map(drop).map_err(|errno| self.failed("send a frame through", errno.into()))
     }
 
-    /// The next frame that `wanted` says yes to, among those sent and received by any link of the namespace; None after `timeout`.
+    /// The next frame that `wanted` says yes to, among those sent and received by any link of the
+    /// namespace; None after `timeout`.
     pub fn wait_for(
         &self,
         timeout: Duration,

@@ -1,4 +1,5 @@
-//! An HTTP/1.0 server of one page, and a client (RFC 1945): what `curl` and Tomcat do in the study notes.
+//! An HTTP/1.0 server of one page, and a client (RFC 1945): what `curl` and Tomcat do in the study
+//! notes.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -34,7 +35,8 @@ pub struct Page {
 }
 
 impl HttpServer {
-    /// Serves `page` at `address` in `netns`; port 0 takes a free one. It accepts connections when this returns.
+    /// Serves `page` at `address` in `netns`; port 0 takes a free one. It accepts connections when
+    /// this returns.
     pub fn start(netns: &Netns, address: SocketAddr, page: &str) -> Result<Self, Error> {
         let failed = |doing| move |source| Error::Socket { doing, address, source };
         let listener = netns.run(|| TcpListener::bind(address))?.map_err(failed("listen on"))?;
@@ -71,7 +73,8 @@ impl Drop for HttpServer {
     }
 }
 
-/// Fetches `http://ADDRESS[:PORT][/PATH]` from inside `from`, all within `timeout`. No names, no redirects.
+/// Fetches `http://ADDRESS[:PORT][/PATH]` from inside `from`, all within `timeout`. No names, no
+/// redirects.
 pub fn http_get(from: &Netns, url: &str, timeout: Duration) -> Result<Page, Error> {
     let (to, path) = parse_url(url).ok_or_else(|| Error::Url { url: url.into() })?;
     let answer =

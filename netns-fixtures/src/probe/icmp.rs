@@ -13,8 +13,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::{Deadline, is_silence};
 use crate::Error;
 
-/// Pings `to` from inside `from`, once. Returns the round-trip time, or None if no answer came in `timeout`, or none can come
-/// (no route, host unreachable).
+/// Pings `to` from inside `from`, once. Returns the round-trip time, or None if no answer came in
+/// `timeout`, or none can come (no route, host unreachable).
 pub fn ping(from: &Netns, to: IpAddr, timeout: Duration) -> Result<Option<Duration>, Error> {
     match from.run(|| echo(to, timeout))? {
         Ok(time) => Ok(Some(time)),

@@ -1,4 +1,5 @@
-//! Probes: what one machine sees of another. Blocking sockets, made inside the namespace by a short thread; every wait is bounded.
+//! Probes: what one machine sees of another. Blocking sockets, made inside the namespace by a short
+//! thread; every wait is bounded.
 
 pub mod frame;
 pub(crate) mod frames;

@@ -68,7 +68,8 @@ impl UdpClient {
         Ok(Self { socket: bind(netns, source)? })
     }
 
-    /// Sends `payload` to `to` and returns what `to` answers, or None if nothing came in `timeout` or nothing can come.
+    /// Sends `payload` to `to` and returns what `to` answers, or None if nothing came in `timeout`
+    /// or nothing can come.
     pub fn exchange(
         &self,
         to: SocketAddr,

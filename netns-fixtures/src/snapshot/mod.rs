@@ -1,7 +1,8 @@
 //! Everything a network namespace and some directories hold, as sorted lines of text.
 //!
-//! What differs between two equal situations is left out: indexes, handles, counters, generations, random MACs, times, and what
-//! comes and goes by itself (carrier, learned entries, link-local addresses of IPv6).
+//! What differs between two equal situations is left out: indexes, handles, counters, generations,
+//! random MACs, times, and what comes and goes by itself (carrier, learned entries, link-local
+//! addresses of IPv6).
 
 mod files;
 mod network;
@@ -24,8 +25,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Links, addresses, routes of all tables, policy rules, permanent neighbours, static forwarding entries, queueing disciplines, the
-    /// nf_tables ruleset, sysctls that rnet touches, and listening sockets of `netns`; and all files below `dirs`.
+    /// Links, addresses, routes of all tables, policy rules, permanent neighbours, static
+    /// forwarding entries, queueing disciplines, the nf_tables ruleset, sysctls that rnet touches,
+    /// and listening sockets of `netns`; and all files below `dirs`.
     pub fn of(netns: &Netns, dirs: &[&Path]) -> Result<Self, Error> {
         let mut lines = network::lines(netns)?;
         lines.extend(ruleset::lines(netns)?);
@@ -38,7 +40,8 @@ impl Snapshot {
         Ok(Self { lines })
     }
 
-    /// What must be taken away from `self` (`-`) and added to it (`+`) to get `other`; None if they are equal.
+    /// What must be taken away from `self` (`-`) and added to it (`+`) to get `other`; None if they
+    /// are equal.
     pub fn diff(&self, other: &Self) -> Option<String> {
         let gone = surplus(&self.lines, &other.lines).into_iter().map(|line| format!("- {line}\n"));
         let new = surplus(&other.lines, &self.lines).into_iter().map(|line| format!("+ {line}\n"));

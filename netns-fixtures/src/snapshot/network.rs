@@ -19,7 +19,8 @@ use crate::rtnl::{all, rtnl};
 use crate::show::route_address;
 use crate::view::{View, links, mac_text, name_of};
 
-/// What is asked of the kernel; neighbours are those of both IP families, `fdb` those of the bridges.
+/// What is asked of the kernel; neighbours are those of both IP families, `fdb` those of the
+/// bridges.
 struct Dump {
     links: Vec<View>,
     addresses: Vec<AddressMessage>,
@@ -275,7 +276,8 @@ fn neighbour_address(address: &NeighbourAddress) -> String {
     }
 }
 
-/// The kernel's own routes of IPv6 links: they come when the carrier does, or when an address has proved unique.
+/// The kernel's own routes of IPv6 links: they come when the carrier does, or when an address has
+/// proved unique.
 fn comes_by_itself(message: &RouteMessage) -> bool {
     let to = message.attributes.iter().find_map(|attribute| match attribute {
         RouteAttribute::Destination(RouteAddress::Inet6(ip)) => Some(*ip),

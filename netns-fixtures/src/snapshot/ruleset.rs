@@ -1,7 +1,8 @@
 //! The nf_tables ruleset, dumped raw and rendered without knowing its expressions.
 //!
-//! It shares no code with the crate that writes rulesets, so neither can hide the other's mistake. Attributes keep their numbers
-//! (linux/netfilter/nf_tables.h); handles, uses, counters and expiries are left out.
+//! It shares no code with the crate that writes rulesets, so neither can hide the other's mistake.
+//! Attributes keep their numbers (linux/netfilter/nf_tables.h); handles, uses, counters and
+//! expiries are left out.
 
 use std::collections::HashMap;
 use std::io;
@@ -84,7 +85,8 @@ fn numbered_rules(rules: &[Object]) -> Vec<String> {
     rules.iter().map(line).collect()
 }
 
-/// One line for each element of `set`. NFTA_SET_ELEM_LIST_TABLE and _SET have the numbers of NFTA_SET_TABLE and _NAME.
+/// One line for each element of `set`. NFTA_SET_ELEM_LIST_TABLE and _SET have the numbers of
+/// NFTA_SET_TABLE and _NAME.
 fn elements(socket: &OwnedFd, set: &Object) -> Result<Vec<String>, (&'static str, io::Error)> {
     let names: Vec<u8> = SETS.names.iter().flat_map(|name| attribute(*name, set.value(*name))).collect();
     let lists = dump(socket, &ELEMENTS, set.family, &names)?;
@@ -119,8 +121,9 @@ impl Object {
     }
 }
 
-/// Attributes as `{number: value …}`, strings as strings, other bytes in hexadecimal. Whether bytes are attributes is guessed by
-/// their form: the kernel does not mark them. Equal bytes always give equal text, which is all that a comparison needs.
+/// Attributes as `{number: value …}`, strings as strings, other bytes in hexadecimal. Whether bytes
+/// are attributes is guessed by their form: the kernel does not mark them. Equal bytes always give
+/// equal text, which is all that a comparison needs.
 fn render(bytes: &[u8], left_out: &[u16]) -> String {
     if let Some(text) = text(bytes) {
         return format!("{text:?}");

@@ -1,0 +1,42 @@
+//! The command line: `cargo bench --bench engine -- [--quick] [--json FILE] [--list] [NAME…]`.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+
+/// The command line, parsed.
+#[derive(Default)]
+pub struct Arguments {
+    /// Parts of the names of the benchmarks to run; none means all.
+    pub filters: Vec<String>,
+    /// Fewer rounds and smaller numbers.
+    pub quick: bool,
+    /// Print the names and stop.
+    pub list: bool,
+    /// Where to append the figures as lines of JSON.
+    pub json: Option<PathBuf>,
+}
+
+impl Arguments {
+    /// Fails on an unknown option.
+    pub fn parse(mut given: impl Iterator<Item = String>) -> Result<Self> {
+        let mut parsed = Self::default();
+        while let Some(argument) = given.next() {
+            match argument.as_str() {
+                "--quick" => parsed.quick = true,
+                "--list" => parsed.list = true,
+                "--json" => parsed.json = Some(given.next().context("--json needs a file")?.into()),
+                // Cargo says so to every benchmark.
+                "--bench" => {}
+                option if option.starts_with('-') => bail!("unknown option {option}"),
+                _ => parsed.filters.push(argument),
+            }
+        }
+        Ok(parsed)
+    }
+
+    /// True if the benchmark of this name is to run.
+    pub fn chooses(&self, name: &str) -> bool {
+        self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
+    }
+}

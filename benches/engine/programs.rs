@@ -1,0 +1,88 @@
+//! Where the programs under comparison are.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Debian's containernetworking-plugins.
+const REFERENCE: &str = "/usr/lib/cni";
+const NETAVARK: [&str; 3] =
+    ["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark", "/usr/local/libexec/podman/netavark"];
+/// The names by which the chain calls our binary.
+const NAMES: [&str; 5] = ["bridge", "firewall", "host-local", "portmap", "rnet"];
+
+/// The programs under comparison.
+#[derive(Clone)]
+pub struct Programs {
+    /// The binary of this project.
+    pub binary: PathBuf,
+    /// A folder with links to it by the plugins' names: CNI_PATH.
+    pub ours: PathBuf,
+    /// The folder with the reference plugins: CNI_PATH.
+    pub reference: PathBuf,
+    /// The netavark program.
+    pub netavark: PathBuf,
+}
+
+impl Programs {
+    /// Our binary is `RNET_BIN`, which benches/run sets to the plain release build, else the one Cargo built beside this benchmark.
+    ///
+    /// Fails if a peer is missing: a comparison with nobody is none.
+    pub fn find() -> Result<Self> {
+        let binary = match std::env::var_os("RNET_BIN") {
+            Some(path) => PathBuf::from(path),
+            None => PathBuf::from(env!("CARGO_BIN_EXE_rnet")),
+        };
+        let binary = fs::canonicalize(&binary).with_context(|| format!("no rnet at {}", binary.display()))?;
+        let reference = PathBuf::from(REFERENCE);
+        for plugin in ["bridge", "host-local", "portmap", "firewall"] {
+            require(&reference.join(plugin))?;
+        }
+        let netavark = NETAVARK.iter().map(PathBuf::from).find(|path| is_program(path));
+        let netavark = netavark.context("no netavark: run benches/run as root, which installs it")?;
+        Ok(Self { ours: linked(&binary)?, binary, reference, netavark })
+    }
+
+    /// True if it is the binary that users get, false if Cargo's own with its failpoints, which are dead weight.
+    pub fn plain(&self) -> bool {
+        std::env::var_os("RNET_BIN").is_some()
+    }
+
+    /// What the peers say of themselves, for the head of the report.
+    pub fn peers(&self) -> String {
+        let version = first_line(Command::new(&self.netavark).arg("--version"));
+        let plugins = first_line(Command::new(self.reference.join("bridge")).env_remove("CNI_COMMAND"));
+        let iptables = first_line(Command::new("iptables").arg("--version"));
+        format!("reference: {plugins}; {version}; {iptables}")
+    }
+}
+
+fn require(program: &Path) -> Result<()> {
+    match is_program(program) {
+        true => Ok(()),
+        false => bail!("no {}: run benches/run as root, which installs it", program.display()),
+    }
+}
+
+fn is_program(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+}
+
+fn linked(binary: &Path) -> Result<PathBuf> {
+    let dir = PathBuf::from("/run/bench-plugins");
+    fs::create_dir_all(&dir).context("make the plugin folder")?;
+    for name in NAMES {
+        symlink(binary, dir.join(name)).with_context(|| format!("link {name}"))?;
+    }
+    Ok(dir)
+}
+
+/// What a program says first, on either stream; empty if it says nothing.
+fn first_line(command: &mut Command) -> String {
+    let Ok(output) = command.stdin(std::process::Stdio::null()).output() else { return String::new() };
+    let said = [output.stdout, output.stderr].concat();
+    String::from_utf8_lossy(&said).lines().next().unwrap_or_default().trim().to_owned()
+}

@@ -1,0 +1,512 @@
+//! The firewall in a real kernel, each test in a network namespace of its own.
+
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use netlink::Netns;
+use nft::{Element, Error, Firewall, Flow, Owner, Protocol, Ruleset, State};
+
+fn on_a_new_host<T: Send>(test: impl FnOnce() -> T + Send) -> T {
+    Netns::create().unwrap().run(test).unwrap()
+}
+
+fn owner(n: u64) -> Owner {
+    Owner::new(&format!("{n:016x}")).unwrap()
+}
+
+fn publish(port: u16, to: &str) -> Element {
+    Element::Publish { host: None, protocol: Protocol::Tcp, host_port: port, to: to.parse().unwrap() }
+}
+
+fn masquerade(address: &str) -> Element {
+    Element::Masquerade { address: address.parse().unwrap() }
+}
+
+/// What an ADD of a container with one published port adds.
+fn one_container(n: u32, port: u16) -> Vec<(Element, Owner)> {
+    let address = IpAddr::from((0xac12_0000u32 + n).to_be_bytes());
+    let to = SocketAddr::new(address, 80);
+    let (protocol, link, bridge) = (Protocol::Tcp, format!("veth{n:08x}"), String::from("rnet0"));
+    let mac = [2, 0x42, 0xac, 0x12, (n >> 8) as u8, n as u8];
+    let elements = [
+        Element::Publish { host: None, protocol, host_port: port, to },
+        Element::Published { to, protocol },
+        Element::Snat { to, protocol },
+        Element::Masquerade { address },
+        Element::Home { subnet: "172.18.0.0/16".parse().unwrap(), bridge: bridge.clone() },
+        Element::Isolated { bridge },
+        Element::Port { link: link.clone() },
+        Element::PortAddress { link, mac, address },
+    ];
+    elements.map(|element| (element, owner(n.into()))).into()
+}
+
+/// Runs `nft`; `None` where it is not installed.
+fn nft(arguments: &[&str]) -> Option<String> {
+    let output = Command::new("nft").args(arguments).stdin(Stdio::null()).output().ok()?;
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "nft {arguments:?}: {error}");
+    Some(String::from_utf8(output.stdout).unwrap())
+}
+
+fn nft_stdin(script: &str) {
+    let path = format!("/proc/self/fd/{}", 0);
+    let mut child = Command::new("nft").args(["-f", &path]).stdin(Stdio::piped()).spawn().unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), script.as_bytes()).unwrap();
+    assert!(child.wait().unwrap().success(), "nft refused:\n{script}");
+}
+
+#[test]
+fn a_rebuild_makes_the_constant_ruleset_and_lists_as_intended() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+
+        let state = firewall.rebuild(&[]).unwrap();
+
+        assert_eq!(firewall.state().unwrap(), Some(state));
+        if let Some(listing) = nft(&["--stateless", "list", "ruleset"]) {
+            assert_eq!(listing, Ruleset::constant().to_string());
+        }
+    });
+}
+
+#[test]
+fn what_nft_lists_can_be_loaded_again_and_lists_the_same() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        let v6 = "[fd00::2]:80".parse().unwrap();
+        let mut elements = one_container(2, 3344);
+        elements.extend([
+            (Element::Publish { host: None, protocol: Protocol::Udp, host_port: 53, to: v6 }, owner(2)),
+            (Element::Home { subnet: "fd00::/64".parse().unwrap(), bridge: "rnet0".into() }, owner(2)),
+            (
+                Element::PortAddress {
+                    link: "veth1".into(),
+                    mac: [2, 0x42, 1, 2, 3, 4],
+                    address: "fe80::42:1ff:fe02:304".parse().unwrap(),
+                },
+                owner(2),
+            ),
+        ]);
+        firewall.rebuild(&elements).unwrap();
+        let Some(listed) = nft(&["--stateless", "list", "ruleset"]) else { return };
+
+        nft(&["flush", "ruleset"]);
+        nft_stdin(&listed);
+
+        assert_eq!(nft(&["--stateless", "list", "ruleset"]), Some(listed));
+        assert_eq!(sorted(firewall.elements().unwrap()), with_owners(&elements));
+    });
+}
+
+#[test]
+fn every_kind_of_element_is_read_back_with_its_owner() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        firewall.rebuild(&[]).unwrap();
+        let mut elements = Vec::new();
+        for to in ["172.18.0.2:80", "[fd00::2]:80"] {
+            let to: SocketAddr = to.parse().unwrap();
+            let host = if to.is_ipv4() { "10.0.0.1" } else { "2001:db8::1" }.parse().unwrap();
+            let subnet = if to.is_ipv4() { "172.18.0.0/16" } else { "fd00::/64" }.parse().unwrap();
+            let protocol = Protocol::Sctp;
+            elements.extend([
+                Element::Publish { host: Some(host), protocol, host_port: 9000, to },
+                Element::Publish { host: None, protocol, host_port: 9001, to },
+                Element::Published { to, protocol },
+                Element::Snat { to, protocol },
+                Element::MasqueradeAll { to, protocol },
+                Element::Masquerade { address: to.ip() },
+                Element::Home { subnet, bridge: "rnet0".into() },
+                Element::PortAddress { link: "veth0".into(), mac: [2; 6], address: to.ip() },
+            ]);
+        }
+        elements
+            .extend([Element::Isolated { bridge: "rnet0".into() }, Element::Port { link: "veth0".into() }]);
+        let elements: Vec<_> = elements.into_iter().map(|element| (element, owner(0xfeed))).collect();
+
+        firewall.add(&elements).unwrap();
+
+        assert_eq!(sorted(firewall.elements().unwrap()), with_owners(&elements));
+        let asked: Vec<Element> = elements.iter().map(|(element, _)| element.clone()).collect();
+        assert_eq!(firewall.owners(&asked).unwrap(), vec![Some(owner(0xfeed)); asked.len()]);
+        firewall.remove(&elements).unwrap();
+        assert_eq!(firewall.elements().unwrap(), []);
+    });
+}
+
+#[test]
+fn a_published_port_is_refused_to_the_second_and_told_who_has_it() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        firewall.rebuild(&[]).unwrap();
+        firewall.add(&[(publish(80, "172.18.0.2:80"), owner(1))]).unwrap();
+
+        for to in ["172.18.0.3:80", "172.18.0.2:80"] {
+            let claim = [(masquerade("172.18.0.3"), owner(2)), (publish(80, to), owner(2))];
+            let Err(Error::Taken { element, holder }) = firewall.add(&claim) else { panic!("not refused") };
+            assert_eq!((element, holder), (publish(80, to), Some(owner(1))));
+        }
+
+        let left = firewall.elements().unwrap();
+        assert_eq!(left, [(publish(80, "172.18.0.2:80"), Some(owner(1)))]);
+    });
+}
+
+#[test]
+fn other_elements_may_be_there_and_change_hands_with_their_address() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        firewall.rebuild(&[]).unwrap();
+        let network = (Element::Isolated { bridge: "rnet0".into() }, owner(9));
+        let stale = (masquerade("172.18.0.2"), owner(1));
+        firewall.add(&[network.clone(), stale.clone()]).unwrap();
+        firewall.add(std::slice::from_ref(&stale)).unwrap();
+
+        let new = [(masquerade("172.18.0.2"), owner(2)), (network.0.clone(), owner(2))];
+        firewall.add(&new).unwrap();
+        firewall.remove(std::slice::from_ref(&stale)).unwrap();
+
+        let there = [masquerade("172.18.0.2"), network.0];
+        assert_eq!(firewall.owners(&there).unwrap(), [Some(owner(2)), Some(owner(9))]);
+    });
+}
+
+#[test]
+fn two_host_ports_may_lead_to_one_endpoint() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        firewall.rebuild(&[]).unwrap();
+        let before = firewall.messages();
+        let mut elements = one_container(2, 80);
+        elements.extend(one_container(2, 81));
+
+        firewall.add(&elements).unwrap();
+
+        assert_eq!(firewall.messages() - before, 1 + 9 + 1, "one batch was enough");
+        firewall.remove(&elements).unwrap();
+        assert_eq!(firewall.elements().unwrap(), []);
+    });
+}
+
+#[test]
+fn a_removal_leaves_alone_what_belongs_to_others() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        let (mine, other) = (publish(80, "172.18.0.2:80"), publish(81, "172.18.0.3:80"));
+        firewall.rebuild(&[(mine.clone(), owner(1)), (other.clone(), owner(2))]).unwrap();
+
+        let asked = [mine, other.clone(), publish(82, "172.18.0.2:82")].map(|element| (element, owner(1)));
+        firewall.remove(&asked).unwrap();
+
+        assert_eq!(firewall.elements().unwrap(), [(other, Some(owner(2)))]);
+    });
+}
+
+#[test]
+fn a_flushed_ruleset_is_told_from_an_empty_one() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        let elements = one_container(2, 80);
+
+        assert_eq!(firewall.state().unwrap(), None);
+        assert!(matches!(firewall.add(&elements), Err(Error::Absent)));
+        assert_eq!(firewall.owners(&[publish(80, "172.18.0.2:80")]).unwrap(), [None]);
+        firewall.remove(&elements).unwrap();
+        firewall.drop_tables().unwrap();
+        assert_eq!(firewall.elements().unwrap(), []);
+
+        firewall.rebuild(&elements).unwrap();
+        firewall.drop_tables().unwrap();
+        assert_eq!(firewall.state().unwrap(), None);
+        assert!(matches!(firewall.add(&elements), Err(Error::Absent)));
+    });
+}
+
+#[test]
+fn elements_do_not_change_the_state_but_rules_do() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        let state = firewall.rebuild(&[]).unwrap();
+        let elements = one_container(2, 80);
+
+        firewall.add(&elements).unwrap();
+        assert_eq!(firewall.state().unwrap().as_ref(), Some(&state));
+        firewall.remove(&elements).unwrap();
+        assert_eq!(firewall.state().unwrap().as_ref(), Some(&state));
+        assert_eq!(state.to_string().parse::<State>().unwrap(), state);
+
+        let again = firewall.rebuild(&elements).unwrap();
+        assert_ne!(again, state);
+        assert_eq!(firewall.rebuild(&[]).unwrap(), firewall.state().unwrap().unwrap());
+    });
+}
+
+#[test]
+fn whatever_nft_does_to_a_rule_changes_the_state() {
+    let handle_of_drop = || {
+        let listing = nft(&["-a", "list", "chain", "inet", "rnet", "forward"]).unwrap();
+        let line = listing.lines().find(|line| line.contains("drop")).unwrap();
+        line.rsplit("# handle ").next().unwrap().to_owned()
+    };
+    on_a_new_host(|| {
+        if Command::new("nft").arg("--version").output().is_err() {
+            return;
+        }
+        let mut firewall = Firewall::open().unwrap();
+        type Change<'a> = (&'a str, Box<dyn Fn()>);
+        let changes: [Change<'_>; 9] = [
+            (
+                "delete",
+                Box::new(move || {
+                    drop(nft(&["delete", "rule", "inet", "rnet", "forward", "handle", &handle_of_drop()]))
+                }),
+            ),
+            (
+                "replace",
+                Box::new(move || {
+                    drop(nft(&[
+                        "replace",
+                        "rule",
+                        "inet",
+                        "rnet",
+                        "forward",
+                        "handle",
+                        &handle_of_drop(),
+                        "accept",
+                    ]))
+                }),
+            ),
+            ("add", Box::new(|| drop(nft(&["add", "rule", "bridge", "rnet", "guard", "accept"])))),
+            ("insert", Box::new(|| drop(nft(&["insert", "rule", "inet", "rnet", "forward", "accept"])))),
+            ("flush chain", Box::new(|| drop(nft(&["flush", "chain", "inet", "rnet", "forward"])))),
+            ("flush table", Box::new(|| drop(nft(&["flush", "table", "bridge", "rnet"])))),
+            ("delete table", Box::new(|| drop(nft(&["delete", "table", "bridge", "rnet"])))),
+            ("sleep", Box::new(|| drop(nft(&["add", "table", "inet", "rnet", "{ flags dormant; }"])))),
+            (
+                "restore",
+                Box::new(|| {
+                    let listing = nft(&["--stateless", "list", "ruleset"]).unwrap();
+                    nft(&["flush", "ruleset"]);
+                    nft_stdin(&listing);
+                }),
+            ),
+        ];
+        for (name, change) in &changes {
+            let state = firewall.rebuild(&[]).unwrap();
+            change();
+            assert_ne!(firewall.state().unwrap(), Some(state), "{name}");
+        }
+    });
+}
+
+#[test]
+fn the_generation_counts_everybodys_changes() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        firewall.rebuild(&[]).unwrap();
+        let before = firewall.generation().unwrap();
+        assert_eq!(firewall.generation().unwrap(), before);
+
+        firewall.add(&one_container(2, 80)).unwrap();
+
+        assert_ne!(firewall.generation().unwrap(), before);
+    });
+}
+
+#[test]
+fn an_add_is_one_batch_of_one_message_for_each_element() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        firewall.rebuild(&[]).unwrap();
+        let before = firewall.messages();
+
+        firewall.add(&one_container(2, 80)).unwrap();
+
+        assert_eq!(firewall.messages() - before, 1 + 8 + 1);
+        assert_eq!(Ruleset::constant().rules(), RULES, "rules never grow with what is added");
+    });
+}
+
+/// Frozen: a rule more for every packet of every host wants a reason.
+const RULES: usize = 39;
+
+#[test]
+fn many_elements_fit_into_one_add_and_one_rebuild() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        firewall.rebuild(&[]).unwrap();
+        let ports = ports(800);
+
+        firewall.add(&ports).unwrap();
+        assert_eq!(sorted(firewall.elements().unwrap()), with_owners(&ports));
+        firewall.remove(&ports).unwrap();
+        assert_eq!(firewall.elements().unwrap(), []);
+
+        let many = ports_of(10_000);
+        firewall.rebuild(&many).unwrap();
+        assert_eq!(sorted(firewall.elements().unwrap()), with_owners(&many));
+    });
+}
+
+/// Three elements for each of `n` ports of one container.
+fn ports(n: u16) -> Vec<(Element, Owner)> {
+    let address: IpAddr = "172.18.0.2".parse().unwrap();
+    let one = |port: u16| {
+        let (protocol, to) = (Protocol::Tcp, SocketAddr::new(address, port));
+        [
+            Element::Publish { host: None, protocol, host_port: port, to },
+            Element::Published { to, protocol },
+            Element::Snat { to, protocol },
+        ]
+    };
+    (1..=n).flat_map(one).map(|element| (element, owner(7))).collect()
+}
+
+fn ports_of(elements: usize) -> Vec<(Element, Owner)> {
+    let mut all = ports((elements / 3 + 1) as u16);
+    all.truncate(elements);
+    all
+}
+
+#[test]
+fn adds_and_removes_at_once_lose_nothing() {
+    on_a_new_host(|| {
+        Firewall::open().unwrap().rebuild(&[]).unwrap();
+        let one = |n: u32| {
+            let mut firewall = Firewall::open().unwrap();
+            for round in 0..20 {
+                let elements = one_container(n, n as u16);
+                firewall.add(&elements).unwrap();
+                if round < 19 {
+                    firewall.remove(&elements).unwrap();
+                }
+            }
+        };
+
+        thread::scope(|scope| (1..=8).for_each(|n| drop(scope.spawn(move || one(n)))));
+
+        let left = Firewall::open().unwrap().elements().unwrap();
+        let ports = left.iter().filter(|(element, _)| matches!(element, Element::Port { .. })).count();
+        assert_eq!((ports, left.len()), (8, 8 * 6 + 2));
+    });
+}
+
+#[test]
+fn only_names_and_families_that_make_sense_reach_the_kernel() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        firewall.rebuild(&[]).unwrap();
+        for name in ["", "br*", "a b", "a\"b", "sixteen-letters-", "ü", "$x", "x;y"] {
+            let element = Element::Isolated { bridge: name.into() };
+            assert!(matches!(firewall.add(&[(element, owner(1))]), Err(Error::Interface { .. })), "{name}");
+        }
+        let mixed = Element::Publish {
+            host: Some("::".parse().unwrap()),
+            protocol: Protocol::Tcp,
+            host_port: 80,
+            to: "172.18.0.2:80".parse().unwrap(),
+        };
+        assert!(matches!(firewall.add(&[(mixed, owner(1))]), Err(Error::Families { .. })));
+    });
+}
+
+#[test]
+fn a_port_given_twice_is_a_mistake() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        let twice = [(publish(80, "172.18.0.2:80"), owner(1)), (publish(80, "172.18.0.3:80"), owner(2))];
+
+        let rebuilt = firewall.rebuild(&twice);
+        assert!(matches!(rebuilt, Err(Error::Taken { holder, .. }) if holder == Some(owner(1))));
+        firewall.rebuild(&[]).unwrap();
+        assert!(matches!(firewall.add(&twice), Err(Error::Taken { holder: None, .. })));
+        assert_eq!(firewall.elements().unwrap(), []);
+    });
+}
+
+#[test]
+fn the_socket_can_be_handed_to_another_process() {
+    on_a_new_host(|| {
+        let firewall = Firewall::open().unwrap();
+        assert!(firewall.as_fd().try_clone_to_owned().is_ok());
+    });
+}
+
+#[test]
+fn stale_udp_entries_go_and_others_stay() {
+    on_a_new_host(|| {
+        if Command::new("conntrack").arg("--version").output().is_err() {
+            return;
+        }
+        let mut firewall = Firewall::open().unwrap();
+        firewall.rebuild(&[]).unwrap();
+        let entries = [
+            // (protocol, from, to, answered by): a client of host port 5353
+            ("udp", "10.0.0.9:1000", "10.0.0.1:5353", "172.18.0.2:53"),
+            ("udp", "10.0.0.9:1001", "10.0.0.2:5353", "172.18.0.2:53"),
+            ("udp", "10.0.0.9:1002", "10.0.0.1:5354", "172.18.0.9:53"),
+            ("udp", "10.0.0.9:1003", "10.0.0.1:6000", "172.18.0.2:53"),
+            ("tcp", "10.0.0.9:1004", "10.0.0.1:5353", "172.18.0.2:53"),
+        ];
+        entries.iter().for_each(track);
+        let flow = Flow { host: Some("10.0.0.1".parse().unwrap()), port: 5353, v6: false, to: None };
+
+        assert_eq!(firewall.flush_udp(&[flow]).unwrap(), 1);
+        assert_eq!(tracked(), [1001, 1002, 1003, 1004]);
+
+        let to = Some("172.18.0.2:53".parse().unwrap());
+        assert_eq!(firewall.flush_udp(&[Flow { to, ..flow }]).unwrap(), 2);
+        assert_eq!(tracked(), [1002, 1004]);
+
+        let many: Vec<Flow> =
+            (5350..5360).map(|port| Flow { host: None, port, v6: false, to: None }).collect();
+        assert_eq!(firewall.flush_udp(&many).unwrap(), 1);
+        assert_eq!(tracked(), [1004]);
+    });
+}
+
+/// Puts an entry into conntrack whose answers come from elsewhere than its packets went.
+fn track((protocol, from, to, by): &(&str, &str, &str, &str)) {
+    let [from, to, by] = [from, to, by].map(|text| text.parse::<SocketAddr>().unwrap());
+    let (ip, port) = (|a: SocketAddr| a.ip().to_string(), |a: SocketAddr| a.port().to_string());
+    let mut command = Command::new("conntrack");
+    command.args(["-I", "-t", "600", "-p", protocol, "-u", "SEEN_REPLY"]);
+    command.args(["-s", &ip(from), "-d", &ip(to), "--sport", &port(from), "--dport", &port(to)]);
+    command.args([
+        "-r",
+        &ip(by),
+        "-q",
+        &ip(from),
+        "--reply-port-src",
+        &port(by),
+        "--reply-port-dst",
+        &port(from),
+    ]);
+    if *protocol == "tcp" {
+        command.args(["--state", "ESTABLISHED"]);
+    }
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The clients' ports of what conntrack holds.
+fn tracked() -> Vec<u16> {
+    let output = Command::new("conntrack").args(["-L"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let sport = |line: &str| line.split_once("sport=")?.1.split(' ').next()?.parse().ok();
+    let mut ports: Vec<u16> = text.lines().filter_map(sport).collect();
+    ports.sort_unstable();
+    ports
+}
+
+fn sorted(mut elements: Vec<(Element, Option<Owner>)>) -> Vec<(Element, Option<Owner>)> {
+    elements.sort();
+    elements
+}
+
+fn with_owners(elements: &[(Element, Owner)]) -> Vec<(Element, Option<Owner>)> {
+    sorted(elements.iter().map(|(element, owner)| (element.clone(), Some(*owner))).collect())
+}

@@ -1,0 +1,208 @@
+//! The host's ports as they are: what containers have published, what processes listen on, what may be chosen.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::path::Path;
+
+use rustix::io::Errno;
+use store::{Port, Store};
+
+use crate::publish::{Book, Holder, Protocol};
+use crate::report::Problem;
+
+/// The note of the store that keeps the last port handed out.
+const NOTE: &str = "last-port";
+
+/// Docker's ephemeral ports where the kernel does not tell its own.
+const FALLBACK: (u16, u16) = (49153, 65535);
+
+/// The ports of this host. A port is tried by binding it: what the kernel refuses now, it would refuse later.
+pub struct HostPorts<'a> {
+    store: &'a Store,
+    published: Vec<Port>,
+    wants_v6: bool,
+}
+
+impl<'a> HostPorts<'a> {
+    /// Reads what is published; `wants_v6` says that a port without an address is wanted for IPv6 too.
+    pub fn new(store: &'a Store, wants_v6: bool) -> Result<Self, store::Error> {
+        let published = store.records()?.into_iter().flat_map(|record| record.ports).collect();
+        Ok(Self { store, published, wants_v6 })
+    }
+
+    fn any_address(&self) -> IpAddr {
+        if self.wants_v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() }
+    }
+
+    fn is_published(&self, host: Option<IpAddr>, port: u16, protocol: Protocol) -> bool {
+        let host = host.filter(|host| !host.is_unspecified());
+        let same_address = |other: Option<IpAddr>| host.zip(other).is_none_or(|(one, other)| one == other);
+        self.published.iter().any(|published| {
+            published.host_port == port && published.protocol == protocol.as_str() && same_address(published.host)
+        })
+    }
+}
+
+impl Book for HostPorts<'_> {
+    fn holder(&mut self, host: Option<IpAddr>, port: u16, protocol: Protocol) -> Result<Option<Holder>, Problem> {
+        if self.is_published(host, port, protocol) {
+            return Ok(Some(Holder::Container));
+        }
+        let address = host.unwrap_or_else(|| self.any_address());
+        match trial_bind(SocketAddr::new(address, port), protocol) {
+            Ok(()) => Ok(None),
+            Err(Errno::ADDRINUSE) => Ok(Some(Holder::Process(listener(port, protocol)))),
+            Err(Errno::ADDRNOTAVAIL) => Err(Problem::HostAddress { host: address }),
+            // Whatever else binding needs, publishing does not.
+            Err(_) => Ok(None),
+        }
+    }
+
+    fn ephemeral(&mut self) -> Vec<u16> {
+        let (first, last) = local_port_range();
+        let previous = self.store.note(NOTE).ok().flatten().and_then(|note| note.trim().parse().ok());
+        in_turn(first, last, previous)
+    }
+
+    fn chose(&mut self, port: u16) {
+        // Without the note the next choice starts from the front again, no worse than that.
+        let _ = self.store.write_note(NOTE, &port.to_string());
+    }
+}
+
+/// The ports of a range, the one after `previous` first.
+fn in_turn(first: u16, last: u16, previous: Option<u16>) -> Vec<u16> {
+    let start = previous.filter(|port| (first..last).contains(port)).map_or(first, |port| port + 1);
+    (start..=last).chain(first..start).collect()
+}
+
+/// net.ipv4.ip_local_port_range
+fn local_port_range() -> (u16, u16) {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut numbers = text.split_whitespace().filter_map(|word| word.parse().ok());
+    numbers.next().zip(numbers.next()).filter(|(first, last)| first <= last).unwrap_or(FALLBACK)
+}
+
+fn trial_bind(address: SocketAddr, protocol: Protocol) -> Result<(), Errno> {
+    let errno = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    match protocol {
+        Protocol::Tcp => TcpListener::bind(address).map(drop).map_err(errno),
+        Protocol::Udp => UdpSocket::bind(address).map(drop).map_err(errno),
+        // Not every kernel has it, and a host process that uses it is rare.
+        Protocol::Sctp => Ok(()),
+    }
+}
+
+/// The process that has a port open, `nginx (pid 812)`.
+fn listener(port: u16, protocol: Protocol) -> Option<String> {
+    let tables = match protocol {
+        Protocol::Tcp => ["tcp", "tcp6"],
+        Protocol::Udp | Protocol::Sctp => ["udp", "udp6"],
+    };
+    let texts = tables.map(|table| fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default());
+    texts.iter().flat_map(|text| sockets(text, port)).find_map(|inode| owner(&inode))
+}
+
+/// The inodes of a table's sockets that wait on a local port (proc_net_tcp: 0A is LISTEN, 07 an unconnected UDP socket).
+fn sockets(table: &str, port: u16) -> Vec<String> {
+    let inode = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (_, local) = fields.get(1)?.rsplit_once(':')?;
+        let waits = ["0A", "07"].contains(fields.get(3)?);
+        (waits && u16::from_str_radix(local, 16) == Ok(port)).then(|| fields.get(9).map(ToString::to_string))?
+    };
+    table.lines().filter_map(inode).collect()
+}
+
+/// The process that has the socket of an inode open.
+fn owner(inode: &str) -> Option<String> {
+    let wanted = format!("socket:[{inode}]");
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let pid = pids.into_iter().find(|pid| has_open(*pid, &wanted))?;
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
+    Some(format!("{} (pid {pid})", name.trim()))
+}
+
+fn has_open(pid: u32, wanted: &str) -> bool {
+    let files = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    files.into_iter().any(|file| fs::read_link(file.path()).is_ok_and(|link| link == Path::new(wanted)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::{Paths, Record};
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let root = tempfile::tempdir().unwrap();
+        let store = Store::open(Paths::under(root.path(), 1)).unwrap();
+        (root, store)
+    }
+
+    #[test]
+    fn ports_come_in_turn() {
+        assert_eq!(in_turn(10, 13, None), [10, 11, 12, 13]);
+        assert_eq!(in_turn(10, 13, Some(11)), [12, 13, 10, 11]);
+        assert_eq!(in_turn(10, 13, Some(13)), [10, 11, 12, 13]);
+        assert_eq!(in_turn(10, 13, Some(99)), [10, 11, 12, 13]);
+    }
+
+    #[test]
+    fn a_choice_is_remembered() {
+        let (_root, store) = store();
+        let mut ports = HostPorts::new(&store, false).unwrap();
+        let first = ports.ephemeral()[0];
+        ports.chose(first);
+        assert_eq!(HostPorts::new(&store, false).unwrap().ephemeral()[0], first + 1);
+    }
+
+    #[test]
+    fn a_process_that_listens_is_named() {
+        let (_root, store) = store();
+        let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = socket.local_addr().unwrap().port();
+        let mut ports = HostPorts::new(&store, false).unwrap();
+
+        let found = ports.holder(None, port, Protocol::Tcp).unwrap();
+
+        let Some(Holder::Process(Some(name))) = found else { panic!("{found:?}") };
+        assert!(name.ends_with(&format!("(pid {})", std::process::id())), "{name}");
+        assert_eq!(ports.holder(None, port, Protocol::Udp).unwrap(), None);
+    }
+
+    #[test]
+    fn an_address_that_is_not_the_hosts_is_refused() {
+        let (_root, store) = store();
+        let mut ports = HostPorts::new(&store, false).unwrap();
+        let foreign = Some("203.0.113.9".parse().unwrap());
+        assert!(matches!(ports.holder(foreign, 8080, Protocol::Tcp), Err(Problem::HostAddress { .. })));
+    }
+
+    #[test]
+    fn a_published_port_is_a_containers_on_its_address_and_on_any() {
+        let (_root, store) = store();
+        let published = Port {
+            host: Some("127.0.0.1".parse().unwrap()),
+            host_port: 8080,
+            container: "172.18.0.2".parse().unwrap(),
+            container_port: 80,
+            protocol: "tcp".into(),
+        };
+        let record = Record {
+            plugin: "rnet".into(),
+            network: "n".into(),
+            container: "c".into(),
+            ifname: "eth0".into(),
+            ports: vec![published],
+            ..Record::default()
+        };
+        store.write_record(&record).unwrap();
+        let ports = HostPorts::new(&store, false).unwrap();
+        assert!(ports.is_published(None, 8080, Protocol::Tcp));
+        assert!(ports.is_published(Some("127.0.0.1".parse().unwrap()), 8080, Protocol::Tcp));
+        assert!(!ports.is_published(Some("127.0.0.2".parse().unwrap()), 8080, Protocol::Tcp));
+        assert!(!ports.is_published(None, 8080, Protocol::Udp));
+    }
+}

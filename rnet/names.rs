@@ -1,0 +1,112 @@
+//! Names: what may be one, which thing is meant by one, and which one was probably meant.
+
+use crate::report::Problem;
+
+/// Network names with a meaning of their own.
+pub const RESERVED: [&str; 3] = ["host", "none", "bridge"];
+
+/// The built-in default network.
+pub const DEFAULT: &str = "bridge";
+
+/// Refuses what CNI does not take as a name: `[a-zA-Z0-9][a-zA-Z0-9_.-]*`.
+pub fn check(name: &str) -> Result<(), Problem> {
+    let inner = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    let ok = name.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric) && name.bytes().all(inner);
+    // A name becomes a file name, and NAME_MAX is 255.
+    if ok && name.len() <= 200 { Ok(()) } else { Err(Problem::BadName { name: name.to_owned() }) }
+}
+
+/// What a word fits: full id, full name, unique id prefix, in this order.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// The index of the only thing that it fits.
+    One(usize),
+    /// Several things.
+    Several(Vec<usize>),
+    /// None.
+    No,
+}
+
+/// Looks `word` up among things, each an id and a name.
+pub fn find<'a>(word: &str, things: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Found {
+    let hits = |fits: &dyn Fn(&str, &str) -> bool| -> Vec<usize> {
+        things.clone().enumerate().filter(|(_, (id, name))| fits(id, name)).map(|(index, _)| index).collect()
+    };
+    let ways: [&dyn Fn(&str, &str) -> bool; 3] =
+        [&|id, _| id == word, &|_, name| name == word, &|id, _| !word.is_empty() && id.starts_with(word)];
+    for way in ways {
+        match hits(way).as_slice() {
+            [] => {}
+            [one] => return Found::One(*one),
+            several => return Found::Several(several.to_vec()),
+        }
+    }
+    Found::No
+}
+
+/// The name that was probably meant: the nearest one, if few letters differ.
+pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let allowed = (word.chars().count() / 3).clamp(1, 3);
+    let near = names.map(|name| (distance(word, name), name)).filter(|(distance, _)| *distance <= allowed);
+    near.min().map(|(_, name)| name.to_owned())
+}
+
+/// How many letters must be added, removed, changed or swapped with the next one (Damerau's distance).
+fn distance(one: &str, other: &str) -> usize {
+    let (one, other): (Vec<char>, Vec<char>) = (one.chars().collect(), other.chars().collect());
+    let mut table = vec![vec![0; other.len() + 1]; one.len() + 1];
+    for i in 0..=one.len() {
+        for j in 0..=other.len() {
+            table[i][j] = match (i, j) {
+                (0, _) => j,
+                (_, 0) => i,
+                _ => cheapest(&table, &one, &other, i, j),
+            };
+        }
+    }
+    table[one.len()][other.len()]
+}
+
+fn cheapest(table: &[Vec<usize>], one: &[char], other: &[char], i: usize, j: usize) -> usize {
+    let change = table[i - 1][j - 1] + usize::from(one[i - 1] != other[j - 1]);
+    let best = change.min(table[i - 1][j] + 1).min(table[i][j - 1] + 1);
+    let swapped = i > 1 && j > 1 && one[i - 1] == other[j - 2] && one[i - 2] == other[j - 1];
+    if swapped { best.min(table[i - 2][j - 2] + 1) } else { best }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_cni() {
+        for name in ["a", "0", "my_net.1-x"] {
+            assert!(check(name).is_ok(), "{name}");
+        }
+        for name in ["", "-a", ".a", "_a", "a b", "a/b", "ä", "a\n", &"a".repeat(201)] {
+            assert!(check(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_id_wins_over_a_name_and_a_name_over_a_prefix() {
+        let things = [("4f2a", "web"), ("4f9c", "4f2a"), ("web1", "4f")];
+        let look = |word| find(word, things.into_iter());
+        assert_eq!(look("4f2a"), Found::One(0));
+        assert_eq!(look("web"), Found::One(0));
+        assert_eq!(look("4f"), Found::One(2));
+        assert_eq!(look("4"), Found::Several(vec![0, 1]));
+        assert_eq!(look("4f9"), Found::One(1));
+        assert_eq!(look(""), Found::No);
+        assert_eq!(look("db"), Found::No);
+    }
+
+    #[test]
+    fn a_slip_of_the_finger_is_recognised_and_another_word_is_not() {
+        let near = |word| nearest(word, ["mynet", "web", "lab"].into_iter());
+        assert_eq!(near("mynt"), Some("mynet".into()));
+        assert_eq!(near("mynte"), Some("mynet".into()));
+        assert_eq!(near("wbe"), Some("web".into()));
+        assert_eq!(near("other"), None);
+    }
+}

@@ -1,0 +1,664 @@
+//! An error told to a person (or, with `--json`, to a program): its sentence, its exit status, what to type next.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use cni::code;
+use ipnetwork::IpNetwork;
+use plugins::own;
+use serde_json::json;
+
+/// Everything that the command itself refuses. The words are docker's where docker has words people search for.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// `create` of a name that is there.
+    #[error("network with name {name} already exists ({what})")]
+    NetworkExists {
+        /// The name.
+        name: String,
+        /// Its subnet and bridge, or the file that defines it.
+        what: String,
+    },
+    /// `run --name` of an endpoint that is there.
+    #[error("endpoint with name {name} already exists ({what})")]
+    EndpointExists {
+        /// The name.
+        name: String,
+        /// Where it is: its process.
+        what: String,
+    },
+    /// A name outside the grammar of CNI.
+    #[error("{name:?} is not a name: letters, digits and _ . - are allowed, a letter or digit first")]
+    BadName {
+        /// What was given.
+        name: String,
+    },
+    /// A network name with a meaning of its own.
+    #[error("operation is not permitted on predefined {name} network")]
+    Reserved {
+        /// `host`, `none` or `bridge`.
+        name: String,
+    },
+    /// `rm` of a network that is built in.
+    #[error("{name} is a pre-defined network and cannot be removed")]
+    Predefined {
+        /// `host`, `none` or `bridge`.
+        name: String,
+    },
+    /// The subnet of another network.
+    #[error("{wanted} overlaps {taken} of {owner}")]
+    Overlap {
+        /// What was asked for.
+        wanted: IpNetwork,
+        /// What is in use.
+        taken: IpNetwork,
+        /// By whom, in words.
+        owner: String,
+        /// A free subnet instead.
+        free: Option<IpNetwork>,
+    },
+    /// Text that is no subnet.
+    #[error("{text:?} is not a subnet: ADDRESS/LENGTH is wanted, as in 10.9.0.0/24")]
+    NoSubnet {
+        /// What was given.
+        text: String,
+    },
+    /// An address in place of a subnet.
+    #[error("{given} has host bits set")]
+    HostBits {
+        /// The option.
+        option: &'static str,
+        /// What was given.
+        given: IpNetwork,
+        /// The subnet that holds it.
+        right: IpNetwork,
+    },
+    /// A subnet without room for a gateway and a container.
+    #[error("{subnet} is too small: a network needs a gateway and a container, so the smallest is a /{longest}")]
+    TooSmall {
+        /// What was given.
+        subnet: IpNetwork,
+        /// The longest prefix that will do.
+        longest: u8,
+    },
+    /// "Any free subnet" of a family or size for which there are no pools.
+    #[error("rnet has no pool to take {wanted} from: any free subnet can be had from /13 to /30 of IPv4")]
+    NoPool {
+        /// What was asked for.
+        wanted: IpNetwork,
+    },
+    /// An address or range that is not in the subnet.
+    #[error("{what} {value} is not in {subnet}")]
+    Outside {
+        /// `gateway`, `range`, `address`.
+        what: &'static str,
+        /// What was given.
+        value: String,
+        /// Where it should be.
+        subnet: String,
+    },
+    /// An address that no container and no gateway can have.
+    #[error("{what} {value} is the first or last address of {subnet}, which no host can have")]
+    Unusable {
+        /// `gateway`, `address`.
+        what: &'static str,
+        /// What was given.
+        value: IpAddr,
+        /// The subnet.
+        subnet: IpNetwork,
+    },
+    /// `--gateway` or `--ip-range` by itself.
+    #[error("{option} needs --subnet")]
+    NeedsSubnet {
+        /// The option.
+        option: &'static str,
+    },
+    /// No default subnet is free.
+    #[error("every default subnet is in use")]
+    SubnetsExhausted,
+    /// No such network.
+    #[error("no network {name:?}")]
+    NoNetwork {
+        /// What was asked for.
+        name: String,
+        /// The nearest name that exists.
+        near: Option<String>,
+    },
+    /// No such endpoint.
+    #[error("no endpoint {name:?}")]
+    NoEndpoint {
+        /// What was asked for.
+        name: String,
+        /// The nearest name that exists.
+        near: Option<String>,
+    },
+    /// Neither a network nor an endpoint.
+    #[error("no network or endpoint {name:?}")]
+    Nothing {
+        /// What was asked for.
+        name: String,
+        /// The nearest name that exists.
+        near: Option<String>,
+    },
+    /// A prefix, or a name, that fits several things.
+    #[error("{name:?} is ambiguous: {}", hits.join(", "))]
+    Ambiguous {
+        /// What was asked for.
+        name: String,
+        /// What it fits.
+        hits: Vec<String>,
+        /// What to type instead.
+        hint: Option<&'static str>,
+    },
+    /// `rm` of a network with users.
+    #[error("network {name:?} has {}: {}", count(users.len(), "endpoint"), users.join(", "))]
+    NetworkInUse {
+        /// The network.
+        name: String,
+        /// Its endpoints with their addresses.
+        users: Vec<String>,
+    },
+    /// `rm` of an endpoint that runs.
+    #[error("endpoint {name:?} is running (pid {pid})")]
+    EndpointRuns {
+        /// Its name.
+        name: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// `stop` of a container that belongs to a runtime.
+    #[error("{name:?} was not started by rnet run: its runtime stops it")]
+    NotOurs {
+        /// Its name.
+        name: String,
+    },
+    /// `exec` into what has no namespace of its own any more.
+    #[error("endpoint {name:?} is not running")]
+    NotRunning {
+        /// Its name.
+        name: String,
+    },
+    /// `rm` of a network that somebody else defined.
+    #[error("network {name:?} is defined by {}, which rnet did not write", file.display())]
+    ForeignFile {
+        /// The network.
+        name: String,
+        /// The file.
+        file: PathBuf,
+    },
+    /// A requested address that another endpoint has.
+    #[error("Address already in use: {address} is held by {holder:?}")]
+    AddressTaken {
+        /// The address.
+        address: String,
+        /// Who has it.
+        holder: String,
+    },
+    /// A network without a free address.
+    #[error(
+        "no available {family} addresses on this network's address pools: {network} ({subnet}), {held} held by {holders}; gc freed 0"
+    )]
+    AddressesExhausted {
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+        /// The network.
+        network: String,
+        /// Its subnets.
+        subnet: String,
+        /// How many addresses are held.
+        held: usize,
+        /// By whom, cut short.
+        holders: String,
+    },
+    /// A host port that a process of the host listens on.
+    #[error("failed to bind host port {host}:{port}/{protocol}: address already in use{}", by(holder))]
+    PortInUse {
+        /// The host address.
+        host: String,
+        /// The host port.
+        port: u16,
+        /// The protocol.
+        protocol: &'static str,
+        /// The process, where it can be found.
+        holder: Option<String>,
+    },
+    /// A host port twice in one command.
+    #[error("Bind for {host}:{port} failed: port is already allocated, by another -p of this command")]
+    PortTwice {
+        /// The host address.
+        host: String,
+        /// The host port.
+        port: u16,
+    },
+    /// No port of a range is free.
+    #[error("no free host port among {first}-{last}/{protocol}")]
+    PortsExhausted {
+        /// The first port tried.
+        first: u16,
+        /// The last one.
+        last: u16,
+        /// The protocol.
+        protocol: &'static str,
+    },
+    /// A host address that the host does not have.
+    #[error("cannot publish on {host}: it is not an address of this host")]
+    HostAddress {
+        /// The address.
+        host: IpAddr,
+    },
+    /// A `-p` that cannot be read.
+    #[error(transparent)]
+    Publish(#[from] crate::publish::SpecError),
+    /// The rights for a verb that changes something are missing.
+    #[error("not permitted: this needs {}", missing.join(" and "))]
+    NotPermitted {
+        /// The capabilities that are missing.
+        missing: Vec<&'static str>,
+        /// The command line, with sudo in front.
+        again: String,
+    },
+    /// Options that exclude each other.
+    #[error("{one} and {other} cannot be given together")]
+    Together {
+        /// The one.
+        one: String,
+        /// The other.
+        other: String,
+    },
+    /// A lock that is not free.
+    #[error("another rnet holds {what}; nothing was changed")]
+    Busy {
+        /// What it holds.
+        what: String,
+    },
+    /// A file that is in the way.
+    #[error("{} exists and is not a link to rnet", file.display())]
+    InTheWay {
+        /// The file.
+        file: PathBuf,
+    },
+    /// `install --only` of an unknown plugin.
+    #[error("no plugin {name:?}: there are {}", plugins::PLUGINS.map(|(name, _)| name).join(", "))]
+    NoPlugin {
+        /// What was given.
+        name: String,
+    },
+    /// A program that cannot be started.
+    #[error("cannot execute {program:?}: {reason}")]
+    CannotExecute {
+        /// The program.
+        program: String,
+        /// Why not.
+        reason: String,
+        /// True if there is no such program.
+        missing: bool,
+    },
+    /// An endpoint does not end.
+    #[error("endpoint {name:?} (pid {pid}) is still there after {seconds} s")]
+    DoesNotEnd {
+        /// Its name.
+        name: String,
+        /// Its process.
+        pid: u32,
+        /// How long it was waited for.
+        seconds: u64,
+    },
+    /// A system call on a file failed.
+    #[error("cannot {action} {}: {}", path.display(), netlink::reason(*errno))]
+    File {
+        /// What was being done, as a verb.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The kernel's answer.
+        errno: rustix::io::Errno,
+    },
+    /// A verb had several arguments, and this went wrong with some of them; all was said already.
+    #[error("{} failed", count(*failures, "argument"))]
+    AlreadyTold {
+        /// How many failed.
+        failures: usize,
+        /// The exit status of the first.
+        exit: u8,
+    },
+    /// Whoever read stdout has gone: the end, quietly.
+    #[error("stdout is closed")]
+    Closed,
+}
+
+impl Problem {
+    /// For `map_err`: a failed `action` on `path`.
+    pub fn file<E: Into<io::Error>>(action: &'static str, path: &Path) -> impl FnOnce(E) -> Problem {
+        let path = path.to_owned();
+        move |error| {
+            let errno = rustix::io::Errno::from_io_error(&error.into()).unwrap_or(rustix::io::Errno::IO);
+            Problem::File { action, path, errno }
+        }
+    }
+
+    /// The word for programs and the exit status (reference/cli.md, 6).
+    fn class(&self) -> (&'static str, u8) {
+        use Problem::*;
+        match self {
+            NetworkExists { .. } | EndpointExists { .. } => ("exists", 4),
+            BadName { .. } | Reserved { .. } => ("name-invalid", 2),
+            Predefined { .. } => ("predefined", 4),
+            Overlap { .. } => ("overlap", 4),
+            NoSubnet { .. } | HostBits { .. } | TooSmall { .. } | NoPool { .. } => ("subnet-invalid", 2),
+            Outside { .. } | NeedsSubnet { .. } | Unusable { .. } => ("outside", 2),
+            SubnetsExhausted => ("subnets-exhausted", 6),
+            NoNetwork { .. } | NoEndpoint { .. } | Nothing { .. } | NoPlugin { .. } => ("not-found", 3),
+            Ambiguous { .. } => ("ambiguous", 4),
+            NetworkInUse { .. } | EndpointRuns { .. } => ("in-use", 4),
+            NotOurs { .. } | ForeignFile { .. } => ("foreign", 4),
+            NotRunning { .. } => ("not-running", 3),
+            AddressTaken { .. } => ("address-taken", 4),
+            AddressesExhausted { .. } => ("addresses-exhausted", 6),
+            PortInUse { .. } | PortTwice { .. } => ("port-taken", 4),
+            PortsExhausted { .. } => ("ports-exhausted", 6),
+            HostAddress { .. } => ("host-address", 2),
+            Publish(_) | Together { .. } => ("usage", 2),
+            NotPermitted { .. } => ("not-permitted", 5),
+            Busy { .. } => ("busy", 1),
+            InTheWay { .. } => ("exists", 4),
+            CannotExecute { missing: true, .. } => ("not-found", 127),
+            CannotExecute { .. } => ("cannot-execute", 126),
+            DoesNotEnd { .. } => ("busy", 1),
+            File { errno, .. } => by_errno(*errno),
+            AlreadyTold { exit, .. } => ("failed", *exit),
+            Closed => ("closed", 0),
+        }
+    }
+
+    /// What can be typed to get on.
+    fn hint(&self) -> Option<String> {
+        use Problem::*;
+        match self {
+            Overlap { free: Some(free), .. } => {
+                Some(format!("next free: --subnet {free}      (rnet ls --all shows every subnet in use)"))
+            }
+            Overlap { free: None, .. } | SubnetsExhausted => Some("rnet ls --all".into()),
+            HostBits { option, right, .. } => Some(format!("{option} {right}")),
+            NoNetwork { near: Some(near), .. }
+            | NoEndpoint { near: Some(near), .. }
+            | Nothing { near: Some(near), .. } => Some(format!("did you mean {near:?}?")),
+            NoNetwork { near: None, .. } => Some("rnet ls".into()),
+            NoEndpoint { near: None, .. } => Some("rnet ps".into()),
+            Ambiguous { hint, .. } => hint.map(str::to_owned),
+            NetworkInUse { name, .. } => Some(format!("rnet rm --detach {name}")),
+            EndpointRuns { name, .. } => Some(format!("rnet stop {name}")),
+            EndpointExists { name, .. } => Some(format!("rnet stop {name}")),
+            ForeignFile { file, .. } => Some(format!("rm {}", file.display())),
+            NotPermitted { again, .. } => Some(again.clone()),
+            InTheWay { .. } => Some("--force replaces it".into()),
+            DoesNotEnd { name, .. } => Some(format!("rnet stop -t 0 {name}")),
+            _ => None,
+        }
+    }
+}
+
+/// How errors are told: for people or for programs, with or without colour.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Style {
+    /// `--json`: one JSON object.
+    pub json: bool,
+    /// ANSI colours.
+    pub colour: bool,
+}
+
+impl Style {
+    /// Tells an error on stderr and gives the exit status for it.
+    pub fn tell(self, error: &anyhow::Error) -> u8 {
+        let told = Told::of(error);
+        if told.code == "closed" || matches!(error.downcast_ref(), Some(Problem::AlreadyTold { .. })) {
+            return told.exit;
+        }
+        self.write(&told.text(self));
+        told.exit
+    }
+
+    /// Tells of something that is odd and stops nothing.
+    pub fn warn(self, text: impl Display) {
+        if self.json {
+            self.write(&format!("{}\n", json!({"warning": text.to_string()})));
+        } else {
+            self.write(&format!("{} {text}\n", self.paint("33", "warning:")));
+        }
+    }
+
+    /// Tells what could be typed next.
+    pub fn hint(self, text: impl Display) {
+        if !self.json {
+            self.write(&format!(" hint: {text}\n"));
+        }
+    }
+
+    fn paint(self, colour: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[1;{colour}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    /// A closed stderr leaves nobody to tell.
+    fn write(self, text: &str) {
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}
+
+/// An error as it is told.
+struct Told {
+    message: String,
+    code: &'static str,
+    exit: u8,
+    hint: Option<String>,
+}
+
+impl Told {
+    fn of(error: &anyhow::Error) -> Self {
+        let message = sentence(error);
+        if let Some(problem) = error.downcast_ref::<Problem>() {
+            let (code, exit) = problem.class();
+            return Self { message, code, exit, hint: problem.hint() };
+        }
+        let (code, exit) = error.downcast_ref::<cni::Error>().map(by_cni_code).unwrap_or_else(|| by_source(error));
+        Self { message, code, exit, hint: general_hint(error) }
+    }
+
+    fn text(&self, style: Style) -> String {
+        if style.json {
+            let mut error = json!({"code": self.code, "message": self.message});
+            if let Some(hint) = &self.hint {
+                error["hint"] = json!(hint);
+            }
+            return format!("{}\n", json!({"error": error}));
+        }
+        let hint = self.hint.as_ref().map(|hint| format!(" hint: {hint}\n")).unwrap_or_default();
+        format!("{} {}\n{hint}", style.paint("31", "error:"), self.message)
+    }
+}
+
+/// The exit status of an error, for verbs that go on after it.
+pub fn exit_of(error: &anyhow::Error) -> u8 {
+    Told::of(error).exit
+}
+
+/// Writes data to stdout. Whoever has closed it wants no more, which is no fault.
+pub fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Problem::Closed.into()),
+        other => Ok(other?),
+    }
+}
+
+/// Prints JSON as data.
+pub fn print_json(value: &serde_json::Value) -> anyhow::Result<()> {
+    print(&format!("{value:#}\n"))
+}
+
+/// True if stderr wants colours by itself.
+pub fn stderr_wants_colour() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// An exit status as the process returns it.
+pub fn status(exit: u8) -> ExitCode {
+    ExitCode::from(exit)
+}
+
+/// `1 endpoint`, `2 endpoints`.
+pub fn count(number: usize, what: &str) -> String {
+    if number == 1 { format!("1 {what}") } else { format!("{number} {what}s") }
+}
+
+fn by(holder: &Option<String>) -> String {
+    holder.as_ref().map(|holder| format!(", by {holder}")).unwrap_or_default()
+}
+
+/// The error and its causes in one line.
+fn sentence(error: &anyhow::Error) -> String {
+    let mut parts: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let text = match cause.downcast_ref::<cni::Error>() {
+            Some(error) if !error.details.is_empty() => format!("{}: {}", error.msg, error.details),
+            Some(error) => error.msg.clone(),
+            None => cause.to_string(),
+        };
+        // Some errors tell their cause themselves.
+        if parts.last().is_none_or(|last| !last.ends_with(&text)) {
+            parts.push(text);
+        }
+    }
+    parts.join(": ")
+}
+
+fn by_cni_code(error: &cni::Error) -> (&'static str, u8) {
+    match error.code {
+        own::RANGE_EXHAUSTED => ("addresses-exhausted", 6),
+        own::BRIDGE_FULL => ("bridge-full", 6),
+        own::ADDRESS_TAKEN => ("address-taken", 4),
+        own::PORT_TAKEN => ("port-taken", 4),
+        own::ALREADY_ATTACHED => ("connected", 4),
+        own::INTERFACE_TAKEN => ("interface-taken", 4),
+        own::BRIDGE_CONFLICT => ("bridge-taken", 4),
+        code::TRY_AGAIN_LATER => ("busy", 1),
+        _ if is_denial(&error.msg) => ("not-permitted", 5),
+        _ => ("failed", 1),
+    }
+}
+
+fn by_source(error: &anyhow::Error) -> (&'static str, u8) {
+    for cause in error.chain() {
+        if let Some(error) = cause.downcast_ref::<netlink::Error>().and_then(netlink::Error::errno) {
+            return by_errno(error);
+        }
+        match cause.downcast_ref::<store::Error>() {
+            Some(store::Error::File { errno, .. }) => return by_errno(*errno),
+            Some(store::Error::Busy { .. }) => return ("busy", 1),
+            _ => {}
+        }
+    }
+    ("failed", 1)
+}
+
+fn by_errno(errno: rustix::io::Errno) -> (&'static str, u8) {
+    match errno {
+        rustix::io::Errno::PERM | rustix::io::Errno::ACCESS => ("not-permitted", 5),
+        _ => ("failed", 1),
+    }
+}
+
+fn is_denial(text: &str) -> bool {
+    text.contains("operation not permitted") || text.contains("permission denied")
+}
+
+fn general_hint(error: &anyhow::Error) -> Option<String> {
+    let cni = error.downcast_ref::<cni::Error>();
+    if cni.is_some_and(|error| error.msg.starts_with("failed to find plugin")) {
+        return Some("rnet install /opt/cni/bin".into());
+    }
+    (Told::exit_alone(error) == 5).then(crate::rights::again)
+}
+
+impl Told {
+    fn exit_alone(error: &anyhow::Error) -> u8 {
+        error.downcast_ref::<cni::Error>().map(by_cni_code).unwrap_or_else(|| by_source(error)).1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(problem: Problem, style: Style) -> String {
+        Told::of(&problem.into()).text(style)
+    }
+
+    fn overlap() -> Problem {
+        Problem::Overlap {
+            wanted: "172.18.5.0/24".parse().unwrap(),
+            taken: "172.18.0.0/16".parse().unwrap(),
+            owner: "network \"mynet\"".into(),
+            free: Some("172.19.0.0/16".parse().unwrap()),
+        }
+    }
+
+    #[test]
+    fn an_error_is_one_line_and_a_hint_that_can_be_typed() {
+        assert_eq!(
+            told(overlap(), Style::default()),
+            "error: 172.18.5.0/24 overlaps 172.18.0.0/16 of network \"mynet\"\n \
+             hint: next free: --subnet 172.19.0.0/16      (rnet ls --all shows every subnet in use)\n"
+        );
+    }
+
+    #[test]
+    fn a_program_gets_the_same_as_json() {
+        let problem = Problem::NoNetwork { name: "mynt".into(), near: Some("mynet".into()) };
+        assert_eq!(
+            told(problem, Style { json: true, colour: false }),
+            "{\"error\":{\"code\":\"not-found\",\"message\":\"no network \\\"mynt\\\"\",\"hint\":\"did you mean \\\"mynet\\\"?\"}}\n"
+        );
+    }
+
+    #[test]
+    fn a_plugins_code_becomes_an_exit_status() {
+        let cases = [
+            (own::RANGE_EXHAUSTED, 6, "addresses-exhausted"),
+            (own::PORT_TAKEN, 4, "port-taken"),
+            (own::ADDRESS_TAKEN, 4, "address-taken"),
+            (own::ALREADY_ATTACHED, 4, "connected"),
+            (code::TRY_AGAIN_LATER, 1, "busy"),
+            (code::INTERNAL, 1, "failed"),
+        ];
+        for (number, exit, word) in cases {
+            let told = Told::of(&cni::Error::new(number, "x").into());
+            assert_eq!((told.exit, told.code), (exit, word), "{number}");
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_denies_is_not_permitted_and_hints_at_root() {
+        let error = netlink::Error::CreateNetns { errno: rustix::io::Errno::PERM };
+        let told = Told::of(&error.into());
+        assert_eq!((told.exit, told.code), (5, "not-permitted"));
+        assert!(told.hint.unwrap().starts_with("sudo "));
+    }
+
+    #[test]
+    fn causes_follow_their_error_once() {
+        let error = anyhow::Error::from(cni::Error::new(7, "bad")).context("cannot attach web to mynet");
+        assert_eq!(sentence(&error), "cannot attach web to mynet: bad");
+    }
+
+    #[test]
+    fn users_are_counted_in_words() {
+        let problem = |users: &[&str]| Problem::NetworkInUse {
+            name: "mynet".into(),
+            users: users.iter().map(ToString::to_string).collect(),
+        };
+        assert_eq!(problem(&["web (172.18.0.2)"]).to_string(), "network \"mynet\" has 1 endpoint: web (172.18.0.2)");
+        assert_eq!(problem(&["a", "b"]).to_string(), "network \"mynet\" has 2 endpoints: a, b");
+    }
+}
