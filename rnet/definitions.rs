@@ -1,0 +1,357 @@
+//! Network definitions: the conflist files that every runtime reads, and the built-in default network.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use cni::conflist::{self, List};
+use cni::fold;
+use ipam::HostLocal;
+use ipnetwork::IpNetwork;
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::io::Errno;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use store::{NetworkKey, Paths};
+
+use crate::lock::{self, Held};
+use crate::names;
+use crate::report::Problem;
+use crate::subnets::{first_host, last_host};
+
+/// The device of the built-in network.
+pub const DEFAULT_DEVICE: &str = "rnet0";
+
+/// A network as its definition tells of it.
+#[derive(Clone, Debug)]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// The file that defines it; none is the built-in one.
+    pub file: Option<PathBuf>,
+    /// Its plugins.
+    pub list: List,
+    /// Its subnets, in the order of its range sets.
+    pub subnets: Vec<Subnet>,
+}
+
+/// One subnet of a network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subnet {
+    /// The subnet.
+    pub subnet: IpNetwork,
+    /// The address that containers use as their gateway.
+    pub gateway: IpAddr,
+    /// The part of it that addresses are given from, where it is not the whole.
+    pub range: Option<(IpAddr, IpAddr)>,
+}
+
+/// What `create` writes into a definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wanted {
+    /// The name.
+    pub name: String,
+    /// Its subnets.
+    pub subnets: Vec<Subnet>,
+    /// The MTU, where one was given.
+    pub mtu: Option<u32>,
+    /// The standard plugins instead of `rnet`.
+    pub chain: bool,
+}
+
+/// The folder of the definitions.
+#[derive(Clone, Debug)]
+pub struct Definitions {
+    folder: PathBuf,
+}
+
+/// What can be read of the folder.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// The networks, sorted by name; of several definitions of one name the first, as for every runtime.
+    pub networks: Vec<Network>,
+    /// Files that cannot be read, each with the reason.
+    pub broken: Vec<String>,
+}
+
+impl Network {
+    fn new(list: List, file: Option<PathBuf>) -> Self {
+        let subnets = list.plugins.iter().flat_map(subnets_of).collect();
+        Self { name: list.name.clone(), file, list, subnets }
+    }
+
+    /// The id: 16 hex digits out of the name.
+    pub fn id(&self) -> String {
+        NetworkKey::new(&self.name).to_string()
+    }
+
+    /// What `ls` calls its driver: `bridge` for our own, else the type of the first plugin.
+    pub fn driver(&self) -> &str {
+        match self.kind() {
+            "rnet" => "bridge",
+            other => other,
+        }
+    }
+
+    /// The type of its first plugin, the one that makes the interface.
+    pub fn kind(&self) -> &str {
+        self.first_plugin().and_then(|plugin| text(plugin, "type")).unwrap_or_default()
+    }
+
+    /// Its bridge, for the plugins that have one.
+    pub fn bridge(&self) -> Option<String> {
+        let configured = self.first_plugin().and_then(|plugin| text(plugin, "bridge")).filter(|name| !name.is_empty());
+        let default = match self.kind() {
+            "rnet" => Some(plugins::default_bridge(&self.name)),
+            "bridge" => Some("cni0".to_owned()),
+            _ => return None,
+        };
+        configured.map(str::to_owned).or(default)
+    }
+
+    /// The MTU that it asks for.
+    pub fn mtu(&self) -> Option<u64> {
+        fold::member(self.first_plugin()?, "mtu")?.as_u64().filter(|mtu| *mtu > 0)
+    }
+
+    /// True if a plugin of the list takes this capability (`portMappings`).
+    pub fn has_capability(&self, name: &str) -> bool {
+        self.list.plugins.iter().filter_map(Value::as_object).any(|plugin| {
+            let capabilities = fold::member(plugin, "capabilities");
+            capabilities.and_then(|declared| declared.get(name)) == Some(&Value::Bool(true))
+        })
+    }
+
+    /// The types of all plugins that a runtime has to find, IPAM plugins too.
+    pub fn plugin_types(&self) -> Vec<&str> {
+        let objects = self.list.plugins.iter().filter_map(Value::as_object);
+        let types = objects.flat_map(|plugin| {
+            let ipam = fold::member(plugin, "ipam").and_then(Value::as_object);
+            [Some(plugin), ipam].into_iter().flatten().filter_map(|section| text(section, "type"))
+        });
+        types.filter(|kind| !kind.is_empty()).collect()
+    }
+
+    /// `172.18.0.0/16 on rnet-mynet`, in words for a message.
+    pub fn what(&self) -> String {
+        let subnets = self.subnet_text();
+        match (subnets.is_empty(), self.bridge(), &self.file) {
+            (false, Some(bridge), _) => format!("{subnets} on {bridge}"),
+            (_, _, Some(file)) => file.display().to_string(),
+            _ => subnets,
+        }
+    }
+
+    /// Its subnets, parted by commas.
+    pub fn subnet_text(&self) -> String {
+        self.subnets.iter().map(|subnet| subnet.subnet.to_string()).collect::<Vec<_>>().join(",")
+    }
+
+    fn first_plugin(&self) -> Option<&Map<String, Value>> {
+        self.list.plugins.first().and_then(Value::as_object)
+    }
+}
+
+impl Wanted {
+    /// The document of the definition.
+    pub fn conflist(&self) -> Value {
+        let plugins = if self.chain { self.chain() } else { vec![self.rnet()] };
+        json!({
+            "cniVersion": "1.0.0",
+            "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+            "name": self.name,
+            "plugins": plugins,
+        })
+    }
+
+    fn rnet(&self) -> Value {
+        let mut plugin = json!({"type": "rnet", "bridge": self.bridge()});
+        self.put_mtu(&mut plugin);
+        plugin["capabilities"] = json!({"portMappings": true, "ips": true, "mac": true, "aliases": true});
+        plugin["ipam"] = json!({"ranges": self.ranges()});
+        plugin
+    }
+
+    fn chain(&self) -> Vec<Value> {
+        let default = |subnet: &Subnet| if subnet.subnet.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+        let routes: Vec<Value> = self.subnets.iter().map(|subnet| json!({"dst": default(subnet)})).collect();
+        let mut bridge = json!({
+            "type": "bridge",
+            "bridge": self.bridge(),
+            "isGateway": true,
+            "ipMasq": true,
+            "hairpinMode": true,
+        });
+        self.put_mtu(&mut bridge);
+        bridge["capabilities"] = json!({"ips": true});
+        bridge["ipam"] = json!({"type": "host-local", "ranges": self.ranges(), "routes": routes});
+        vec![bridge, json!({"type": "portmap", "capabilities": {"portMappings": true}})]
+    }
+
+    fn bridge(&self) -> String {
+        if self.name == names::DEFAULT { DEFAULT_DEVICE.into() } else { plugins::default_bridge(&self.name) }
+    }
+
+    fn put_mtu(&self, plugin: &mut Value) {
+        if let Some(mtu) = self.mtu {
+            plugin["mtu"] = json!(mtu);
+        }
+    }
+
+    /// One set for each subnet: a container gets an address of each.
+    fn ranges(&self) -> Vec<Value> {
+        let set = |subnet: &Subnet| {
+            let mut range = json!({"subnet": subnet.subnet, "gateway": subnet.gateway});
+            if let Some((start, end)) = subnet.range {
+                range["rangeStart"] = json!(start);
+                range["rangeEnd"] = json!(end);
+            }
+            json!([range])
+        };
+        self.subnets.iter().map(set).collect()
+    }
+}
+
+impl Subnet {
+    /// A subnet whose gateway is its first host.
+    pub fn of(subnet: IpNetwork) -> Self {
+        Self { subnet, gateway: first_host(subnet), range: None }
+    }
+
+    /// Limits the addresses that are given to those of `range` that a host can have.
+    pub fn limited_to(self, range: IpNetwork) -> Self {
+        let start = range.network().max(first_host(self.subnet));
+        let end = range.broadcast().min(last_host(self.subnet));
+        Self { range: Some((start, end)), ..self }
+    }
+}
+
+impl Definitions {
+    /// The folder where this host's definitions are.
+    pub fn of(paths: &Paths) -> Self {
+        Self { folder: paths.definitions() }
+    }
+
+    /// The folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file that `create` writes for a network.
+    pub fn file_name(name: &str) -> String {
+        format!("rnet-{name}.conflist")
+    }
+
+    /// True if rnet wrote the definition of this network.
+    pub fn is_ours(&self, network: &Network) -> bool {
+        network.file.as_deref() == Some(&self.folder.join(Self::file_name(&network.name)))
+    }
+
+    /// Every network that is defined here.
+    pub fn list(&self) -> Result<Listing, cni::Error> {
+        // Lists before single configurations, as for every runtime that looks for a name.
+        let (lists, singles): (Vec<_>, Vec<_>) =
+            conflist::files(&self.folder)?.into_iter().partition(|file| file.extension() == Some("conflist".as_ref()));
+        let (mut listing, mut seen) = (Listing::default(), HashSet::new());
+        for file in lists.into_iter().chain(singles) {
+            match List::read(&file) {
+                Ok(list) if seen.insert(list.name.clone()) => {
+                    listing.networks.push(Network::new(list, Some(file)));
+                }
+                Ok(_) => {}
+                Err(error) => listing.broken.push(format!("{}: {}", file.display(), error.msg)),
+            }
+        }
+        listing.networks.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(listing)
+    }
+
+    /// Keeps the definitions as they are (shared), or keeps all others from them (alone). Waits at most ten seconds.
+    pub fn lock(&self, alone: bool) -> anyhow::Result<Held> {
+        let folder = self.open()?;
+        Ok(lock::take(folder, alone, lock::PATIENCE, &format!("the definitions in {}", self.folder.display()))?)
+    }
+
+    /// Writes a definition whole, so that it outlives a power loss: file, rename, folder. Returns the file.
+    pub fn write(&self, wanted: &Wanted) -> anyhow::Result<PathBuf> {
+        let dir = self.open()?;
+        let name = Self::file_name(&wanted.name);
+        let text = format!("{:#}\n", wanted.conflist());
+        let file = self.folder.join(&name);
+        write_synced(&dir, &name, text.as_bytes()).map_err(Problem::file("write", &file))?;
+        Ok(file)
+    }
+
+    /// Removes the definition that rnet wrote for a network.
+    pub fn remove(&self, name: &str) -> anyhow::Result<()> {
+        let dir = self.open()?;
+        let name = Self::file_name(name);
+        let removed = match rustix::fs::unlinkat(&dir, &name, AtFlags::empty()) {
+            Err(Errno::NOENT) => Ok(()),
+            other => other.and_then(|()| rustix::fs::fsync(&dir)),
+        };
+        Ok(removed.map_err(Problem::file("remove", &self.folder.join(name)))?)
+    }
+
+    fn open(&self) -> Result<OwnedFd, store::Error> {
+        store::open_dir(&self.folder, 0o755)
+    }
+}
+
+/// The built-in network on `subnet`.
+pub fn default_network(subnet: IpNetwork) -> anyhow::Result<Network> {
+    let wanted =
+        Wanted { name: names::DEFAULT.into(), subnets: vec![Subnet::of(subnet)], mtu: None, chain: false };
+    let list = List::parse(wanted.conflist().to_string().as_bytes())?;
+    Ok(Network::new(list, None))
+}
+
+/// A network out of a document that was kept: the definition as an endpoint found it.
+pub fn network_of(raw: &Value) -> Result<Network, cni::Error> {
+    Ok(Network::new(List::parse(raw.to_string().as_bytes())?, None))
+}
+
+fn write_synced(dir: &OwnedFd, name: &str, bytes: &[u8]) -> Result<(), Errno> {
+    let temporary = format!(".{name}.{}", rustix::process::getpid());
+    let flags = OFlags::CREATE | OFlags::TRUNC | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(dir, &temporary, flags, Mode::from_raw_mode(0o644))?;
+    let written = write_all(&file, bytes)
+        .and_then(|()| rustix::fs::fsync(&file))
+        .and_then(|()| rustix::fs::renameat(dir, &temporary, dir, name))
+        .and_then(|()| rustix::fs::fsync(dir));
+    if written.is_err() {
+        // The error to tell is the first one.
+        let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
+    }
+    written
+}
+
+fn write_all(file: &OwnedFd, mut bytes: &[u8]) -> Result<(), Errno> {
+    while !bytes.is_empty() {
+        let written = rustix::io::write(file.as_fd(), bytes)?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+fn text<'a>(section: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
+    fold::member(section, key).and_then(Value::as_str)
+}
+
+/// The subnets in the `ipam` section of a plugin. What host-local could not read is no subnet here either.
+fn subnets_of(plugin: &Value) -> Vec<Subnet> {
+    let section = plugin.as_object().and_then(|plugin| fold::member(plugin, "ipam")).cloned().unwrap_or_default();
+    let Ok(ipam) = HostLocal::deserialize(fold::Folded(&section)) else { return Vec::new() };
+    let old = ipam.subnet.map(|subnet| (subnet, ipam.gateway, ipam.range_start, ipam.range_end));
+    let sets = ipam.ranges.unwrap_or_default().into_iter().flatten();
+    let new = sets.filter_map(|r| Some((r.subnet?, r.gateway, r.range_start, r.range_end)));
+    old.into_iter().chain(new).map(|(subnet, gateway, start, end)| read_subnet(subnet, gateway, start, end)).collect()
+}
+
+fn read_subnet(subnet: IpNetwork, gateway: Option<IpAddr>, start: Option<IpAddr>, end: Option<IpAddr>) -> Subnet {
+    let whole = Subnet::of(IpNetwork::new(subnet.network(), subnet.prefix()).unwrap_or(subnet));
+    let limited = start.is_some() || end.is_some();
+    let range = (start.unwrap_or(first_host(subnet)), end.unwrap_or(last_host(subnet)));
+    Subnet { gateway: gateway.unwrap_or(whole.gateway), range: limited.then_some(range), ..whole }
+}

@@ -1,0 +1,200 @@
+//! Which subnets are in use, and which one is the lowest free.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnetwork::{IpNetwork, Ipv4Network};
+
+/// A stretch of addresses that networks without `--subnet` come from, and how large each is by itself.
+struct Pool {
+    first: Ipv4Addr,
+    last: Ipv4Addr,
+    prefix: u8,
+}
+
+/// 172.17.0.0/16 is docker's.
+const POOLS: [Pool; 2] = [
+    Pool { first: Ipv4Addr::new(172, 18, 0, 0), last: Ipv4Addr::new(172, 31, 255, 255), prefix: 16 },
+    Pool { first: Ipv4Addr::new(192, 168, 0, 0), last: Ipv4Addr::new(192, 168, 255, 255), prefix: 24 },
+];
+
+/// The sizes that a free subnet can be asked for.
+pub const SIZES: std::ops::RangeInclusive<u8> = 13..=30;
+
+/// A subnet in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// The subnet.
+    pub subnet: IpNetwork,
+    /// By whom.
+    pub owner: Owner,
+}
+
+/// Who uses a subnet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// A network that a conflist file defines, or the built-in one.
+    Network(String),
+    /// A network of podman's (netavark).
+    Podman(String),
+    /// A route of the host.
+    Route {
+        /// The interface that it leads out by.
+        device: String,
+        /// No gateway: the subnet is on the link.
+        on_link: bool,
+    },
+}
+
+impl Taken {
+    /// True for what is no network of anybody's, so that an explicit `--subnet` may overlap it.
+    pub fn is_route(&self) -> bool {
+        matches!(self.owner, Owner::Route { .. })
+    }
+
+    /// True if a subnet that rnet chooses by itself must keep clear of this one. A VPN's pair of /1 routes would
+    /// make every pool look taken (moby#42598).
+    fn counts(&self) -> bool {
+        match self.owner {
+            Owner::Route { on_link, .. } => on_link && self.subnet.prefix() > 0 || self.subnet.prefix() > 1,
+            Owner::Network(_) | Owner::Podman(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Owner::Network(name) => write!(f, "network {name:?}"),
+            Owner::Podman(name) => write!(f, "podman's network {name:?}"),
+            Owner::Route { device, .. } => write!(f, "the host's route dev {device}"),
+        }
+    }
+}
+
+/// The lowest subnet of the pools that overlaps nothing in use; `prefix` is its size, each pool's own by default.
+pub fn lowest_free(taken: &[Taken], prefix: Option<u8>) -> Option<IpNetwork> {
+    let taken: Vec<(u32, u32)> = taken.iter().filter(|taken| taken.counts()).filter_map(|t| span(t.subnet)).collect();
+    POOLS.iter().find_map(|pool| pool.lowest_free(&taken, prefix.unwrap_or(pool.prefix)))
+}
+
+/// The first subnet in use that `wanted` overlaps: networks before routes.
+pub fn first_overlap(wanted: IpNetwork, taken: &[Taken]) -> Option<&Taken> {
+    let hits = |route: bool| taken.iter().find(move |t| t.is_route() == route && overlap(wanted, t.subnet));
+    hits(false).or_else(|| hits(true))
+}
+
+/// True if two subnets have an address in common.
+pub fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+    match (one, other) {
+        (IpNetwork::V4(one), IpNetwork::V4(other)) => one.overlaps(other),
+        (IpNetwork::V6(one), IpNetwork::V6(other)) => one.overlaps(other),
+        _ => false,
+    }
+}
+
+/// The first host address of a subnet, which is its gateway unless another is given.
+pub fn first_host(subnet: IpNetwork) -> IpAddr {
+    match subnet.network() {
+        IpAddr::V4(network) => Ipv4Addr::from(u32::from(network).saturating_add(1)).into(),
+        IpAddr::V6(network) => std::net::Ipv6Addr::from(u128::from(network).saturating_add(1)).into(),
+    }
+}
+
+/// The last host address: the one before the broadcast address, in IPv6 the last of all.
+pub fn last_host(subnet: IpNetwork) -> IpAddr {
+    match subnet {
+        IpNetwork::V4(subnet) => Ipv4Addr::from(u32::from(subnet.broadcast()).saturating_sub(1)).into(),
+        IpNetwork::V6(subnet) => subnet.broadcast().into(),
+    }
+}
+
+impl Pool {
+    fn lowest_free(&self, taken: &[(u32, u32)], prefix: u8) -> Option<IpNetwork> {
+        let size = 1u64 << (32 - u32::from(prefix));
+        let mut first = u64::from(u32::from(self.first)).next_multiple_of(size);
+        while first + size - 1 <= u64::from(u32::from(self.last)) {
+            let hit = taken.iter().find(|(from, to)| u64::from(*from) < first + size && first <= u64::from(*to));
+            let Some((_, end)) = hit else { return subnet(first, prefix) };
+            first = (u64::from(*end) + 1).next_multiple_of(size);
+        }
+        None
+    }
+}
+
+fn subnet(first: u64, prefix: u8) -> Option<IpNetwork> {
+    let first = Ipv4Addr::from(u32::try_from(first).ok()?);
+    Ipv4Network::new(first, prefix).ok().map(IpNetwork::V4)
+}
+
+fn span(subnet: IpNetwork) -> Option<(u32, u32)> {
+    match subnet {
+        IpNetwork::V4(subnet) => Some((subnet.network().into(), subnet.broadcast().into())),
+        IpNetwork::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(subnet: &str) -> Taken {
+        Taken { subnet: subnet.parse().unwrap(), owner: Owner::Network("n".into()) }
+    }
+
+    fn route(subnet: &str, on_link: bool) -> Taken {
+        Taken { subnet: subnet.parse().unwrap(), owner: Owner::Route { device: "eth0".into(), on_link } }
+    }
+
+    fn free(taken: &[Taken], prefix: Option<u8>) -> String {
+        lowest_free(taken, prefix).map_or_else(|| "none".into(), |subnet| subnet.to_string())
+    }
+
+    #[test]
+    fn the_lowest_free_subnet_is_chosen() {
+        assert_eq!(free(&[], None), "172.18.0.0/16");
+        assert_eq!(free(&[network("172.18.0.0/16")], None), "172.19.0.0/16");
+        assert_eq!(free(&[network("172.19.0.0/16"), network("172.18.5.0/24")], None), "172.20.0.0/16");
+        assert_eq!(free(&[network("172.16.0.0/12")], None), "192.168.0.0/24");
+        assert_eq!(free(&[network("172.16.0.0/12"), network("192.168.0.0/23")], None), "192.168.2.0/24");
+        assert_eq!(free(&[network("172.16.0.0/12"), network("192.168.0.0/16")], None), "none");
+        assert_eq!(free(&[network("fd00::/8")], None), "172.18.0.0/16");
+    }
+
+    #[test]
+    fn any_size_is_found_in_the_gaps() {
+        assert_eq!(free(&[], Some(24)), "172.18.0.0/24");
+        assert_eq!(free(&[network("172.18.0.0/24"), network("172.18.1.128/25")], Some(24)), "172.18.2.0/24");
+        assert_eq!(free(&[network("172.18.0.0/30")], Some(30)), "172.18.0.4/30");
+        assert_eq!(free(&[], Some(13)), "172.24.0.0/13");
+        assert_eq!(free(&[network("172.16.0.0/12")], Some(16)), "192.168.0.0/16");
+        assert_eq!(free(&[network("172.16.0.0/12")], Some(15)), "none");
+    }
+
+    #[test]
+    fn routes_count_unless_they_lead_everywhere() {
+        assert_eq!(free(&[route("172.18.0.0/16", true)], None), "172.19.0.0/16");
+        assert_eq!(free(&[route("172.18.7.0/24", false)], None), "172.19.0.0/16");
+        assert_eq!(free(&[route("172.16.0.0/12", false)], None), "192.168.0.0/24");
+        let vpn = [route("0.0.0.0/1", false), route("128.0.0.0/1", false), route("0.0.0.0/0", true)];
+        assert_eq!(free(&vpn, None), "172.18.0.0/16");
+    }
+
+    #[test]
+    fn an_overlap_names_a_network_rather_than_its_route() {
+        let taken = [route("172.18.0.0/16", true), network("172.18.0.0/16")];
+        assert_eq!(first_overlap("172.18.5.0/24".parse().unwrap(), &taken), Some(&taken[1]));
+        assert_eq!(first_overlap("172.18.5.0/24".parse().unwrap(), &taken[..1]), Some(&taken[0]));
+        assert_eq!(first_overlap("10.0.0.0/8".parse().unwrap(), &taken), None);
+    }
+
+    #[test]
+    fn a_subnets_ends_are_its_hosts() {
+        let hosts = |subnet: &str| {
+            let subnet = subnet.parse().unwrap();
+            (first_host(subnet).to_string(), last_host(subnet).to_string())
+        };
+        assert_eq!(hosts("10.9.0.0/30"), ("10.9.0.1".into(), "10.9.0.2".into()));
+        assert_eq!(hosts("fd00::/64"), ("fd00::1".into(), "fd00::ffff:ffff:ffff:ffff".into()));
+    }
+}
