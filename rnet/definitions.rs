@@ -11,7 +11,6 @@ use ipam::HostLocal;
 use ipnetwork::IpNetwork;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use store::{NetworkKey, Paths};
 
@@ -341,8 +340,8 @@ fn text<'a>(section: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
 
 /// The subnets in the `ipam` section of a plugin. What host-local could not read is no subnet here either.
 fn subnets_of(plugin: &Value) -> Vec<Subnet> {
-    let section = plugin.as_object().and_then(|plugin| fold::member(plugin, "ipam")).cloned().unwrap_or_default();
-    let Ok(ipam) = HostLocal::deserialize(fold::Folded(&section)) else { return Vec::new() };
+    let Some(section) = plugin.as_object().and_then(|plugin| fold::member(plugin, "ipam")) else { return Vec::new() };
+    let Ok(ipam) = fold::from_value::<HostLocal>(section) else { return Vec::new() };
     let old = ipam.subnet.map(|subnet| (subnet, ipam.gateway, ipam.range_start, ipam.range_end));
     let sets = ipam.ranges.unwrap_or_default().into_iter().flatten();
     let new = sets.filter_map(|r| Some((r.subnet?, r.gateway, r.range_start, r.range_end)));
@@ -354,4 +353,137 @@ fn read_subnet(subnet: IpNetwork, gateway: Option<IpAddr>, start: Option<IpAddr>
     let limited = start.is_some() || end.is_some();
     let range = (start.unwrap_or(first_host(subnet)), end.unwrap_or(last_host(subnet)));
     Subnet { gateway: gateway.unwrap_or(whole.gateway), range: limited.then_some(range), ..whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wanted(subnet: &str, chain: bool) -> Wanted {
+        let subnets = vec![Subnet::of(subnet.parse().unwrap())];
+        Wanted { name: "mynet".into(), subnets, mtu: None, chain }
+    }
+
+    fn definitions() -> (tempfile::TempDir, Definitions) {
+        let root = tempfile::tempdir().unwrap();
+        let definitions = Definitions::of(&Paths::under(root.path(), 1));
+        (root, definitions)
+    }
+
+    #[test]
+    fn a_network_is_one_plugin_that_does_everything() {
+        let expected = r#"{
+  "cniVersion": "1.0.0",
+  "cniVersions": [
+    "0.4.0",
+    "1.0.0",
+    "1.1.0"
+  ],
+  "name": "mynet",
+  "plugins": [
+    {
+      "type": "rnet",
+      "bridge": "rnet-mynet",
+      "capabilities": {
+        "portMappings": true,
+        "ips": true,
+        "mac": true,
+        "aliases": true
+      },
+      "ipam": {
+        "ranges": [
+          [
+            {
+              "subnet": "172.18.0.0/16",
+              "gateway": "172.18.0.1"
+            }
+          ]
+        ]
+      }
+    }
+  ]
+}"#;
+        assert_eq!(format!("{:#}", wanted("172.18.0.0/16", false).conflist()), expected);
+    }
+
+    #[test]
+    fn a_chain_is_the_standard_plugins() {
+        let mut wanted = wanted("10.9.0.0/24", true);
+        wanted.mtu = Some(1400);
+        let conflist = wanted.conflist();
+        assert_eq!(
+            conflist["plugins"].to_string(),
+            concat!(
+                r#"[{"type":"bridge","bridge":"rnet-mynet","isGateway":true,"ipMasq":true,"hairpinMode":true,"mtu":1400,"#,
+                r#""capabilities":{"ips":true},"ipam":{"type":"host-local","#,
+                r#""ranges":[[{"subnet":"10.9.0.0/24","gateway":"10.9.0.1"}]],"routes":[{"dst":"0.0.0.0/0"}]}},"#,
+                r#"{"type":"portmap","capabilities":{"portMappings":true}}]"#
+            )
+        );
+    }
+
+    #[test]
+    fn a_range_keeps_to_addresses_that_a_host_can_have() {
+        let range = |subnet: &str, range: &str| {
+            let (start, end) = Subnet::of(subnet.parse().unwrap()).limited_to(range.parse().unwrap()).range.unwrap();
+            (start.to_string(), end.to_string())
+        };
+        assert_eq!(range("10.9.0.0/24", "10.9.0.64/26"), ("10.9.0.64".into(), "10.9.0.127".into()));
+        assert_eq!(range("10.9.0.0/24", "10.9.0.0/25"), ("10.9.0.1".into(), "10.9.0.127".into()));
+        assert_eq!(range("10.9.0.0/24", "10.9.0.128/25"), ("10.9.0.128".into(), "10.9.0.254".into()));
+    }
+
+    #[test]
+    fn what_was_written_is_listed_and_removed_again() {
+        let (_root, definitions) = definitions();
+        let file = definitions.write(&wanted("172.18.0.0/16", false)).unwrap();
+
+        let listing = definitions.list().unwrap();
+        let network = &listing.networks[0];
+        assert_eq!(network.file.as_deref(), Some(file.as_path()));
+        assert!(definitions.is_ours(network));
+        assert_eq!((network.driver(), network.kind()), ("bridge", "rnet"));
+        assert_eq!(network.what(), "172.18.0.0/16 on rnet-mynet");
+        assert_eq!(network.subnets, [Subnet::of("172.18.0.0/16".parse().unwrap())]);
+        assert!(network.has_capability("portMappings") && !network.has_capability("bandwidth"));
+
+        definitions.remove("mynet").unwrap();
+        assert_eq!(std::fs::read_dir(definitions.folder()).unwrap().count(), 0);
+        definitions.remove("mynet").unwrap();
+    }
+
+    #[test]
+    fn definitions_of_others_are_read_in_every_form() {
+        let (_root, definitions) = definitions();
+        std::fs::create_dir_all(definitions.folder()).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(definitions.folder().join(name), text).unwrap();
+        write("87-podman.conflist", r#"{"cniVersion":"0.4.0","name":"podman","plugins":[{"type":"bridge","bridge":"cni-podman0",
+            "ipam":{"type":"host-local","ranges":[[{"subnet":"10.88.0.0/16","gateway":"10.88.0.1"}]]}}]}"#);
+        write("99-old.conf", r#"{"cniVersion":"0.3.1","name":"old","type":"macvlan","ipam":{"type":"host-local",
+            "subnet":"10.1.2.0/24","rangeStart":"10.1.2.100"}}"#);
+        write("00-dhcp.conflist", r#"{"cniVersion":"1.0.0","name":"dhcp","plugins":[{"type":"ipvlan","ipam":{"type":"dhcp"}}]}"#);
+        write("10-second.conflist", r#"{"cniVersion":"1.0.0","name":"old","plugins":[{"type":"bridge"}]}"#);
+        write("50-broken.conflist", "{");
+
+        let listing = definitions.list().unwrap();
+
+        let shown = listing.networks.iter().map(|n| format!("{} {} {}", n.name, n.driver(), n.subnet_text()));
+        // The list of a name hides its single configuration, as libcni looks for lists first.
+        assert_eq!(shown.collect::<Vec<_>>(), ["dhcp ipvlan ", "old bridge ", "podman bridge 10.88.0.0/16"]);
+        assert!(listing.networks.iter().all(|network| !definitions.is_ours(network)));
+        assert!(listing.broken.len() == 1 && listing.broken[0].contains("50-broken.conflist"), "{:?}", listing.broken);
+    }
+
+    #[test]
+    fn the_types_include_the_ipam_plugins() {
+        let raw = wanted("10.9.0.0/24", true).conflist();
+        assert_eq!(network_of(&raw).unwrap().plugin_types(), ["bridge", "host-local", "portmap"]);
+    }
+
+    #[test]
+    fn the_default_network_has_a_device_of_its_own() {
+        let network = default_network("172.18.0.0/16".parse().unwrap()).unwrap();
+        assert_eq!(network.what(), "172.18.0.0/16 on rnet0");
+        assert_eq!(network.file, None);
+    }
 }

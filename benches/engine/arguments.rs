@@ -25,7 +25,7 @@ impl Arguments {
             match argument.as_str() {
                 "--quick" => parsed.quick = true,
                 "--list" => parsed.list = true,
-                "--json" => parsed.json = Some(given.next().context("--json needs a file")?.into()),
+                "--json" => parsed.json = Some(from_caller(&given.next().context("--json needs a file")?)),
                 // Cargo says so to every benchmark.
                 "--bench" => {}
                 option if option.starts_with('-') => bail!("unknown option {option}"),
@@ -39,4 +39,9 @@ impl Arguments {
     pub fn chooses(&self, name: &str) -> bool {
         self.filters.is_empty() || self.filters.iter().any(|filter| name.contains(filter.as_str()))
     }
+}
+
+/// Cargo starts benchmarks in the package's folder; benches/run tells where its caller stands.
+fn from_caller(path: &str) -> PathBuf {
+    std::env::var_os("RNET_BENCH_DIR").map_or_else(PathBuf::new, PathBuf::from).join(path)
 }

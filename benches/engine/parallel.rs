@@ -42,25 +42,27 @@ type Operation = fn(&dyn Contender, &mut Attachment) -> Result<()>;
 
 /// From the moment that all callers are ready until the last is done.
 fn all_at_once(site: &Site, attachments: &mut [Attachment], operation: Operation) -> Result<Duration> {
+    let share = attachments.len().div_ceil(usize::from(CALLERS));
+    let shares: Vec<&mut [Attachment]> = attachments.chunks_mut(share).collect();
+    let ready = Barrier::new(shares.len() + 1);
     let time = site.run(|contender| {
-        let share = attachments.len().div_ceil(usize::from(CALLERS));
-        let shares: Vec<&mut [Attachment]> = attachments.chunks_mut(share).collect();
-        let ready = Barrier::new(shares.len() + 1);
+        let call = |share: &mut [Attachment]| {
+            ready.wait();
+            share.iter_mut().try_for_each(|attachment| operation(contender, attachment))
+        };
+        let call = &call;
         thread::scope(|scope| {
-            let caller = |share: &mut [Attachment]| {
-                ready.wait();
-                share.iter_mut().try_for_each(|attachment| operation(contender, attachment))
-            };
-            let caller = &caller;
-            let callers: Vec<_> = shares.into_iter().map(|share| scope.spawn(move || caller(share))).collect();
+            let callers: Vec<_> = shares.into_iter().map(|share| scope.spawn(move || call(share))).collect();
             ready.wait();
             let started = Instant::now();
-            for caller in callers {
-                caller.join().map_err(|_| anyhow!("a caller panicked"))??;
-            }
+            callers.into_iter().try_for_each(joined)?;
             Ok(started.elapsed())
         })
     })?;
     reap_orphans();
     Ok(time)
+}
+
+fn joined(caller: thread::ScopedJoinHandle<'_, Result<()>>) -> Result<()> {
+    caller.join().map_err(|_| anyhow!("a caller panicked"))?
 }

@@ -10,7 +10,7 @@ use netlink_packet_core::NLM_F_DUMP_INTR;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 
-use crate::conntrack::{Flow, Tracked, filters};
+use crate::conntrack::{Flow, Tracked, count, filters};
 use crate::element::{Element, Entry, Owner};
 use crate::encode::{Reply, Requests, replies};
 use crate::error::Error;
@@ -151,14 +151,7 @@ impl Firewall {
     /// The number of the last change to any ruleset of this namespace, ours or not (NFT_MSG_GETGEN).
     pub fn generation(&mut self) -> Result<u32, Error> {
         const DOING: &str = "reading the generation";
-        let mut requests = self.requests();
-        requests.get_generation();
-        let mut generation = None;
-        self.exchange(DOING, &requests, |reply| {
-            generation = generation.or(reply.generation());
-            Ok(())
-        })?;
-        generation.ok_or(Error::Answer { doing: DOING })
+        self.ask(DOING, Requests::get_generation, |reply| reply.generation())
     }
 
     /// What identifies the constant part in the kernel; `None` if one of the tables is missing.
@@ -185,7 +178,7 @@ impl Firewall {
     pub fn flush_udp(&mut self, flows: &[Flow]) -> Result<usize, Error> {
         const DOING: &str = "reading conntrack entries";
         let mut stale: Vec<Tracked> = Vec::new();
-        for filter in filters(flows) {
+        for filter in filters(flows, self.tracked()?) {
             let ask = |requests: &mut Requests| requests.dump_tracked(filter);
             let read =
                 |reply: Reply<'_>| Some(Tracked::parse(&reply).filter(|tracked| tracked.is_stale(flows)));
@@ -302,6 +295,28 @@ impl Firewall {
         let rules = self.dump(DOING, ask, |reply| reply.rule())?;
         let rules = rules.iter().fold(Fingerprint::new(), |all, rule| all.with(*rule));
         Ok(Some(TableState { handle, flags, rules }))
+    }
+
+    /// How many conntrack entries there are.
+    fn tracked(&mut self) -> Result<u32, Error> {
+        self.ask("counting conntrack entries", Requests::count_tracked, count)
+    }
+
+    /// One question with one answer.
+    fn ask<T>(
+        &mut self,
+        doing: &'static str,
+        ask: impl FnOnce(&mut Requests),
+        read: impl Fn(&Reply<'_>) -> Option<T>,
+    ) -> Result<T, Error> {
+        let mut requests = self.requests();
+        ask(&mut requests);
+        let mut answer = None;
+        self.exchange(doing, &requests, |reply| {
+            answer = message(doing, &reply, &[])?.and_then(|reply| read(&reply)).or(answer.take());
+            Ok(())
+        })?;
+        answer.ok_or(Error::Answer { doing })
     }
 
     fn delete_tracked(&mut self, tracked: &[Tracked]) -> Result<usize, Error> {

@@ -23,8 +23,13 @@ const BY_DESTINATION_PORT: u32 = 1 << 5;
 /// CTA_ID and CTA_ZONE: with them no other entry can be meant.
 const ID: u16 = 12;
 const ZONE: u16 = 18;
-/// From so many filters on, one look at all UDP entries is cheaper: each filter walks the whole table.
-const FEW: usize = 4;
+/// Each question walks the whole table (10 ms for 262144 buckets), each answer takes 2 µs: up to so many
+/// questions, and from so many entries on, the kernel had better choose closely.
+const FEW_QUESTIONS: usize = 4;
+const MANY_ENTRIES: u32 = 5000;
+/// IPCTNL_MSG_CT_GET_STATS, and CTA_STATS_GLOBAL_ENTRIES in its answer.
+const GET_STATS: u8 = 5;
+const GLOBAL_ENTRIES: u16 = 1;
 
 /// UDP entries that go stale when a host port is published or withdrawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,18 +47,33 @@ pub struct Flow {
 /// What the kernel is asked to look for, so that it need not send everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Filter {
-    /// All UDP entries.
-    Udp,
+    /// All UDP entries of a family.
+    Udp { v6: bool },
     /// UDP entries whose first packet went to this port.
     To { port: u16, v6: bool },
     /// UDP entries whose answers come from this port.
     From { port: u16, v6: bool },
 }
 
-/// As few questions as do for these flows.
-pub(crate) fn filters(flows: &[Flow]) -> Vec<Filter> {
+/// The cheapest questions that find the entries of these flows among so many.
+pub(crate) fn filters(flows: &[Flow], entries: u32) -> Vec<Filter> {
+    if entries == 0 {
+        return Vec::new();
+    }
     let narrow: Vec<Filter> = flows.iter().flat_map(narrow).collect();
-    if narrow.len() > FEW { vec![Filter::Udp] } else { narrow }
+    if narrow.len() <= FEW_QUESTIONS && entries >= MANY_ENTRIES {
+        return narrow;
+    }
+    let about = |v6| narrow.iter().any(|filter| filter.v6() == v6).then_some(Filter::Udp { v6 });
+    [false, true].into_iter().filter_map(about).collect()
+}
+
+impl Filter {
+    fn v6(self) -> bool {
+        match self {
+            Self::Udp { v6 } | Self::To { v6, .. } | Self::From { v6, .. } => v6,
+        }
+    }
 }
 
 fn narrow(flow: &Flow) -> impl Iterator<Item = Filter> + use<> {
@@ -124,6 +144,11 @@ impl Tracked {
     }
 }
 
+/// The number in the answer to `count_tracked`.
+pub(crate) fn count(reply: &Reply<'_>) -> Option<u32> {
+    reply.number(GLOBAL_ENTRIES).map(u32::from_be_bytes)
+}
+
 fn names_it(attribute: &ConntrackAttribute) -> bool {
     use netlink_packet_core::Nla;
     let kind = attribute.kind();
@@ -154,13 +179,15 @@ fn side(tuple: &[Tuple]) -> Option<Side> {
 }
 
 impl Requests {
+    /// Asks how many entries there are in this namespace, of any protocol.
+    pub fn count_tracked(&mut self) {
+        let kind = ConntrackMessageType::Other(GET_STATS);
+        self.conntrack(kind, 0, NetfilterProtoFamily::Unspec, |_| {});
+    }
+
     /// Asks for the entries that pass the filter.
     pub fn dump_tracked(&mut self, filter: Filter) {
-        let v6 = match filter {
-            Filter::Udp => None,
-            Filter::To { v6, .. } | Filter::From { v6, .. } => Some(v6),
-        };
-        self.conntrack(ConntrackMessageType::Get, NLM_F_DUMP, family(v6), |message| {
+        self.conntrack(ConntrackMessageType::Get, NLM_F_DUMP, family(filter.v6()), |message| {
             let (original, reply) = conditions(filter);
             if let Some(tuple) = original.tuple {
                 message.put(&ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(tuple)]));
@@ -178,7 +205,7 @@ impl Requests {
     /// Deletes an entry.
     pub fn delete_tracked(&mut self, tracked: &Tracked) {
         let v6 = tracked.original.destination.is_ipv6();
-        self.conntrack(ConntrackMessageType::Delete, NLM_F_ACK, family(Some(v6)), |message| {
+        self.conntrack(ConntrackMessageType::Delete, NLM_F_ACK, family(v6), |message| {
             tracked.identity.iter().for_each(|attribute| message.put(attribute));
         })
     }
@@ -195,12 +222,9 @@ impl Requests {
     }
 }
 
-fn family(v6: Option<bool>) -> NetfilterProtoFamily {
-    match v6 {
-        None => NetfilterProtoFamily::Unspec,
-        Some(false) => NetfilterProtoFamily::IPv4,
-        Some(true) => NetfilterProtoFamily::IPv6,
-    }
+/// The kernel takes filters for one family only.
+fn family(v6: bool) -> NetfilterProtoFamily {
+    if v6 { NetfilterProtoFamily::IPv6 } else { NetfilterProtoFamily::IPv4 }
 }
 
 /// What is compared on one side: the values, and which of them count.
@@ -213,7 +237,9 @@ struct Condition {
 fn conditions(filter: Filter) -> (Condition, Condition) {
     let udp = ProtoTuple::Protocol(Protocol::Udp);
     match filter {
-        Filter::Udp => (Condition { tuple: Some(vec![udp]), flags: BY_PROTOCOL }, Condition::default()),
+        Filter::Udp { .. } => {
+            (Condition { tuple: Some(vec![udp]), flags: BY_PROTOCOL }, Condition::default())
+        }
         Filter::To { port, .. } => {
             let tuple = Some(vec![udp, ProtoTuple::DestinationPort(port)]);
             (Condition { tuple, flags: BY_PROTOCOL | BY_DESTINATION_PORT }, Condition::default())
@@ -284,11 +310,16 @@ mod tests {
     }
 
     #[test]
-    fn few_flows_are_asked_for_one_by_one_and_many_in_one_look() {
+    fn the_kernel_is_asked_in_the_cheapest_way() {
         let to = Some("[fd00::2]:5353".parse().unwrap());
-        let both = [Filter::To { port: 53, v6: false }, Filter::From { port: 5353, v6: true }];
-        assert_eq!(filters(&[Flow { to, ..flow(None) }]), both);
-        assert_eq!(filters(&[flow(None); 5]), [Filter::Udp]);
-        assert_eq!(filters(&[]), []);
+        let (one, both) = ([flow(None)], [Flow { to, ..flow(None) }]);
+        let closely = [Filter::To { port: 53, v6: false }, Filter::From { port: 5353, v6: true }];
+
+        assert_eq!(filters(&one, 0), []);
+        assert_eq!(filters(&one, 10), [Filter::Udp { v6: false }]);
+        assert_eq!(filters(&both, 10), [Filter::Udp { v6: false }, Filter::Udp { v6: true }]);
+        assert_eq!(filters(&both, 50_000), closely);
+        assert_eq!(filters(&[flow(None); 5], 50_000), [Filter::Udp { v6: false }]);
+        assert_eq!(filters(&[], 50_000), []);
     }
 }

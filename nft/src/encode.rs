@@ -5,14 +5,13 @@
 
 use netlink_packet_core::{
     DefaultNla, Emitable, NLA_HEADER_SIZE, NLA_TYPE_MASK, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL,
-    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, Nla, NlasIterator, Parseable,
+    NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, Nla, NlasIterator,
 };
 use netlink_packet_netfilter::nftables::{
     Bitwise, ChainAttribute, Cmp, DataAttribute, ExpressionAttribute, Expressions, GenAttribute,
     Hook as HookAttribute, HookNumber, Immediate, InetHookNumber, ListAttribute, Lookup, Meta,
     NfTablesMessageType, Operator, Payload, Register, RuleAttribute, SetAttribute, SetDescription,
-    SetElementAttribute, SetElementList, SetElementMessage, SetFlags, TableAttribute, Verdict,
-    VerdictAttribute,
+    SetElementAttribute, SetElementList, SetFlags, TableAttribute, Verdict, VerdictAttribute,
 };
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
 
@@ -33,6 +32,11 @@ const BATCH_GENERATION: u16 = 1;
 /// NFTNL_UDATA_SET_ELEM_COMMENT and NFTNL_UDATA_SET_KEYBYTEORDER (libnftnl's udata.h).
 const COMMENT: u8 = 0;
 const KEY_BYTE_ORDER: u8 = 0;
+/// NFTA_SET_ELEM_KEY and so on, as they are read.
+const ELEMENT_KEY: u16 = 1;
+const ELEMENT_DATA: u16 = 2;
+const ELEMENT_USER_DATA: u16 = 6;
+const ELEMENT_KEY_END: u16 = 10;
 /// Elements in one message of a rebuild: an attribute ends at 64 KiB, an element takes up to 160 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 256;
 /// The first of the 32-bit registers (NFT_REG32_00).
@@ -574,13 +578,12 @@ impl<'a> Reply<'a> {
 
     /// The value of the first attribute of this kind.
     fn attribute(&self, kind: u16) -> Option<&'a [u8]> {
-        let kind = kind & NLA_TYPE_MASK;
-        let nla = NlasIterator::new(self.attributes()).flatten().find(|nla| nla.kind() == kind)?;
-        nla.into_inner().get(NLA_HEADER_SIZE..usize::from(nla.length()))
+        attributes(self.attributes())
+            .find_map(|(found, value)| (found == kind & NLA_TYPE_MASK).then_some(value))
     }
 
     /// An attribute's big-endian number of `N` bytes.
-    fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
+    pub fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
         self.attribute(kind)?.try_into().ok()
     }
 
@@ -599,50 +602,52 @@ impl<'a> Reply<'a> {
     /// Handle and expressions of a rule in a NFT_MSG_NEWRULE, but for its counters.
     pub fn rule(&self) -> Option<Fingerprint> {
         let handle = self.number::<8>(RuleAttribute::Handle(0).kind())?;
-        let expressions =
-            NlasIterator::new(self.attribute(RuleAttribute::Expressions(vec![]).kind())?).flatten();
-        let lasting = expressions.filter(|expression| !is_counter(expression.value()));
-        Some(lasting.fold(Fingerprint::new().and(&handle), |rule, expression| rule.and(expression.value())))
+        let expressions = attributes(self.attribute(RuleAttribute::Expressions(vec![]).kind())?);
+        let lasting = expressions.filter(|(_, expression)| !is_counter(expression));
+        Some(lasting.fold(Fingerprint::new().and(&handle), |rule, (_, expression)| rule.and(expression)))
     }
 
     /// The elements of `set` in a NFT_MSG_NEWSETELEM, with the owners that their comments name.
+    ///
+    /// By hand: the crate's parser prints the whole list into an error text for each element of it.
     pub fn elements(&self, set: &'static Set) -> Option<Vec<(Entry, Option<Owner>)>> {
-        let message = SetElementMessage::parse(self.attributes()).ok()?;
-        let lists = message.attributes.into_iter().filter_map(|attribute| match attribute {
-            SetElementList::Elements(list) => Some(list),
-            _ => None,
-        });
-        Some(lists.flatten().filter_map(|item| element(set, item)).collect())
+        let list = self.attribute(SetElementList::Elements(vec![]).kind())?;
+        Some(attributes(list).map(|(_, item)| element(set, item)).collect())
     }
+}
+
+/// The attributes in `bytes`, without the flags of their types; ends where they make no sense.
+fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    let whole = NlasIterator::new(bytes).map_while(Result::ok);
+    whole.filter_map(|nla| Some((nla.kind(), nla.into_inner().get(NLA_HEADER_SIZE..nla.length().into())?)))
 }
 
 /// Whether an expression, the inside of a NFTA_LIST_ELEM, is a counter.
 fn is_counter(expression: &[u8]) -> bool {
     let name = ExpressionAttribute::Name(String::new()).kind();
-    let mut attributes = NlasIterator::new(expression).flatten();
-    attributes.any(|nla| nla.kind() == name && nla.value() == b"counter\0")
+    attributes(expression).any(|attribute| attribute == (name, b"counter\0"))
 }
 
-fn element(set: &'static Set, item: ListAttribute<SetElementAttribute>) -> Option<(Entry, Option<Owner>)> {
-    let ListAttribute::Element(attributes) = item else { return None };
+/// What lies in a NFTA_LIST_ELEM; an element without a key is none that `Element::from_entry` knows.
+fn element(set: &'static Set, item: &[u8]) -> (Entry, Option<Owner>) {
     let mut entry = Entry { set, key: Vec::new(), end: None, data: None };
     let mut owner = None;
-    for attribute in attributes {
-        match attribute {
-            SetElementAttribute::Key(DataAttribute::Value(key)) => entry.key = key,
-            SetElementAttribute::KeyEnd(end) => entry.end = end.first().map(value_of),
-            SetElementAttribute::Data(DataAttribute::Value(data)) => entry.data = Some(data),
-            SetElementAttribute::UserData(data) => owner = owner_in(&data),
+    for (kind, value) in attributes(item) {
+        match kind {
+            ELEMENT_KEY => entry.key = value_in(value).unwrap_or_default(),
+            ELEMENT_KEY_END => entry.end = value_in(value),
+            ELEMENT_DATA => entry.data = value_in(value),
+            ELEMENT_USER_DATA => owner = owner_in(value),
             _ => {}
         }
     }
-    Some((entry, owner))
+    (entry, owner)
 }
 
-fn value_of(nla: &DefaultNla) -> Vec<u8> {
-    let mut value = vec![0; nla.value_len()];
-    nla.emit_value(&mut value);
-    value
+/// The NFTA_DATA_VALUE in a key or in data.
+fn value_in(data: &[u8]) -> Option<Vec<u8>> {
+    let kind = DataAttribute::Value(Vec::new()).kind();
+    attributes(data).find_map(|(found, value)| (found == kind).then(|| value.to_vec()))
 }
 
 /// The owner in an element's user data, TLVs of one byte type and one byte length.

@@ -16,13 +16,16 @@ pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     let mut host = Host::open(what("ADD", request.call))?;
     let mut record = plan.record(request);
     record.netns = Some(namespace(&container));
-    let _lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
+    let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     failpoint::pass("add.lock")?;
     clear_the_way(&mut host, plan, request, &record)?;
-    attach(&mut host, plan, request, &container, &mut record).map_err(|error| {
+    let result = attach(&mut host, plan, request, &container, &mut record).or_else(|error| {
         let undone = detach(&mut host, plan, request, &record);
-        with_undo(error, undone)
-    })
+        host.store.retire(lock)?;
+        Err(with_undo(error, undone))
+    });
+    host.close()?;
+    result
 }
 
 /// What ADD does, in the order in which it happens.
@@ -69,7 +72,8 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     failpoint::pass("del.lock")?;
     let record = known(&host, plan, &planned)?.unwrap_or(planned);
     detach(&mut host, plan, request, &record)?;
-    Ok(host.store.retire(lock)?)
+    host.store.retire(lock)?;
+    host.close()
 }
 
 /// Removes everything of an attachment, going on after a failure. The record goes last, and only when nothing

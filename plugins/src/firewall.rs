@@ -16,9 +16,12 @@ const NOTE: &str = "ruleset";
 
 /// Puts an attachment's elements into the ruleset. The lock that comes back is to be held until the record is
 /// committed: a rebuild in between would not know of them.
-pub fn admit(host: &mut Host, record: &Record) -> Result<Lock, Error> {
-    let _ports = ports::reserve(host, record)?;
+pub fn admit(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
     let elements = attachment(record);
+    if elements.is_empty() {
+        return failpoint::pass("add.rules").map(|()| None);
+    }
+    let _ports = ports::reserve(host, record)?;
     let lock = match put(host, &elements) {
         Err(Error::PortTaken { key: Some(key), .. }) if ports::bury_dead_holder(host, &key)? => {
             put(host, &elements)
@@ -29,7 +32,7 @@ pub fn admit(host: &mut Host, record: &Record) -> Result<Lock, Error> {
     ports::open_loopback(host, record)?;
     flush_udp(host, record)?;
     failpoint::pass("add.conntrack")?;
-    Ok(lock)
+    Ok(Some(lock))
 }
 
 /// Takes an attachment's elements out again, whoever may have its address by now.
@@ -43,6 +46,7 @@ pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
     // From here on a rebuild must not bring them back. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
     host.firewall()?.remove(&elements)?;
+    host.note_deletion()?;
     failpoint::pass("del.rules")?;
     ports::release(host, record)?;
     flush_udp(host, record)?;
@@ -51,7 +55,8 @@ pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
 
 /// Puts a network's elements into the ruleset.
 pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
-    put(host, &network_elements(network)).map(drop)
+    let elements = network_elements(network);
+    if elements.is_empty() { Ok(()) } else { put(host, &elements).map(drop) }
 }
 
 /// Takes a network's elements out; with the last network our tables go too.
@@ -60,12 +65,14 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
     let others = host.store.networks()?;
     if others.iter().all(|other| other.name == network.name && other.plugin == network.plugin) {
         host.store.remove_note(NOTE)?;
-        return Ok(host.firewall()?.drop_tables()?);
+        host.firewall()?.drop_tables()?;
+        return host.note_deletion();
     }
     if others.iter().any(|other| other.bridge == network.bridge && other.name != network.name) {
         return Ok(());
     }
-    Ok(host.firewall()?.remove(&network_elements(network))?)
+    host.firewall()?.remove(&network_elements(network))?;
+    host.note_deletion()
 }
 
 /// Makes the whole ruleset anew out of the records, in one transaction. Under the exclusive ruleset lock.

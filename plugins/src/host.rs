@@ -1,5 +1,8 @@
 //! The host as one call of a plugin sees it: its links, its records, its ruleset.
 
+use std::os::fd::AsFd;
+use std::time::Duration;
+
 use netlink::Netlink;
 use nft::Firewall;
 use store::{Lock, LockName, Mode, Paths, Store};
@@ -15,13 +18,25 @@ pub struct Host {
     /// Who we are in the eyes of others that wait for a lock: `ADD web/eth0`.
     pub what: String,
     firewall: Option<Firewall>,
+    deleted: bool,
+}
+
+/// The note that says when something was last deleted from the ruleset.
+const DELETED: &str = "deleted";
+
+/// Longer than the kernel's grace period after a deletion (12 to 20 ms).
+const GRACE: Duration = Duration::from_millis(40);
+
+fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default()
 }
 
 impl Host {
     /// Opens the host of the calling thread's network namespace; `what` is told to others who wait for us.
     pub fn open(what: String) -> Result<Self, Error> {
         let store = Store::open(Paths::new(netlink::cookie()?))?;
-        Ok(Self { netlink: Netlink::here()?, store, what, firewall: None })
+        Ok(Self { netlink: Netlink::here()?, store, what, firewall: None, deleted: false })
     }
 
     /// The ruleset's socket.
@@ -32,9 +47,33 @@ impl Host {
         }
     }
 
-    /// The ruleset's socket, if this call has used it: its close must come late (see [`crate::link::delete`]).
-    pub fn used_firewall(&self) -> Option<&Firewall> {
-        self.firewall.as_ref()
+    /// The ruleset's socket, if this call has used it, for somebody who closes it later.
+    pub fn take_firewall(&mut self) -> Option<Firewall> {
+        self.firewall.take()
+    }
+
+    /// Says that something was deleted from the ruleset just now, for [`Host::close`] of those who come after.
+    pub fn note_deletion(&mut self) -> Result<(), Error> {
+        self.deleted = true;
+        // Whoever does not learn of it waits a little longer; that is no reason to fail.
+        let _ = self.store.write_note(DELETED, &since_boot().as_millis().to_string());
+        Ok(())
+    }
+
+    /// Closes the ruleset's socket, which after anybody's deletion waits for the kernel's grace period and keeps
+    /// everybody else from the ruleset meanwhile: then a child closes it when that is over.
+    pub fn close(&mut self) -> Result<(), Error> {
+        if let Some(firewall) = self.firewall.take()
+            && (self.deleted || self.was_deletion_recent()?)
+        {
+            netlink::fork_keeping(&[firewall.as_fd()], || std::thread::sleep(GRACE))?;
+        }
+        Ok(())
+    }
+
+    fn was_deletion_recent(&self) -> Result<bool, Error> {
+        let last = self.store.note(DELETED)?.and_then(|text| text.parse().ok()).map(Duration::from_millis);
+        Ok(last.is_some_and(|last| since_boot().saturating_sub(last) < GRACE))
     }
 
     /// Takes a lock in our name.

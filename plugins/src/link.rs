@@ -99,7 +99,8 @@ fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
 /// Deletes a link. Its last user returns as soon as the link is gone from all lists; what the kernel still waits
 /// for is left to a child, which also keeps the ruleset's socket: its close would wait as long.
 pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
-    let keep: Vec<_> = host.used_firewall().map(AsFd::as_fd).into_iter().collect();
+    let firewall = host.take_firewall();
+    let keep: Vec<_> = firewall.iter().map(AsFd::as_fd).collect();
     let wait = std::env::var_os("RNET_SYNC").is_some_and(|value| value == "1");
     netlink::delete_link(index, &keep, wait)?;
     Ok(())

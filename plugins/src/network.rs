@@ -92,7 +92,7 @@ fn make(host: &mut Host, plan: &Plan, lease: &CniResult, gateways: &[IpNetwork])
         plugin: plan.plugin.into(),
         bridge: plan.bridge.clone(),
         owns_bridge: plan.owns_bridge && (found.is_none() || known.is_some_and(|known| known.owns_bridge)),
-        subnets: lease.ips.iter().map(|ip| subnet(ip.address)).collect(),
+        subnets: lease.ips.iter().map(|ip| subnet(ip.address)).filter(|_| plan.masquerade || plan.isolated).collect(),
         isolated: plan.isolated,
     };
     // Written first: whoever finds the bridge after a crash must know whose it is.

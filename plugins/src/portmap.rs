@@ -86,14 +86,13 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     if let Some(stale) = known(&host, &record)? {
         remove(&mut host, &stale)?;
     }
-    match publish(&mut host, &mut record) {
-        Ok(()) => Ok(previous),
-        Err(error) => {
-            let undone = remove(&mut host, &record);
-            drop(lock);
-            Err(attach::with_undo(error, undone))
-        }
-    }
+    let result = publish(&mut host, &mut record).or_else(|error| {
+        let undone = remove(&mut host, &record);
+        host.store.retire(lock)?;
+        Err(attach::with_undo(error, undone))
+    });
+    host.close()?;
+    result.map(|()| previous)
 }
 
 fn publish(host: &mut Host, record: &mut Record) -> Result<(), Error> {
@@ -116,9 +115,8 @@ fn del(request: &Request<'_>) -> Result<(), Error> {
     failpoint::pass("del.lock")?;
     let record = known(&host, &unknown)?.unwrap_or(unknown);
     remove(&mut host, &record)?;
-    // The interface's plugin, whose DEL comes after this one, removes the lock with the attachment.
-    drop(lock);
-    Ok(())
+    host.store.retire(lock)?;
+    host.close()
 }
 
 fn remove(host: &mut Host, record: &Record) -> Result<(), Error> {

@@ -1,0 +1,246 @@
+//! `rnet demo`: the study notes' scenes in a throw-away host, each step shown with what it did and saw.
+//!
+//! It plays the container runtime: it calls this very program as a CNI plugin, as podman or containerd would.
+//! ICMP, the web server and its client are built in, so nothing else has to be on the machine.
+
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use ipnetwork::IpNetwork;
+use netlink::Netns;
+use netns_fixtures::{
+    Container, Dialect, Host, HttpServer, Outside, Snapshot, bridge_link, enter_sandbox, http_get, ip_addr, ip_route,
+    ping, wait_for_carrier,
+};
+use serde_json::{Value, json};
+
+/// Long enough for a machine that is busy, short enough for a person.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+const BRIDGE: &str = "rnet-mynet";
+const PAGE: &str = "<h1>Apache Tomcat on tomcat01</h1>";
+
+/// Shows every scene; an error names the step that failed.
+pub fn run(out: &mut dyn Write) -> Result<()> {
+    enter_sandbox().context("the demo needs namespaces of its own (user namespaces, or root)")?;
+    let mut demo = Demo::new(out)?;
+    demo.network()?;
+    demo.containers()?;
+    demo.inside()?;
+    demo.on_the_host()?;
+    demo.pings()?;
+    demo.published()?;
+    demo.stopped()?;
+    demo.nothing_left()
+}
+
+struct Demo<'a> {
+    out: &'a mut dyn Write,
+    program: PathBuf,
+    host: Host,
+    outside: Outside,
+    tomcats: [Container; 2],
+    /// The host before the first container.
+    before: Snapshot,
+}
+
+impl<'a> Demo<'a> {
+    fn new(out: &'a mut dyn Write) -> Result<Self> {
+        let host = Host::new()?;
+        let outside = host.outside(&["192.168.77.0/24".parse::<IpNetwork>()?])?;
+        // Forwarding is the one thing that stays on a host when its last container network has gone.
+        host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
+        let tomcats = [host.container("tomcat01")?, host.container("tomcat02")?];
+        let before = Snapshot::of(host.netns(), &[])?;
+        let program = std::env::current_exe().context("where is this program?")?;
+        let mut demo = Self { out, program, host, outside, tomcats, before };
+        demo.say("rnet demo: a docker0-style network in a throw-away host; this machine's own network is not touched.")?;
+        Ok(demo)
+    }
+
+    fn network(&mut self) -> Result<()> {
+        self.step("A network: 172.18.0.0/16, as docker gives the first one that a user makes")?;
+        let arguments = ["create", "mynet", "--subnet", "172.18.0.0/16"];
+        self.say(&format!("$ rnet {}", arguments.join(" ")))?;
+        let output = self.host.command(&self.program).args(arguments).output()?;
+        ensure!(output.status.success(), "rnet create: {}", String::from_utf8_lossy(&output.stderr));
+        self.show(&String::from_utf8_lossy(&output.stdout))
+    }
+
+    fn containers(&mut self) -> Result<()> {
+        self.step("Two containers: a bridge, and for each a veth pair whose one end is the container's eth0")?;
+        for (number, publish) in [(0, true), (1, false)] {
+            let result = self.call("ADD", number, publish)?;
+            let address = result["ips"][0]["address"].as_str().unwrap_or_default().to_owned();
+            let expected = format!("172.18.0.{}/16", number + 2);
+            ensure!(address == expected, "{} got {address}, not {expected}", self.tomcats[number].name());
+            self.say(&format!("{} has {address}", self.tomcats[number].name()))?;
+        }
+        ensure!(wait_for_carrier(self.tomcats[0].netns(), "eth0", PATIENCE)?, "eth0 of tomcat01 has no carrier");
+        Ok(())
+    }
+
+    fn inside(&mut self) -> Result<()> {
+        self.step("Inside tomcat01")?;
+        self.say("$ docker exec -it tomcat01 ip addr")?;
+        let addresses = ip_addr(self.tomcats[0].netns(), Dialect::Busybox)?;
+        self.show(&addresses)?;
+        for wanted in ["eth0@if", "mtu 1500", "02:42:ac:12:00:02", "inet 172.18.0.2/16 brd 172.18.255.255"] {
+            ensure!(addresses.contains(wanted), "ip addr does not show {wanted:?}");
+        }
+        self.say("$ docker exec -it tomcat01 ip route")?;
+        let routes = ip_route(self.tomcats[0].netns(), Dialect::Busybox)?;
+        self.show(&routes)
+    }
+
+    fn on_the_host(&mut self) -> Result<()> {
+        self.step("On the host: the bridge, and one veth for each container")?;
+        let addresses = ip_addr(self.host.netns(), Dialect::Iproute2)?;
+        let bridge: Vec<&str> = section(&addresses, BRIDGE);
+        ensure!(bridge.join("\n").contains("inet 172.18.0.1/16"), "the bridge has no gateway address");
+        self.say(&format!("$ ip addr show {BRIDGE}"))?;
+        self.show(&bridge.join("\n"))?;
+        let ports = self.ports()?;
+        ensure!(ports.len() == 2, "the bridge has {} ports, not two", ports.len());
+        self.say("$ bridge link")?;
+        self.show(&ports.join("\n"))
+    }
+
+    fn pings(&mut self) -> Result<()> {
+        self.step("Everybody reaches everybody: the packets cross the bridge")?;
+        let (first, second) = (address(2), address(3));
+        let pings = [
+            ("host", self.host.netns(), first),
+            ("tomcat01", self.tomcats[0].netns(), second),
+            ("tomcat02", self.tomcats[1].netns(), first),
+            ("tomcat02", self.tomcats[1].netns(), address(1)),
+        ];
+        let mut lines = Vec::new();
+        for (who, from, to) in pings {
+            let Some(time) = ping(from, to, PATIENCE)? else { bail!("{who} does not reach {to}") };
+            lines.push(format!("{who:<9} ping {to:<11} answered after {:.3} ms", time.as_secs_f64() * 1000.0));
+        }
+        self.show(&lines.join("\n"))
+    }
+
+    fn published(&mut self) -> Result<()> {
+        self.step("tomcat01 was started with -p 3344:80: the host's port 3344 leads to its port 80")?;
+        let server = HttpServer::start(self.tomcats[0].netns(), SocketAddr::new(address(2), 80), PAGE)?;
+        let on_the_lan = self.outside.host_address();
+        let gets = [
+            ("the host, by its own address", self.host.netns(), on_the_lan),
+            ("the host, by 127.0.0.1", self.host.netns(), Ipv4Addr::LOCALHOST.into()),
+            ("another machine", self.outside.netns(), on_the_lan),
+            ("tomcat02", self.tomcats[1].netns(), on_the_lan),
+            ("tomcat01 itself", self.tomcats[0].netns(), on_the_lan),
+        ];
+        let mut lines = Vec::new();
+        for (who, from, to) in gets {
+            lines.push(fetch(&server, who, from, to)?);
+        }
+        self.show(&lines.join("\n"))
+    }
+
+    fn stopped(&mut self) -> Result<()> {
+        self.step("tomcat02 is stopped: its pair is gone, at both ends")?;
+        self.call("DEL", 1, false)?;
+        let ports = self.ports()?;
+        ensure!(ports.len() == 1, "the bridge still has {} ports", ports.len());
+        let left = ip_addr(self.tomcats[1].netns(), Dialect::Busybox)?;
+        ensure!(!left.contains("eth0"), "tomcat02 still has an eth0");
+        self.say("$ bridge link")?;
+        self.show(&ports.join("\n"))
+    }
+
+    fn nothing_left(&mut self) -> Result<()> {
+        self.step("tomcat01 too: with the last container the bridge and every rule go")?;
+        self.call("DEL", 0, true)?;
+        let after = Snapshot::of(self.host.netns(), &[])?;
+        if let Some(difference) = self.before.diff(&after) {
+            bail!("the host is not as it was before:\n{difference}");
+        }
+        self.say("links, addresses, routes, neighbours, ruleset and sysctls are what they were before")?;
+        self.say("")?;
+        self.say("All steps worked.")
+    }
+
+    /// Calls this program as the CNI plugin `rnet`, as a runtime does.
+    fn call(&mut self, verb: &str, number: usize, publish: bool) -> Result<Value> {
+        let container = &self.tomcats[number];
+        let config = self.config(publish)?;
+        let netns = container.path().to_string_lossy().into_owned();
+        let environment = [
+            ("CNI_COMMAND", verb),
+            ("CNI_CONTAINERID", container.name()),
+            ("CNI_NETNS", &netns),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_PATH", "/opt/cni/bin"),
+        ];
+        let published = if publish && verb == "ADD" { "   (-p 3344:80)" } else { "" };
+        let line = format!("$ CNI_COMMAND={verb} CNI_CONTAINERID={} CNI_IFNAME=eth0 … rnet{published}", container.name());
+        let program = self.host.command(&self.program).envs(environment).input(config.to_string());
+        let output = program.output()?;
+        self.say(&line)?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(output.status.success(), "{verb} of {} failed: {text}", self.tomcats[number].name());
+        if text.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
+    }
+
+    /// The plugin's configuration out of the conflist that `rnet create` wrote.
+    fn config(&self, publish: bool) -> Result<Value> {
+        let file = self.host.root().join("etc/cni/net.d/rnet-mynet.conflist");
+        let list: Value = serde_json::from_slice(&std::fs::read(&file).context("reading the conflist")?)?;
+        let mut config = list["plugins"][0].clone();
+        config["cniVersion"] = list["cniVersion"].clone();
+        config["name"] = list["name"].clone();
+        if publish {
+            let port = json!({"hostPort": 3344, "containerPort": 80, "protocol": "tcp"});
+            config["runtimeConfig"] = json!({"portMappings": [port]});
+        }
+        Ok(config)
+    }
+
+    fn ports(&self) -> Result<Vec<String>> {
+        let ports = bridge_link(self.host.netns())?;
+        Ok(ports.lines().filter(|line| line.contains(BRIDGE)).map(str::to_owned).collect())
+    }
+
+    fn step(&mut self, title: &str) -> Result<()> {
+        Ok(writeln!(self.out, "\n── {title}")?)
+    }
+
+    fn say(&mut self, line: &str) -> Result<()> {
+        Ok(writeln!(self.out, "{line}")?)
+    }
+
+    fn show(&mut self, text: &str) -> Result<()> {
+        for line in text.trim_end().lines() {
+            writeln!(self.out, "   {line}")?;
+        }
+        Ok(())
+    }
+}
+
+fn fetch(server: &HttpServer, who: &str, from: &Netns, to: IpAddr) -> Result<String> {
+    let url = format!("http://{to}:3344/");
+    let page = http_get(from, &url, PATIENCE).with_context(|| format!("{who} gets no answer from {url}"))?;
+    ensure!(page.status == 200 && page.body.contains(PAGE), "{who} got {} from {url}", page.status);
+    let seen = server.last_peer().map_or_else(|| "?".into(), |peer| peer.to_string());
+    Ok(format!("{who:<28} GET {url:<28} 200, the container saw {seen}"))
+}
+
+fn address(last: u8) -> IpAddr {
+    Ipv4Addr::new(172, 18, 0, last).into()
+}
+
+/// The lines of one link out of `ip addr`'s output.
+fn section<'t>(text: &'t str, link: &str) -> Vec<&'t str> {
+    let is_head = |line: &&str| !line.starts_with(' ');
+    let lines = text.lines().skip_while(|line| !line.contains(&format!(": {link}:")));
+    let mut lines = lines.peekable();
+    let head = lines.next();
+    head.into_iter().chain(lines.take_while(|line| !is_head(line))).collect()
+}

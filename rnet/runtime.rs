@@ -1,0 +1,84 @@
+//! rnet as a CNI runtime: the plugins of a list, in this process where they are ours, else executed.
+
+use std::path::{Path, PathBuf};
+
+use cni::conflist::{self, Attachment, List};
+use cni::{CniResult, Config, Request, Verb, delegate};
+use serde_json::Value;
+
+/// Where runtimes look for plugins.
+pub const PLUGIN_FOLDERS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
+
+/// The folders where plugins that are not ours are looked for.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    path: Vec<PathBuf>,
+}
+
+impl Runtime {
+    /// CNI_PATH, or the folders of other runtimes.
+    pub fn new() -> Self {
+        let given = std::env::var_os("CNI_PATH").filter(|path| !path.is_empty());
+        let given = given.map(|path| std::env::split_paths(&path).filter(|p| !p.as_os_str().is_empty()).collect());
+        Self { path: given.unwrap_or_else(|| PLUGIN_FOLDERS.map(PathBuf::from).to_vec()) }
+    }
+
+    /// Attaches; what failed is undone by DEL of the whole list.
+    pub fn add(&self, list: &List, attachment: &Attachment) -> Result<CniResult, cni::Error> {
+        conflist::add(list, attachment, &mut |kind, verb, config| self.call(attachment, kind, verb, config))
+    }
+
+    /// Detaches; again is success.
+    pub fn del(&self, list: &List, attachment: &Attachment, prev: Option<&CniResult>) -> Result<(), cni::Error> {
+        conflist::del(list, attachment, prev, &mut |kind, verb, config| self.call(attachment, kind, verb, config))
+    }
+
+    /// Removes what belongs to no attachment of the network any more: all of it if `everything`, else what is
+    /// provably dead.
+    pub fn gc(&self, list: &List, everything: bool) -> Result<(), cni::Error> {
+        let none = Attachment::default();
+        let valid: Option<&[cni::Attachment]> = everything.then_some(&[]);
+        conflist::gc(list, valid, &mut |kind, verb, config| self.call(&none, kind, verb, config))
+    }
+
+    fn call(
+        &self,
+        attachment: &Attachment,
+        kind: &str,
+        verb: Verb,
+        config: &Value,
+    ) -> Result<Option<Value>, cni::Error> {
+        let call = attachment.call(verb, self.path.clone());
+        let Some(plugin) = plugins::find(kind) else {
+            return delegate::exec(&delegate::find(kind, &self.path)?, &call, verb, config);
+        };
+        let config = Config::from_value(config.clone())?;
+        let result = plugins::run(plugin, verb, &Request { call: &call, config: &config })?;
+        result.map(|result| result.to_json(config.cni_version)).transpose()
+    }
+}
+
+/// The plugin types that none of the runtimes' folders has.
+pub fn missing_plugins<'a>(types: &[&'a str]) -> Vec<&'a str> {
+    let mut folders = Runtime::new().path;
+    folders.extend(PLUGIN_FOLDERS.map(PathBuf::from));
+    missing_in(types, &folders)
+}
+
+fn missing_in<'a>(types: &[&'a str], folders: &[PathBuf]) -> Vec<&'a str> {
+    let is_there = |kind: &str| folders.iter().any(|folder: &PathBuf| Path::is_file(&folder.join(kind)));
+    types.iter().copied().filter(|kind| !is_there(kind)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plugin_in_any_folder_is_not_missing() {
+        let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        std::fs::write(other.path().join("bridge"), "").unwrap();
+        let folders = [one.path().to_owned(), other.path().to_owned()];
+        assert_eq!(missing_in(&["bridge", "portmap"], &folders), ["portmap"]);
+    }
+}

@@ -1,0 +1,243 @@
+//! Who is on which network: the records of all runtimes, and the endpoints of `rnet run`.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnetwork::IpNetwork;
+use store::{Key, Port, Record};
+
+use crate::endpoint::{Endpoint, Joined};
+use crate::names::{self, Found};
+use crate::publish::host_text;
+use crate::report::Problem;
+
+/// The plugin whose records only add ports to the interface of another.
+const PORTMAP: &str = "portmap";
+
+/// One interface of an endpoint on a network.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seat {
+    /// The network.
+    pub network: String,
+    /// The interface inside.
+    pub ifname: String,
+    /// Its addresses, with prefix length.
+    pub addresses: Vec<IpNetwork>,
+    /// The gateway of its routes.
+    pub gateway: Option<IpAddr>,
+    /// Its MAC address.
+    pub mac: Option<String>,
+    /// The host ports that lead to it.
+    pub ports: Vec<Port>,
+    /// The host end of its veth pair.
+    pub link: Option<String>,
+}
+
+/// A person's word for a container, and where it is.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Party {
+    /// CNI_CONTAINERID.
+    pub id: String,
+    /// Its name, else the first twelve characters of its id.
+    pub name: String,
+    /// Where its namespace is.
+    pub netns: Option<PathBuf>,
+    /// What `rnet run` knows of it; none for the containers of other runtimes.
+    pub endpoint: Option<Endpoint>,
+    /// Its interfaces.
+    pub seats: Vec<Seat>,
+}
+
+impl Seat {
+    /// Its addresses without prefix length, parted by commas.
+    pub fn ip_text(&self) -> String {
+        self.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(",")
+    }
+
+    /// Its ports as docker shows them: `0.0.0.0:8080->80, 127.0.0.1:53->53/udp`.
+    pub fn port_text(&self) -> String {
+        self.ports.iter().map(port_text).collect::<Vec<_>>().join(", ")
+    }
+
+    fn of_record(record: &Record, ports: Vec<Port>) -> Self {
+        Self {
+            network: record.network.clone(),
+            ifname: record.ifname.clone(),
+            addresses: record.addresses.iter().map(|address| address.address).collect(),
+            gateway: record.addresses.iter().find_map(|address| address.gateway),
+            mac: record.mac.clone(),
+            ports,
+            link: record.link.clone(),
+        }
+    }
+
+    /// What a plugin that keeps no records of ours has answered.
+    fn of_result(joined: &Joined) -> Self {
+        let result = joined.network().ok().and_then(|network| joined.result(&network)).unwrap_or_default();
+        let inside = result.interfaces.iter().find(|i| i.name == joined.ifname && i.sandbox.is_some());
+        Self {
+            network: joined.network.clone(),
+            ifname: joined.ifname.clone(),
+            addresses: result.ips.iter().map(|ip| ip.address).collect(),
+            gateway: result.ips.iter().find_map(|ip| ip.gateway),
+            mac: inside.and_then(|interface| interface.mac.clone()),
+            ..Self::default()
+        }
+    }
+}
+
+impl Party {
+    /// `pid 4711`, or the path of its namespace.
+    pub fn place(&self) -> String {
+        match (self.endpoint.as_ref().and_then(|endpoint| endpoint.process), &self.netns) {
+            (Some(process), _) => format!("pid {}", process.pid),
+            (None, Some(path)) => path.display().to_string(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// `web (172.18.0.2)`: the party as a user of a network.
+    pub fn user_text(&self, network: &str) -> String {
+        let seats = self.seats.iter().filter(|seat| seat.network == network);
+        let ips: Vec<String> = seats.map(Seat::ip_text).filter(|ips| !ips.is_empty()).collect();
+        if ips.is_empty() { self.name.clone() } else { format!("{} ({})", self.name, ips.join(",")) }
+    }
+
+    fn add_endpoint(&mut self, endpoint: &Endpoint) {
+        self.name.clone_from(&endpoint.name);
+        for joined in &endpoint.joined {
+            let recorded = |seat: &Seat| seat.network == joined.network && seat.ifname == joined.ifname;
+            if !self.seats.iter().any(recorded) {
+                self.seats.push(Seat::of_result(joined));
+            }
+        }
+        self.endpoint = Some(endpoint.clone());
+    }
+}
+
+/// Everybody, sorted by name, each with its interfaces sorted by their names.
+pub fn parties(records: &[Record], endpoints: &[Endpoint]) -> Vec<Party> {
+    let mut ports = ports_of_portmap(records);
+    let mut parties: HashMap<&str, Party> = HashMap::new();
+    for record in records.iter().filter(|record| record.plugin != PORTMAP) {
+        let party = parties.entry(&record.container).or_insert_with(|| Party {
+            id: record.container.clone(),
+            name: record.who().to_owned(),
+            netns: record.netns.as_ref().map(|netns| netns.path.clone()),
+            ..Party::default()
+        });
+        let own = record.ports.iter().cloned().chain(ports.remove(&record.key()).unwrap_or_default());
+        party.seats.push(Seat::of_record(record, own.collect()));
+    }
+    for endpoint in endpoints {
+        let party = parties
+            .entry(&endpoint.id)
+            .or_insert_with(|| Party { id: endpoint.id.clone(), ..Party::default() });
+        party.add_endpoint(endpoint);
+    }
+    let mut parties: Vec<Party> = parties.into_values().collect();
+    parties.iter_mut().for_each(|party| party.seats.sort_by(|one, other| one.ifname.cmp(&other.ifname)));
+    parties.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+    parties
+}
+
+/// The party that a word means.
+pub fn find<'a>(word: &str, parties: &'a [Party]) -> Result<&'a Party, Problem> {
+    let things = parties.iter().map(|party| (party.id.as_str(), party.name.as_str()));
+    match names::find(word, things) {
+        Found::One(index) => Ok(&parties[index]),
+        Found::Several(indexes) => Err(Problem::Ambiguous {
+            name: word.to_owned(),
+            hits: indexes.iter().map(|index| short(&parties[*index])).collect(),
+            hint: Some("more digits of the id (rnet inspect shows it)"),
+        }),
+        Found::No => {
+            let near = names::nearest(word, parties.iter().map(|party| party.name.as_str()));
+            Err(Problem::NoEndpoint { name: word.to_owned(), near })
+        }
+    }
+}
+
+/// `0.0.0.0:8080->80`, the protocol only where it is not TCP.
+fn port_text(port: &Port) -> String {
+    let host = match (port.host, port.container) {
+        (None, IpAddr::V6(_)) => "[::]".to_owned(),
+        (host, _) => host_text(host),
+    };
+    let protocol = if port.protocol == "tcp" { String::new() } else { format!("/{}", port.protocol) };
+    format!("{host}:{}->{}{protocol}", port.host_port, port.container_port)
+}
+
+fn ports_of_portmap(records: &[Record]) -> HashMap<Key, Vec<Port>> {
+    let of_portmap = records.iter().filter(|record| record.plugin == PORTMAP);
+    of_portmap.map(|record| (record.key(), record.ports.clone())).collect()
+}
+
+fn short(party: &Party) -> String {
+    let digits: String = party.id.chars().take(12).collect();
+    if party.name == digits { digits } else { format!("{} ({digits})", party.name) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::{Address, Namespace};
+
+    fn record(plugin: &str, container: &str, name: Option<&str>) -> Record {
+        Record {
+            plugin: plugin.into(),
+            network: "mynet".into(),
+            container: container.into(),
+            ifname: "eth0".into(),
+            name: name.map(str::to_owned),
+            netns: Some(Namespace { path: "/run/netns/blue".into(), dev: 1, ino: 2 }),
+            addresses: vec![Address { address: "172.18.0.2/16".parse().unwrap(), gateway: None }],
+            ..Record::default()
+        }
+    }
+
+    fn port(host: Option<&str>, protocol: &str) -> Port {
+        Port {
+            host: host.map(|host| host.parse().unwrap()),
+            host_port: 8080,
+            container: "172.18.0.2".parse().unwrap(),
+            container_port: 80,
+            protocol: protocol.into(),
+        }
+    }
+
+    #[test]
+    fn records_of_one_container_are_one_party_and_portmap_only_adds_ports() {
+        let mut portmap = record("portmap", "c1", Some("web"));
+        portmap.ports = vec![port(None, "tcp"), port(Some("127.0.0.1"), "udp")];
+
+        let parties = parties(&[portmap, record("bridge", "c1", Some("web"))], &[]);
+
+        assert_eq!(parties.len(), 1);
+        assert_eq!(parties[0].user_text("mynet"), "web (172.18.0.2)");
+        assert_eq!(parties[0].place(), "/run/netns/blue");
+        assert_eq!(parties[0].seats[0].port_text(), "0.0.0.0:8080->80, 127.0.0.1:8080->80/udp");
+    }
+
+    #[test]
+    fn an_endpoint_gives_its_container_name_and_process() {
+        let id = "4f2a".repeat(16);
+        let endpoint = Endpoint { id: id.clone(), name: "web".into(), ..Endpoint::default() };
+        let other = Endpoint { id: "aa".repeat(32), name: "alone".into(), ..Endpoint::default() };
+
+        let parties = parties(&[record("rnet", &id, None)], &[endpoint, other]);
+
+        let names: Vec<_> = parties.iter().map(|party| (party.name.as_str(), party.seats.len())).collect();
+        assert_eq!(names, [("alone", 0), ("web", 1)]);
+        assert_eq!(find("4f2", &parties).unwrap().name, "web");
+    }
+
+    #[test]
+    fn a_word_that_fits_nobody_or_several_is_an_error() {
+        let parties = parties(&[record("rnet", "abc1", Some("web")), record("rnet", "abc2", Some("db"))], &[]);
+        assert_eq!(find("abc", &parties).unwrap_err().to_string(), "\"abc\" is ambiguous: db (abc2), web (abc1)");
+        let missing = find("wep", &parties).unwrap_err();
+        assert!(matches!(missing, Problem::NoEndpoint { near: Some(near), .. } if near == "web"));
+    }
+}

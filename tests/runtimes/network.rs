@@ -1,0 +1,98 @@
+//! The two kinds of networks that runtimes meet.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::lab::Lab;
+use crate::setup::NETWORKS;
+
+/// How a network came to be, and which plugins carry it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flavour {
+    /// `rnet create`: one plugin of the type `rnet`.
+    Created,
+    /// The standard chain as `podman network create` writes it, less firewall and tuning.
+    Chain,
+}
+
+/// A network of the lab: 10.89.N.0/24.
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// Its number N.
+    pub number: u8,
+    flavour: Flavour,
+}
+
+/// The kinds to test; a peer knows no plugin `rnet`.
+pub fn flavours(peer: bool) -> &'static [Flavour] {
+    if peer { &[Flavour::Chain] } else { &[Flavour::Created, Flavour::Chain] }
+}
+
+impl fmt::Display for Flavour {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Created => "created",
+            Self::Chain => "chain",
+        })
+    }
+}
+
+impl Network {
+    /// Makes the network `netN` in the folder where all runtimes look.
+    pub fn make(lab: &Lab<'_>, flavour: Flavour, number: u8) -> anyhow::Result<Self> {
+        let network = Self { name: format!("net{number}"), number, flavour };
+        match flavour {
+            Flavour::Created => network.create(lab)?,
+            Flavour::Chain => fs::write(network.file(), network.chain())?,
+        }
+        Ok(network)
+    }
+
+    /// The address of its bridge.
+    pub fn gateway(&self) -> std::net::Ipv4Addr {
+        [10, 89, self.number, 1].into()
+    }
+
+    /// Removes it, as whoever made it would: only podman knows more of its networks than the file.
+    pub fn remove(&self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        match self.flavour {
+            Flavour::Created => lab.rnet(&["rm", &self.name]).map(drop),
+            Flavour::Chain => {
+                fs::remove_file(self.file())?;
+                let bridge = self.bridge();
+                // Who writes configurations of the type bridge also removes the bridge.
+                crate::program::ip(lab.host.netns(), &["link", "delete", &bridge]).map(drop)
+            }
+        }
+    }
+
+    fn create(&self, lab: &Lab<'_>) -> anyhow::Result<()> {
+        let subnet = format!("10.89.{}.0/24", self.number);
+        lab.rnet(&["create", "--subnet", &subnet, &self.name]).map(drop)
+    }
+
+    fn bridge(&self) -> String {
+        format!("cni-podman{}", self.number)
+    }
+
+    fn file(&self) -> std::path::PathBuf {
+        Path::new(NETWORKS).join(format!("{}.conflist", self.name))
+    }
+
+    /// What podman 4.3 writes (its `firewall` and `tuning` are no plugins of ours yet).
+    fn chain(&self) -> String {
+        let (subnet, gateway) = (format!("10.89.{}.0/24", self.number), self.gateway().to_string());
+        json!({"cniVersion": "0.4.0", "name": self.name, "plugins": [
+            {"type": "bridge", "bridge": self.bridge(), "isGateway": true, "ipMasq": true, "hairpinMode": true,
+             "ipam": {"type": "host-local", "routes": [{"dst": "0.0.0.0/0"}],
+                      "ranges": [[{"subnet": subnet, "gateway": gateway}]]},
+             "capabilities": {"ips": true}},
+            {"type": "portmap", "capabilities": {"portMappings": true}},
+        ]})
+        .to_string()
+    }
+}
