@@ -1,8 +1,223 @@
-//! The command line.
+//! The command line: its verbs and what holds for all of them.
 
 use std::process::ExitCode;
 
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde_json::json;
+
+use crate::cmd::{create, demo, exec, inspect, install, ls, ps, rm, run, stop, supervise};
+use crate::report::{self, Style};
+
+/// Container networks: bridges, leases, published ports, by CNI and by hand.
+#[derive(Debug, Parser)]
+#[command(name = "rnet", version, subcommand_required = true, arg_required_else_help = true)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// Print JSON: data on stdout, errors on stderr
+    #[arg(long, global = true)]
+    json: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    color: Colour,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Colour {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Create a network
+    Create(create::Args),
+    /// List networks
+    #[command(alias = "list")]
+    Ls(ls::Args),
+    /// Show all about networks and endpoints, as JSON
+    Inspect(inspect::Args),
+    /// Remove networks and endpoints
+    #[command(alias = "remove")]
+    Rm(rm::Args),
+    /// Run a program in a network namespace of its own
+    Run(run::Args),
+    /// Run a program in the network namespace of an endpoint
+    Exec(exec::Args),
+    /// List endpoints
+    Ps(ps::Args),
+    /// Stop endpoints that `run` started
+    Stop(stop::Args),
+    /// Link rnet's plugins into a folder of CNI plugins
+    Install(install::Args),
+    /// Show it all in a throw-away host; nothing else is touched
+    Demo(demo::Args),
+    /// Waits for the end of an endpoint and cleans up
+    #[command(hide = true)]
+    Supervise(supervise::Args),
+    /// Docker's way to say it
+    #[command(hide = true)]
+    Network {
+        #[command(subcommand)]
+        verb: NetworkVerb,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum NetworkVerb {
+    /// Create a network
+    Create(create::Args),
+    /// List networks
+    #[command(alias = "list")]
+    Ls(ls::Args),
+    /// Show all about networks
+    Inspect(inspect::Args),
+    /// Remove networks
+    #[command(alias = "remove")]
+    Rm(rm::Args),
+}
+
+/// What `run` and `exec` end with where other verbs end with 1: their other statuses are the program's.
+const RNET_FAILED: u8 = 125;
+
 /// Runs the command.
 pub fn main() -> ExitCode {
-    ExitCode::SUCCESS
+    match Cli::try_parse() {
+        Ok(cli) => report::status(cli.run()),
+        Err(error) => report::status(usage(&error)),
+    }
+}
+
+impl Cli {
+    fn run(self) -> u8 {
+        let style = self.global.style();
+        let failed = if matches!(self.verb, Verb::Run(_) | Verb::Exec(_)) { RNET_FAILED } else { 1 };
+        match self.verb.run(style) {
+            Ok(exit) => exit,
+            Err(error) => match style.tell(&error) {
+                1 => failed,
+                other => other,
+            },
+        }
+    }
+}
+
+impl Global {
+    fn style(&self) -> Style {
+        let colour = match self.color {
+            Colour::Auto => report::stderr_wants_colour(),
+            Colour::Always => true,
+            Colour::Never => false,
+        };
+        Style { json: self.json, colour }
+    }
+}
+
+impl Verb {
+    fn run(self, style: Style) -> anyhow::Result<u8> {
+        match self {
+            Verb::Create(args) => create::run(&args, style),
+            Verb::Ls(args) => ls::run(&args, style),
+            Verb::Inspect(args) => inspect::run(&args, style),
+            Verb::Rm(args) => rm::run(&args, style),
+            Verb::Run(args) => run::run(&args, style),
+            Verb::Exec(args) => exec::run(&args),
+            Verb::Ps(args) => ps::run(&args, style),
+            Verb::Stop(args) => stop::run(&args, style),
+            Verb::Install(args) => install::run(&args),
+            Verb::Demo(_) => demo::run(),
+            Verb::Supervise(args) => supervise::run(&args),
+            Verb::Network { verb } => verb.into_verb().run(style),
+        }
+    }
+}
+
+impl NetworkVerb {
+    fn into_verb(self) -> Verb {
+        match self {
+            NetworkVerb::Create(args) => Verb::Create(args),
+            NetworkVerb::Ls(args) => Verb::Ls(args),
+            NetworkVerb::Inspect(args) => Verb::Inspect(args),
+            NetworkVerb::Rm(args) => Verb::Rm(args),
+        }
+    }
+}
+
+/// Help and version are data; anything else clap has to say is a mistake in usage.
+fn usage(error: &clap::Error) -> u8 {
+    let text = error.render().to_string();
+    if !error.use_stderr() {
+        return report::print(&text).map_or(1, |()| 0);
+    }
+    if std::env::args_os().any(|word| word == "--json") {
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        let _ = std::io::Write::write_all(
+            &mut std::io::stderr(),
+            format!("{}\n", json!({"error": {"code": "usage", "message": message}})).as_bytes(),
+        );
+    } else {
+        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    }
+    2
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn dockers_words_and_aliases_are_understood() {
+        assert!(matches!(parse("rnet network create mynet").unwrap().verb, Verb::Network { .. }));
+        assert!(matches!(parse("rnet list").unwrap().verb, Verb::Ls(_)));
+        assert!(matches!(parse("rnet remove mynet").unwrap().verb, Verb::Rm(_)));
+        assert!(parse("rnet --json network ls -q").unwrap().global.json);
+    }
+
+    #[test]
+    fn what_follows_the_command_of_run_is_the_commands_own() {
+        let Verb::Run(args) = parse("rnet run -d --name web -p 8080:80 httpd -f -p 80 --json").unwrap().verb
+        else {
+            panic!("another verb")
+        };
+        assert_eq!(args.command, ["httpd", "-f", "-p", "80", "--json"]);
+        assert!(args.detach && args.publish.len() == 1);
+        let Verb::Exec(args) = parse("rnet exec web ping -c1 db").unwrap().verb else {
+            panic!("another verb")
+        };
+        assert_eq!(
+            (args.endpoint.as_str(), args.command),
+            ("web", vec!["ping".into(), "-c1".into(), "db".into()])
+        );
+    }
+
+    #[test]
+    fn mistakes_in_usage_are_refused() {
+        for line in [
+            "rnet",
+            "rnet nosuch",
+            "rnet create --nosuch",
+            "rnet run",
+            "rnet run --nosuch x",
+            "rnet run -p 80/abc x",
+        ] {
+            assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");
+        }
+    }
 }

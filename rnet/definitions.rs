@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cni::conflist::{self, List};
 use cni::fold;
@@ -100,7 +100,8 @@ impl Network {
 
     /// Its bridge, for the plugins that have one.
     pub fn bridge(&self) -> Option<String> {
-        let configured = self.first_plugin().and_then(|plugin| text(plugin, "bridge")).filter(|name| !name.is_empty());
+        let configured =
+            self.first_plugin().and_then(|plugin| text(plugin, "bridge")).filter(|name| !name.is_empty());
         let default = match self.kind() {
             "rnet" => Some(plugins::default_bridge(&self.name)),
             "bridge" => Some("cni0".to_owned()),
@@ -124,12 +125,26 @@ impl Network {
 
     /// The types of all plugins that a runtime has to find, IPAM plugins too.
     pub fn plugin_types(&self) -> Vec<&str> {
-        let objects = self.list.plugins.iter().filter_map(Value::as_object);
-        let types = objects.flat_map(|plugin| {
-            let ipam = fold::member(plugin, "ipam").and_then(Value::as_object);
-            [Some(plugin), ipam].into_iter().flatten().filter_map(|section| text(section, "type"))
+        let types = self.plugins_and_ipam().flat_map(|(plugin, ipam)| [Some(plugin), ipam]);
+        types.flatten().filter(|kind| !kind.is_empty()).collect()
+    }
+
+    /// Those of them that rnet has to find as files: other people's, and the IPAM plugin of `bridge` and others,
+    /// which is looked for in CNI_PATH whoever's it is.
+    pub fn executed_types(&self) -> Vec<&str> {
+        let types = self.plugins_and_ipam().flat_map(|(plugin, ipam)| {
+            let foreign = Some(plugin).filter(|kind| plugins::find(kind).is_none());
+            let delegated = ipam.filter(|kind| !(plugin == "rnet" && *kind == "rnet"));
+            [foreign, delegated]
         });
-        types.filter(|kind| !kind.is_empty()).collect()
+        types.flatten().filter(|kind| !kind.is_empty()).collect()
+    }
+
+    fn plugins_and_ipam(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.list.plugins.iter().filter_map(Value::as_object).map(|plugin| {
+            let ipam = fold::member(plugin, "ipam").and_then(Value::as_object);
+            (text(plugin, "type").unwrap_or_default(), ipam.and_then(|ipam| text(ipam, "type")))
+        })
     }
 
     /// `172.18.0.0/16 on rnet-mynet`, in words for a message.
@@ -232,11 +247,6 @@ impl Definitions {
         Self { folder: paths.definitions() }
     }
 
-    /// The folder.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
     /// The file that `create` writes for a network.
     pub fn file_name(name: &str) -> String {
         format!("rnet-{name}.conflist")
@@ -250,8 +260,9 @@ impl Definitions {
     /// Every network that is defined here.
     pub fn list(&self) -> Result<Listing, cni::Error> {
         // Lists before single configurations, as for every runtime that looks for a name.
-        let (lists, singles): (Vec<_>, Vec<_>) =
-            conflist::files(&self.folder)?.into_iter().partition(|file| file.extension() == Some("conflist".as_ref()));
+        let (lists, singles): (Vec<_>, Vec<_>) = conflist::files(&self.folder)?
+            .into_iter()
+            .partition(|file| file.extension() == Some("conflist".as_ref()));
         let (mut listing, mut seen) = (Listing::default(), HashSet::new());
         for file in lists.into_iter().chain(singles) {
             match List::read(&file) {
@@ -269,7 +280,17 @@ impl Definitions {
     /// Keeps the definitions as they are (shared), or keeps all others from them (alone). Waits at most ten seconds.
     pub fn lock(&self, alone: bool) -> anyhow::Result<Held> {
         let folder = self.open()?;
-        Ok(lock::take(folder, alone, lock::PATIENCE, &format!("the definitions in {}", self.folder.display()))?)
+        Ok(lock::take(
+            folder,
+            alone,
+            lock::PATIENCE,
+            &format!("the definitions in {}", self.folder.display()),
+        )?)
+    }
+
+    /// Keeps the definitions as they are, if there are any: whoever only uses them makes no folder for them.
+    pub fn keep(&self, alone: bool) -> anyhow::Result<Option<Held>> {
+        if self.folder.exists() { self.lock(alone).map(Some) } else { Ok(None) }
     }
 
     /// Writes a definition whole, so that it outlives a power loss: file, rename, folder. Returns the file.
@@ -340,15 +361,25 @@ fn text<'a>(section: &'a Map<String, Value>, key: &str) -> Option<&'a str> {
 
 /// The subnets in the `ipam` section of a plugin. What host-local could not read is no subnet here either.
 fn subnets_of(plugin: &Value) -> Vec<Subnet> {
-    let Some(section) = plugin.as_object().and_then(|plugin| fold::member(plugin, "ipam")) else { return Vec::new() };
+    let Some(section) = plugin.as_object().and_then(|plugin| fold::member(plugin, "ipam")) else {
+        return Vec::new();
+    };
     let Ok(ipam) = fold::from_value::<HostLocal>(section) else { return Vec::new() };
     let old = ipam.subnet.map(|subnet| (subnet, ipam.gateway, ipam.range_start, ipam.range_end));
     let sets = ipam.ranges.unwrap_or_default().into_iter().flatten();
     let new = sets.filter_map(|r| Some((r.subnet?, r.gateway, r.range_start, r.range_end)));
-    old.into_iter().chain(new).map(|(subnet, gateway, start, end)| read_subnet(subnet, gateway, start, end)).collect()
+    old.into_iter()
+        .chain(new)
+        .map(|(subnet, gateway, start, end)| read_subnet(subnet, gateway, start, end))
+        .collect()
 }
 
-fn read_subnet(subnet: IpNetwork, gateway: Option<IpAddr>, start: Option<IpAddr>, end: Option<IpAddr>) -> Subnet {
+fn read_subnet(
+    subnet: IpNetwork,
+    gateway: Option<IpAddr>,
+    start: Option<IpAddr>,
+    end: Option<IpAddr>,
+) -> Subnet {
     let whole = Subnet::of(IpNetwork::new(subnet.network(), subnet.prefix()).unwrap_or(subnet));
     let limited = start.is_some() || end.is_some();
     let range = (start.unwrap_or(first_host(subnet)), end.unwrap_or(last_host(subnet)));
@@ -425,7 +456,8 @@ mod tests {
     #[test]
     fn a_range_keeps_to_addresses_that_a_host_can_have() {
         let range = |subnet: &str, range: &str| {
-            let (start, end) = Subnet::of(subnet.parse().unwrap()).limited_to(range.parse().unwrap()).range.unwrap();
+            let (start, end) =
+                Subnet::of(subnet.parse().unwrap()).limited_to(range.parse().unwrap()).range.unwrap();
             (start.to_string(), end.to_string())
         };
         assert_eq!(range("10.9.0.0/24", "10.9.0.64/26"), ("10.9.0.64".into(), "10.9.0.127".into()));
@@ -448,20 +480,29 @@ mod tests {
         assert!(network.has_capability("portMappings") && !network.has_capability("bandwidth"));
 
         definitions.remove("mynet").unwrap();
-        assert_eq!(std::fs::read_dir(definitions.folder()).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(&definitions.folder).unwrap().count(), 0);
         definitions.remove("mynet").unwrap();
     }
 
     #[test]
     fn definitions_of_others_are_read_in_every_form() {
         let (_root, definitions) = definitions();
-        std::fs::create_dir_all(definitions.folder()).unwrap();
-        let write = |name: &str, text: &str| std::fs::write(definitions.folder().join(name), text).unwrap();
-        write("87-podman.conflist", r#"{"cniVersion":"0.4.0","name":"podman","plugins":[{"type":"bridge","bridge":"cni-podman0",
-            "ipam":{"type":"host-local","ranges":[[{"subnet":"10.88.0.0/16","gateway":"10.88.0.1"}]]}}]}"#);
-        write("99-old.conf", r#"{"cniVersion":"0.3.1","name":"old","type":"macvlan","ipam":{"type":"host-local",
-            "subnet":"10.1.2.0/24","rangeStart":"10.1.2.100"}}"#);
-        write("00-dhcp.conflist", r#"{"cniVersion":"1.0.0","name":"dhcp","plugins":[{"type":"ipvlan","ipam":{"type":"dhcp"}}]}"#);
+        std::fs::create_dir_all(&definitions.folder).unwrap();
+        let write = |name: &str, text: &str| std::fs::write(definitions.folder.join(name), text).unwrap();
+        write(
+            "87-podman.conflist",
+            r#"{"cniVersion":"0.4.0","name":"podman","plugins":[{"type":"bridge","bridge":"cni-podman0",
+            "ipam":{"type":"host-local","ranges":[[{"subnet":"10.88.0.0/16","gateway":"10.88.0.1"}]]}}]}"#,
+        );
+        write(
+            "99-old.conf",
+            r#"{"cniVersion":"0.3.1","name":"old","type":"macvlan","ipam":{"type":"host-local",
+            "subnet":"10.1.2.0/24","rangeStart":"10.1.2.100"}}"#,
+        );
+        write(
+            "00-dhcp.conflist",
+            r#"{"cniVersion":"1.0.0","name":"dhcp","plugins":[{"type":"ipvlan","ipam":{"type":"dhcp"}}]}"#,
+        );
         write("10-second.conflist", r#"{"cniVersion":"1.0.0","name":"old","plugins":[{"type":"bridge"}]}"#);
         write("50-broken.conflist", "{");
 
@@ -471,13 +512,21 @@ mod tests {
         // The list of a name hides its single configuration, as libcni looks for lists first.
         assert_eq!(shown.collect::<Vec<_>>(), ["dhcp ipvlan ", "old bridge ", "podman bridge 10.88.0.0/16"]);
         assert!(listing.networks.iter().all(|network| !definitions.is_ours(network)));
-        assert!(listing.broken.len() == 1 && listing.broken[0].contains("50-broken.conflist"), "{:?}", listing.broken);
+        assert!(
+            listing.broken.len() == 1 && listing.broken[0].contains("50-broken.conflist"),
+            "{:?}",
+            listing.broken
+        );
     }
 
     #[test]
     fn the_types_include_the_ipam_plugins() {
         let raw = wanted("10.9.0.0/24", true).conflist();
-        assert_eq!(network_of(&raw).unwrap().plugin_types(), ["bridge", "host-local", "portmap"]);
+        let network = network_of(&raw).unwrap();
+        assert_eq!(network.plugin_types(), ["bridge", "host-local", "portmap"]);
+        assert_eq!(network.executed_types(), ["host-local"]);
+        let own = default_network("172.18.0.0/16".parse().unwrap()).unwrap();
+        assert_eq!((own.plugin_types(), own.executed_types()), (vec!["rnet"], vec![]));
     }
 
     #[test]

@@ -314,7 +314,10 @@ mod tests {
         drop(held);
 
         let running = endpoints.create(Some("web"), Vec::new()).unwrap_err();
-        assert_eq!(running.to_string(), format!("endpoint with name web already exists (pid {})", std::process::id()));
+        assert_eq!(
+            running.to_string(),
+            format!("endpoint with name web already exists (pid {})", std::process::id())
+        );
     }
 
     #[test]

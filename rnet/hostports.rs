@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
+use netlink::Netlink;
 use rustix::io::Errno;
 use store::{Port, Store};
 
@@ -39,21 +40,30 @@ impl<'a> HostPorts<'a> {
         let host = host.filter(|host| !host.is_unspecified());
         let same_address = |other: Option<IpAddr>| host.zip(other).is_none_or(|(one, other)| one == other);
         self.published.iter().any(|published| {
-            published.host_port == port && published.protocol == protocol.as_str() && same_address(published.host)
+            published.host_port == port
+                && published.protocol == protocol.as_str()
+                && same_address(published.host)
         })
     }
 }
 
 impl Book for HostPorts<'_> {
-    fn holder(&mut self, host: Option<IpAddr>, port: u16, protocol: Protocol) -> Result<Option<Holder>, Problem> {
+    fn holder(
+        &mut self,
+        host: Option<IpAddr>,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<Option<Holder>, Problem> {
         if self.is_published(host, port, protocol) {
             return Ok(Some(Holder::Container));
         }
         let address = host.unwrap_or_else(|| self.any_address());
+        if !is_local(address) {
+            return Err(Problem::HostAddress { host: address });
+        }
         match trial_bind(SocketAddr::new(address, port), protocol) {
             Ok(()) => Ok(None),
             Err(Errno::ADDRINUSE) => Ok(Some(Holder::Process(listener(port, protocol)))),
-            Err(Errno::ADDRNOTAVAIL) => Err(Problem::HostAddress { host: address }),
             // Whatever else binding needs, publishing does not.
             Err(_) => Ok(None),
         }
@@ -69,6 +79,16 @@ impl Book for HostPorts<'_> {
         // Without the note the next choice starts from the front again, no worse than that.
         let _ = self.store.write_note(NOTE, &port.to_string());
     }
+}
+
+/// DNAT reaches only addresses of this host. Where the kernel does not tell, ADD will.
+fn is_local(address: IpAddr) -> bool {
+    const LOOPBACK: u32 = 1;
+    if address.is_unspecified() || address.is_loopback() {
+        return true;
+    }
+    let route = Netlink::here().and_then(|mut netlink| netlink.route_to(address));
+    route.map_or(true, |route| matches!(route, Some((LOOPBACK, None))))
 }
 
 /// The ports of a range, the one after `previous` first.
@@ -110,7 +130,8 @@ fn sockets(table: &str, port: u16) -> Vec<String> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let (_, local) = fields.get(1)?.rsplit_once(':')?;
         let waits = ["0A", "07"].contains(fields.get(3)?);
-        (waits && u16::from_str_radix(local, 16) == Ok(port)).then(|| fields.get(9).map(ToString::to_string))?
+        (waits && u16::from_str_radix(local, 16) == Ok(port))
+            .then(|| fields.get(9).map(ToString::to_string))?
     };
     table.lines().filter_map(inode).collect()
 }

@@ -1,6 +1,25 @@
 //! The one binary: a CNI plugin when a runtime calls it, a command when a person does.
 
 mod cli;
+mod cmd;
+mod definitions;
+mod endpoint;
+mod files;
+mod hostports;
+mod lock;
+mod names;
+mod process;
+mod program;
+mod publish;
+mod report;
+mod rights;
+mod runtime;
+mod seats;
+mod stop;
+mod subnets;
+mod supervisor;
+mod table;
+mod view;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -29,6 +48,7 @@ fn plugin_name() -> Option<&'static str> {
 
 fn plugin(name: &str) -> ExitCode {
     let Some(plugin) = plugins::find(name) else { return ExitCode::FAILURE };
+    netlink::finish_before_ending();
     let status = cni::main(
         name,
         plugins::VERSION,

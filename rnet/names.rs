@@ -29,13 +29,10 @@ pub enum Found {
 
 /// Looks `word` up among things, each an id and a name.
 pub fn find<'a>(word: &str, things: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Found {
-    let hits = |fits: &dyn Fn(&str, &str) -> bool| -> Vec<usize> {
-        things.clone().enumerate().filter(|(_, (id, name))| fits(id, name)).map(|(index, _)| index).collect()
-    };
-    let ways: [&dyn Fn(&str, &str) -> bool; 3] =
-        [&|id, _| id == word, &|_, name| name == word, &|id, _| !word.is_empty() && id.starts_with(word)];
-    for way in ways {
-        match hits(way).as_slice() {
+    for way in WAYS {
+        let hits =
+            things.clone().enumerate().filter(|(_, (id, name))| way(word, id, name)).map(|(index, _)| index);
+        match hits.collect::<Vec<_>>().as_slice() {
             [] => {}
             [one] => return Found::One(*one),
             several => return Found::Several(several.to_vec()),
@@ -43,6 +40,15 @@ pub fn find<'a>(word: &str, things: impl Iterator<Item = (&'a str, &'a str)> + C
     }
     Found::No
 }
+
+/// Whether a word means the thing of an id and a name.
+type Way = fn(&str, &str, &str) -> bool;
+
+const WAYS: [Way; 3] = [
+    |word, id, _| id == word,
+    |word, _, name| name == word,
+    |word, id, _| !word.is_empty() && id.starts_with(word),
+];
 
 /// The name that was probably meant: the nearest one, if few letters differ.
 pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {

@@ -100,7 +100,12 @@ pub enum Holder {
 /// What is known of the host's ports.
 pub trait Book {
     /// Who has a port; fails if `host` is no address of this host.
-    fn holder(&mut self, host: Option<IpAddr>, port: u16, protocol: Protocol) -> Result<Option<Holder>, Problem>;
+    fn holder(
+        &mut self,
+        host: Option<IpAddr>,
+        port: u16,
+        protocol: Protocol,
+    ) -> Result<Option<Holder>, Problem>;
     /// The ports to choose free ones from, the one after the last choice first.
     fn ephemeral(&mut self) -> Vec<u16>;
     /// Remembers a choice, so that the next one is another.
@@ -224,7 +229,11 @@ impl Protocol {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
+        if self.first == self.last {
+            write!(f, "{}", self.first)
+        } else {
+            write!(f, "{}-{}", self.first, self.last)
+        }
     }
 }
 
@@ -240,7 +249,8 @@ pub fn host_text(host: Option<IpAddr>) -> String {
 fn short_form(text: &str) -> Result<Spec, SpecError> {
     let (ports, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let protocol = Protocol::parse(protocol)?;
-    let (host, host_ports, container_ports) = parts(ports).ok_or_else(|| SpecError::Shape(text.to_owned()))?;
+    let (host, host_ports, container_ports) =
+        parts(ports).ok_or_else(|| SpecError::Shape(text.to_owned()))?;
     Ok(Spec {
         host: host.map(host_ip).transpose()?,
         host_ports: host_ports.map(host_span).transpose()?,
@@ -300,7 +310,12 @@ fn container_span(text: &str) -> Result<Span, SpecError> {
     Span::parse(text).ok_or_else(|| SpecError::ContainerPort(text.to_owned()))
 }
 
-fn choose(spec: &Spec, allowed: Option<Span>, chosen: &[Mapping], book: &mut dyn Book) -> Result<u16, Problem> {
+fn choose(
+    spec: &Spec,
+    allowed: Option<Span>,
+    chosen: &[Mapping],
+    book: &mut dyn Book,
+) -> Result<u16, Problem> {
     match allowed {
         Some(span) if span.len() == 1 => fixed(spec, span.first, chosen, book),
         Some(span) => {
@@ -316,9 +331,12 @@ fn fixed(spec: &Spec, port: u16, chosen: &[Mapping], book: &mut dyn Book) -> Res
         return Err(Problem::PortTwice { host: host_text(spec.host), port });
     }
     match book.holder(spec.host, port, spec.protocol)? {
-        Some(Holder::Process(holder)) => {
-            Err(Problem::PortInUse { host: host_text(spec.host), port, protocol: spec.protocol.as_str(), holder })
-        }
+        Some(Holder::Process(holder)) => Err(Problem::PortInUse {
+            host: host_text(spec.host),
+            port,
+            protocol: spec.protocol.as_str(),
+            holder,
+        }),
         Some(Holder::Container) | None => Ok(port),
     }
 }
@@ -329,7 +347,8 @@ fn ephemeral(spec: &Spec, chosen: &[Mapping], book: &mut dyn Book) -> Result<u16
         first: ports.iter().copied().min().unwrap_or(0),
         last: ports.iter().copied().max().unwrap_or(0),
     };
-    let port = first_free(spec, ports.into_iter(), TRIES, chosen, book)?.ok_or_else(|| exhausted(spec, whole))?;
+    let port =
+        first_free(spec, ports.into_iter(), TRIES, chosen, book)?.ok_or_else(|| exhausted(spec, whole))?;
     book.chose(port);
     Ok(port)
 }
@@ -377,7 +396,8 @@ mod tests {
 
     impl Book for Host {
         fn holder(&mut self, _: Option<IpAddr>, port: u16, _: Protocol) -> Result<Option<Holder>, Problem> {
-            let process = || self.processes.contains(&port).then(|| Holder::Process(Some("nginx (pid 812)".into())));
+            let process =
+                || self.processes.contains(&port).then(|| Holder::Process(Some("nginx (pid 812)".into())));
             Ok(self.containers.contains(&port).then_some(Holder::Container).or_else(process))
         }
 
@@ -447,9 +467,18 @@ mod tests {
             ("8080:80-81", "invalid ranges specified for container and host Ports: 80-81 and 8080"),
             ("10.0.0:8080:80", "invalid hostIP: 10.0.0"),
             (":8080:80", "invalid hostIP: "),
-            ("[::1:8080:80", "\"[::1:8080:80\" is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (an IPv6 address stands in brackets)"),
-            ("::1:8080:80", "\"::1:8080:80\" is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (an IPv6 address stands in brackets)"),
-            ("target=80,publshed=1", "invalid field key \"publshed\": target, published, protocol and host_ip are known"),
+            (
+                "[::1:8080:80",
+                "\"[::1:8080:80\" is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (an IPv6 address stands in brackets)",
+            ),
+            (
+                "::1:8080:80",
+                "\"::1:8080:80\" is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (an IPv6 address stands in brackets)",
+            ),
+            (
+                "target=80,publshed=1",
+                "invalid field key \"publshed\": target, published, protocol and host_ip are known",
+            ),
             ("published=80", "missing target in \"published=80\""),
         ];
         for (given, text) in cases {
@@ -462,7 +491,10 @@ mod tests {
         let mut host = Host { containers: vec![7000], processes: vec![7001], last: None };
         assert_eq!(resolved(&["7000-7002:80"], &mut host).unwrap(), ["0.0.0.0:7002->80/tcp"]);
         host.containers.push(7002);
-        assert_eq!(resolved(&["7000-7002:80"], &mut host).unwrap_err(), "no free host port among 7000-7002/tcp");
+        assert_eq!(
+            resolved(&["7000-7002:80"], &mut host).unwrap_err(),
+            "no free host port among 7000-7002/tcp"
+        );
     }
 
     #[test]

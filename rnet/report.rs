@@ -77,7 +77,9 @@ pub enum Problem {
         right: IpNetwork,
     },
     /// A subnet without room for a gateway and a container.
-    #[error("{subnet} is too small: a network needs a gateway and a container, so the smallest is a /{longest}")]
+    #[error(
+        "{subnet} is too small: a network needs a gateway and a container, so the smallest is a /{longest}"
+    )]
     TooSmall {
         /// What was given.
         subnet: IpNetwork,
@@ -296,6 +298,12 @@ pub enum Problem {
         /// True if there is no such program.
         missing: bool,
     },
+    /// The supervisor of an endpoint has died before it could say anything.
+    #[error("the process that watches over {name:?} has ended unexpectedly")]
+    SupervisorGone {
+        /// The endpoint.
+        name: String,
+    },
     /// An endpoint does not end.
     #[error("endpoint {name:?} (pid {pid}) is still there after {seconds} s")]
     DoesNotEnd {
@@ -366,6 +374,7 @@ impl Problem {
             InTheWay { .. } => ("exists", 4),
             CannotExecute { missing: true, .. } => ("not-found", 127),
             CannotExecute { .. } => ("cannot-execute", 126),
+            SupervisorGone { .. } => ("failed", 1),
             DoesNotEnd { .. } => ("busy", 1),
             File { errno, .. } => by_errno(*errno),
             AlreadyTold { exit, .. } => ("failed", *exit),
@@ -461,7 +470,8 @@ impl Told {
             let (code, exit) = problem.class();
             return Self { message, code, exit, hint: problem.hint() };
         }
-        let (code, exit) = error.downcast_ref::<cni::Error>().map(by_cni_code).unwrap_or_else(|| by_source(error));
+        let (code, exit) =
+            error.downcast_ref::<cni::Error>().map(by_cni_code).unwrap_or_else(|| by_source(error));
         Self { message, code, exit, hint: general_hint(error) }
     }
 
@@ -658,7 +668,10 @@ mod tests {
             name: "mynet".into(),
             users: users.iter().map(ToString::to_string).collect(),
         };
-        assert_eq!(problem(&["web (172.18.0.2)"]).to_string(), "network \"mynet\" has 1 endpoint: web (172.18.0.2)");
+        assert_eq!(
+            problem(&["web (172.18.0.2)"]).to_string(),
+            "network \"mynet\" has 1 endpoint: web (172.18.0.2)"
+        );
         assert_eq!(problem(&["a", "b"]).to_string(), "network \"mynet\" has 2 endpoints: a, b");
     }
 }

@@ -22,7 +22,11 @@ pub fn again() -> String {
 }
 
 fn missing(effective: CapabilitySet) -> Vec<&'static str> {
-    NEEDED.into_iter().filter(|(capability, _)| !effective.contains(*capability)).map(|(_, name)| name).collect()
+    NEEDED
+        .into_iter()
+        .filter(|(capability, _)| !effective.contains(*capability))
+        .map(|(_, name)| name)
+        .collect()
 }
 
 /// A word that a shell reads as itself; others in single quotes.

@@ -6,6 +6,8 @@ use cni::conflist::{self, Attachment, List};
 use cni::{CniResult, Config, Request, Verb, delegate};
 use serde_json::Value;
 
+use crate::definitions::Network;
+
 /// Where runtimes look for plugins.
 pub const PLUGIN_FOLDERS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
 
@@ -19,8 +21,17 @@ impl Runtime {
     /// CNI_PATH, or the folders of other runtimes.
     pub fn new() -> Self {
         let given = std::env::var_os("CNI_PATH").filter(|path| !path.is_empty());
-        let given = given.map(|path| std::env::split_paths(&path).filter(|p| !p.as_os_str().is_empty()).collect());
+        let given =
+            given.map(|path| std::env::split_paths(&path).filter(|p| !p.as_os_str().is_empty()).collect());
         Self { path: given.unwrap_or_else(|| PLUGIN_FOLDERS.map(PathBuf::from).to_vec()) }
+    }
+
+    /// Fails if a plugin of a list cannot be found, so that nothing is begun that could not be undone either.
+    pub fn require(&self, network: &Network) -> Result<(), cni::Error> {
+        for kind in network.executed_types() {
+            delegate::find(kind, &self.path)?;
+        }
+        Ok(())
     }
 
     /// Attaches; what failed is undone by DEL of the whole list.
@@ -29,8 +40,15 @@ impl Runtime {
     }
 
     /// Detaches; again is success.
-    pub fn del(&self, list: &List, attachment: &Attachment, prev: Option<&CniResult>) -> Result<(), cni::Error> {
-        conflist::del(list, attachment, prev, &mut |kind, verb, config| self.call(attachment, kind, verb, config))
+    pub fn del(
+        &self,
+        list: &List,
+        attachment: &Attachment,
+        prev: Option<&CniResult>,
+    ) -> Result<(), cni::Error> {
+        conflist::del(list, attachment, prev, &mut |kind, verb, config| {
+            self.call(attachment, kind, verb, config)
+        })
     }
 
     /// Removes what belongs to no attachment of the network any more: all of it if `everything`, else what is

@@ -235,8 +235,12 @@ mod tests {
 
     #[test]
     fn a_word_that_fits_nobody_or_several_is_an_error() {
-        let parties = parties(&[record("rnet", "abc1", Some("web")), record("rnet", "abc2", Some("db"))], &[]);
-        assert_eq!(find("abc", &parties).unwrap_err().to_string(), "\"abc\" is ambiguous: db (abc2), web (abc1)");
+        let parties =
+            parties(&[record("rnet", "abc1", Some("web")), record("rnet", "abc2", Some("db"))], &[]);
+        assert_eq!(
+            find("abc", &parties).unwrap_err().to_string(),
+            "\"abc\" is ambiguous: db (abc2), web (abc1)"
+        );
         let missing = find("wep", &parties).unwrap_err();
         assert!(matches!(missing, Problem::NoEndpoint { near: Some(near), .. } if near == "web"));
     }

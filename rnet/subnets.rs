@@ -74,7 +74,8 @@ impl fmt::Display for Owner {
 
 /// The lowest subnet of the pools that overlaps nothing in use; `prefix` is its size, each pool's own by default.
 pub fn lowest_free(taken: &[Taken], prefix: Option<u8>) -> Option<IpNetwork> {
-    let taken: Vec<(u32, u32)> = taken.iter().filter(|taken| taken.counts()).filter_map(|t| span(t.subnet)).collect();
+    let taken: Vec<(u32, u32)> =
+        taken.iter().filter(|taken| taken.counts()).filter_map(|t| span(t.subnet)).collect();
     POOLS.iter().find_map(|pool| pool.lowest_free(&taken, prefix.unwrap_or(pool.prefix)))
 }
 
@@ -114,7 +115,8 @@ impl Pool {
         let size = 1u64 << (32 - u32::from(prefix));
         let mut first = u64::from(u32::from(self.first)).next_multiple_of(size);
         while first + size - 1 <= u64::from(u32::from(self.last)) {
-            let hit = taken.iter().find(|(from, to)| u64::from(*from) < first + size && first <= u64::from(*to));
+            let hit =
+                taken.iter().find(|(from, to)| u64::from(*from) < first + size && first <= u64::from(*to));
             let Some((_, end)) = hit else { return subnet(first, prefix) };
             first = (u64::from(*end) + 1).next_multiple_of(size);
         }

@@ -26,7 +26,10 @@ mod tests {
 
     #[test]
     fn columns_are_parted_by_three_spaces_and_nothing_is_cut() {
-        let rows = [vec!["mynet".into(), "172.18.0.0/16".into(), "2".into()], vec!["n".into(), String::new(), "0".into()]];
+        let rows = [
+            vec!["mynet".into(), "172.18.0.0/16".into(), "2".into()],
+            vec!["n".into(), String::new(), "0".into()],
+        ];
         assert_eq!(
             render(&["NAME", "SUBNET", "ENDPOINTS"], &rows),
             "NAME    SUBNET          ENDPOINTS\nmynet   172.18.0.0/16   2\nn                       0\n"

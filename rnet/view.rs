@@ -53,7 +53,8 @@ impl View {
     /// Opens the host; `what` is told to others who wait for us.
     pub fn open(what: &str) -> anyhow::Result<Self> {
         let host = Host::open(what.to_owned())?;
-        let (definitions, endpoints) = (Definitions::of(host.store.paths()), Endpoints::of(host.store.paths()));
+        let (definitions, endpoints) =
+            (Definitions::of(host.store.paths()), Endpoints::of(host.store.paths()));
         Ok(Self { host, definitions, endpoints })
     }
 
@@ -72,7 +73,11 @@ impl View {
 
     /// The built-in network: on the subnet that it has, else on the lowest free one.
     pub fn default_network(&mut self) -> anyhow::Result<Network> {
-        let made = self.host.store.network(names::DEFAULT, OWN)?.and_then(|network| network.subnets.first().copied());
+        let made = self
+            .host
+            .store
+            .network(names::DEFAULT, OWN)?
+            .and_then(|network| network.subnets.first().copied());
         let subnet = match made {
             Some(subnet) => subnet,
             None => subnets::lowest_free(&self.taken()?, None).ok_or(Problem::SubnetsExhausted)?,
@@ -103,11 +108,18 @@ impl View {
     pub fn taken(&mut self) -> anyhow::Result<Vec<Taken>> {
         let networks = self.definitions.list()?.networks;
         let defined = networks.iter().flat_map(|network| {
-            network.subnets.iter().map(|subnet| Taken { subnet: subnet.subnet, owner: Owner::Network(network.name.clone()) })
+            network
+                .subnets
+                .iter()
+                .map(|subnet| Taken { subnet: subnet.subnet, owner: Owner::Network(network.name.clone()) })
         });
         let mut taken: Vec<Taken> = defined.collect();
         for made in self.host.store.networks()?.into_iter().filter(|made| made.bridge == DEFAULT_DEVICE) {
-            taken.extend(made.subnets.iter().map(|subnet| Taken { subnet: *subnet, owner: Owner::Network(made.name.clone()) }));
+            taken.extend(
+                made.subnets
+                    .iter()
+                    .map(|subnet| Taken { subnet: *subnet, owner: Owner::Network(made.name.clone()) }),
+            );
         }
         taken.extend(podman(&self.host.store.paths().rooted(Path::new("/etc/containers/networks"))));
         taken.extend(self.routes()?);
@@ -168,7 +180,8 @@ impl Kernel {
             return Some(format!("{} is down", bridge.name));
         }
         let found = self.addresses.get(&bridge.index).map(Vec::as_slice).unwrap_or_default();
-        let missing = network.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| !found.contains(gateway));
+        let missing =
+            network.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| !found.contains(gateway));
         // A bridge-typed network need not be a gateway.
         let missing = missing.filter(|_| network.kind() == OWN);
         missing.map(|gateway| format!("{gateway} is missing on {}", bridge.name))
@@ -176,10 +189,12 @@ impl Kernel {
 
     fn wrong_ports(&self, network: &Network, users: &[&Party]) -> Option<String> {
         let seats = users.iter().flat_map(|user| user.seats.iter().map(move |seat| (user, seat)));
-        let lost = seats.filter(|(_, seat)| seat.network == network.name).find(|(_, seat)| {
-            seat.link.as_ref().is_some_and(|link| !self.links.contains_key(link))
-        });
-        lost.map(|(user, seat)| format!("{:?} has lost its {}", user.name, seat.link.as_deref().unwrap_or("link")))
+        let lost = seats
+            .filter(|(_, seat)| seat.network == network.name)
+            .find(|(_, seat)| seat.link.as_ref().is_some_and(|link| !self.links.contains_key(link)));
+        lost.map(|(user, seat)| {
+            format!("{:?} has lost its {}", user.name, seat.link.as_deref().unwrap_or("link"))
+        })
     }
 }
 
@@ -283,7 +298,10 @@ mod tests {
         assert_eq!(state(kernel(vec![], &[])), "absent");
         assert_eq!(state(kernel(vec![bridge(true), veth.clone()], &gateway)), "ok");
         assert_eq!(state(kernel(vec![bridge(false), veth.clone()], &gateway)), "degraded (rnet0 is down)");
-        assert_eq!(state(kernel(vec![bridge(true), veth.clone()], &[])), "degraded (172.18.0.1 is missing on rnet0)");
+        assert_eq!(
+            state(kernel(vec![bridge(true), veth.clone()], &[])),
+            "degraded (172.18.0.1 is missing on rnet0)"
+        );
         assert_eq!(state(kernel(vec![bridge(true)], &gateway)), "degraded (\"web\" has lost its veth1)");
         let flushed = Kernel { ruleset_intact: false, ..kernel(vec![bridge(true), veth], &gateway) };
         assert_eq!(state(flushed), "degraded (its ruleset was changed or flushed)");
@@ -295,7 +313,10 @@ mod tests {
     fn podmans_networks_are_read_from_its_files() {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-        write("web.json", r#"{"name":"web","subnets":[{"subnet":"172.18.0.0/24","gateway":"172.18.0.1"}],"internal":false}"#);
+        write(
+            "web.json",
+            r#"{"name":"web","subnets":[{"subnet":"172.18.0.0/24","gateway":"172.18.0.1"}],"internal":false}"#,
+        );
         write("broken.json", "{");
         write("notes.txt", r#"{"name":"x","subnets":[{"subnet":"10.0.0.0/8"}]}"#);
         let expected = Taken { subnet: "172.18.0.0/24".parse().unwrap(), owner: Owner::Podman("web".into()) };
@@ -308,7 +329,13 @@ mod tests {
         let route = |to: &str, table| Route { table: Some(table), ..Route::new(to.parse().unwrap(), 2) };
         assert!(is_subnet(&route("10.0.0.0/8", 254)));
         assert!(is_subnet(&route("172.18.7.0/24", 100)));
-        for (to, table) in [("10.0.0.1/32", 255), ("0.0.0.0/0", 254), ("fe80::/64", 254), ("ff00::/8", 254), ("127.0.0.0/8", 254)] {
+        for (to, table) in [
+            ("10.0.0.1/32", 255),
+            ("0.0.0.0/0", 254),
+            ("fe80::/64", 254),
+            ("ff00::/8", 254),
+            ("127.0.0.0/8", 254),
+        ] {
             assert!(!is_subnet(&route(to, table)), "{to}");
         }
     }

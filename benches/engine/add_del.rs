@@ -36,7 +36,9 @@ fn at_level(bench: &mut Bench, sites: &mut [Site; 2], level: u16, times: &Times)
     }
     let rounds = bench.pick(if level > 100 { 15 } else { 25 }, 5);
     let (us, peer) = (sites[0].kind.name(), sites[1].kind.name());
-    bench.report.case(format!("{us} against {peer}, one published port, {level} containers present, {rounds} pairs"))?;
+    bench.report.case(format!(
+        "{us} against {peer}, one published port, {level} containers present, {rounds} pairs"
+    ))?;
     let cycles = in_turn(sites, Ports::one(MEASURED_PORT), rounds)?;
     print(bench, [us, peer], [&cycles[0], &cycles[1]], times)
 }

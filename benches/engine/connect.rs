@@ -18,8 +18,8 @@ use crate::site::Site;
 
 /// The first published port.
 const FIRST: u16 = 30_000;
-/// No container publishes more than this.
-const PER_CONTAINER: u16 = 1000;
+/// The containers that share the ports, on every host: only the number of ports differs.
+const CONTAINERS: u16 = 10;
 /// Connections to one host before it is the next one's turn.
 const BATCH: u32 = 100;
 
@@ -58,7 +58,9 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 /// The median on each host, in ms.
 fn contender(bench: &mut Bench, kind: Kind, sizes: &[u16]) -> Result<Vec<f64>> {
     let rounds = bench.pick(50, 5);
-    bench.report.case(format!("{}, new TCP connections from outside, {rounds} batches of {BATCH}", kind.name()))?;
+    bench
+        .report
+        .case(format!("{}, new TCP connections from outside, {rounds} batches of {BATCH}", kind.name()))?;
     let mut towns =
         sizes.iter().map(|ports| Town::new(kind, &bench.programs, *ports)).collect::<Result<Vec<_>>>()?;
     for round in 0..=rounds {
@@ -80,12 +82,10 @@ impl Town {
         let mut site = Site::new(kind, programs)?;
         let outside = site.host.outside(&["192.168.77.0/24".parse()?])?;
         let mut servers = Vec::new();
-        let mut published = 0;
-        while published < ports {
-            let count = PER_CONTAINER.min(ports - published);
-            let resident = site.settle_in(Ports::row(FIRST + published, count, Written::ToOne))?;
+        let share = ports / CONTAINERS;
+        for nth in 0..CONTAINERS {
+            let resident = site.settle_in(Ports::row(FIRST + nth * share, share, Written::ToOne))?;
             servers.push(Server::start(&resident.container)?);
-            published += count;
         }
         Ok(Self { ports, outside, times: Vec::new(), _servers: servers, _site: site })
     }

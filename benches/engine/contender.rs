@@ -129,12 +129,13 @@ impl Ports {
         }
     }
 
-    /// `runtimeConfig.portMappings` (CNI conventions), where a row of ports is a mapping for each, as podman writes it.
+    /// `runtimeConfig.portMappings` (CNI conventions): a mapping for each port, for CNI has no ranges.
     pub fn port_mappings(&self) -> Value {
         let singly = if self.written == Written::AsRange { Written::Singly } else { self.written };
-        let mapping = |(host, container, _): (u16, u16, u16)| {
-            json!({"hostPort": host, "containerPort": container, "protocol": "tcp"})
-        };
-        Self { written: singly, ..*self }.mappings().into_iter().map(mapping).collect()
+        Self { written: singly, ..*self }.mappings().into_iter().map(port_mapping).collect()
     }
+}
+
+fn port_mapping((host, container, _): (u16, u16, u16)) -> Value {
+    json!({"hostPort": host, "containerPort": container, "protocol": "tcp"})
 }

@@ -30,12 +30,14 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let host = Host::new()?;
     let container = host.container("c1")?;
     let sizes: &[u32] = bench.pick(&[100, 1_000, 10_000, 60_000], &[100, 10_000]);
-    let (ours, reference) = (bench.programs.ours.join("host-local"), bench.programs.reference.join("host-local"));
+    let (ours, reference) =
+        (bench.programs.ours.join("host-local"), bench.programs.reference.join("host-local"));
     let mut pools = filled(&host, "ours", &ours, sizes)?;
     bench.report.case("rnet's host-local, in a folder that another program filled")?;
     for pool in &pools {
         let first = host.run(|| pool.cycle(&container, 0))??.0;
-        let text = format!("{} leases: the first ADD, which builds the index, {:.1?}", pool.leases, first.wall);
+        let text =
+            format!("{} leases: the first ADD, which builds the index, {:.1?}", pool.leases, first.wall);
         bench.report.note(&text)?;
     }
     alternate(&host, &container, &mut pools, bench.pick(50, 10))?;
@@ -59,11 +61,16 @@ fn flat(bench: &mut Bench, pools: &[Pool]) -> Result<()> {
 
 fn print(bench: &mut Bench, who: &str, pools: &[Pool]) -> Result<()> {
     bench.report.cycles_head()?;
-    pools.iter().try_for_each(|pool| bench.report.cycles(&format!("{who}, {} leases", pool.leases), &pool.cycles))
+    pools
+        .iter()
+        .try_for_each(|pool| bench.report.cycles(&format!("{who}, {} leases", pool.leases), &pool.cycles))
 }
 
 fn filled(host: &Host, who: &str, plugin: &Path, sizes: &[u32]) -> Result<Vec<Pool>> {
-    sizes.iter().map(|&leases| Pool::new(host.root().join(format!("{who}-{leases}")), plugin, leases)).collect()
+    sizes
+        .iter()
+        .map(|&leases| Pool::new(host.root().join(format!("{who}-{leases}")), plugin, leases))
+        .collect()
 }
 
 /// A round over all pools after the other, and one that does not count before.
@@ -86,9 +93,11 @@ impl Pool {
         let dir = root.join("networks/bench");
         fs::create_dir_all(&dir).context("make the folder of leases")?;
         for nth in 0..leases {
-            fs::write(dir.join(address(nth).to_string()), format!("resident{nth}\r\neth0")).context("write a lease")?;
+            fs::write(dir.join(address(nth).to_string()), format!("resident{nth}\r\neth0"))
+                .context("write a lease")?;
         }
-        fs::write(dir.join("last_reserved_ip.0"), address(leases - 1).to_string()).context("write the last address")?;
+        fs::write(dir.join("last_reserved_ip.0"), address(leases - 1).to_string())
+            .context("write the last address")?;
         Ok(Self { plugin: plugin.into(), root, leases, cycles: Cycles::default() })
     }
 

@@ -1,7 +1,8 @@
-//! Benchmarks: what `rnet` takes for the work of a container runtime, and what the plugins take that hosts have today.
+//! Benchmarks: what `rnet` takes to attach and detach containers, and what the plugins take that hosts have today.
 //!
-//! It plays the runtime: it makes the containers, starts every plugin as a process of its own, hands it environment and stdin as libcni
-//! does, and measures the whole operation. README.md in this folder says how to run it and how to read what it prints.
+//! It plays the runtime: it makes the containers, starts every plugin as a process of its own, hands it environment
+//! and stdin as libcni does, and measures the whole operation. README.md in the folder above says how to run it and
+//! how to read what it prints.
 
 mod arguments;
 mod chain;
@@ -64,7 +65,11 @@ fn main() -> Result<()> {
         return report::names(BENCHMARKS.iter().map(|(name, _)| *name));
     }
     let chosen: Vec<_> = BENCHMARKS.iter().filter(|(name, _)| arguments.chooses(name)).collect();
-    ensure!(!chosen.is_empty(), "no benchmark's name contains any of {:?}; --list shows them", arguments.filters);
+    ensure!(
+        !chosen.is_empty(),
+        "no benchmark's name contains any of {:?}; --list shows them",
+        arguments.filters
+    );
     require_sandbox()?;
     measure::adopt_orphans()?;
     let mut bench = Bench {
@@ -84,7 +89,7 @@ fn main() -> Result<()> {
 fn require_sandbox() -> Result<()> {
     ensure!(
         std::env::var_os("RNET_SANDBOX").is_some(),
-        "start it by `cargo bench --bench engine` or benches/run: it needs namespaces of its own (netns-fixtures/sandbox.sh)"
+        "start it by `cargo bench --bench engine` or benches/run: it needs namespaces of its own"
     );
     Ok(())
 }

@@ -8,7 +8,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
 
-/// How long a process that an operation left running may take to end; then it counts as a server and is left alone.
+/// How long a process that an operation left running may take to end; a longer one is a server and left alone.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// One operation, measured.
@@ -37,7 +37,8 @@ pub struct Spread {
 #[derive(Default)]
 pub struct Series(Vec<Sample>);
 
-/// Makes this process the parent of whatever its children leave running (PR_SET_CHILD_SUBREAPER, prctl(2)), so that nobody's CPU is lost.
+/// Makes this process the parent of whatever its children leave running (PR_SET_CHILD_SUBREAPER, prctl(2)), so that
+/// nobody's CPU is lost.
 pub fn adopt_orphans() -> Result<()> {
     set_child_subreaper(Some(getpid())).context("become the reaper of the plugins' children")
 }
@@ -74,7 +75,8 @@ pub fn reap_orphans() -> bool {
     any
 }
 
-/// Lets the kernel finish with namespaces and links that are gone: it does so in threads of its own, on processors that we measure on.
+/// Lets the kernel finish with namespaces and links that are gone: its threads do so on the processors that we
+/// measure on, and it tells nobody when it is done.
 pub fn quiet(seconds: u64) {
     thread::sleep(Duration::from_secs(seconds));
 }

@@ -32,12 +32,19 @@ fn mixed(bench: &mut Bench, kind: Kind, callers: u16, each: u16) -> Result<()> {
     one_by_one(&site, &mut old)?;
     let (adds, dels) = at_once(&site, &mut new, &mut old, each.into())?;
     reap_orphans();
-    bench.report.case(format!("{}, {callers} adding and {callers} deleting at once, {each} each", kind.name()))?;
+    bench
+        .report
+        .case(format!("{}, {callers} adding and {callers} deleting at once, {each} each", kind.name()))?;
     let (lone, mixed) = (Spread::of(lone_adds), Spread::of(adds));
     bench.report.spread("alone", "ADD", lone)?;
     bench.report.spread("in the mix", "ADD", mixed)?;
     bench.report.spread("in the mix", "DEL", Spread::of(dels))?;
-    bench.report.verdict("median ADD in the mix, times the lone one", mixed.median / lone.median, "", Target::None)?;
+    bench.report.verdict(
+        "median ADD in the mix, times the lone one",
+        mixed.median / lone.median,
+        "",
+        Target::None,
+    )?;
     drop((site, new, old));
     quiet(1);
     Ok(())
@@ -50,7 +57,12 @@ fn one_by_one(site: &Site, attachments: &mut [Attachment]) -> Result<Vec<Duratio
 
 type Times = Vec<Duration>;
 
-fn at_once(site: &Site, new: &mut [Attachment], old: &mut [Attachment], each: usize) -> Result<(Times, Times)> {
+fn at_once(
+    site: &Site,
+    new: &mut [Attachment],
+    old: &mut [Attachment],
+    each: usize,
+) -> Result<(Times, Times)> {
     site.run(|contender| {
         thread::scope(|scope| {
             let adding: Vec<_> = new

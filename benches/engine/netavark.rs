@@ -65,10 +65,17 @@ fn options(attachment: &Attachment) -> Value {
 }
 
 fn mappings(attachment: &Attachment) -> Vec<Value> {
-    let mapping = |(host, container, range): (u16, u16, u16)| {
-        json!({"host_ip": "", "host_port": host, "container_port": container, "protocol": "tcp", "range": range})
-    };
     attachment.ports.mappings().into_iter().map(mapping).collect()
+}
+
+fn mapping((host, container, range): (u16, u16, u16)) -> Value {
+    json!({
+        "host_ip": "",
+        "host_port": host,
+        "container_port": container,
+        "protocol": "tcp",
+        "range": range,
+    })
 }
 
 /// The number-th address after the gateway's, the last octet never 0 or 255.

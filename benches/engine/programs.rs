@@ -28,7 +28,8 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// Our binary is `RNET_BIN`, which benches/run sets to the plain release build, else the one Cargo built beside this benchmark.
+    /// Our binary is `RNET_BIN`, which benches/run sets to the plain release build, else the one that Cargo built
+    /// beside this benchmark.
     ///
     /// Fails if a peer is missing: a comparison with nobody is none.
     pub fn find() -> Result<Self> {
@@ -53,10 +54,12 @@ impl Programs {
 
     /// What the peers say of themselves, for the head of the report.
     pub fn peers(&self) -> String {
-        let version = first_line(Command::new(&self.netavark).arg("--version"));
-        let plugins = first_line(Command::new(self.reference.join("bridge")).env_remove("CNI_COMMAND"));
+        // Debian's plugins were built without their version.
+        let mut package = Command::new("dpkg-query");
+        package.args(["--show", "--showformat", "${Package} ${Version}", "containernetworking-plugins"]);
+        let netavark = first_line(Command::new(&self.netavark).arg("--version"));
         let iptables = first_line(Command::new("iptables").arg("--version"));
-        format!("reference: {plugins}; {version}; {iptables}")
+        format!("peers: {}; {netavark}; {iptables}", first_line(&mut package))
     }
 }
 

@@ -65,10 +65,16 @@ impl Report {
         let kernel = system.release().to_string_lossy().into_owned();
         say(&format!("Linux {kernel}, {cores} processors; rnet: {}", programs.binary.display()))?;
         say(&programs.peers())?;
-        say("Times in ms: median (smallest–largest). CPU is user and system time of all processes of an operation, of what they leave")?;
-        say("running too. Each contender has a host of its own, with a resident container that keeps the bridge there.")?;
+        say(
+            "Times in ms: median (smallest–largest). CPU is user and system time of all processes of a call",
+        )?;
+        say(
+            "and of what they leave running. Each contender has a host of its own, with one container on the bridge.",
+        )?;
         if !programs.plain() {
-            say("! RNET_BIN is not set: this is Cargo's build with failpoints. benches/run measures the plain one.")?;
+            say(
+                "! RNET_BIN is not set: this is Cargo's build with failpoints. benches/run measures the plain one.",
+            )?;
         }
         if quick {
             say("! --quick: figures for development only.")?;
@@ -100,7 +106,9 @@ impl Report {
         self.series(who, "DEL", del)?;
         let late = del.settled().median;
         match late > del.wall().median + 1.0 {
-            true => self.note(&format!("{who}: what DEL leaves to a child ends {late:.1} ms after its start")),
+            true => {
+                self.note(&format!("{who}: what DEL leaves to a child ends {late:.1} ms after its start"))
+            }
             false => Ok(()),
         }
     }
@@ -118,7 +126,11 @@ impl Report {
             let what = format!("{what}, times faster than {peer}");
             cells.push(self.judged(&what, theirs.median / ours.median, "", target)?);
         }
-        say(&format!("{:<24}{}", "times faster", cells.iter().map(|cell| format!(" {cell:<23}")).collect::<String>()))
+        say(&format!(
+            "{:<24}{}",
+            "times faster",
+            cells.iter().map(|cell| format!(" {cell:<23}")).collect::<String>()
+        ))
     }
 
     /// A figure beside its target.
@@ -147,7 +159,14 @@ impl Report {
     fn series(&mut self, who: &str, what: &str, series: &Series) -> Result<()> {
         let (wall, settled, cpu) = (value(series.wall()), value(series.settled()), value(series.cpu()));
         let samples = series.len();
-        self.record(json!({"who": who, "what": what, "samples": samples, "ms": wall, "settled_ms": settled, "cpu_ms": cpu}))
+        self.record(json!({
+            "who": who,
+            "what": what,
+            "samples": samples,
+            "ms": wall,
+            "settled_ms": settled,
+            "cpu_ms": cpu,
+        }))
     }
 
     fn judged(&mut self, what: &str, value: f64, unit: &str, target: Target) -> Result<String> {

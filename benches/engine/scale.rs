@@ -1,4 +1,4 @@
-//! Does an attachment cost more on a full host? rnet's ADD and DEL with 10, 100, 500 and 900 containers present, in turn.
+//! Does an attachment cost more on a full host? rnet's ADD and DEL with 10 to 900 containers present, in turn.
 
 use anyhow::Result;
 

@@ -14,8 +14,8 @@ pub const MEASURED_PORT: u16 = 8080;
 
 /// A host of its own for one contender: no rule, link or file of another is on it.
 ///
-/// One resident is there from the start and keeps the bridge and the base rules, so that every ADD and DEL measured is one on a network in
-/// use.
+/// One resident is there from the start and keeps the bridge and the base rules: every ADD and DEL measured is one on
+/// a network in use.
 pub struct Site {
     /// Its network namespace and files.
     pub host: Host,
@@ -91,7 +91,7 @@ impl Site {
     }
 }
 
-/// ADDs and DELs on each site in turn (ADD, ADD, …, DEL, DEL, …), `rounds` times after a warm-up that does not count.
+/// ADDs and DELs on each site in turn (ADD, ADD, …, DEL, DEL, …), `rounds` times after a round that does not count.
 ///
 /// Each round has new containers, made before it starts.
 pub fn in_turn(sites: &mut [Site], ports: Ports, rounds: usize) -> Result<Vec<Cycles>> {

@@ -177,8 +177,11 @@ impl Directory {
 
     /// The address given last out of range set `set`, if the file says so.
     pub fn last_reserved(&self, set: usize) -> Option<IpAddr> {
-        let content = store::read_whole(self.fd.as_fd(), &last_reserved(set)).ok()??;
-        std::str::from_utf8(&content).ok()?.trim().parse().ok()
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(&self.fd, last_reserved(set), flags, Mode::empty()).ok()?;
+        let mut text = [0; 64];
+        let length = rustix::io::read(&file, &mut text[..]).ok()?;
+        std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
     }
 
     /// Notes the address given last out of range set `set`. It is a hint: a full disk is no reason to fail.
@@ -205,7 +208,7 @@ impl Directory {
         if !is_plain(&stat) {
             return Ok(Entry::Occupied);
         }
-        let content = read_up_to(&file, LONGEST)?;
+        let content = read(&file, LONGEST.min(stat.st_size as usize))?;
         Ok(entry(&content, mark(&stat)))
     }
 
@@ -266,11 +269,9 @@ fn entry(content: &[u8], mark: Mark) -> Entry {
     }
 }
 
-fn read_up_to(file: &OwnedFd, limit: usize) -> Result<Vec<u8>, Errno> {
-    let mut bytes = Vec::with_capacity(256);
-    while rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes))? > 0 && bytes.len() < limit {
-        bytes.reserve(256);
-    }
+fn read(file: &OwnedFd, size: usize) -> Result<Vec<u8>, Errno> {
+    let mut bytes = Vec::with_capacity(size);
+    while bytes.len() < size && rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {}
     Ok(bytes)
 }
 

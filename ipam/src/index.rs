@@ -86,11 +86,13 @@ pub(crate) struct Index {
     broken: Option<Errno>,
 }
 
-/// The key of an owner.
+/// The key of an owner. All interfaces of a container share its first half and so their page.
 pub(crate) fn owner_key(owner: &Owner<'_>) -> OwnerKey {
-    let hash = Sha256::new().chain_update(owner.id).chain_update([0]).chain_update(owner.ifname).finalize();
+    let id = Sha256::new().chain_update(owner.id);
+    let both = id.clone().chain_update([0]).chain_update(owner.ifname);
     let mut key = [0; 16];
-    key.copy_from_slice(&hash[..16]);
+    key[..8].copy_from_slice(&id.finalize()[..8]);
+    key[8..].copy_from_slice(&both.finalize()[..8]);
     key
 }
 
@@ -110,15 +112,15 @@ impl Written {
 impl Index {
     /// The index in `file`, if it is one.
     pub fn load(file: OwnedFd) -> Option<Self> {
-        let size = rustix::fs::fstat(&file).ok()?.st_size;
-        let storage = Storage::File(file);
-        let header = Header::read(&storage)?;
-        (header.size() == size as u64).then_some(Self { storage, header, broken: None })
+        Self::at(Storage::file(file))
     }
 
     /// An index that lies in memory.
     pub fn in_memory(image: Vec<u8>) -> Option<Self> {
-        let storage = Storage::Memory(image);
+        Self::at(Storage::Memory(image))
+    }
+
+    fn at(storage: Storage) -> Option<Self> {
         let header = Header::read(&storage)?;
         Some(Self { storage, header, broken: None })
     }
@@ -240,7 +242,7 @@ impl Index {
     /// Declares the index valid for this state of the directory.
     pub fn seal(&mut self, stamp: Stamp) {
         self.header.stamp = stamp;
-        let done = self.storage.write(0, &self.header.encode());
+        let done = self.storage.write_head(&self.header.encode());
         self.note(done);
     }
 
@@ -345,13 +347,9 @@ impl Header {
         (leases, Table { first: 1 + self.lease_pages, pages: self.bitmap_pages, record: BITMAP })
     }
 
-    fn size(&self) -> u64 {
-        (1 + self.lease_pages + self.bitmap_pages) * PAGE as u64
-    }
-
     fn read(storage: &Storage) -> Option<Self> {
         let mut bytes = [0; HEADER_WORDS * 8];
-        storage.read(0, &mut bytes).ok()?;
+        storage.read_head(&mut bytes).ok()?;
         let mut words = [0; HEADER_WORDS];
         for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(8)) {
             *word = u64::from_le_bytes(bytes.try_into().ok()?);
@@ -655,6 +653,27 @@ mod tests {
 
         assert_eq!(index.broken(), None);
         assert_eq!(index.owned(&record("many", "10.9.0.1").owner).unwrap().len(), 90);
+    }
+
+    #[test]
+    fn with_sixty_thousand_leases_a_lease_still_touches_a_handful_of_pages() {
+        let first = number(ip("172.18.0.2"));
+        let leases: Vec<Record> = (0..60_000)
+            .map(|n| record(&format!("c{n}"), &address(ip("0.0.0.0"), first + n).to_string()))
+            .collect();
+        let image = Index::image(STAMP, 7, 60_000, &leases, leases.iter().map(|lease| lease.address));
+        let file = tempfile::tempfile().unwrap();
+        rustix::io::pwrite(&file, &image, 0).unwrap();
+        let mut index = Index::load(file.into()).unwrap();
+
+        let free = index.first_free(span("172.18.0.2", "172.18.255.254")).unwrap().unwrap();
+        let new = Record { address: free, ..record("new", "172.18.0.2") };
+        assert_eq!(index.owned(&new.owner).unwrap(), []);
+        index.put(new);
+        index.set_taken(free, true);
+
+        assert_eq!(free, address(free, first + 60_000));
+        assert!(index.storage.pages_seen() <= 8, "{} pages", index.storage.pages_seen());
     }
 
     #[test]

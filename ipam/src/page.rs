@@ -3,6 +3,8 @@
 //! A page that is torn, zeroed or garbled is noticed when it is read: then the whole table is built anew from
 //! what it was made of. A record lies in the page that its hash names, or, if that is full, in one of the next.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 
 use rustix::io::Errno;
@@ -19,40 +21,93 @@ pub(crate) struct Unreadable;
 /// Where pages lie.
 #[derive(Debug)]
 pub(crate) enum Storage {
-    File(OwnedFd),
+    /// A file, each of whose pages is read once: it is locked as long as this lives.
+    File { file: OwnedFd, read: RefCell<HashMap<u64, Box<[u8; PAGE]>>> },
     /// When the disk is full or read-only, for the rest of one operation.
     Memory(Vec<u8>),
 }
 
 impl Storage {
-    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Unreadable> {
+    pub fn file(file: OwnedFd) -> Self {
+        Storage::File { file, read: RefCell::default() }
+    }
+
+    /// How many pages of the file were read or written so far.
+    #[cfg(test)]
+    pub fn pages_seen(&self) -> usize {
         match self {
-            Storage::File(file) => match rustix::io::pread(file, &mut *buffer, offset) {
-                Ok(read) if read == buffer.len() => Ok(()),
-                _ => Err(Unreadable),
-            },
+            Storage::File { read, .. } => read.borrow().len(),
+            Storage::Memory(_) => 0,
+        }
+    }
+
+    /// Reads a piece of the first page, past all checks.
+    pub fn read_head(&self, buffer: &mut [u8]) -> Result<(), Unreadable> {
+        match self {
+            Storage::File { file, .. } => read_at(file, buffer, 0),
             Storage::Memory(bytes) => {
-                let from = offset as usize;
-                let page = bytes.get(from..from + buffer.len()).ok_or(Unreadable)?;
-                buffer.copy_from_slice(page);
+                buffer.copy_from_slice(bytes.get(..buffer.len()).ok_or(Unreadable)?);
                 Ok(())
             }
         }
     }
 
-    pub fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+    /// Writes a piece of the first page.
+    pub fn write_head(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         match self {
-            Storage::File(file) => match rustix::io::pwrite(file, bytes, offset) {
-                Ok(written) if written == bytes.len() => Ok(()),
-                Ok(_) => Err(Errno::NOSPC),
-                Err(errno) => Err(errno),
-            },
+            Storage::File { file, .. } => write_at(file, bytes, 0),
             Storage::Memory(memory) => {
-                let from = offset as usize;
-                memory[from..from + bytes.len()].copy_from_slice(bytes);
+                memory[..bytes.len()].copy_from_slice(bytes);
                 Ok(())
             }
         }
+    }
+
+    fn read_page(&self, number: u64) -> Result<Box<[u8; PAGE]>, Unreadable> {
+        let mut page = Box::new([0; PAGE]);
+        match self {
+            Storage::File { file, read } => {
+                if let Some(known) = read.borrow().get(&number) {
+                    return Ok(known.clone());
+                }
+                read_at(file, &mut page[..], number * PAGE as u64)?;
+                read.borrow_mut().insert(number, page.clone());
+            }
+            Storage::Memory(bytes) => {
+                let from = number as usize * PAGE;
+                page.copy_from_slice(bytes.get(from..from + PAGE).ok_or(Unreadable)?);
+            }
+        }
+        Ok(page)
+    }
+
+    fn write_page(&mut self, number: u64, page: &[u8; PAGE]) -> Result<(), Errno> {
+        match self {
+            Storage::File { file, read } => {
+                read.get_mut().insert(number, Box::new(*page));
+                write_at(file, page, number * PAGE as u64)
+            }
+            Storage::Memory(memory) => {
+                let from = number as usize * PAGE;
+                memory[from..from + PAGE].copy_from_slice(page);
+                Ok(())
+            }
+        }
+    }
+}
+
+fn read_at(file: &OwnedFd, buffer: &mut [u8], offset: u64) -> Result<(), Unreadable> {
+    let wanted = buffer.len();
+    match rustix::io::pread(file, buffer, offset) {
+        Ok(read) if read == wanted => Ok(()),
+        _ => Err(Unreadable),
+    }
+}
+
+fn write_at(file: &OwnedFd, bytes: &[u8], offset: u64) -> Result<(), Errno> {
+    match rustix::io::pwrite(file, bytes, offset)? {
+        written if written == bytes.len() => Ok(()),
+        _ => Err(Errno::NOSPC),
     }
 }
 
@@ -95,8 +150,8 @@ impl Table {
 
     /// Page `place` of this table.
     pub fn page(&self, storage: &Storage, place: u64) -> Result<Page, Unreadable> {
-        let mut page = Page::empty(self.first + place, self.record);
-        storage.read(page.number * PAGE as u64, &mut page.bytes[..])?;
+        let number = self.first + place;
+        let page = Page { number, record: self.record, bytes: storage.read_page(number)? };
         if page.is_sound() { Ok(page) } else { Err(Unreadable) }
     }
 
@@ -148,7 +203,8 @@ impl Page {
 
     /// Writes the page with its checksum.
     pub fn write(&mut self, storage: &mut Storage) -> Result<(), Errno> {
-        storage.write(self.number * PAGE as u64, self.sealed())
+        let number = self.number;
+        storage.write_page(number, self.sealed())
     }
 
     /// The page's bytes with its checksum.
@@ -252,7 +308,8 @@ mod tests {
         for (at, with) in [(0, 1), (8, 200), (9, 255), (10, 1), (HEAD, 9), (HEAD + RECORD - 1, 9)] {
             let (table, mut storage) = table(2);
             assert!(add(&table, &mut storage, 0, 7));
-            storage.write(at as u64, &[with]).unwrap();
+            let Storage::Memory(bytes) = &mut storage else { panic!() };
+            bytes[at] = with;
             assert_eq!(table.page(&storage, 0).err(), Some(Unreadable), "byte {at}");
         }
         assert!(table_of_zeroes().page(&Storage::Memory(vec![0; PAGE]), 0).is_err());

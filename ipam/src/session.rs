@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use ipnetwork::IpNetwork;
@@ -44,44 +44,48 @@ impl From<Error> for Stop {
 /// Where a directory's index is kept.
 #[derive(Debug)]
 pub(crate) struct Shelf {
-    folder: Result<OwnedFd, Errno>,
-    path: PathBuf,
+    folder: PathBuf,
     name: String,
 }
+
+/// An index, and why it can't be written if it can't.
+type Open = (Index, Option<Errno>);
 
 impl Shelf {
     /// The place in `folder` for the index of the lease directory that lies at `directory`.
     pub fn new(folder: &Path, directory: &Path) -> Self {
         let digest = Sha256::digest(directory.as_os_str().as_encoded_bytes());
-        let name: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        let path = folder.join(&name);
-        let folder = store::open_dir(folder, 0o700).map_err(|error| match error {
-            store::Error::File { errno, .. } => errno,
-            _ => Errno::IO,
-        });
-        Self { folder, path, name }
+        let name = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { folder: folder.to_owned(), name }
     }
 
-    fn load(&self) -> Option<Index> {
-        Index::load(self.open()?)
+    fn path(&self) -> PathBuf {
+        self.folder.join(&self.name)
     }
 
-    /// Puts a new index in place of the old one. If that fails it is good for this operation only.
-    fn save(&self, image: Vec<u8>) -> Option<(Index, Option<Errno>)> {
-        match self.replace(&image) {
-            Ok(()) => self.load().map(|index| (index, None)),
-            Err(errno) => Index::in_memory(image).map(|index| (index, Some(errno))),
+    fn load(&self) -> Option<Open> {
+        let open = |access| {
+            let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            rustix::fs::open(self.path(), flags, Mode::empty())
+        };
+        match open(OFlags::RDWR) {
+            Ok(file) => Some((Index::load(file)?, None)),
+            Err(errno) => Some((Index::load(open(OFlags::RDONLY).ok()?)?, Some(errno))),
         }
     }
 
-    fn open(&self) -> Option<OwnedFd> {
-        let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        rustix::fs::openat(self.folder.as_ref().ok()?, &self.name, flags, Mode::empty()).ok()
+    /// Puts a new index in place of the old one. If that fails it is good for this operation only.
+    fn save(&self, image: Vec<u8>) -> Option<Open> {
+        match self.replace(&image) {
+            Ok(()) => self.load(),
+            Err(errno) => Some((Index::in_memory(image)?, Some(errno))),
+        }
     }
 
     fn replace(&self, image: &[u8]) -> Result<(), Errno> {
-        let folder = self.folder.as_ref().map_err(|errno| *errno)?;
-        store::replace_whole(folder.as_fd(), &self.name, image, 0o600).map_err(|error| match error {
+        let folder = store::open_dir(&self.folder, 0o700);
+        let done = folder.and_then(|folder| store::replace_whole(folder.as_fd(), &self.name, image, 0o600));
+        done.map_err(|error| match error {
             store::Error::File { errno, .. } => errno,
             _ => Errno::IO,
         })
@@ -133,8 +137,8 @@ impl<'a> Session<'a> {
     pub fn enter(directory: &'a Directory, shelf: &'a Shelf, boot: u64) -> Result<Self, Error> {
         let stamp = directory.stamp()?;
         let (fresh, (index, unsaved)) = match shelf.load() {
-            Some(index) if index.header.fits(&stamp, boot) => (false, (index, None)),
-            old => (true, build(directory, shelf, boot, old.as_ref())?),
+            Some(open) if open.0.header.fits(&stamp, boot) => (false, open),
+            old => (true, build(directory, shelf, boot, old.as_ref().map(|(index, _)| index))?),
         };
         Ok(Self { directory, shelf, boot, index, unsaved, fresh, touched: false })
     }
@@ -407,7 +411,7 @@ impl<'a> Session<'a> {
     /// A lease whose boot is not on record would be held for ever after the next one.
     fn check_index(&self) -> Result<(), Stop> {
         match self.unsaved.or(self.index.broken()) {
-            Some(errno) => Err(Error::Index { path: self.shelf.path.clone(), errno }.into()),
+            Some(errno) => Err(Error::Index { path: self.shelf.path(), errno }.into()),
             None => Ok(()),
         }
     }
@@ -530,12 +534,7 @@ impl<'a> Valid<'a> {
 }
 
 /// Builds an index from the files, and from `old` what only the index knows.
-fn build(
-    directory: &Directory,
-    shelf: &Shelf,
-    boot: u64,
-    old: Option<&Index>,
-) -> Result<(Index, Option<Errno>), Error> {
+fn build(directory: &Directory, shelf: &Shelf, boot: u64, old: Option<&Index>) -> Result<Open, Error> {
     // Before anything is read: a change from now on shows.
     let stamp = directory.restamp()?;
     let entries = scan(directory)?;
@@ -550,7 +549,7 @@ fn build(
     let taken = entries.iter().filter(|(_, entry)| matches!(entry, Entry::Held(_) | Entry::Occupied));
     let taken = taken.map(|(address, _)| *address);
     let image = Index::image(stamp, boot, entries.len() as u64, &records, taken);
-    shelf.save(image).ok_or_else(|| Error::Index { path: shelf.path.clone(), errno: Errno::IO })
+    shelf.save(image).ok_or_else(|| Error::Index { path: shelf.path(), errno: Errno::IO })
 }
 
 /// What an old index knows of a lease holds only for the very file that rnet wrote.

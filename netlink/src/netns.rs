@@ -16,6 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::error::Error;
+use crate::signals::default_signals;
 
 /// File system type of namespace descriptors (statfs(2)).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
@@ -255,13 +256,6 @@ fn mount_over(binds: &[(CString, CString)]) -> Result<(), Errno> {
         rustix::mount::mount(source.as_c_str(), target.as_c_str(), c"", bind, None)?;
     }
     Ok(())
-}
-
-fn default_signals() {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL installs no handler; a signal that cannot be set is refused, harmlessly.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
-    }
 }
 
 fn close_all_but(sorted: &[u32]) {

@@ -4,10 +4,11 @@
 mod common;
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use common::{attach, bridge, on_a_host, up};
 use ipnetwork::IpNetwork;
-use netlink::{Error, Mac, Netlink, Netns, Request, Route};
+use netlink::{Error, Mac, Netlink, Netns, Request, Route, await_local};
 use rustix::io::Errno;
 
 fn network(text: &str) -> IpNetwork {
@@ -53,6 +54,22 @@ fn one_send_makes_a_container_ready() {
         assert_eq!(inside.route_to(ip("9.9.9.9")).unwrap(), Some((eth0, Some(ip("10.1.0.1")))));
         assert_eq!(inside.route_to(ip("10.1.0.7")).unwrap(), Some((eth0, None)));
         assert_eq!(inside.route_to(ip("2001:db8::1")).unwrap(), Some((eth0, Some(ip("fd00::1")))));
+    });
+}
+
+#[test]
+fn an_address_is_awaited_until_the_kernel_serves_it() {
+    on_a_host(|| {
+        let mut host = Netlink::here().unwrap();
+        let br0 = bridge(&mut host, "br0");
+        host.send(&[address(br0, "10.1.0.1/24"), address(br0, "fd00::1/64")]).unwrap();
+        assert!(host.is_local(ip("10.1.0.1")).unwrap());
+
+        assert!(await_local(ip("fd00::1"), Duration::from_secs(5)).unwrap());
+
+        assert!(host.is_local(ip("fd00::1")).unwrap());
+        assert!(!await_local(ip("fd00::2"), Duration::from_millis(20)).unwrap());
+        assert!(!await_local(ip("2001:db8::1"), Duration::ZERO).unwrap());
     });
 }
 
@@ -173,6 +190,10 @@ fn sysctls_are_those_of_the_handles_namespace() {
         assert_eq!(inside.sysctl(key).unwrap().as_deref(), Some("1"));
         // The host has no eth0; and its own keys are not the container's.
         assert_eq!(host.sysctl(key).unwrap(), None);
+        // What a new namespace begins with is the machine's choice.
+        for handle in [&host, &inside] {
+            handle.set_sysctl("ipv4/ip_forward", "0").unwrap();
+        }
         assert!(inside.set_sysctl("ipv4/ip_forward", "1").unwrap());
         assert_eq!(host.sysctl("ipv4/ip_forward").unwrap().as_deref(), Some("0"));
         assert!(inside.set_sysctl("ipv6/conf/eth0/disable_ipv6", "1").unwrap());

@@ -14,7 +14,7 @@ use crate::conntrack::{Flow, Tracked, count, filters};
 use crate::element::{Element, Entry, Owner};
 use crate::encode::{Reply, Requests, replies};
 use crate::error::Error;
-use crate::ruleset::{Ruleset, Table};
+use crate::ruleset::{Ruleset, Set, Table};
 use crate::state::{Fingerprint, State, TableState};
 
 /// The kernel's largest answer: a dump gives up to 32 KiB, an error repeats the message that caused it.
@@ -23,6 +23,8 @@ const READ: usize = 128 << 10;
 const SEND_RESERVE: usize = 32;
 /// Questions in one send, so that the answers fit into the smallest receive buffer.
 const QUESTIONS: usize = 64;
+/// An answer to a question takes as long as so many elements of a dump.
+const DUMP_RATIO: usize = 8;
 /// What the constant part of a rebuild takes at most, and one element.
 const RULES_SIZE: usize = 32 << 10;
 const ELEMENT_SIZE: usize = 192;
@@ -51,6 +53,9 @@ enum Presence {
     /// There, with the owner that its comment names.
     Held(Option<Owner>),
 }
+
+/// The elements of a set: their keys and owners.
+type Held = HashMap<Vec<u8>, Option<Owner>>;
 
 /// What the kernel said to one transaction.
 enum Outcome {
@@ -99,20 +104,24 @@ impl Firewall {
 
     /// Removes those of the elements that are there and belong to their owner, in one transaction.
     ///
-    /// Nobody's change can come between the look and the delete. Absent elements and tables are fine.
-    pub fn remove(&mut self, elements: &[(Element, Owner)]) -> Result<(), Error> {
+    /// Nobody's change can come between the look and the delete. Absent elements and tables are fine. Returns the
+    /// generation that the deletion followed upon, so that its own is the next one; `None` if there was nothing to
+    /// delete.
+    pub fn remove(&mut self, elements: &[(Element, Owner)]) -> Result<Option<u32>, Error> {
         const DOING: &str = "removing elements";
         let mut entries = entries(elements)?;
         drop_doubles(&mut entries, |_| true);
         for _ in 0..ATTEMPTS {
             let (found, generation) = self.look_up(entries.iter().map(|owned| &owned.entry))?;
-            let own = entries
-                .iter()
-                .zip(found)
-                .filter(|(owned, found)| *found == Presence::Held(Some(owned.owner)));
-            let delete = |batch: &mut Requests| own.for_each(|(owned, _)| batch.delete_element(&owned.entry));
+            let own = entries.iter().zip(found);
+            let own = own.filter(|(owned, found)| *found == Presence::Held(Some(owned.owner)));
+            let own: Vec<&Entry> = own.map(|(owned, _)| &owned.entry).collect();
+            if own.is_empty() {
+                return Ok(None);
+            }
+            let delete = |batch: &mut Requests| own.iter().for_each(|entry| batch.delete_element(entry));
             match self.transact(DOING, Some(generation), delete)? {
-                Outcome::Done => return Ok(()),
+                Outcome::Done => return Ok(Some(generation)),
                 Outcome::Changed => {}
                 Outcome::Refused(errors) => return Err(refusal(DOING, &errors)),
             }
@@ -257,11 +266,59 @@ impl Firewall {
     ) -> Result<(Vec<Presence>, u32), Error> {
         let generation = self.generation()?;
         let entries: Vec<&Entry> = entries.collect();
-        let mut found = Vec::with_capacity(entries.len());
-        for chunk in entries.chunks(QUESTIONS) {
-            found.extend(self.ask_for(chunk)?);
+        let dumped = self.dump_crowded(&entries)?;
+        let (mut found, mut open) = (vec![Presence::Absent; entries.len()], Vec::new());
+        for (at, entry) in entries.iter().enumerate() {
+            match dumped.get(entry.set.name) {
+                Some(held) => {
+                    found[at] = held.get(&entry.key).map_or(Presence::Absent, |o| Presence::Held(*o))
+                }
+                None => open.push(at),
+            }
+        }
+        for chunk in open.chunks(QUESTIONS) {
+            let asked: Vec<&Entry> = chunk.iter().map(|at| entries[*at]).collect();
+            chunk.iter().zip(self.ask_for(&asked)?).for_each(|(at, presence)| found[*at] = presence);
         }
         Ok((found, generation))
+    }
+
+    /// Reads whole those sets of which so much is asked that this is faster.
+    fn dump_crowded(&mut self, entries: &[&Entry]) -> Result<HashMap<&'static str, Held>, Error> {
+        let mut asked: HashMap<&'static str, (&'static Set, usize)> = HashMap::new();
+        if entries.len() > QUESTIONS {
+            entries.iter().for_each(|entry| asked.entry(entry.set.name).or_insert((entry.set, 0)).1 += 1);
+        }
+        let mut dumped = HashMap::new();
+        for (set, asked) in asked.into_values().filter(|(_, asked)| *asked > QUESTIONS) {
+            if self.size(set)?.is_some_and(|size| size < asked * DUMP_RATIO) {
+                let elements = self.dump_set(set)?;
+                dumped.insert(
+                    set.name,
+                    elements.into_iter().map(|(entry, owner)| (entry.key, owner)).collect(),
+                );
+            }
+        }
+        Ok(dumped)
+    }
+
+    /// How many elements a set has; `None` if it is absent or the kernel (before 6.15) does not tell.
+    fn size(&mut self, set: &Set) -> Result<Option<usize>, Error> {
+        const DOING: &str = "reading a set's size";
+        let mut requests = self.requests();
+        requests.get_set(set);
+        let mut size = None;
+        self.exchange(DOING, &requests, |reply| {
+            size = size.or(message(DOING, &reply, &[Errno::NOENT])?.and_then(|set| set.set_size()));
+            Ok(())
+        })?;
+        Ok(size.map(|size| size as usize))
+    }
+
+    fn dump_set(&mut self, set: &'static Set) -> Result<Vec<(Entry, Option<Owner>)>, Error> {
+        let ask = |requests: &mut Requests| requests.dump_elements(set);
+        let parts = self.dump("reading elements", ask, |reply| reply.elements(set))?;
+        Ok(parts.into_iter().flatten().collect())
     }
 
     fn ask_for(&mut self, entries: &[&Entry]) -> Result<Vec<Presence>, Error> {

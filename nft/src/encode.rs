@@ -276,6 +276,14 @@ impl Requests {
         self.elements(NfTablesMessageType::GetSetElement, 0, entry.set, |list| list.element(&key, None))
     }
 
+    /// Asks for a set, without its elements.
+    pub fn get_set(&mut self, set: &Set) {
+        self.nftables(NfTablesMessageType::GetSet, 0, set.family, |message| {
+            message.put(&SetAttribute::Table(TABLE.into()));
+            message.put(&SetAttribute::Name(set.name.into()));
+        });
+    }
+
     /// Asks for all elements of a set.
     pub fn dump_elements(&mut self, set: &Set) {
         self.nftables(NfTablesMessageType::GetSetElement, NLM_F_DUMP, set.family, |message| {
@@ -597,6 +605,11 @@ impl<'a> Reply<'a> {
         let handle = self.number(TableAttribute::Handle(0).kind()).map(u64::from_be_bytes)?;
         let flags = self.number(TableAttribute::Flags(Default::default()).kind()).map(u32::from_be_bytes)?;
         Some((handle, flags))
+    }
+
+    /// The number of elements in a NFT_MSG_NEWSET.
+    pub fn set_size(&self) -> Option<u32> {
+        self.number(SetAttribute::Count(0).kind()).map(u32::from_be_bytes)
     }
 
     /// Handle and expressions of a rule in a NFT_MSG_NEWRULE, but for its counters.

@@ -1,4 +1,5 @@
 //! The firewall in a real kernel, each test in a network namespace of its own.
+#![allow(clippy::unwrap_used)] // what is allowed in #[test] functions is allowed in their helpers
 
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;

@@ -24,7 +24,7 @@ pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
         host.store.retire(lock)?;
         Err(with_undo(error, undone))
     });
-    host.close()?;
+    host.close();
     result
 }
 
@@ -55,6 +55,8 @@ fn attach(
     failpoint::pass("add.port")?;
 
     let _ruleset = firewall::admit(host, record)?;
+    link::announce(host, &mut inside, plan, record, pair.container)?;
+    link::await_addresses(&mut inside, plan, container, &lease)?;
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
     failpoint::pass("add.commit")?;
@@ -73,17 +75,18 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     let record = known(&host, plan, &planned)?.unwrap_or(planned);
     detach(&mut host, plan, request, &record)?;
     host.store.retire(lock)?;
-    host.close()
+    host.close();
+    Ok(())
 }
 
 /// Removes everything of an attachment, going on after a failure. The record goes last, and only when nothing
-/// failed: as long as it is there, DEL can be repeated.
+/// failed: as long as it is there, DEL can be repeated. The lease goes after all that still leads to its address.
 fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     let mut failures = Vec::new();
     failures.extend(firewall::dismiss(host, record).err());
     failures.extend(remove_link(host, record).err());
-    failures.extend(lease::del(host, plan, request).err());
     Error::all(failures)?;
+    lease::del(host, plan, request)?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     failpoint::pass("del.record")?;
     if host.store.has_records(&record.network, &record.plugin)? {
@@ -102,6 +105,7 @@ pub fn gc(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
         failures.extend(collect(&mut host, plan, request, &record, valid.as_deref()).err());
     }
     failures.extend(lease::gc(&host, plan, request).err());
+    failures.extend(host.store.sweep().map_err(Error::from).err());
     if !host.store.has_records(&plan.network, plan.plugin)? {
         failures.extend(network::retire(&mut host, &plan.network, plan.plugin).err());
     }
@@ -156,6 +160,12 @@ pub fn is_there(namespace: &Namespace) -> bool {
 /// True if GC may not touch an attachment.
 pub fn is_valid(valid: &[Attachment], record: &Record) -> bool {
     valid.iter().any(|valid| valid.container_id == record.container && valid.ifname == record.ifname)
+}
+
+/// True if frames may leave by the port that they came in by: as configured, and on an `rnet` network for a
+/// container that asks for its own published port.
+pub fn wants_hairpin(plan: &Plan, record: &Record) -> bool {
+    plan.hairpin || !record.ports.is_empty() && record.isolated
 }
 
 /// The first failure, with what could not be undone added to it.
@@ -215,7 +225,10 @@ fn set_port(
     host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
     let mut requests =
         vec![netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() }];
-    let hairpin = (plan.hairpin || !record.ports.is_empty() && record.isolated).then_some(true);
+    if ports::is_loopback_open(host, &bridge.name)? {
+        requests.push(netlink::Request::LoopbackGuard { index, name: name.clone() });
+    }
+    let hairpin = wants_hairpin(plan, record).then_some(true);
     let isolated = plan.port_isolation.then_some(true);
     if hairpin.or(isolated).is_some() {
         requests.push(netlink::Request::Port { index, name, hairpin, isolated, learning: None });

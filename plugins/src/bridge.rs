@@ -79,7 +79,7 @@ impl Plugin for Bridge {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(attach::del(&plan(request)?, request)?)
+        Ok(attach::del(&plan_of_del(request), request)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
@@ -107,6 +107,22 @@ pub fn checked_name(name: String) -> Result<String, Error> {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-@+".contains(letter);
     let ok = (1..16).contains(&name.len()) && !name.starts_with(['-', '.']) && name.chars().all(plain);
     if ok { Ok(name) } else { Err(Error::Config(Fault::BridgeName(name))) }
+}
+
+/// As configured; where that is faulty, at least whoever leases the addresses is told to free them.
+fn plan_of_del(request: &Request<'_>) -> Plan {
+    plan(request).unwrap_or_else(|_| {
+        Plan::bare("bridge", &request.config.name, delegate(ipam(request).unwrap_or_default()))
+    })
+}
+
+/// The member `ipam` alone, whatever else is wrong with a configuration.
+pub fn ipam(request: &Request<'_>) -> Option<IpamMember> {
+    #[derive(Deserialize)]
+    struct Ipam {
+        ipam: IpamMember,
+    }
+    request.config.section::<Ipam>().ok().map(|section| section.ipam)
 }
 
 fn plan(request: &Request<'_>) -> Result<Plan, Error> {

@@ -9,7 +9,7 @@ use store::Record;
 
 use crate::error::Finding;
 use crate::plan::Plan;
-use crate::{Error, Host, attach, firewall, lease, link};
+use crate::{Error, Host, attach, firewall, lease, link, network, ports};
 
 /// CHECK of an attachment: its lease, its bridge, its pair, what is inside the container, its elements.
 pub fn attachment(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
@@ -26,9 +26,12 @@ pub fn attachment(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     elements(&mut host, &record)
 }
 
-/// Every element of a record is in the kernel and its own, and the rules are those that rnet wrote.
+/// Every element of a record and of its network is in the kernel and its own, the rules are those that rnet wrote,
+/// and the host's loopback reaches what is published there.
 pub fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
-    let wanted = firewall::attachment(record);
+    let network = host.store.network(&record.network, &record.plugin)?;
+    let mut wanted = firewall::attachment(record);
+    wanted.extend(network.iter().flat_map(firewall::network_elements));
     if wanted.is_empty() {
         return Ok(());
     }
@@ -38,7 +41,10 @@ pub fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
     if let Some(((element, _), _)) = missing {
         return Err(Finding::NoElement { element: element.to_string() }.into());
     }
-    if firewall::is_intact(host)? { Ok(()) } else { Err(Finding::RulesetChanged.into()) }
+    if !firewall::is_intact(host)? {
+        return Err(Finding::RulesetChanged.into());
+    }
+    ports::check_loopback(host, record)
 }
 
 /// The finding for an attachment that was never made or is gone.
@@ -62,6 +68,9 @@ fn bridge(host: &mut Host, plan: &Plan, previous: &CniResult) -> Result<Link, Er
     if let Some((found, wanted)) = differing_mac(&bridge, entry) {
         return Err(Finding::BridgeMac { bridge: name, found, wanted }.into());
     }
+    if plan.promiscuous && !bridge.promisc {
+        return Err(Finding::NotPromiscuous(name).into());
+    }
     if bridge.up { Ok(bridge) } else { Err(Finding::BridgeDown(name).into()) }
 }
 
@@ -76,6 +85,9 @@ fn gateways(host: &mut Host, plan: &Plan, bridge: &Link, record: &Record) -> Res
                 Finding::NoGateway { bridge: plan.bridge.clone(), gateway: gateway.to_string() }.into()
             );
         }
+        if !network::forwards(host, &plan.bridge, gateway.is_ipv6())? {
+            return Err(Finding::NoForwarding(if gateway.is_ipv6() { "IPv6" } else { "IPv4" }).into());
+        }
     }
     Ok(())
 }
@@ -83,7 +95,10 @@ fn gateways(host: &mut Host, plan: &Plan, bridge: &Link, record: &Record) -> Res
 fn pair(host: &mut Host, plan: &Plan, record: &Record, bridge: &Link) -> Result<(), Error> {
     let found = link::find(host, record)?.filter(|link| link.master == Some(bridge.index));
     let found = found.ok_or_else(|| Finding::NoVeth(plan.bridge.clone()))?;
-    let flags = [("hairpin", plan.hairpin, found.hairpin), ("isolated", plan.port_isolation, found.isolated)];
+    let flags = [
+        ("hairpin", attach::wants_hairpin(plan, record), found.hairpin),
+        ("isolated", plan.port_isolation, found.isolated),
+    ];
     for (flag, wanted, is) in flags {
         if wanted && is == Some(false) {
             return Err(Finding::PortFlag { flag, link: found.name, found: false, wanted }.into());
@@ -106,7 +121,11 @@ fn container(request: &Request<'_>, plan: &Plan, previous: &CniResult) -> Result
     if let Some((found, wanted)) = differing_mac(&link, entry) {
         return Err(Finding::Mac { ifname: ifname.clone(), found, wanted }.into());
     }
-    if plan.interface_up { addresses(&mut inside, &link, previous) } else { Ok(()) }
+    match (plan.interface_up, link.up) {
+        (false, _) => Ok(()),
+        (true, true) => addresses(&mut inside, &link, previous),
+        (true, false) => Err(Finding::ContainerLinkDown(ifname.clone()).into()),
+    }
 }
 
 fn addresses(inside: &mut Netlink, link: &Link, previous: &CniResult) -> Result<(), Error> {

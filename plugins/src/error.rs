@@ -91,6 +91,19 @@ pub enum Error {
         /// The gateway address it should have.
         wanted: String,
     },
+    /// An IPv6 network on a host, or a bridge, that has IPv6 turned off.
+    #[error(
+        "bridge {bridge:?} cannot have {gateway}: IPv6 is off (net.ipv6.conf.{of}.disable_ipv6); \
+         hint: sysctl -w net.ipv6.conf.{of}.disable_ipv6=0"
+    )]
+    NoIpv6 {
+        /// The bridge.
+        bridge: String,
+        /// The address it should have.
+        gateway: String,
+        /// Whose setting it is: the bridge's or `default`.
+        of: String,
+    },
     /// IPv6 forwarding would make the host forget its own router advertisements.
     #[error(
         "IPv6 forwarding would make {link:?} ignore the router advertisements that it lives by; \
@@ -198,6 +211,9 @@ pub enum Finding {
     /// The interface is gone from the container.
     #[error("Cannot find container link {0}")]
     NoContainerLink(String),
+    /// The interface is down.
+    #[error("container link {0} is down")]
+    ContainerLinkDown(String),
     /// Another MAC than ADD gave.
     #[error("Interface {ifname} Mac {found} doesn't match container Mac: {wanted}")]
     Mac {
@@ -225,6 +241,15 @@ pub enum Finding {
     /// The bridge is down.
     #[error("Bridge interface {0} is down")]
     BridgeDown(String),
+    /// The bridge was configured to be promiscuous.
+    #[error("bridge {0} is not promiscuous (promiscMode)")]
+    NotPromiscuous(String),
+    /// The host does not forward any more.
+    #[error("{0} forwarding is off on this host, so containers reach nobody outside their network")]
+    NoForwarding(&'static str),
+    /// 127.0.0.1 does not lead to published ports any more.
+    #[error("route_localnet is off on {0}, so published ports do not answer on 127.0.0.1")]
+    NoLoopback(String),
     /// The bridge has another MAC than ADD saw.
     #[error("Bridge interface {bridge} Mac doesn't match: {found}, wanted {wanted}")]
     BridgeMac {
@@ -335,6 +360,9 @@ pub enum Fault {
     /// No subnet and no IPAM plugin.
     #[error("network {0:?} has no ipam section with ranges: rnet create writes one")]
     NoRanges(String),
+    /// More range sets than a result of that version can tell of.
+    #[error("CNI version {} does not support more than 1 address per family", .0.as_str())]
+    OneAddressPerFamily(cni::Version),
     /// A fault in `runtimeConfig.portMappings`, as portmap reports it.
     #[error("failed to parse config: {0}")]
     Portmap(Box<Fault>),
@@ -360,7 +388,7 @@ impl Error {
             Error::AlreadyAttached { .. } => own::ALREADY_ATTACHED,
             Error::InterfaceTaken { .. } | Error::LinkNamesTaken { .. } => own::INTERFACE_TAKEN,
             Error::NotABridge { .. } | Error::BridgeAddress { .. } => own::BRIDGE_CONFLICT,
-            Error::ForwardingHarms { .. } => code::NOT_AVAILABLE,
+            Error::ForwardingHarms { .. } | Error::NoIpv6 { .. } => code::NOT_AVAILABLE,
             Error::PortTaken { .. } => own::PORT_TAKEN,
             Error::HostAddressNotLocal { .. } | Error::HostAddressUnusable { .. } => {
                 code::INVALID_NETWORK_CONFIG

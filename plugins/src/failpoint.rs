@@ -1,7 +1,7 @@
 //! Failpoints: a test build can be told to die, fail or wait at any step of ADD and DEL.
 //!
-//! `RNET_FAILPOINT=STEP:abort`, `STEP:error` or `STEP:delay=MS`, where STEP is `add.` or `del.` and one of
-//! the names in [`STEPS`]. Compiled in by the feature `failpoints` only.
+//! `RNET_FAILPOINT=STEP:abort`, `STEP:error`, `STEP:stop` or `STEP:delay=MS`, where STEP is one of [`STEPS`].
+//! Compiled in by the feature `failpoints` only.
 
 /// Every step, in the order in which an attachment passes them.
 pub const STEPS: [&str; 19] = [
@@ -42,6 +42,11 @@ pub fn pass(step: &'static str) -> Result<(), crate::Error> {
     match how.strip_prefix(':') {
         Some("abort") => std::process::abort(),
         Some("error") => Err(crate::Error::Failpoint { step }),
+        Some("stop") => {
+            // Until somebody sends SIGCONT; its parent learns of it by waitid(2).
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
+            Ok(())
+        }
         Some(delay) => {
             let millis = delay.strip_prefix("delay=").and_then(|ms| ms.parse().ok()).unwrap_or(0);
             std::thread::sleep(std::time::Duration::from_millis(millis));

@@ -22,12 +22,13 @@ pub fn admit(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
         return failpoint::pass("add.rules").map(|()| None);
     }
     let _ports = ports::reserve(host, record)?;
-    let lock = match put(host, &elements) {
-        Err(Error::PortTaken { key: Some(key), .. }) if ports::bury_dead_holder(host, &key)? => {
-            put(host, &elements)
+    // Each dead holder is buried once, so this ends.
+    let lock = loop {
+        match put(host, &elements) {
+            Err(Error::PortTaken { key: Some(key), .. }) if ports::bury_dead_holder(host, &key)? => {}
+            other => break other?,
         }
-        other => other,
-    }?;
+    };
     failpoint::pass("add.rules")?;
     ports::open_loopback(host, record)?;
     flush_udp(host, record)?;
@@ -41,16 +42,33 @@ pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
     if elements.is_empty() {
         return failpoint::pass("del.rules");
     }
+    // An ADD that did not come so far, because somebody holds the locks, must not need them for its undo.
+    if record.stage == Stage::Committed || holds_any(host, record, &elements)? {
+        withdraw(host, record, &elements)?;
+    }
+    flush_udp(host, record)?;
+    failpoint::pass("del.conntrack")
+}
+
+/// True if anything of an attachment is in the ruleset or claimed.
+fn holds_any(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> Result<bool, Error> {
+    let keys: Vec<Element> = elements.iter().map(|(element, _)| element.clone()).collect();
+    let owners = host.firewall()?.owners(&keys)?;
+    let own = owners.iter().zip(elements).any(|(found, (_, owner))| found.as_ref() == Some(owner));
+    Ok(own || ports::has_claims(host, record)?)
+}
+
+fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> Result<(), Error> {
     let _ports = ports::lock(host, record)?;
     let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
     // From here on a rebuild must not bring them back. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
-    host.firewall()?.remove(&elements)?;
-    host.note_deletion()?;
+    if let Some(generation) = host.firewall()?.remove(elements)? {
+        Seen::followed(host, generation)?;
+        host.note_deletion()?;
+    }
     failpoint::pass("del.rules")?;
-    ports::release(host, record)?;
-    flush_udp(host, record)?;
-    failpoint::pass("del.conntrack")
+    ports::release(host, record)
 }
 
 /// Puts a network's elements into the ruleset.
@@ -63,24 +81,33 @@ pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
 pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let _lock = host.lock(LockName::Ruleset, Mode::Exclusive)?;
     let others = host.store.networks()?;
-    if others.iter().all(|other| other.name == network.name && other.plugin == network.plugin) {
+    if others.iter().all(|other| is_same(other, network)) {
         host.store.remove_note(NOTE)?;
         host.firewall()?.drop_tables()?;
         return host.note_deletion();
     }
-    if others.iter().any(|other| other.bridge == network.bridge && other.name != network.name) {
-        return Ok(());
-    }
-    host.firewall()?.remove(&network_elements(network))?;
+    host.firewall()?.remove(&elements_of_it_alone(network, &others))?;
     host.note_deletion()
+}
+
+fn is_same(one: &Network, other: &Network) -> bool {
+    (&one.name, &one.plugin) == (&other.name, &other.plugin)
+}
+
+/// A chain's plugins remember the same network, and networks may share a bridge: what others ask for too stays.
+fn elements_of_it_alone(network: &Network, others: &[Network]) -> Vec<(Element, Owner)> {
+    let others = others.iter().filter(|other| !is_same(other, network));
+    let shared: Vec<_> = others.flat_map(network_elements).collect();
+    network_elements(network).into_iter().filter(|element| !shared.contains(element)).collect()
 }
 
 /// Makes the whole ruleset anew out of the records, in one transaction. Under the exclusive ruleset lock.
 pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> {
     let mut elements = desired(host)?;
     elements.extend_from_slice(more);
-    let state = host.firewall()?.rebuild(&elements)?;
-    Ok(host.store.write_note(NOTE, &state.to_string())?)
+    let before = host.firewall()?.generation()?;
+    let state = host.firewall()?.rebuild(&elements)?.to_string();
+    Seen { generation: before.wrapping_add(1), state }.write(host)
 }
 
 /// Every element that the records ask for.
@@ -93,9 +120,52 @@ pub fn desired(host: &Host) -> Result<Vec<(Element, Owner)>, Error> {
 
 /// True if the constant part in the kernel is the one that rnet last wrote.
 pub fn is_intact(host: &mut Host) -> Result<bool, Error> {
-    let written = host.store.note(NOTE)?;
     let found = host.firewall()?.state()?.map(|state| state.to_string());
-    Ok(found.is_some() && found == written)
+    Ok(found.is_some() && found == Seen::read(host)?.map(|seen| seen.state))
+}
+
+/// The same after a transaction of ours that began at the generation `before`: if nobody else has written since
+/// the rules were last seen intact, nothing needs to be read.
+fn is_intact_after(host: &mut Host, before: u32) -> Result<bool, Error> {
+    let generation = host.firewall()?.generation()?;
+    let Some(seen) = Seen::read(host)? else { return Ok(false) };
+    let alone = seen.generation == before && generation == before.wrapping_add(1);
+    if !alone && !is_intact(host)? {
+        return Ok(false);
+    }
+    Seen { generation, ..seen }.write(host).map(|()| true)
+}
+
+/// The constant part of the ruleset as rnet last wrote it, and the generation at which it was last seen so.
+struct Seen {
+    generation: u32,
+    state: String,
+}
+
+impl Seen {
+    fn read(host: &Host) -> Result<Option<Self>, Error> {
+        let note = host.store.note(NOTE)?;
+        let parts = note.as_deref().and_then(|note| note.split_once('\n'));
+        Ok(parts.and_then(|(generation, state)| {
+            Some(Self { generation: generation.parse().ok()?, state: state.to_owned() })
+        }))
+    }
+
+    fn write(&self, host: &Host) -> Result<(), Error> {
+        Ok(host.store.write_note(NOTE, &format!("{}\n{}", self.generation, self.state))?)
+    }
+
+    /// A transaction of ours followed directly upon `generation`.
+    fn followed(host: &Host, generation: u32) -> Result<(), Error> {
+        match Self::read(host)? {
+            // A note that cannot be written costs the next ADD a closer look, nothing else.
+            Some(seen) if seen.generation == generation => {
+                let _ = Self { generation: generation.wrapping_add(1), ..seen }.write(host);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The elements of one attachment, each owned by its key.
@@ -105,18 +175,22 @@ pub fn attachment(record: &Record) -> Vec<(Element, Owner)> {
     let addresses = record.addresses.iter().map(|address| address.address.ip());
     let masqueraded = addresses.filter(|_| record.masquerade).map(|address| Element::Masquerade { address });
     let guard = if record.guarded { guards(record) } else { Vec::new() };
-    ports.chain(masqueraded).chain(guard).map(|element| (element, owner.clone())).collect()
+    ports.chain(masqueraded).chain(guard).map(|element| (element, owner)).collect()
 }
 
-/// The elements of one network, owned by its bridge: networks that share a bridge share them.
+/// The elements of one network and of what it was, owned by its bridge: networks that share a bridge share them.
 pub fn network_elements(network: &Network) -> Vec<(Element, Owner)> {
+    network.former.iter().chain([network]).flat_map(elements_of_bridge).collect()
+}
+
+fn elements_of_bridge(network: &Network) -> Vec<(Element, Owner)> {
     let Some(owner) = Owner::new(NetworkKey::new(&network.bridge).as_str()) else { return Vec::new() };
     let homes = network
         .subnets
         .iter()
         .map(|subnet| Element::Home { subnet: *subnet, bridge: network.bridge.clone() });
     let isolated = network.isolated.then(|| Element::Isolated { bridge: network.bridge.clone() });
-    homes.chain(isolated).map(|element| (element, owner.clone())).collect()
+    homes.chain(isolated).map(|element| (element, owner)).collect()
 }
 
 /// The owner that an attachment's elements bear.
@@ -132,13 +206,14 @@ pub fn endpoint(port: &Port) -> SocketAddr {
 /// Adds elements, and mends the ruleset first where somebody flushed or changed it.
 fn put(host: &mut Host, elements: &[(Element, Owner)]) -> Result<Lock, Error> {
     let mut lock = host.lock(LockName::Ruleset, Mode::Shared)?;
+    let before = host.firewall()?.generation()?;
     let added = match host.firewall()?.add(elements) {
         Err(nft::Error::Taken { element, holder }) => return Err(ports::taken(host, &element, holder)),
-        Err(nft::Error::Absent { .. }) => false,
+        Err(nft::Error::Absent) => false,
         other => other.map(|()| true)?,
     };
-    if !added || !is_intact(host)? {
-        lock.change(Mode::Exclusive)?;
+    if !added || !is_intact_after(host, before)? {
+        lock = host.change(lock, Mode::Exclusive)?;
         rebuild(host, elements)?;
     }
     Ok(lock)

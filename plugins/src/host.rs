@@ -62,23 +62,29 @@ impl Host {
 
     /// Closes the ruleset's socket, which after anybody's deletion waits for the kernel's grace period and keeps
     /// everybody else from the ruleset meanwhile: then a child closes it when that is over.
-    pub fn close(&mut self) -> Result<(), Error> {
+    ///
+    /// Without a child it waits: by now everything is done, and this is no reason to say that it is not.
+    pub fn close(&mut self) {
         if let Some(firewall) = self.firewall.take()
-            && (self.deleted || self.was_deletion_recent()?)
+            && (self.deleted || self.was_deletion_recent())
         {
-            netlink::fork_keeping(&[firewall.as_fd()], || std::thread::sleep(GRACE))?;
+            let _ = netlink::fork_keeping(&[firewall.as_fd()], || std::thread::sleep(GRACE));
         }
-        Ok(())
     }
 
-    fn was_deletion_recent(&self) -> Result<bool, Error> {
-        let last = self.store.note(DELETED)?.and_then(|text| text.parse().ok()).map(Duration::from_millis);
-        Ok(last.is_some_and(|last| since_boot().saturating_sub(last) < GRACE))
+    fn was_deletion_recent(&self) -> bool {
+        let last = self.store.note(DELETED).ok().flatten().and_then(|text| text.parse().ok());
+        last.map(Duration::from_millis).is_some_and(|last| since_boot().saturating_sub(last) < GRACE)
     }
 
     /// Takes a lock in our name.
     pub fn lock(&self, name: LockName, mode: Mode) -> Result<Lock, Error> {
         Ok(self.store.lock(name, mode, &self.what)?)
+    }
+
+    /// Takes a lock anew in another mode. The kernel lets go in between: look again at what was read before.
+    pub fn change(&self, lock: Lock, mode: Mode) -> Result<Lock, Error> {
+        Ok(self.store.change(lock, mode, &self.what)?)
     }
 
     /// Netlink messages sent so far, for the test that freezes their number.

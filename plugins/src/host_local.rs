@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use cni::{Args, CniResult, Dns, Ip, Plugin, Request, Route};
+use cni::{Args, CniResult, Dns, Ip, Plugin, Request, Route, Version};
 use ipam::{Choice, Leased, Leases, Owner, RangeSet, RangeSpec, ResolvConf};
 use serde::Deserialize;
 use store::Paths;
 
-use crate::error::Finding;
+use crate::error::{Fault, Finding};
 use crate::{Error, Host, living};
 
 /// The plugin of this file.
@@ -108,6 +108,7 @@ impl Pool {
         let config = section.ipam.unwrap_or_default();
         let requested = requested(request, &section.args.cni.ips, &section.runtime_config.ips)?;
         let mut sets = config.ranges(&section.runtime_config.ip_ranges)?;
+        refuse_inexpressible(request.config.cni_version, &sets)?;
         if self.choice == Choice::Lowest {
             sets = sets.into_iter().map(|set| widened(set, &requested)).collect();
         }
@@ -154,6 +155,16 @@ impl Pool {
         let is_alive = |_: u64, inode: u64| living.contains(&inode);
         self.leases.gc(valid.as_deref(), &is_alive).map(drop).map_err(Error::Ipam)
     }
+}
+
+/// Results before 0.3.0 have room for one address of each family.
+fn refuse_inexpressible(version: Version, sets: &[RangeSet]) -> Result<(), Error> {
+    let is_v4 = |set: &&RangeSet| set.ranges().first().is_some_and(|range| range.subnet.is_ipv4());
+    let v4 = sets.iter().filter(is_v4).count();
+    if version < Version::V0_3_0 && v4.max(sets.len() - v4) > 1 {
+        return Err(Error::Config(Fault::OneAddressPerFamily(version)));
+    }
+    Ok(())
 }
 
 fn owner<'a>(request: &'a Request<'_>) -> Owner<'a> {

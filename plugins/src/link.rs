@@ -1,5 +1,7 @@
 //! The veth pair of an attachment: made with its peer in the container, dressed, and deleted.
 
+use std::time::Duration;
+
 use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Netlink, Netns, Request, Route, Veth, VethPair};
@@ -11,6 +13,9 @@ use crate::{Error, Host};
 
 /// So many names are tried before the host end's name is said to be taken.
 const ATTEMPTS: usize = 4;
+
+/// How long an IPv6 address may take to be served.
+pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Makes the pair: one message; the peer is born in the container under its final name.
 ///
@@ -79,11 +84,47 @@ pub fn dress(
     Ok(inside.send(&requests)?)
 }
 
-/// The routes of the container: a missing gateway is the first one of that family.
+/// Tells everybody on the network which MAC has the container's addresses now, where the caller chose it: what they
+/// remember is another container's. (Without a choice an address always has the same MAC.)
+///
+/// The kernel sends the announcements when a MAC is set, also to what it is (`arp_notify`, `ndisc_notify`).
+pub fn announce(
+    host: &mut Host,
+    inside: &mut Netlink,
+    plan: &Plan,
+    record: &Record,
+    container: u32,
+) -> Result<(), Error> {
+    let Some(mac) = plan.mac else { return Ok(()) };
+    // The port forwards as soon as the kernel has noticed its carrier; whoever asks for the link makes it look.
+    host.netlink.link(record.link.as_deref().unwrap_or_default())?;
+    Ok(inside.send(&[Request::LinkMac { index: container, name: record.ifname.clone(), mac }])?)
+}
+
+/// Returns when the kernel takes packets for the container's addresses. It mostly does by now; on a busy host an
+/// IPv6 address takes some milliseconds, and the first packet to it would be lost. Later than [`PATIENCE`] is no
+/// failure: the address is there.
+pub fn await_addresses(
+    inside: &mut Netlink,
+    plan: &Plan,
+    container: &Netns,
+    lease: &CniResult,
+) -> Result<(), Error> {
+    let v6 = lease.ips.iter().map(|ip| ip.address.ip()).filter(|ip| ip.is_ipv6() && plan.interface_up);
+    for address in v6 {
+        if !inside.is_local(address)? {
+            container.run(|| netlink::await_local(address, PATIENCE))??;
+        }
+    }
+    Ok(())
+}
+
+/// The routes of the container: a missing gateway is the first one of that family, unless the scope says that none
+/// is wanted.
 fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
     let kernel = |route: cni::Route| Route {
         destination: route.dst,
-        gateway: route.gw.or_else(|| plan.gateway_for(route.dst, lease)),
+        gateway: route.gw.or_else(|| plan.gateway_for(route.dst, lease).filter(|_| !is_on_link(route.scope))),
         index,
         source: None,
         scope: route.scope,
@@ -94,6 +135,12 @@ fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
         onlink: false,
     };
     plan.routes(lease).into_iter().map(kernel).collect()
+}
+
+/// RT_SCOPE_LINK and narrower: the kernel takes no gateway with them.
+fn is_on_link(scope: Option<u32>) -> bool {
+    const LINK: u32 = 253;
+    scope.is_some_and(|scope| scope >= LINK)
 }
 
 /// Deletes a link. Its last user returns as soon as the link is gone from all lists; what the kernel still waits
@@ -129,6 +176,9 @@ fn set_sysctls(inside: &Netlink, plan: &Plan, ifname: &str, lease: &CniResult) -
         inside.set_sysctl(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1")?;
         let detection = if plan.duplicate_detection { "1" } else { "0" };
         inside.set_sysctl(&format!("ipv6/conf/{ifname}/accept_dad"), detection)?;
+        if plan.mac.is_some() {
+            inside.set_sysctl(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1")?;
+        }
     } else if plan.ipv4_only && inside.sysctl(&format!("ipv6/conf/{ifname}/disable_ipv6"))?.is_some() {
         inside.set_sysctl(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1")?;
     }

@@ -27,12 +27,12 @@ pub fn hold(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<Held, Err
         if let Some(bridge) = ready(host, plan, &gateways)? {
             return Ok(Held { bridge, _lock: lock });
         }
-        lock.change(Mode::Exclusive)?;
+        lock = host.change(lock, Mode::Exclusive)?;
         if ready(host, plan, &gateways)?.is_none() {
             let bridge = make(host, plan, lease, &gateways)?;
             return Ok(Held { bridge, _lock: lock });
         }
-        lock.change(Mode::Shared)?;
+        lock = host.change(lock, Mode::Shared)?;
     }
 }
 
@@ -44,8 +44,8 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
     }
     let Some(network) = host.store.network(name, plugin)? else { return Ok(()) };
     firewall::dismiss_network(host, &network)?;
-    if network.owns_bridge {
-        remove_bridge(host, &network)?;
+    for made in network.former.iter().chain([&network]).filter(|network| network.owns_bridge) {
+        remove_bridge(host, made)?;
     }
     failpoint::pass("del.bridge")?;
     host.store.remove_network(name, plugin)?;
@@ -86,15 +86,8 @@ fn find(host: &mut Host, plan: &Plan) -> Result<Option<Link>, Error> {
 
 fn make(host: &mut Host, plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Result<Link, Error> {
     let found = find(host, plan)?;
-    let known = host.store.network(&plan.network, plan.plugin)?;
-    let network = Network {
-        name: plan.network.clone(),
-        plugin: plan.plugin.into(),
-        bridge: plan.bridge.clone(),
-        owns_bridge: plan.owns_bridge && (found.is_none() || known.is_some_and(|known| known.owns_bridge)),
-        subnets: lease.ips.iter().map(|ip| subnet(ip.address)).filter(|_| plan.masquerade || plan.isolated).collect(),
-        isolated: plan.isolated,
-    };
+    require_ipv6(host, plan, found.as_ref(), gateways)?;
+    let network = described(host, plan, lease, found.is_some())?;
     // Written first: whoever finds the bridge after a crash must know whose it is.
     host.store.write_network(&network)?;
     let bridge = match found {
@@ -104,8 +97,59 @@ fn make(host: &mut Host, plan: &Plan, lease: &CniResult, gateways: &[IpNetwork])
     failpoint::pass("add.bridge")?;
     set_up(host, plan, &bridge, gateways)?;
     firewall::admit_network(host, &network)?;
+    await_gateways(host, gateways)?;
     failpoint::pass("add.address")?;
     Ok(Link { up: true, mtu: plan.mtu.unwrap_or(bridge.mtu), ..bridge })
+}
+
+/// What is to be remembered: the network as planned, and of what it was what its older containers still need.
+fn described(host: &Host, plan: &Plan, lease: &CniResult, is_there: bool) -> Result<Network, Error> {
+    let subnets = lease.ips.iter().map(|ip| subnet(ip.address));
+    let planned = Network {
+        name: plan.network.clone(),
+        plugin: plan.plugin.into(),
+        bridge: plan.bridge.clone(),
+        owns_bridge: plan.owns_bridge && !is_there,
+        subnets: subnets.filter(|_| plan.masquerade || plan.isolated).collect(),
+        isolated: plan.isolated,
+        former: Vec::new(),
+    };
+    let known = host.store.network(&plan.network, plan.plugin)?;
+    Ok(known.map_or(planned.clone(), |known| followed(known, planned, plan.owns_bridge)))
+}
+
+/// `planned` in place of `known`: a bridge of another name is former from now on, a subnet stays beside the new one.
+fn followed(mut known: Network, mut planned: Network, may_own: bool) -> Network {
+    let mut past = std::mem::take(&mut known.former);
+    past.push(known);
+    let (same, former): (Vec<_>, Vec<_>) = past.into_iter().partition(|past| past.bridge == planned.bridge);
+    planned.former = former;
+    for Network { owns_bridge, mut subnets, .. } in same {
+        planned.owns_bridge |= may_own && owns_bridge;
+        subnets.retain(|subnet| !planned.subnets.contains(subnet));
+        planned.subnets.append(&mut subnets);
+    }
+    planned
+}
+
+/// As for a container's addresses ([`link::await_addresses`]): its first packet may be for its gateway.
+fn await_gateways(host: &mut Host, gateways: &[IpNetwork]) -> Result<(), Error> {
+    for gateway in gateways.iter().map(IpNetwork::ip).filter(IpAddr::is_ipv6) {
+        if !host.netlink.is_local(gateway)? {
+            netlink::await_local(gateway, link::PATIENCE)?;
+        }
+    }
+    Ok(())
+}
+
+/// A bridge without IPv6 bears no IPv6 address: told before there is one.
+fn require_ipv6(host: &Host, plan: &Plan, found: Option<&Link>, gateways: &[IpNetwork]) -> Result<(), Error> {
+    let Some(gateway) = gateways.iter().find(|gateway| gateway.is_ipv6()) else { return Ok(()) };
+    let of = found.map_or("default", |bridge| bridge.name.as_str());
+    match host.netlink.sysctl(&format!("ipv6/conf/{of}/disable_ipv6"))?.as_deref() {
+        Some("0") => Ok(()),
+        _ => Err(Error::NoIpv6 { bridge: plan.bridge.clone(), gateway: gateway.to_string(), of: of.into() }),
+    }
 }
 
 /// Equivalent to `ip link add NAME type bridge`; it is still down, so no router advertisement can be taken.
@@ -197,6 +241,21 @@ fn forward(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) -> Result<(), E
     Ok(())
 }
 
+/// True if the host forwards what comes by `bridge` in that family.
+pub fn forwards(host: &Host, bridge: &str, v6: bool) -> Result<bool, Error> {
+    let forced = format!("ipv6/conf/{bridge}/force_forwarding");
+    let keys: &[&str] = match v6 {
+        false => &["ipv4/ip_forward"],
+        true => &["ipv6/conf/all/forwarding", &forced],
+    };
+    for key in keys {
+        if host.netlink.sysctl(key)?.as_deref() == Some("1") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// `conf.all.forwarding` makes interfaces ignore router advertisements. Since Linux 6.17 `force_forwarding`
 /// forwards without that; before, an uplink that lives by advertisements is a reason to refuse.
 fn forward_v6(host: &mut Host, plan: &Plan) -> Result<(), Error> {
@@ -204,13 +263,20 @@ fn forward_v6(host: &mut Host, plan: &Plan) -> Result<(), Error> {
         return Ok(());
     }
     if host.netlink.sysctl("ipv6/conf/all/force_forwarding")?.is_some() {
-        host.netlink.set_sysctl("ipv6/conf/all/force_forwarding", "1")?;
-        return Ok(());
+        return force_forwarding(host, &plan.bridge);
     }
     if let Some(link) = lives_by_advertisements(host, &plan.bridge)? {
         return Err(Error::ForwardingHarms { link });
     }
     host.netlink.set_sysctl("ipv6/conf/all/forwarding", "1")?;
+    Ok(())
+}
+
+/// `all` is for the interfaces that are there when it changes, `default` for those to come.
+fn force_forwarding(host: &Host, bridge: &str) -> Result<(), Error> {
+    for interface in ["all", "default", bridge] {
+        host.netlink.set_sysctl(&format!("ipv6/conf/{interface}/force_forwarding"), "1")?;
+    }
     Ok(())
 }
 
@@ -241,4 +307,28 @@ fn remove_bridge(host: &mut Host, network: &Network) -> Result<(), Error> {
         return Ok(());
     }
     link::delete(host, bridge.index)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(bridge: &str, subnet: &str, owns_bridge: bool) -> Network {
+        let subnets = vec![subnet.parse().unwrap()];
+        Network { bridge: bridge.into(), owns_bridge, subnets, ..Network::default() }
+    }
+
+    #[test]
+    fn a_network_that_moves_keeps_what_it_has_to_take_away() {
+        let first = network("br0", "10.7.0.0/24", true);
+
+        let wider = followed(first.clone(), network("br0", "10.8.0.0/24", false), true);
+        let moved = followed(wider.clone(), network("br1", "10.8.0.0/24", true), true);
+        let back = followed(moved.clone(), network("br0", "10.8.0.0/24", false), true);
+
+        assert!(wider.owns_bridge && wider.subnets.len() == 2 && wider.former.is_empty());
+        assert_eq!(moved.former, [wider]);
+        assert_eq!((back.former.len(), back.former[0].bridge.as_str()), (1, "br1"));
+        assert!(back.owns_bridge && back.subnets.len() == 2);
+    }
 }

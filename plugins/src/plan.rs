@@ -73,6 +73,36 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// What DEL needs to know where the configuration has a fault: it goes by the record, and nothing that was
+    /// attached may stay because of what the configuration says by now.
+    pub fn bare(plugin: &'static str, network: &str, ipam: Ipam) -> Self {
+        Self {
+            plugin,
+            network: network.to_owned(),
+            bridge: String::new(),
+            owns_bridge: false,
+            gateway: false,
+            default_gateway: false,
+            force_address: false,
+            mtu: None,
+            inherit_mtu: false,
+            promiscuous: false,
+            hairpin: false,
+            port_isolation: false,
+            masquerade: false,
+            isolated: false,
+            guarded: false,
+            interface_up: false,
+            duplicate_detection: false,
+            ipv4_only: false,
+            mac: None,
+            ipam,
+            ports: Vec::new(),
+            dns: None,
+            name: None,
+        }
+    }
+
     /// The record of this attachment before anything is made.
     pub fn record(&self, request: &Request<'_>) -> Record {
         let call = request.call;

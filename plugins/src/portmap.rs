@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use cni::{Args, CniResult, Plugin, Request};
+use cni::{Args, Attachment, CniResult, Plugin, Request};
 use serde::Deserialize;
 use serde_json::Value;
 use store::{Address, LockName, Mode, Namespace, Network, NetworkKey, Record, Stage};
@@ -91,7 +91,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
         host.store.retire(lock)?;
         Err(attach::with_undo(error, undone))
     });
-    host.close()?;
+    host.close();
     result.map(|()| previous)
 }
 
@@ -116,7 +116,8 @@ fn del(request: &Request<'_>) -> Result<(), Error> {
     let record = known(&host, &unknown)?.unwrap_or(unknown);
     remove(&mut host, &record)?;
     host.store.retire(lock)?;
-    host.close()
+    host.close();
+    Ok(())
 }
 
 fn remove(host: &mut Host, record: &Record) -> Result<(), Error> {
@@ -151,16 +152,27 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
         if record.plugin != PLUGIN || record.network != request.config.name {
             continue;
         }
-        let _lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
-        let keep = match &valid {
-            Some(valid) => attach::is_valid(valid, &record),
-            None => attach::is_alive(&mut host, &record)?,
-        };
-        if !keep {
-            failures.extend(remove(&mut host, &record).err());
-        }
+        failures.extend(collect(&mut host, &record, valid.as_deref()).err());
+    }
+    if !host.store.has_records(&request.config.name, PLUGIN)? {
+        failures.extend(crate::network::retire(&mut host, &request.config.name, PLUGIN).err());
     }
     Error::all(failures)
+}
+
+/// One record in GC's eyes: kept if valid; without a list, kept unless its container is gone or its ADD died.
+fn collect(host: &mut Host, record: &Record, valid: Option<&[Attachment]>) -> Result<(), Error> {
+    let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
+    let Some(record) = known(host, record)? else { return Ok(()) };
+    let keep = match valid {
+        Some(valid) => attach::is_valid(valid, &record),
+        None => record.stage == Stage::Committed && attach::is_alive(host, &record)?,
+    };
+    if keep {
+        return Ok(());
+    }
+    remove(host, &record)?;
+    Ok(host.store.retire(lock)?)
 }
 
 fn parse(request: &Request<'_>) -> Result<Config, Error> {
@@ -258,7 +270,7 @@ fn hold_network(host: &mut Host, record: &Record) -> Result<store::Lock, Error> 
     if host.store.network(&record.network, PLUGIN)?.is_some() {
         return Ok(lock);
     }
-    lock.change(Mode::Exclusive)?;
+    lock = host.change(lock, Mode::Exclusive)?;
     let network = Network {
         name: record.network.clone(),
         plugin: PLUGIN.into(),
@@ -266,6 +278,7 @@ fn hold_network(host: &mut Host, record: &Record) -> Result<store::Lock, Error> 
         owns_bridge: false,
         subnets: record.addresses.iter().map(|address| subnet(address.address)).collect(),
         isolated: false,
+        former: Vec::new(),
     };
     host.store.write_network(&network)?;
     firewall::admit_network(host, &network)?;

@@ -11,7 +11,7 @@ use nft::{Element, Owner, Protocol};
 use serde::Deserialize;
 use store::{Lock, LockName, Mode, Port, Record};
 
-use crate::error::{Fault, host_text};
+use crate::error::{Fault, Finding, host_text};
 use crate::{Error, Host, attach, firewall};
 
 /// One entry of `runtimeConfig.portMappings`.
@@ -104,14 +104,34 @@ pub fn reserve(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> 
     Ok(lock)
 }
 
+/// True if a record claims a port on a single address, or the loopback.
+pub fn has_claims(host: &Host, record: &Record) -> Result<bool, Error> {
+    let loopback = loopback_bridge(record).map(loopback_claim);
+    if let Some(loopback) = &loopback
+        && host.store.is_left(loopback)?
+    {
+        // The last who left died before it was closed.
+        return Ok(true);
+    }
+    let ports = record.ports.iter().filter(|port| port.host.is_some()).map(claim);
+    for what in ports.chain(loopback) {
+        if host.store.is_claimant(&what, &record.key())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Gives a record's claims back, and closes the loopback of a bridge that has no port left.
 pub fn release(host: &mut Host, record: &Record) -> Result<(), Error> {
     for port in record.ports.iter().filter(|port| port.host.is_some()) {
         host.store.release(&claim(port), &record.key())?;
     }
     let Some(bridge) = loopback_bridge(record) else { return Ok(()) };
-    if host.store.release(&loopback_claim(bridge), &record.key())? {
+    let claim = loopback_claim(bridge);
+    if host.store.is_claimed(&claim)? && host.store.leave(&claim, &record.key())? {
         close_loopback(host, bridge)?;
+        host.store.abandon(&claim)?;
     }
     Ok(())
 }
@@ -134,6 +154,15 @@ pub fn open_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
         host.netlink.set_sysctl(&key, "1")?;
     }
     Ok(())
+}
+
+/// CHECK's part of [`open_loopback`].
+pub fn check_loopback(host: &Host, record: &Record) -> Result<(), Error> {
+    let Some(bridge) = loopback_bridge(record) else { return Ok(()) };
+    match host.netlink.sysctl(&format!("ipv4/conf/{bridge}/route_localnet"))?.as_deref() {
+        Some("1") => Ok(()),
+        _ => Err(Finding::NoLoopback(bridge.to_owned()).into()),
+    }
 }
 
 /// The error for a key that the kernel says is taken, with its holder's name.
@@ -198,15 +227,21 @@ fn refuse_if_on_any_address(host: &mut Host, record: &Record) -> Result<(), Erro
         return Ok(());
     }
     let keys: Vec<Element> = single.iter().filter_map(|port| on_any_address(port)).collect();
+    let own = firewall::owner(&record.key());
     let owners = host.firewall()?.owners(&keys)?;
-    let found = single.into_iter().zip(owners).find_map(|(port, owner)| owner.map(|owner| (port, owner)));
-    match found {
-        Some((port, owner)) if Some(&owner) != firewall::owner(&record.key()).as_ref() => {
-            let key = on_any_address(port);
-            Err(key.map_or(Error::NoAddress, |key| taken(host, &key, Some(owner))))
+    let mut buried = Vec::new();
+    for (key, owner) in keys.iter().zip(owners).filter(|(_, owner)| owner.is_some() && *owner != own) {
+        if buried.contains(&owner) {
+            continue;
         }
-        _ => Ok(()),
+        match taken(host, key, owner.clone()) {
+            Error::PortTaken { key: Some(holder), .. } if bury_dead_holder(host, &holder)? => {
+                buried.push(owner)
+            }
+            refusal => return Err(refusal),
+        }
     }
+    Ok(())
 }
 
 fn on_any_address(port: &Port) -> Option<Element> {
@@ -240,18 +275,37 @@ fn loopback_bridge(record: &Record) -> Option<&str> {
     record.bridge.as_deref().filter(|_| open)
 }
 
+/// Guards every port of the bridge. Ports that come later see the claim and guard themselves ([`is_loopback_open`]).
+///
+/// On the ports, not on the bridge: with br_netfilter the bridge sees answers to the host's own loopback clients
+/// after they were translated back, with the very destination that is to be dropped.
 fn guard_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
-    if let Some(link) = host.netlink.link(bridge)? {
-        host.netlink.send(&[netlink::Request::LoopbackGuard { index: link.index, name: link.name }])?;
+    let links = host.netlink.links()?;
+    let Some(bridge) = links.iter().find(|link| link.name == bridge).map(|link| link.index) else {
+        return Ok(());
+    };
+    for port in links.into_iter().filter(|link| link.master == Some(bridge)) {
+        match host.netlink.send(&[netlink::Request::LoopbackGuard { index: port.index, name: port.name }]) {
+            // A container has left meanwhile.
+            Err(netlink::Error::Request { errno, .. }) if errno == rustix::io::Errno::NODEV => {}
+            other => other?,
+        }
     }
     Ok(())
 }
 
-/// The setting first, the guard last: in between the loopback is closed twice.
+/// The guards stay with their ports: they forbid only what is closed now.
 fn close_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
-    let Some(link) = host.netlink.link(bridge)? else { return Ok(()) };
-    host.netlink.set_sysctl(&format!("ipv4/conf/{bridge}/route_localnet"), "0")?;
-    Ok(host.netlink.send(&[netlink::Request::LoopbackGuardDel { index: link.index, name: link.name }])?)
+    let key = format!("ipv4/conf/{bridge}/route_localnet");
+    if host.netlink.sysctl(&key)?.is_some() {
+        host.netlink.set_sysctl(&key, "0")?;
+    }
+    Ok(())
+}
+
+/// True if the host's loopback reaches containers by this bridge, so that each of its ports needs a guard.
+pub fn is_loopback_open(host: &Host, bridge: &str) -> Result<bool, Error> {
+    Ok(host.store.is_claimed(&loopback_claim(bridge))?)
 }
 
 fn claim(port: &Port) -> String {

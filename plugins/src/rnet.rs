@@ -58,7 +58,7 @@ impl Plugin for Rnet {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(attach::del(&plan(request)?, request)?)
+        Ok(attach::del(&plan_of_del(request), request)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
@@ -78,6 +78,14 @@ impl Plugin for Rnet {
 pub fn default_bridge(name: &str) -> String {
     let plain = format!("rnet-{name}");
     if plain.len() < 16 { plain } else { format!("rnet-{}", &NetworkKey::new(name).as_str()[..10]) }
+}
+
+/// As configured; where that is faulty, at least whoever leases the addresses is told to free them.
+fn plan_of_del(request: &Request<'_>) -> Plan {
+    plan(request).unwrap_or_else(|_| {
+        let ipam = own_unless_named(bridge::ipam(request), &request.config.name).unwrap_or(Ipam::Own);
+        Plan::bare("rnet", &request.config.name, ipam)
+    })
 }
 
 fn plan(request: &Request<'_>) -> Result<Plan, Error> {

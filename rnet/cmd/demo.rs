@@ -3,7 +3,6 @@
 //! It plays the container runtime: it calls this very program as a CNI plugin, as podman or containerd would.
 //! ICMP, the web server and its client are built in, so nothing else has to be on the machine.
 
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +11,12 @@ use anyhow::{Context, Result, bail, ensure};
 use ipnetwork::IpNetwork;
 use netlink::Netns;
 use netns_fixtures::{
-    Container, Dialect, Host, HttpServer, Outside, Snapshot, bridge_link, enter_sandbox, http_get, ip_addr, ip_route,
-    ping, wait_for_carrier,
+    Container, Dialect, Host, HttpServer, Outside, Snapshot, bridge_link, enter_sandbox, http_get, ip_addr,
+    ip_route, ping, wait_for_carrier,
 };
 use serde_json::{Value, json};
+
+use crate::report::print;
 
 /// Long enough for a machine that is busy, short enough for a person.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,10 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const BRIDGE: &str = "rnet-mynet";
 const PAGE: &str = "<h1>Apache Tomcat on tomcat01</h1>";
 
+/// What is given: nothing.
+#[derive(Debug, clap::Args)]
+pub struct Args {}
+
 /// Shows every scene; an error names the step that failed.
-pub fn run(out: &mut dyn Write) -> Result<()> {
+pub fn run() -> Result<u8> {
     enter_sandbox().context("the demo needs namespaces of its own (user namespaces, or root)")?;
-    let mut demo = Demo::new(out)?;
+    let demo = Demo::new()?;
     demo.network()?;
     demo.containers()?;
     demo.inside()?;
@@ -34,11 +39,11 @@ pub fn run(out: &mut dyn Write) -> Result<()> {
     demo.pings()?;
     demo.published()?;
     demo.stopped()?;
-    demo.nothing_left()
+    demo.nothing_left()?;
+    Ok(0)
 }
 
-struct Demo<'a> {
-    out: &'a mut dyn Write,
+struct Demo {
     program: PathBuf,
     host: Host,
     outside: Outside,
@@ -47,8 +52,8 @@ struct Demo<'a> {
     before: Snapshot,
 }
 
-impl<'a> Demo<'a> {
-    fn new(out: &'a mut dyn Write) -> Result<Self> {
+impl Demo {
+    fn new() -> Result<Self> {
         let host = Host::new()?;
         let outside = host.outside(&["192.168.77.0/24".parse::<IpNetwork>()?])?;
         // Forwarding is the one thing that stays on a host when its last container network has gone.
@@ -56,61 +61,66 @@ impl<'a> Demo<'a> {
         let tomcats = [host.container("tomcat01")?, host.container("tomcat02")?];
         let before = Snapshot::of(host.netns(), &[])?;
         let program = std::env::current_exe().context("where is this program?")?;
-        let mut demo = Self { out, program, host, outside, tomcats, before };
-        demo.say("rnet demo: a docker0-style network in a throw-away host; this machine's own network is not touched.")?;
+        let demo = Self { program, host, outside, tomcats, before };
+        say(
+            "rnet demo: a docker0-style network in a throw-away host; this machine's own network is not touched.",
+        )?;
         Ok(demo)
     }
 
-    fn network(&mut self) -> Result<()> {
-        self.step("A network: 172.18.0.0/16, as docker gives the first one that a user makes")?;
+    fn network(&self) -> Result<()> {
+        step("A network: 172.18.0.0/16, as docker gives the first one that a user makes")?;
         let arguments = ["create", "mynet", "--subnet", "172.18.0.0/16"];
-        self.say(&format!("$ rnet {}", arguments.join(" ")))?;
+        say(&format!("$ rnet {}", arguments.join(" ")))?;
         let output = self.host.command(&self.program).args(arguments).output()?;
         ensure!(output.status.success(), "rnet create: {}", String::from_utf8_lossy(&output.stderr));
-        self.show(&String::from_utf8_lossy(&output.stdout))
+        show(&String::from_utf8_lossy(&output.stdout))
     }
 
-    fn containers(&mut self) -> Result<()> {
-        self.step("Two containers: a bridge, and for each a veth pair whose one end is the container's eth0")?;
+    fn containers(&self) -> Result<()> {
+        step("Two containers: a bridge, and for each a veth pair whose one end is the container's eth0")?;
         for (number, publish) in [(0, true), (1, false)] {
             let result = self.call("ADD", number, publish)?;
             let address = result["ips"][0]["address"].as_str().unwrap_or_default().to_owned();
             let expected = format!("172.18.0.{}/16", number + 2);
             ensure!(address == expected, "{} got {address}, not {expected}", self.tomcats[number].name());
-            self.say(&format!("{} has {address}", self.tomcats[number].name()))?;
+            say(&format!("{} has {address}", self.tomcats[number].name()))?;
         }
-        ensure!(wait_for_carrier(self.tomcats[0].netns(), "eth0", PATIENCE)?, "eth0 of tomcat01 has no carrier");
+        ensure!(
+            wait_for_carrier(self.tomcats[0].netns(), "eth0", PATIENCE)?,
+            "eth0 of tomcat01 has no carrier"
+        );
         Ok(())
     }
 
-    fn inside(&mut self) -> Result<()> {
-        self.step("Inside tomcat01")?;
-        self.say("$ docker exec -it tomcat01 ip addr")?;
+    fn inside(&self) -> Result<()> {
+        step("Inside tomcat01")?;
+        say("$ docker exec -it tomcat01 ip addr")?;
         let addresses = ip_addr(self.tomcats[0].netns(), Dialect::Busybox)?;
-        self.show(&addresses)?;
+        show(&addresses)?;
         for wanted in ["eth0@if", "mtu 1500", "02:42:ac:12:00:02", "inet 172.18.0.2/16 brd 172.18.255.255"] {
             ensure!(addresses.contains(wanted), "ip addr does not show {wanted:?}");
         }
-        self.say("$ docker exec -it tomcat01 ip route")?;
+        say("$ docker exec -it tomcat01 ip route")?;
         let routes = ip_route(self.tomcats[0].netns(), Dialect::Busybox)?;
-        self.show(&routes)
+        show(&routes)
     }
 
-    fn on_the_host(&mut self) -> Result<()> {
-        self.step("On the host: the bridge, and one veth for each container")?;
+    fn on_the_host(&self) -> Result<()> {
+        step("On the host: the bridge, and one veth for each container")?;
         let addresses = ip_addr(self.host.netns(), Dialect::Iproute2)?;
         let bridge: Vec<&str> = section(&addresses, BRIDGE);
         ensure!(bridge.join("\n").contains("inet 172.18.0.1/16"), "the bridge has no gateway address");
-        self.say(&format!("$ ip addr show {BRIDGE}"))?;
-        self.show(&bridge.join("\n"))?;
+        say(&format!("$ ip addr show {BRIDGE}"))?;
+        show(&bridge.join("\n"))?;
         let ports = self.ports()?;
         ensure!(ports.len() == 2, "the bridge has {} ports, not two", ports.len());
-        self.say("$ bridge link")?;
-        self.show(&ports.join("\n"))
+        say("$ bridge link")?;
+        show(&ports.join("\n"))
     }
 
-    fn pings(&mut self) -> Result<()> {
-        self.step("Everybody reaches everybody: the packets cross the bridge")?;
+    fn pings(&self) -> Result<()> {
+        step("Everybody reaches everybody: the packets cross the bridge")?;
         let (first, second) = (address(2), address(3));
         let pings = [
             ("host", self.host.netns(), first),
@@ -121,13 +131,14 @@ impl<'a> Demo<'a> {
         let mut lines = Vec::new();
         for (who, from, to) in pings {
             let Some(time) = ping(from, to, PATIENCE)? else { bail!("{who} does not reach {to}") };
-            lines.push(format!("{who:<9} ping {to:<11} answered after {:.3} ms", time.as_secs_f64() * 1000.0));
+            lines
+                .push(format!("{who:<9} ping {to:<11} answered after {:.3} ms", time.as_secs_f64() * 1000.0));
         }
-        self.show(&lines.join("\n"))
+        show(&lines.join("\n"))
     }
 
-    fn published(&mut self) -> Result<()> {
-        self.step("tomcat01 was started with -p 3344:80: the host's port 3344 leads to its port 80")?;
+    fn published(&self) -> Result<()> {
+        step("tomcat01 was started with -p 3344:80: the host's port 3344 leads to its port 80")?;
         let server = HttpServer::start(self.tomcats[0].netns(), SocketAddr::new(address(2), 80), PAGE)?;
         let on_the_lan = self.outside.host_address();
         let gets = [
@@ -141,34 +152,34 @@ impl<'a> Demo<'a> {
         for (who, from, to) in gets {
             lines.push(fetch(&server, who, from, to)?);
         }
-        self.show(&lines.join("\n"))
+        show(&lines.join("\n"))
     }
 
-    fn stopped(&mut self) -> Result<()> {
-        self.step("tomcat02 is stopped: its pair is gone, at both ends")?;
+    fn stopped(&self) -> Result<()> {
+        step("tomcat02 is stopped: its pair is gone, at both ends")?;
         self.call("DEL", 1, false)?;
         let ports = self.ports()?;
         ensure!(ports.len() == 1, "the bridge still has {} ports", ports.len());
         let left = ip_addr(self.tomcats[1].netns(), Dialect::Busybox)?;
         ensure!(!left.contains("eth0"), "tomcat02 still has an eth0");
-        self.say("$ bridge link")?;
-        self.show(&ports.join("\n"))
+        say("$ bridge link")?;
+        show(&ports.join("\n"))
     }
 
-    fn nothing_left(&mut self) -> Result<()> {
-        self.step("tomcat01 too: with the last container the bridge and every rule go")?;
+    fn nothing_left(&self) -> Result<()> {
+        step("tomcat01 too: with the last container the bridge and every rule go")?;
         self.call("DEL", 0, true)?;
         let after = Snapshot::of(self.host.netns(), &[])?;
         if let Some(difference) = self.before.diff(&after) {
             bail!("the host is not as it was before:\n{difference}");
         }
-        self.say("links, addresses, routes, neighbours, ruleset and sysctls are what they were before")?;
-        self.say("")?;
-        self.say("All steps worked.")
+        say("links, addresses, routes, neighbours, ruleset and sysctls are what they were before")?;
+        say("")?;
+        say("All steps worked.")
     }
 
     /// Calls this program as the CNI plugin `rnet`, as a runtime does.
-    fn call(&mut self, verb: &str, number: usize, publish: bool) -> Result<Value> {
+    fn call(&self, verb: &str, number: usize, publish: bool) -> Result<Value> {
         let container = &self.tomcats[number];
         let config = self.config(publish)?;
         let netns = container.path().to_string_lossy().into_owned();
@@ -180,10 +191,13 @@ impl<'a> Demo<'a> {
             ("CNI_PATH", "/opt/cni/bin"),
         ];
         let published = if publish && verb == "ADD" { "   (-p 3344:80)" } else { "" };
-        let line = format!("$ CNI_COMMAND={verb} CNI_CONTAINERID={} CNI_IFNAME=eth0 … rnet{published}", container.name());
+        let line = format!(
+            "$ CNI_COMMAND={verb} CNI_CONTAINERID={} CNI_IFNAME=eth0 … rnet{published}",
+            container.name()
+        );
         let program = self.host.command(&self.program).envs(environment).input(config.to_string());
         let output = program.output()?;
-        self.say(&line)?;
+        say(&line)?;
         let text = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "{verb} of {} failed: {text}", self.tomcats[number].name());
         if text.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
@@ -207,21 +221,18 @@ impl<'a> Demo<'a> {
         let ports = bridge_link(self.host.netns())?;
         Ok(ports.lines().filter(|line| line.contains(BRIDGE)).map(str::to_owned).collect())
     }
+}
 
-    fn step(&mut self, title: &str) -> Result<()> {
-        Ok(writeln!(self.out, "\n── {title}")?)
-    }
+fn step(title: &str) -> Result<()> {
+    say(&format!("\n── {title}"))
+}
 
-    fn say(&mut self, line: &str) -> Result<()> {
-        Ok(writeln!(self.out, "{line}")?)
-    }
+fn say(line: &str) -> Result<()> {
+    print(&format!("{line}\n"))
+}
 
-    fn show(&mut self, text: &str) -> Result<()> {
-        for line in text.trim_end().lines() {
-            writeln!(self.out, "   {line}")?;
-        }
-        Ok(())
-    }
+fn show(text: &str) -> Result<()> {
+    text.trim_end().lines().try_for_each(|line| say(&format!("   {line}")))
 }
 
 fn fetch(server: &HttpServer, who: &str, from: &Netns, to: IpAddr) -> Result<String> {

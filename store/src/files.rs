@@ -26,7 +26,7 @@ fn open_existing(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-fn make_dir(path: &Path, mode: u32) -> Result<(), Errno> {
+pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), Errno> {
     match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
         Err(Errno::NOENT) => {
             let parent = path.parent().ok_or(Errno::NOENT)?;
@@ -94,18 +94,42 @@ fn rename_new(
     mode: u32,
     how: RenameFlags,
 ) -> Result<(), Errno> {
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
-    let count = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let temporary = format!(".new-{}-{count}", rustix::process::getpid());
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, &temporary, flags, Mode::from_raw_mode(mode))?;
-    let renamed = write_all(file.as_fd(), bytes)
-        .and_then(|()| rustix::fs::renameat_with(dir, &temporary, dir, name, how));
+    let temporary = write_temporary(dir, ".new-", bytes, mode)?;
+    let renamed = rustix::fs::renameat_with(dir, &temporary, dir, name, how);
     if renamed.is_err() {
         // The name is ours alone; the error to report is the first one.
         let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
     }
     renamed
+}
+
+/// Writes a file of a name that nobody has, beginning with `prefix`, and returns the name; no file if it fails.
+pub(crate) fn write_temporary(
+    dir: BorrowedFd<'_>,
+    prefix: &str,
+    bytes: &[u8],
+    mode: u32,
+) -> Result<String, Errno> {
+    let (name, file) = create_temporary(dir, prefix, mode)?;
+    let written = write_all(file.as_fd(), bytes);
+    if written.is_err() {
+        let _ = rustix::fs::unlinkat(dir, &name, AtFlags::empty());
+    }
+    written.map(|()| name)
+}
+
+/// A process that was killed may have had our number and left its file: then the next name is free.
+fn create_temporary(dir: BorrowedFd<'_>, prefix: &str, mode: u32) -> Result<(String, OwnedFd), Errno> {
+    static COUNTER: AtomicU64 = AtomicU64::new(0);
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
+    loop {
+        let count = COUNTER.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{prefix}{}-{count}", rustix::process::getpid());
+        match rustix::fs::openat(dir, &name, flags, Mode::from_raw_mode(mode)) {
+            Err(Errno::EXIST) => {}
+            other => return other.map(|file| (name, file)),
+        }
+    }
 }
 
 fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
@@ -158,6 +182,21 @@ mod tests {
 
         assert_eq!(read_whole(dir.as_fd(), "record").unwrap().unwrap(), b"new");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_process_of_our_number_left_is_in_nobodys_way() {
+        let (folder, dir) = folder();
+        let leftover = write_temporary(dir.as_fd(), ".new-", b"half", 0o600).unwrap();
+        let (prefix, count) = leftover.rsplit_once('-').unwrap();
+        for ahead in 1..20 {
+            let name = format!("{prefix}-{}", count.parse::<u64>().unwrap() + ahead);
+            std::fs::write(folder.path().join(name), "half").unwrap();
+        }
+
+        replace_whole(dir.as_fd(), "record", b"whole", 0o600).unwrap();
+
+        assert_eq!(read_whole(dir.as_fd(), "record").unwrap().unwrap(), b"whole");
     }
 
     #[test]

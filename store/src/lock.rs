@@ -72,9 +72,7 @@ impl Lock {
         patience: Duration,
     ) -> Result<Lock, Error> {
         loop {
-            let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let file = rustix::fs::openat(dir, name.file(), flags, FileMode::from_raw_mode(0o600))
-                .map_err(Error::file("open the lock", name.file()))?;
+            let file = open(dir, &name.file()).map_err(Error::file("open the lock", name.file()))?;
             let mut lock = Lock { name: name.clone(), file, patience };
             lock.wait(mode)?;
             // The file may have been removed with its attachment while we waited: then it locks nothing.
@@ -85,9 +83,15 @@ impl Lock {
         }
     }
 
-    /// Takes the lock anew in another mode. The kernel lets go in between: look again at what was read before.
-    pub fn change(&mut self, mode: Mode) -> Result<(), Error> {
-        self.wait(mode)
+    /// Takes the lock anew in another mode; false if its file was removed meanwhile and it locks nothing.
+    pub(crate) fn change(&mut self, mode: Mode) -> Result<bool, Error> {
+        self.wait(mode)?;
+        self.is_linked()
+    }
+
+    /// Lets go; what it locked.
+    pub(crate) fn into_name(self) -> LockName {
+        self.name.clone()
     }
 
     /// Removes the lock's file: its attachment is gone. Others that wait for it find out and make a new one.
@@ -139,11 +143,44 @@ impl Lock {
         let _ = rustix::fs::ftruncate(&self.file, line.len() as u64);
     }
 
+    /// Who holds the lock, as the kernel says; what for, if it was the last to sign.
     fn holder(&self) -> String {
+        let signed = self.signature();
+        let holders = self.holders();
+        let has_signed = |pid: &u32| signed.starts_with(&format!("pid {pid}:"));
+        match holders.first() {
+            Some(first) if !holders.iter().any(has_signed) => format!("pid {first}"),
+            _ => signed,
+        }
+    }
+
+    fn signature(&self) -> String {
         let mut line = [0; 200];
         let read = rustix::io::pread(&self.file, &mut line[..], 0).unwrap_or(0);
         String::from_utf8_lossy(&line[..read]).trim().to_owned()
     }
+
+    /// The processes that hold the lock (proc(5), /proc/locks); none where they cannot be seen.
+    fn holders(&self) -> Vec<u32> {
+        let Ok(stat) = rustix::fs::fstat(&self.file) else { return Vec::new() };
+        let inode = format!(":{}", stat.st_ino);
+        let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+        let fields = locks.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let held = fields.filter(|fields| {
+            fields.get(1) == Some(&"FLOCK") && fields.get(5).is_some_and(|file| file.ends_with(&inode))
+        });
+        // One that waits has an arrow in the second field; a process of another namespace is 0.
+        held.filter_map(|fields| fields.get(4)?.parse().ok()).filter(|pid| *pid > 0).collect()
+    }
+}
+
+/// Read-only where it cannot be had otherwise: flock(2) is content with that, and a DEL must go on.
+fn open(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let writable = flags | OFlags::CREATE | OFlags::RDWR;
+    rustix::fs::openat(dir, name, writable, FileMode::from_raw_mode(0o600)).or_else(|errno| {
+        rustix::fs::openat(dir, name, flags | OFlags::RDONLY, FileMode::empty()).map_err(|_| errno)
+    })
 }
 
 impl Drop for Lock {
@@ -175,6 +212,19 @@ mod tests {
     }
 
     #[test]
+    fn a_sharer_who_signed_and_left_is_not_named_for_the_one_who_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open_dir(folder.path(), 0o700).unwrap();
+        let held = take(&dir, Mode::Shared).unwrap();
+        let gone = b"pid 1: DEL db/eth0";
+        rustix::io::pwrite(&held.file, gone, 0).unwrap();
+
+        let Err(Error::Busy { holder, .. }) = take(&dir, Mode::Exclusive) else { panic!("two hold the lock") };
+
+        assert_eq!(holder, format!("pid {}", rustix::process::getpid()));
+    }
+
+    #[test]
     fn a_lock_is_free_again_when_it_is_dropped_although_a_child_has_its_descriptor() {
         let folder = tempfile::tempdir().unwrap();
         let dir = open_dir(folder.path(), 0o700).unwrap();
@@ -193,7 +243,7 @@ mod tests {
         let first = take(&dir, Mode::Shared).unwrap();
         let mut second = take(&dir, Mode::Shared).unwrap();
 
-        let waiting = std::thread::spawn(move || second.change(Mode::Exclusive).map(|()| second));
+        let waiting = std::thread::spawn(move || second.change(Mode::Exclusive).map(|_| second));
         drop(first);
 
         waiting.join().unwrap().unwrap();

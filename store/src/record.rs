@@ -141,6 +141,9 @@ pub struct Network {
     pub subnets: Vec<IpNetwork>,
     /// It is cut off from other networks but for published ports.
     pub isolated: bool,
+    /// What it was before its definition named another bridge: containers of that time may be there still.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub former: Vec<Network>,
 }
 
 /// A kernel setting and the value it had before rnet changed it.

@@ -13,13 +13,19 @@ use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::files::{make_dir, write_temporary};
 use crate::lock::{Lock, LockName, Mode};
-use crate::{
-    Error, Key, Network, NetworkKey, Paths, Record, create_whole, open_dir, read_whole, replace_whole,
-};
+use crate::{Error, Key, Network, NetworkKey, Paths, Record, create_whole, open_dir, read_whole};
 
 /// How long a lock is waited for before the caller is told who holds it.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where files are written before they get their name. Not beside it: what a killed process leaves there would
+/// keep a folder from being empty, and so a network from ever losing its last attachment.
+const UNNAMED: &str = "new";
+
+/// So often is a file written anew whose folder others remove at the same moment.
+const ATTEMPTS: usize = 100;
 
 /// This host's records and locks, below [`Paths::run`].
 #[derive(Debug)]
@@ -44,7 +50,13 @@ impl Store {
 
     /// Takes the lock `name`, waiting at most ten seconds; `what` tells others who holds it.
     pub fn lock(&self, name: LockName, mode: Mode, what: &str) -> Result<Lock, Error> {
-        Lock::take(self.locks.as_fd(), name, mode, what, PATIENCE)
+        Lock::take(self.locks.as_fd(), name, mode, what, patience())
+    }
+
+    /// Takes a lock anew in another mode. The kernel lets go in between: look again at what was read before.
+    pub fn change(&self, mut lock: Lock, mode: Mode, what: &str) -> Result<Lock, Error> {
+        // Its file may have been removed while nobody held it: then it would lock nothing.
+        if lock.change(mode)? { Ok(lock) } else { self.lock(lock.into_name(), mode, what) }
     }
 
     /// Removes the file of a lock that is held alone and whose subject is gone.
@@ -60,9 +72,7 @@ impl Store {
 
     /// Writes a record whole, in place of the one before.
     pub fn write_record(&self, record: &Record) -> Result<(), Error> {
-        let folder = format!("records/{}", folder_name(&record.network, &record.plugin));
-        let dir = open_dir(&self.paths.run().join(&folder), 0o700)?;
-        replace_whole(dir.as_fd(), record.key().as_str(), &json(record), 0o600)
+        self.replace(&record_name(&record.network, &record.plugin, &record.key()), &json(record))
     }
 
     /// Removes a record; true if it was its network's last one for this plugin.
@@ -96,8 +106,7 @@ impl Store {
 
     /// Remembers what was made for a network.
     pub fn write_network(&self, network: &Network) -> Result<(), Error> {
-        let dir = open_dir(&self.paths.run().join("networks"), 0o700)?;
-        replace_whole(dir.as_fd(), &folder_name(&network.name, &network.plugin), &json(network), 0o600)
+        self.replace(&format!("networks/{}", folder_name(&network.name, &network.plugin)), &json(network))
     }
 
     /// Forgets a network.
@@ -128,12 +137,34 @@ impl Store {
     /// Takes back a claim of an attachment that no record names any more.
     pub fn release_key(&self, what: &str, key: &str) -> Result<bool, Error> {
         self.remove(&format!("claims/{what}/{key}"))?;
+        self.abandon(what)
+    }
+
+    /// Takes a claim back, but leaves `what` claimed by nobody in particular until [`Store::abandon`]: for what has
+    /// to be undone with the last claim, if need be by a second try. True if no claim is left.
+    pub fn leave(&self, what: &str, key: &Key) -> Result<bool, Error> {
+        self.remove(&format!("claims/{what}/{key}"))?;
+        self.is_empty(&format!("claims/{what}"))
+    }
+
+    /// Ends `what` if it has no claim left; true if it was this call that did.
+    pub fn abandon(&self, what: &str) -> Result<bool, Error> {
         self.remove_folder(&format!("claims/{what}"))
     }
 
     /// True if anybody claims `what`. One system call.
     pub fn is_claimed(&self, what: &str) -> Result<bool, Error> {
         self.exists(&format!("claims/{what}"))
+    }
+
+    /// True if the attachment `key` claims `what`. One system call.
+    pub fn is_claimant(&self, what: &str, key: &Key) -> Result<bool, Error> {
+        self.exists(&format!("claims/{what}/{key}"))
+    }
+
+    /// True if the last claim of `what` was taken back by [`Store::leave`] and it was not abandoned yet.
+    pub fn is_left(&self, what: &str) -> Result<bool, Error> {
+        Ok(self.is_claimed(what)? && self.is_empty(&format!("claims/{what}"))?)
     }
 
     /// Who claims `what`. For messages and for whoever must look closer; reads one small folder.
@@ -154,7 +185,49 @@ impl Store {
 
     /// Keeps a small text under `name`.
     pub fn write_note(&self, name: &str, text: &str) -> Result<(), Error> {
-        replace_whole(self.run.as_fd(), name, text.as_bytes(), 0o600)
+        self.replace(name, text.as_bytes())
+    }
+
+    /// Removes what killed processes were writing. Whoever is writing at this moment does so again.
+    pub fn sweep(&self) -> Result<(), Error> {
+        self.list(UNNAMED)?.iter().try_for_each(|name| self.remove(&format!("{UNNAMED}/{name}")))
+    }
+
+    /// Puts a file in place of the one at `path`, in one step; its folder is made where it is missing.
+    fn replace(&self, path: &str, bytes: &[u8]) -> Result<(), Error> {
+        let failed = || Error::file("write", path);
+        for _ in 0..ATTEMPTS {
+            let temporary = self.write_unnamed(bytes).map_err(failed())?;
+            match rustix::fs::renameat(&self.run, &temporary, &self.run, path) {
+                Ok(()) => return Ok(()),
+                Err(errno) => {
+                    // The error to report is the first one.
+                    let _ = self.remove(&temporary);
+                    self.after_rename(errno, path).map_err(failed())?;
+                }
+            }
+        }
+        Err(failed()(Errno::NOENT))
+    }
+
+    fn write_unnamed(&self, bytes: &[u8]) -> Result<String, Errno> {
+        let prefix = format!("{UNNAMED}/");
+        match write_temporary(self.run.as_fd(), &prefix, bytes, 0o600) {
+            Err(Errno::NOENT) => {
+                make_dir(&self.paths.run().join(UNNAMED), 0o700)?;
+                write_temporary(self.run.as_fd(), &prefix, bytes, 0o600)
+            }
+            other => other,
+        }
+    }
+
+    /// The folder was never made, or somebody has just removed it because it was empty.
+    fn after_rename(&self, errno: Errno, path: &str) -> Result<(), Errno> {
+        let whole = self.paths.run().join(path);
+        match (errno, whole.parent()) {
+            (Errno::NOENT, Some(folder)) => make_dir(folder, 0o700),
+            _ => Err(errno),
+        }
     }
 
     fn read<T: DeserializeOwned + Default>(&self, name: &str) -> Result<Option<T>, Error> {
@@ -195,25 +268,43 @@ impl Store {
     }
 
     fn list(&self, name: &str) -> Result<Vec<String>, Error> {
+        self.first(name, usize::MAX)
+    }
+
+    fn is_empty(&self, name: &str) -> Result<bool, Error> {
+        Ok(self.first(name, 1)?.is_empty())
+    }
+
+    /// At most `count` of the names in a folder; none if there is no folder.
+    fn first(&self, name: &str, count: usize) -> Result<Vec<String>, Error> {
         let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = match rustix::fs::openat(&self.run, name, flags, FileMode::empty()) {
             Err(Errno::NOENT) => return Ok(Vec::new()),
             other => other.map_err(Error::file("open the folder", name))?,
         };
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&dir).map_err(Error::file("read the folder", name))? {
-            let entry = entry.map_err(Error::file("read the folder", name))?;
-            names.push(entry.file_name().to_string_lossy().into_owned());
-        }
-        // `.`, `..` and files that are being written.
-        names.retain(|name| !name.starts_with('.'));
-        Ok(names)
+        let entries = rustix::fs::Dir::read_from(&dir).map_err(Error::file("read the folder", name))?;
+        let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
+        // `.` and `..`, for no name of ours begins so.
+        let real = |name: &Result<String, Errno>| !name.as_ref().is_ok_and(|name| name.starts_with('.'));
+        names.filter(real).take(count).collect::<Result<_, _>>().map_err(Error::file("read the folder", name))
     }
 
     /// The folder of an `rnet` network's leases.
     pub fn leases(&self, network: &str) -> PathBuf {
         self.paths.leases().join(network)
     }
+}
+
+/// [`PATIENCE`], unless a test is in a hurry.
+#[cfg(feature = "failpoints")]
+fn patience() -> Duration {
+    let asked = std::env::var("RNET_PATIENCE_MS").ok().and_then(|text| text.parse().ok());
+    asked.map_or(PATIENCE, Duration::from_millis)
+}
+
+#[cfg(not(feature = "failpoints"))]
+fn patience() -> Duration {
+    PATIENCE
 }
 
 fn folder_name(network: &str, plugin: &str) -> String {
@@ -275,6 +366,34 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_writer_left_does_not_keep_a_network_and_is_swept() {
+        let (_root, store) = store();
+        store.write_record(&record("web")).unwrap();
+        let unnamed = store.paths.run().join(UNNAMED);
+        std::fs::write(unnamed.join("4711-0"), "{\"stage\":").unwrap();
+
+        assert!(store.remove_record("mynet", "rnet", &record("web").key()).unwrap());
+        store.sweep().unwrap();
+
+        assert_eq!(std::fs::read_dir(unnamed).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_record_is_written_although_its_folder_goes_at_the_same_moment() {
+        let (_root, store) = store();
+        let folder = format!("records/{}", folder_name("mynet", "rnet"));
+
+        std::thread::scope(|scope| {
+            let removing = scope.spawn(|| (0..2000).try_for_each(|_| store.remove_folder(&folder).map(drop)));
+            for _ in 0..500 {
+                store.write_record(&record("web")).unwrap();
+                store.remove_record("mynet", "rnet", &record("web").key()).unwrap();
+            }
+            removing.join().unwrap().unwrap();
+        });
+    }
+
+    #[test]
     fn garbage_is_set_aside_and_counts_as_an_intent() {
         let (_root, store) = store();
         let web = record("web");
@@ -301,5 +420,35 @@ mod tests {
         assert!(!store.release("tcp4-8080", &web).unwrap());
         assert!(store.release("tcp4-8080", &db).unwrap());
         assert!(!store.is_claimed("tcp4-8080").unwrap());
+    }
+
+    #[test]
+    fn the_last_who_leaves_may_fail_and_come_again() {
+        let (_root, store) = store();
+        let (web, db) = (record("web").key(), record("db").key());
+        store.claim("loopback-br0", &web).unwrap();
+        store.claim("loopback-br0", &db).unwrap();
+
+        assert!(!store.leave("loopback-br0", &web).unwrap());
+        assert!(store.leave("loopback-br0", &db).unwrap());
+        assert!(store.is_claimed("loopback-br0").unwrap() && store.is_left("loopback-br0").unwrap());
+        assert!(store.leave("loopback-br0", &db).unwrap());
+        assert!(store.abandon("loopback-br0").unwrap());
+        assert!(!store.is_left("loopback-br0").unwrap());
+        assert!(!store.is_claimed("loopback-br0").unwrap());
+    }
+
+    #[test]
+    fn a_lock_whose_file_went_while_its_mode_changed_is_taken_anew() {
+        let (_root, store) = store();
+        let network = || LockName::Network(NetworkKey::new("mynet"));
+        let first = store.lock(network(), Mode::Shared, "ADD web/eth0").unwrap();
+        std::fs::remove_file(store.paths.run().join(format!("locks/network-{}", NetworkKey::new("mynet")))).unwrap();
+
+        let changed = store.change(first, Mode::Exclusive, "ADD web/eth0").unwrap();
+
+        let late = Lock::take(store.locks.as_fd(), network(), Mode::Shared, "ADD", Duration::from_millis(20));
+        assert!(matches!(late, Err(Error::Busy { .. })));
+        drop(changed);
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::Child;
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use netlink::{Link, Netlink, Netns};
@@ -153,7 +153,8 @@ impl Lab {
 
     /// The links of the host but `lo`, by name.
     pub fn links(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.netlink().links().unwrap().into_iter().map(|link| link.name).collect();
+        let mut names: Vec<String> =
+            self.netlink().links().unwrap().into_iter().map(|link| link.name).collect();
         names.retain(|name| name != "lo");
         names.sort();
         names
@@ -179,11 +180,22 @@ impl Lab {
         self.netlink().set_sysctl(key, value).unwrap();
     }
 
-    /// Everything the host's namespace holds, and every file that rnet keeps.
+    /// Everything the host's namespace holds, and every file that rnet keeps, but for locks, which say who held
+    /// them last, and the index of leases, which is a cache.
     pub fn snapshot(&self) -> Snapshot {
-        let folders = ["run", "var", "etc"].map(|name| self.host.root().join(name));
+        let root = self.host.root();
+        let mut folders = vec![root.join("var/lib/cni"), root.join("etc")];
+        let passing = |path: &PathBuf| path.ends_with("locks") || path.ends_with("index");
+        folders
+            .extend(entries(&self.run_folder()).into_iter().filter(|path| path.is_dir() && !passing(path)));
         let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
         Snapshot::of(self.host.netns(), &folders).unwrap()
+    }
+
+    /// Where the host's records, locks and leases lie.
+    pub fn run_folder(&self) -> PathBuf {
+        let cookie = self.host.run(|| netlink::cookie().unwrap()).unwrap();
+        self.host.root().join("run/rnet").join(cookie.to_string())
     }
 
     /// A file below the host's directory, its content as text.
@@ -256,11 +268,15 @@ impl<'a> Call<'a> {
 
     /// Starts the call, its input in a file, its output thrown away; for tests that kill it.
     pub fn spawn(self) -> Child {
+        self.spawn_to(Stdio::null())
+    }
+
+    /// The same with a standard output.
+    pub fn spawn_to(self, stdout: Stdio) -> Child {
         let mut input = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut input, &self.input).unwrap();
         std::io::Seek::rewind(&mut input).unwrap();
-        let null = std::process::Stdio::null;
-        self.program().stdin(input).stdout(null()).stderr(null()).spawn().unwrap()
+        self.program().stdin(input).stdout(stdout).stderr(Stdio::null()).spawn().unwrap()
     }
 
     /// Nothing of the caller's environment reaches the plugin, but for how it ends.
@@ -330,9 +346,7 @@ pub fn with(config: &Value, more: Value) -> Value {
 
 /// `config` with published ports: host address, host port, container port and protocol of each.
 pub fn publishing(config: &Value, ports: &[(&str, u16, u16, &str)]) -> Value {
-    let mapping = |(host, from, to, protocol): &(&str, u16, u16, &str)| {
-        json!({"hostIP": host, "hostPort": from, "containerPort": to, "protocol": protocol})
-    };
+    let mapping = |(host, from, to, protocol): &(&str, u16, u16, &str)| json!({"hostIP": host, "hostPort": from, "containerPort": to, "protocol": protocol});
     let mappings: Vec<Value> = ports.iter().map(mapping).collect();
     with(config, json!({"runtimeConfig": {"portMappings": mappings}}))
 }
@@ -356,6 +370,18 @@ pub fn address(result: &Value, v6: bool) -> std::net::IpAddr {
 /// Links, addresses, routes and sysctls of a container.
 pub fn inside(netns: &Netns) -> Netlink {
     Netlink::inside(netns).unwrap()
+}
+
+/// The differences between two snapshots, but for the address that was given last: a failed ADD uses one up.
+pub fn differences(before: &Snapshot, after: &Snapshot) -> Vec<String> {
+    let lines = before.diff(after).unwrap_or_default();
+    lines.lines().filter(|line| !line.contains("last_reserved_ip")).map(str::to_owned).collect()
+}
+
+/// What a folder holds; nothing if it is not there.
+pub fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
 }
 
 fn plugins_of(list: &Value) -> std::slice::Iter<'_, Value> {

@@ -1,1 +1,308 @@
-//! To come.
+//! CHECK sees everything that ADD made, and changes nothing (cni.md 2.1; 3: G7, G8).
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink::{Netlink, Request};
+use netns_fixtures::{Container, Frames, Snapshot, assert_same};
+use serde_json::{Value, json};
+
+use crate::common::{Lab, Outcome, Who, bridge, inside, publishing, rnet, with};
+
+/// An attachment that CHECK is content with.
+struct Attached {
+    lab: Lab,
+    plugin: &'static str,
+    container: Container,
+    who: Who,
+    config: Value,
+    result: Value,
+}
+
+impl Attached {
+    fn new(plugin: &'static str, config: Value) -> Self {
+        let lab = Lab::new();
+        let (container, who) = lab.container("c1");
+        let result = lab.add(plugin, &who, &config);
+        let attached = Self { lab, plugin, container, who, config, result };
+        attached.check().silent();
+        attached
+    }
+
+    /// A network of type `rnet` with two published ports, one of them open to 127.0.0.1.
+    fn rnet() -> Self {
+        let config = rnet("n", &["172.18.0.0/16", "fd18::/64"]);
+        Self::new("rnet", publishing(&config, &[("", 8080, 80, "tcp"), ("127.0.0.1", 53, 53, "udp")]))
+    }
+
+    /// A network of type `bridge` with everything that is checked.
+    fn bridge() -> Self {
+        let keys = json!({"hairpinMode": true, "portIsolation": true});
+        Self::new("bridge", with(&bridge("n", &["172.18.0.0/16", "fd18::/64"]), keys))
+    }
+
+    fn check(&self) -> Outcome {
+        let config = with(&self.config, json!({"prevResult": self.result}));
+        self.lab.cni("CHECK", self.plugin, &self.who, &config)
+    }
+
+    fn name(&self, at: usize) -> &str {
+        self.result["interfaces"][at]["name"].as_str().unwrap()
+    }
+
+    /// Changes something on the host.
+    fn on_host(&self, link: &str, change: impl Fn(u32, String) -> Request) {
+        let mut netlink = self.lab.netlink();
+        let index = netlink.link(link).unwrap().unwrap().index;
+        netlink.send(&[change(index, link.into())]).unwrap();
+    }
+
+    /// Changes something in the container.
+    fn within(&self, change: impl Fn(u32, String) -> Request) {
+        let mut netlink: Netlink = inside(self.container.netns());
+        let index = netlink.link("eth0").unwrap().unwrap().index;
+        netlink.send(&[change(index, "eth0".into())]).unwrap();
+    }
+
+    #[track_caller]
+    fn finds(&self, text: &str) {
+        let found = self.check().refusal();
+        assert!(found.0 == 107 && found.1.contains(text), "{found:?} instead of {text:?}");
+    }
+}
+
+fn both() -> [Attached; 2] {
+    [Attached::rnet(), Attached::bridge()]
+}
+
+#[test]
+fn it_changes_nothing() {
+    for attached in both() {
+        let everything = || {
+            let host = attached.lab.snapshot();
+            let container = Snapshot::of(attached.container.netns(), &[]).unwrap();
+            let generation = attached.lab.firewall(|firewall| firewall.generation().unwrap());
+            (host, container, generation)
+        };
+        let before = everything();
+        attached.check().silent();
+        let after = everything();
+        assert_same(&before.0, &after.0);
+        assert_same(&before.1, &after.1);
+        assert_eq!(before.2, after.2);
+    }
+}
+
+#[test]
+fn it_is_content_while_somebody_sniffs() {
+    for attached in both() {
+        let _host = Frames::on(attached.lab.host.netns(), attached.name(0)).unwrap();
+        let _container = Frames::on(attached.container.netns(), "eth0").unwrap();
+        attached.check().silent();
+    }
+}
+
+#[test]
+fn it_needs_the_result_of_add() {
+    for attached in both() {
+        let lab = &attached.lab;
+        let refused = |config: Value| lab.cni("CHECK", attached.plugin, &attached.who, &config).refusal().1;
+        assert_eq!(refused(attached.config.clone()), "Required prevResult missing");
+
+        let mut other = attached.result.clone();
+        other["interfaces"][2]["sandbox"] = "/elsewhere".into();
+        let text = format!(
+            "Sandbox in prevResult /elsewhere doesn't match configured netns: {}",
+            attached.who.netns
+        );
+        assert_eq!(refused(with(&attached.config, json!({"prevResult": other}))), text);
+
+        let other = with(&attached.result, json!({"interfaces": [attached.result["interfaces"][0]]}));
+        assert_eq!(
+            refused(with(&attached.config, json!({"prevResult": other}))),
+            "Interface name eth0 not found"
+        );
+    }
+}
+
+#[test]
+fn it_misses_an_attachment_that_was_never_made() {
+    for attached in both() {
+        let (_container, other) = attached.lab.container("other");
+        let config = with(&attached.config, json!({"prevResult": attached.result}));
+        let refused = attached.lab.cni("CHECK", attached.plugin, &other, &config).refusal();
+        assert_eq!(refused, (107, "host-local: Failed to find address added by container other".into()));
+    }
+}
+
+#[test]
+fn it_misses_the_lease() {
+    let attached = Attached::bridge();
+    let folder = attached.lab.host.root().join("var/lib/cni/networks/n");
+    std::fs::remove_file(folder.join("172.18.0.2")).unwrap();
+    // One address of a container is enough (cni.md 2.7).
+    attached.check().silent();
+    std::fs::remove_file(folder.join("fd18::2")).unwrap();
+    attached.finds("host-local: Failed to find address added by container c1");
+}
+
+#[test]
+fn it_misses_the_bridge_and_what_the_bridge_has() {
+    for attached in both() {
+        let bridge = attached.name(0).to_owned();
+        attached.on_host(&bridge, |index, name| Request::LinkDown { index, name });
+        attached.finds(&format!("Bridge interface {bridge} is down"));
+    }
+    for attached in both() {
+        let bridge = attached.name(0).to_owned();
+        let address: IpNetwork = "172.18.0.1/16".parse().unwrap();
+        attached.on_host(&bridge, |index, name| Request::AddressDel { index, name, address });
+        attached.finds(&format!("gateway address 172.18.0.1 is missing on bridge {bridge}"));
+    }
+    for attached in both() {
+        let bridge = attached.name(0).to_owned();
+        let mac = netlink::Mac([2, 0, 0, 0, 0, 1]);
+        attached.on_host(&bridge, |index, name| Request::LinkMac { index, name, mac });
+        attached.finds(&format!("Bridge interface {bridge} Mac doesn't match: 02:00:00:00:00:01"));
+    }
+    for attached in both() {
+        let bridge = attached.name(0).to_owned();
+        let index = attached.lab.link(&bridge).unwrap().index;
+        attached.lab.host.run(|| netlink::delete_link(index, &[], true).unwrap()).unwrap();
+        attached.finds(&format!("Bridge interface {bridge} not found"));
+    }
+}
+
+#[test]
+fn it_misses_the_bridges_promiscuity() {
+    let config = with(&bridge("n", &["172.18.0.0/16"]), json!({"promiscMode": true}));
+    let attached = Attached::new("bridge", config);
+    attached.on_host("br0", |index, name| Request::LinkPromisc { index, name, on: false });
+    attached.finds("bridge br0 is not promiscuous");
+}
+
+#[test]
+fn it_misses_the_port_and_its_flags() {
+    for attached in both() {
+        let port = |hairpin, isolated| {
+            move |index, name| Request::Port { index, name, hairpin, isolated, learning: None }
+        };
+        let veth = attached.name(1).to_owned();
+        attached.on_host(&veth, port(Some(false), None));
+        attached.finds(&format!("port flag hairpin of {veth} is false, configured true"));
+        attached.on_host(&veth, port(Some(true), None));
+        attached.check().silent();
+        if attached.plugin == "bridge" {
+            attached.on_host(&veth, port(None, Some(false)));
+            attached.finds(&format!("port flag isolated of {veth} is false, configured true"));
+        }
+    }
+    for attached in both() {
+        let veth = attached.name(1).to_owned();
+        attached.on_host(&veth, |index, name| Request::LinkMaster { index, name, master: None });
+        attached.finds(&format!("CNI veth created for bridge {} was not found", attached.name(0)));
+    }
+}
+
+#[test]
+fn it_misses_the_interface_and_what_the_interface_has() {
+    for attached in both() {
+        attached.within(|index, name| Request::AddressDel {
+            index,
+            name,
+            address: "172.18.0.2/16".parse().unwrap(),
+        });
+        attached.finds("Failed to match addr 172.18.0.2/16 on interface eth0");
+    }
+    for attached in both() {
+        attached.within(|index, name| Request::AddressDel {
+            index,
+            name,
+            address: "fd18::2/64".parse().unwrap(),
+        });
+        attached.finds("Failed to match addr fd18::2/64 on interface eth0");
+    }
+    for attached in both() {
+        let gateway: IpAddr = "172.18.0.1".parse().unwrap();
+        attached.within(|index, _| {
+            Request::RouteDel(netlink::Route::via("0.0.0.0/0".parse().unwrap(), gateway, index))
+        });
+        attached.finds("Expected Route 0.0.0.0/0 not found in routing table");
+    }
+    for attached in both() {
+        attached.within(|index, name| Request::LinkDown { index, name });
+        attached.finds("is down");
+    }
+    for attached in both() {
+        attached.within(|index, name| Request::LinkMac {
+            index,
+            name,
+            mac: netlink::Mac([2, 0, 0, 0, 0, 1]),
+        });
+        attached.finds("Interface eth0 Mac 02:00:00:00:00:01 doesn't match container Mac: 02:42:ac:12:00:02");
+    }
+    for attached in both() {
+        let index = inside(attached.container.netns()).link("eth0").unwrap().unwrap().index;
+        attached.container.run(|| netlink::delete_link(index, &[], true).unwrap()).unwrap();
+        attached.finds(&format!("CNI veth created for bridge {} was not found", attached.name(0)));
+    }
+}
+
+/// Not only the attachment's own: without its network's elements the container is not isolated.
+#[test]
+fn it_misses_every_single_element() {
+    for attached in both() {
+        let elements = attached.lab.elements();
+        assert!(elements.len() >= 4, "{elements:?}");
+        for (element, owner) in elements {
+            let one = [(element.clone(), owner.unwrap())];
+            attached.lab.firewall(|firewall| firewall.remove(&one).unwrap());
+            attached.finds(&format!("the ruleset lacks {element}"));
+            attached.lab.firewall(|firewall| firewall.add(&one).unwrap());
+            attached.check().silent();
+        }
+    }
+}
+
+#[test]
+fn it_misses_the_whole_ruleset() {
+    for attached in both() {
+        attached.lab.firewall(|firewall| firewall.drop_tables().unwrap());
+        attached.finds("the ruleset lacks ");
+    }
+}
+
+#[test]
+fn it_misses_forwarding_and_the_way_to_the_loopback() {
+    for attached in both() {
+        attached.lab.set_sysctl("ipv4/ip_forward", "0");
+        attached.finds("IPv4 forwarding is off");
+    }
+    let attached = Attached::rnet();
+    attached.lab.set_sysctl("ipv4/conf/rnet-n/route_localnet", "0");
+    attached.finds("route_localnet is off on rnet-n");
+}
+
+#[test]
+fn portmaps_check_misses_every_element() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let portmap = publishing(&json!({"type": "portmap", "masqAll": true}), &[("", 8080, 80, "tcp")]);
+    let list =
+        json!({"cniVersion": "1.0.0", "name": "n", "plugins": [bridge("n", &["10.1.0.0/24"]), portmap]});
+    let result = lab.add_list(&list, &who).json();
+    let before = lab.snapshot();
+    assert_eq!(lab.check_list(&list, &who, &result).status, 0);
+    assert_same(&before, &lab.snapshot());
+    for (element, owner) in lab.elements() {
+        let one = [(element.clone(), owner.unwrap())];
+        lab.firewall(|firewall| firewall.remove(&one).unwrap());
+        let found = lab.check_list(&list, &who, &result).refusal();
+        assert_eq!(found.0, 107);
+        assert!(found.1.contains(&format!("the ruleset lacks {element}")), "{found:?}");
+        lab.firewall(|firewall| firewall.add(&one).unwrap());
+    }
+    let changed = publishing(&json!({"type": "portmap"}), &[]);
+    let without = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [changed]});
+    assert_eq!(lab.check_list(&without, &who, &result).status, 0);
+}

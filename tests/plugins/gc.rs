@@ -1,1 +1,161 @@
-//! To come.
+//! GC removes what belongs to no valid attachment, and nothing else (cni.md 1.4; 3: G5).
+
+use netns_fixtures::Container;
+use serde_json::{Value, json};
+
+use crate::common::{Lab, Who, bridge, publishing, rnet, with};
+
+fn valid(who: &[&Who]) -> Value {
+    who.iter().map(|who| json!({"containerID": who.id, "ifname": who.ifname})).collect()
+}
+
+fn collecting(config: &Value, who: &[&Who]) -> Value {
+    with(config, json!({"cni.dev/valid-attachments": valid(who), "cni.dev/attachments": valid(who)}))
+}
+
+/// Four containers, each with a port of its own.
+fn attached(lab: &Lab, plugin: &str, config: &Value) -> Vec<(Container, Who)> {
+    let names = ["a", "b", "c", "d"];
+    let attach = |(at, name): (usize, &&str)| {
+        let (container, who) = lab.container(name);
+        let port = 8080 + u16::try_from(at).unwrap();
+        lab.add(plugin, &who, &publishing(config, &[("", port, 80, "tcp")]));
+        (container, who)
+    };
+    names.iter().enumerate().map(attach).collect()
+}
+
+fn veths(lab: &Lab) -> usize {
+    lab.links().iter().filter(|link| link.starts_with("veth")).count()
+}
+
+fn nobody() -> Who {
+    Who::named("", "")
+}
+
+#[test]
+fn only_the_invalid_vanish() {
+    let lab = Lab::new();
+    let config = rnet("n", &["172.18.0.0/16"]);
+    let all = attached(&lab, "rnet", &config);
+    let (_other, elsewhere) = lab.container("a2");
+    lab.add("rnet", &elsewhere, &rnet("m", &["172.19.0.0/16"]));
+
+    lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[&all[0].1, &all[2].1])).silent();
+
+    assert_eq!(veths(&lab), 3);
+    let elements: String = lab.elements().iter().map(|(element, _)| format!("{element}\n")).collect();
+    for (port, stays) in [(8080, true), (8081, false), (8082, true), (8083, false)] {
+        assert_eq!(elements.contains(&port.to_string()), stays, "{elements}");
+    }
+    // The freed addresses and names are free.
+    lab.add("rnet", &all[1].1, &publishing(&config, &[("", 8083, 80, "tcp")]));
+}
+
+#[test]
+fn an_empty_list_means_that_nothing_is_valid() {
+    let lab = Lab::new();
+    let before = lab.links();
+    let config = rnet("n", &["172.18.0.0/16"]);
+    attached(&lab, "rnet", &config);
+    lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[])).silent();
+    assert_eq!(lab.links(), before);
+    assert_eq!(lab.elements(), []);
+    lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[])).silent();
+}
+
+#[test]
+fn a_missing_list_is_no_empty_list() {
+    let lab = Lab::new();
+    let config = rnet("n", &["172.18.0.0/16"]);
+    let mut all = attached(&lab, "rnet", &config);
+    let (dead, _) = all.remove(1);
+    dead.remove().unwrap();
+    drop(dead);
+    // The kernel takes the pair away with the namespace, a moment later.
+    let mut tries = 0;
+    while veths(&lab) == 4 && tries < 500 {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        tries += 1;
+    }
+    lab.cni("GC", "rnet", &nobody(), &config).silent();
+    assert_eq!(veths(&lab), 3);
+    let published =
+        lab.elements().iter().filter(|(element, _)| matches!(element, nft::Element::Publish { .. })).count();
+    assert_eq!(published, 3);
+}
+
+#[test]
+fn one_attachment_of_a_container_may_be_valid_and_another_not() {
+    let lab = Lab::new();
+    let config = rnet("n", &["172.18.0.0/16"]);
+    let (_container, eth0) = lab.container("c1");
+    let eth1 = eth0.clone().ifname("eth1");
+    lab.add("rnet", &eth0, &config);
+    lab.add("rnet", &eth1, &config);
+    lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[&eth1])).silent();
+    assert_eq!(veths(&lab), 1);
+    lab.add("rnet", &eth0, &config);
+}
+
+#[test]
+fn a_chain_is_collected_plugin_by_plugin() {
+    let lab = Lab::new();
+    let list = |port: u16| {
+        let portmap = publishing(&json!({"type": "portmap"}), &[("", port, 80, "tcp")]);
+        json!({"cniVersion": "1.1.0", "name": "n", "plugins": [bridge("n", &["10.1.0.0/24"]), portmap]})
+    };
+    let ((_kept, stays), (_lost, goes)) = (lab.container("stays"), lab.container("goes"));
+    lab.add_list(&list(8080), &stays).json();
+    lab.add_list(&list(8081), &goes).json();
+    for plugin in ["portmap", "bridge"] {
+        let config = with(&bridge("n", &["10.1.0.0/24"]), json!({"type": plugin}));
+        lab.cni("GC", plugin, &nobody(), &collecting(&config, &[&stays])).silent();
+    }
+    assert_eq!(veths(&lab), 1);
+    let folder = lab.host.root().join("var/lib/cni/networks/n");
+    assert!(folder.join("10.1.0.2").exists() && !folder.join("10.1.0.3").exists());
+    let elements: String = lab.elements().iter().map(|(element, _)| format!("{element}\n")).collect();
+    assert!(elements.contains("8080") && !elements.contains("8081"), "{elements}");
+    assert!(!elements.contains("10.1.0.3"), "{elements}");
+}
+
+/// Concourse attaches `eth0` by one list and `eth1` by another of the same name.
+#[test]
+fn two_lists_may_share_a_name() {
+    let lab = Lab::new();
+    let (v4, v6) = (bridge("concourse", &["10.80.0.0/16"]), bridge("concourse", &["fd80::/64"]));
+    let (_container, eth0) = lab.container("c1");
+    let eth1 = eth0.clone().ifname("eth1");
+    lab.add("bridge", &eth0, &v4);
+    lab.add("bridge", &eth1, &v6);
+
+    lab.cni("GC", "bridge", &nobody(), &collecting(&v4, &[&eth0, &eth1])).silent();
+    assert_eq!(veths(&lab), 2);
+    lab.cni("GC", "bridge", &nobody(), &collecting(&v4, &[&eth0])).silent();
+    assert_eq!(veths(&lab), 1);
+    lab.del("bridge", &eth0, &v4);
+    assert_eq!(veths(&lab), 0);
+}
+
+#[test]
+fn a_failing_delegate_stops_nobody() {
+    let lab = Lab::new();
+    lab.install_script(
+        "foreign",
+        "#!/bin/sh\ncat >/dev/null\ncase $CNI_COMMAND$CNI_CONTAINERID in\n\
+         ADDa) printf '{\"ips\":[{\"address\":\"10.1.0.2/24\"}]}' ;;\n\
+         ADDb) printf '{\"ips\":[{\"address\":\"10.1.0.3/24\"}]}' ;;\n\
+         DELa) printf '{\"code\":11,\"msg\":\"not now\"}'; exit 1 ;;\nesac\n",
+    );
+    let config = with(&bridge("n", &[]), json!({"ipam": {"type": "foreign"}}));
+    let ((_one, a), (_two, b)) = (lab.container("a"), lab.container("b"));
+    lab.add("bridge", &a, &config);
+    lab.add("bridge", &b, &config);
+
+    let told = lab.cni("GC", "bridge", &nobody(), &collecting(&config, &[])).refusal();
+
+    assert!(told.1.contains("not now"), "{told:?}");
+    assert_eq!(veths(&lab), 0);
+    assert!(!lab.elements().iter().any(|(element, _)| matches!(element, nft::Element::Masquerade { .. })));
+}

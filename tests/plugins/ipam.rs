@@ -1,1 +1,233 @@
-//! To come.
+//! A foreign IPAM plugin works like ours, and its failures leave nothing (cni.md 1.8, G3).
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::common::{Lab, Who, address, bridge, rnet, with};
+
+/// What the script answers to ADD unless a test wants something else.
+const ANSWER: &str = r#"{"ips":[{"address":"10.50.0.7/24","gateway":"10.50.0.1"}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{"nameservers":["10.50.0.53"]}}"#;
+
+/// Puts an IPAM plugin called `foreign` into the plugin folder: it notes its calls and then does what `body` says.
+fn install(lab: &Lab, body: &str) {
+    let log = lab.host.root().join("calls");
+    let log = log.display();
+    lab.install_script(
+        "foreign",
+        &format!(
+            "#!/bin/sh\necho \"$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS\" >> {log}\n\
+             cat > {log}.$CNI_COMMAND\nenv > {log}.env\n{body}\n"
+        ),
+    );
+}
+
+fn answering(answer: &str) -> String {
+    format!("if [ $CNI_COMMAND = ADD ]; then printf '%s' '{answer}'; fi")
+}
+
+fn verbs(lab: &Lab) -> Vec<String> {
+    let calls = lab.read("calls").unwrap_or_default();
+    let _ = fs::remove_file(lab.host.root().join("calls"));
+    calls.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
+fn foreign(config: &Value) -> Value {
+    with(config, json!({"ipam": {"type": "foreign", "anything": {"Goes": ["here"]}}}))
+}
+
+#[test]
+fn it_is_called_for_every_verb_with_the_whole_configuration() {
+    for (plugin, config) in [("bridge", foreign(&bridge("n", &[]))), ("rnet", foreign(&rnet("n", &[])))] {
+        let lab = Lab::new();
+        install(&lab, &answering(ANSWER));
+        let (_container, who) = lab.container("c1");
+        let who = who.args("none of its business").args("");
+
+        let result = lab.add(plugin, &who, &config);
+
+        assert_eq!(
+            result["ips"],
+            json!([{"address": "10.50.0.7/24", "gateway": "10.50.0.1", "interface": 2}])
+        );
+        assert_eq!(result["dns"], json!({"nameservers": ["10.50.0.53"]}));
+        let given: Value = serde_json::from_str(&lab.read("calls.ADD").unwrap()).unwrap();
+        assert_eq!(given, config);
+        assert_eq!(lab.read("calls").unwrap(), format!("ADD c1 eth0 {}\n", who.netns));
+
+        let checked = with(&config, json!({"prevResult": result}));
+        lab.cni("CHECK", plugin, &who, &checked).silent();
+        lab.cni("STATUS", plugin, &who, &config).silent();
+        let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]});
+        lab.cni("GC", plugin, &who, &with(&config, valid)).silent();
+        lab.del(plugin, &who.netns(""), &config);
+        assert_eq!(verbs(&lab), ["ADD", "CHECK", "STATUS", "GC", "DEL"]);
+    }
+}
+
+#[test]
+fn its_failure_goes_up_unchanged_and_everything_is_undone() {
+    for (plugin, config) in [("bridge", foreign(&bridge("n", &[]))), ("rnet", foreign(&rnet("n", &[])))] {
+        let lab = Lab::new();
+        let error = r#"{"cniVersion":"0.3.1","code":137,"msg":"pool \"x\" is empty","details":"ask Bob"}"#;
+        install(&lab, &format!("if [ $CNI_COMMAND = ADD ]; then printf '%s' '{error}'; exit 1; fi"));
+        let (_container, who) = lab.container("c1");
+        let before = lab.snapshot();
+
+        let told = lab.cni("ADD", plugin, &who, &config).error();
+
+        assert_eq!(
+            (&told["code"], &told["msg"], &told["details"]),
+            (&json!(137), &json!("pool \"x\" is empty"), &json!("ask Bob"))
+        );
+        assert_eq!(verbs(&lab), ["ADD", "DEL"]);
+        assert_eq!(lab.links(), Vec::<String>::new());
+        assert_eq!(lab.elements(), []);
+        let fresh = before.diff(&lab.snapshot()).unwrap_or_default();
+        assert!(!fresh.contains("records/"), "{fresh}");
+
+        install(&lab, &answering(ANSWER));
+        lab.add(plugin, &who, &config);
+    }
+}
+
+#[test]
+fn its_bad_answers_are_told_in_libcnis_words() {
+    let config = foreign(&bridge("n", &[]));
+    let cases = [
+        ("if [ $CNI_COMMAND = ADD ]; then printf '{}'; fi", 7, "IPAM plugin returned missing IP config"),
+        (
+            r#"if [ $CNI_COMMAND = ADD ]; then printf '{"ips":[]}'; fi"#,
+            7,
+            "IPAM plugin returned missing IP config",
+        ),
+        ("if [ $CNI_COMMAND = ADD ]; then echo no json; fi", 6, "its result cannot be parsed"),
+        (
+            "if [ $CNI_COMMAND = ADD ]; then echo no json; exit 3; fi",
+            999,
+            "netplugin failed but error parsing its diagnostic message",
+        ),
+        ("if [ $CNI_COMMAND = ADD ]; then exit 3; fi", 999, "netplugin failed with no error message"),
+    ];
+    for (body, code, text) in cases {
+        let lab = Lab::new();
+        install(&lab, body);
+        let (_container, who) = lab.container("c1");
+        let refused = lab.cni("ADD", "bridge", &who, &config).refusal();
+        assert!(refused.0 == code && refused.1.contains(text), "{body}: {refused:?}");
+        assert_eq!(verbs(&lab), ["ADD", "DEL"]);
+        assert!(lab.links().is_empty());
+    }
+}
+
+#[test]
+fn what_it_says_on_stderr_is_passed_on() {
+    let lab = Lab::new();
+    install(&lab, &format!("echo hello >&2; {}", answering(ANSWER)));
+    let (_container, who) = lab.container("c1");
+    let outcome = lab.cni("ADD", "bridge", &who, &foreign(&bridge("n", &[])));
+    assert_eq!((outcome.status, outcome.stderr.as_str()), (0, "hello\n"));
+}
+
+#[test]
+fn it_is_told_when_something_later_fails() {
+    let lab = Lab::new();
+    install(&lab, &answering(ANSWER));
+    let (_container, who) = lab.container("c1");
+    let config = foreign(&bridge("n", &[]));
+    lab.add("bridge", &who, &config);
+    verbs(&lab);
+    // Another network wants the same interface name.
+    let other = with(&config, json!({"name": "other"}));
+
+    let refused = lab.cni("ADD", "bridge", &who, &other).refusal();
+
+    assert_eq!(refused.0, 104);
+    assert!(refused.1.starts_with("container veth name (\"eth0\") peer provided (\"veth"), "{refused:?}");
+    assert!(refused.1.ends_with("already exists"));
+    assert_eq!(verbs(&lab), ["ADD", "DEL"]);
+    assert_eq!(lab.links().len(), 2);
+}
+
+#[test]
+fn it_gets_no_variables_of_the_dynamic_linker() {
+    let lab = Lab::new();
+    install(&lab, &answering(ANSWER));
+    let (_container, who) = lab.container("c1");
+    let config = foreign(&bridge("n", &[]));
+    let call = lab.call("ADD", "bridge", &who).set("LD_LIBRARY_PATH", "/evil").set("CNI_NETNS_OVERRIDE", "1");
+    call.input(config.to_string()).run().json();
+    let env = lab.read("calls.env").unwrap();
+    assert!(!env.contains("LD_LIBRARY_PATH"), "{env}");
+    assert!(env.contains("CNI_NETNS_OVERRIDE=1") && env.contains("CNI_PATH="), "{env}");
+}
+
+/// A copy of the binary is a foreign program like any other.
+#[test]
+fn a_host_local_that_is_another_file_is_executed_and_does_the_same() {
+    let lab = Lab::new();
+    let program = lab.plugins.join("host-local");
+    fs::remove_file(&program).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_rnet"), &program).unwrap();
+    let (_container, who) = lab.container("c1");
+    let config = bridge("n", &["10.50.0.0/24"]);
+    let result = lab.add("bridge", &who, &config);
+    assert_eq!(address(&result, false).to_string(), "10.50.0.2");
+    assert_eq!(lab.read("var/lib/cni/networks/n/10.50.0.2").as_deref(), Some("c1\r\neth0"));
+    lab.del("bridge", &who, &config);
+    assert_eq!(lab.read("var/lib/cni/networks/n/10.50.0.2"), None);
+}
+
+#[test]
+fn a_slow_one_holds_nobody_else_up() {
+    let lab = Lab::new();
+    let go = lab.host.root().join("go");
+    let wait = format!(
+        "n=0; while [ $CNI_CONTAINERID = slow -a ! -e {} -a $n -lt 1000 ]; do n=$((n+1)); sleep 0.02; done",
+        go.display()
+    );
+    let answer = ANSWER.replace("0.7/24", "0.'$1'/24");
+    let script =
+        format!("{wait}\nset -- $([ $CNI_CONTAINERID = slow ] && echo 7 || echo 8)\n{}", answering(&answer));
+    install(&lab, &script);
+    let config = foreign(&bridge("n", &[]));
+    let ((slow, slow_who), (_quick, quick_who)) = (lab.container("slow"), lab.container("quick"));
+    std::thread::scope(|scope| {
+        let pending = scope.spawn(|| lab.cni("ADD", "bridge", &slow_who, &config).json());
+        // It has begun when it has noted its call.
+        let begun = Instant::now();
+        while lab.read("calls").is_none() && begun.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let quick = lab.add("bridge", &quick_who, &config);
+        assert_eq!(address(&quick, false).to_string(), "10.50.0.8");
+        assert!(!pending.is_finished());
+        fs::write(&go, "").unwrap();
+        assert_eq!(address(&pending.join().unwrap(), false).to_string(), "10.50.0.7");
+    });
+    drop(slow);
+}
+
+#[test]
+fn a_failing_del_is_told_and_may_be_repeated() {
+    let lab = Lab::new();
+    install(&lab, &answering(ANSWER));
+    let (_container, who) = lab.container("c1");
+    let config = foreign(&bridge("n", &[]));
+    lab.add("bridge", &who, &config);
+    install(&lab, r#"printf '{"code":11,"msg":"busy"}'; exit 1"#);
+    assert_eq!(lab.cni("DEL", "bridge", &who, &config).refusal(), (11, "busy".into()));
+    assert_eq!(lab.links(), ["br0"]);
+    install(&lab, "");
+    lab.del("bridge", &who, &config);
+    assert_eq!(verbs(&lab), ["ADD", "DEL", "DEL"]);
+}
+
+#[test]
+fn a_status_that_it_refuses_is_refused() {
+    let lab = Lab::new();
+    install(&lab, r#"printf '{"code":50,"msg":"no database"}'; exit 1"#);
+    let refused = lab.cni("STATUS", "bridge", &Who::named("", ""), &foreign(&bridge("n", &[]))).refusal();
+    assert_eq!(refused, (50, "no database".into()));
+}

@@ -16,7 +16,13 @@ fn subnets(stack: &[Family]) -> Vec<&'static str> {
 }
 
 /// The result in the words of `version`: `interface` is the container's index, where interfaces are told.
-fn expected(version: &str, interfaces: &[Value], interface: Option<usize>, stack: &[Family], routed: bool) -> Value {
+fn expected(
+    version: &str,
+    interfaces: &[Value],
+    interface: Option<usize>,
+    stack: &[Family],
+    routed: bool,
+) -> Value {
     let mut result = json!({"cniVersion": version});
     match version {
         "0.1.0" | "0.2.0" => stack.iter().for_each(|family| {
@@ -76,7 +82,10 @@ fn attaches_in_every_version(plugin: &str, bridge: &str, config: impl Fn(&[&str]
     let (_container, who) = lab.container("c1");
     for stack in STACKS {
         for version in VERSIONS {
-            let config = with(&config(&subnets(stack)), json!({"cniVersion": version, "name": format!("n{}", stack.len())}));
+            let config = with(
+                &config(&subnets(stack)),
+                json!({"cniVersion": version, "name": format!("n{}", stack.len())}),
+            );
             let result = lab.add(plugin, &who, &config);
             let mac = if stack[0] == V4 { "02:42:ac:12:00:02" } else { "02:42:00:00:00:02" };
             let made = interfaces(&lab, bridge, &who, mac);

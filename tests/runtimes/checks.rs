@@ -26,9 +26,16 @@ pub fn addressed(container: &Running, network: &Network) -> anyhow::Result<()> {
     let eth0 = link(&links, "eth0").with_context(|| format!("{name} has no eth0: {links}"))?;
     let found = eth0["addr_info"].as_array().and_then(|all| all.iter().find(|one| one["family"] == "inet"));
     let found = found.with_context(|| format!("eth0 of {name} has no IPv4 address: {eth0}"))?;
-    ensure!(found["local"] == container.address.to_string(), "{name} should have {}: {found}", container.address);
+    ensure!(
+        found["local"] == container.address.to_string(),
+        "{name} should have {}: {found}",
+        container.address
+    );
     ensure!(found["prefixlen"] == 24, "{name} should have a /24: {found}");
-    ensure!(container.address.octets()[..3] == network.gateway().octets()[..3], "{name} is outside of its subnet");
+    ensure!(
+        container.address.octets()[..3] == network.gateway().octets()[..3],
+        "{name} is outside of its subnet"
+    );
     ensure!(is_up(eth0), "eth0 of {name} is down: {eth0}");
     ensure!(link(&links, "lo").is_some_and(is_up), "lo of {name} is down: {links}");
     let routes = ip(&container.netns, &["route", "show", "default"])?;
@@ -39,7 +46,12 @@ pub fn addressed(container: &Running, network: &Network) -> anyhow::Result<()> {
 /// The MAC of `eth0` is 02:42 and the octets of the address, so that a reused address has no other.
 pub fn mac_of_address(container: &Running) -> anyhow::Result<()> {
     let octets: String = container.address.octets().iter().map(|octet| format!(":{octet:02x}")).collect();
-    ensure!(mac(container)? == format!("02:42{octets}"), "{}: the MAC is {}", container.name, mac(container)?);
+    ensure!(
+        mac(container)? == format!("02:42{octets}"),
+        "{}: the MAC is {}",
+        container.name,
+        mac(container)?
+    );
     Ok(())
 }
 
@@ -50,7 +62,12 @@ pub fn mac(container: &Running) -> anyhow::Result<String> {
 }
 
 /// `one` and `other` reach each other, their host and the world, and the host reaches them.
-pub fn pings_both_ways(lab: &Lab<'_>, network: &Network, one: &Running, other: &Running) -> anyhow::Result<()> {
+pub fn pings_both_ways(
+    lab: &Lab<'_>,
+    network: &Network,
+    one: &Running,
+    other: &Running,
+) -> anyhow::Result<()> {
     for (from, to) in [(one, other), (other, one)] {
         answers(&from.netns, &from.name, to.ip())?;
         answers(lab.host.netns(), "the host", to.ip())?;
@@ -68,7 +85,10 @@ pub fn answers(from: &Netns, who: &str, to: IpAddr) -> anyhow::Result<()> {
 
 /// The very first ping is answered, without a neighbour entry having to grow old.
 pub fn answers_at_once(from: &Netns, who: &str, to: IpAddr) -> anyhow::Result<()> {
-    ensure!(ping(from, to, Duration::from_secs(1))?.is_some(), "{who} gets no answer to its first ping from {to}");
+    ensure!(
+        ping(from, to, Duration::from_secs(1))?.is_some(),
+        "{who} gets no answer to its first ping from {to}"
+    );
     Ok(())
 }
 
@@ -163,7 +183,11 @@ pub fn clients_keep_their_address(
     let server = HttpServer::start(&container.netns, (Ipv4Addr::UNSPECIFIED, port).into(), "inside")?;
     let published = SocketAddr::new(lab.outside.host_address(), host_port);
     http_get(lab.outside.netns(), &format!("http://{published}/"), LONG)?;
-    ensure!(server.last_peer() == Some(lab.outside.address()), "a client outside looks like {:?}", server.last_peer());
+    ensure!(
+        server.last_peer() == Some(lab.outside.address()),
+        "a client outside looks like {:?}",
+        server.last_peer()
+    );
     http_get(&other.netns, &format!("http://{}:{port}/", container.address), LONG)?;
     ensure!(server.last_peer() == Some(other.ip()), "a neighbour looks like {:?}", server.last_peer());
     Ok(())

@@ -12,12 +12,12 @@ use netlink::Netns;
 use netns_fixtures::{Host, Program};
 use serde_json::{Value, json};
 
+use crate::checks;
 use crate::harness::{Body, Test};
 use crate::lab::{Lab, Running, wait_until};
 use crate::network::{Flavour, Network};
-use crate::program::{bounded, ip, stdout};
+use crate::program::{bounded, stdout};
 use crate::setup::{IMAGE, NETWORKS, PLUGINS, Setup};
-use crate::{checks, setup};
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
@@ -37,7 +37,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
 }
 
 /// A containerd of its own on the host of a lab. Pods that a test leaves are removed on drop, and then containerd ends.
-struct Containerd<'a> {
+pub struct Containerd<'a> {
     lab: &'a Lab<'a>,
     socket: PathBuf,
     log: PathBuf,
@@ -66,11 +66,12 @@ fn tcp(host: u16, container: u16) -> Port {
 }
 
 impl<'a> Containerd<'a> {
-    fn start(lab: &'a Lab<'a>) -> anyhow::Result<Self> {
+    /// Starts it; networks must have been made before.
+    pub fn start(lab: &'a Lab<'a>) -> anyhow::Result<Self> {
         Self::with_plugins(lab, Path::new(PLUGINS))
     }
 
-    /// Starts it with the plugins of `folder`; networks must have been made before.
+    /// The same with the plugins of `folder`.
     fn with_plugins(lab: &'a Lab<'a>, folder: &Path) -> anyhow::Result<Self> {
         let dir = lab.host.root().join("containerd");
         fs::create_dir_all(&dir)?;
@@ -93,7 +94,8 @@ impl<'a> Containerd<'a> {
     fn call(&self, service: &str, method: &str, request: Value) -> anyhow::Result<Value> {
         let asked = json!({"service": service, "method": method, "request": request});
         let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut answer = client.ask(&asked).with_context(|| format!("{method}; containerd's log: {}", self.log_end()))?;
+        let mut answer =
+            client.ask(&asked).with_context(|| format!("{method}; containerd's log: {}", self.log_end()))?;
         ensure!(answer.get("error").is_none(), "{method} failed: {}", answer["error"]);
         Ok(answer["reply"].take())
     }
@@ -102,14 +104,17 @@ impl<'a> Containerd<'a> {
         self.call("RuntimeService", method, request)
     }
 
+    /// `ctr ARGS` in the CRI's namespace.
+    pub fn ctr(&self, args: &[&str]) -> anyhow::Result<String> {
+        let ctr = bounded(self.lab.host.netns(), "ctr").arg("--address").arg(&self.socket);
+        stdout(ctr.args(["--namespace", "k8s.io"]), "ctr", args)
+    }
+
     /// The CRI takes note of an image in its own time.
     fn import_image(&self) -> anyhow::Result<()> {
         // The first call waits for containerd to be there.
         self.runtime("Version", json!({}))?;
-        let ctr = bounded(self.lab.host.netns(), "ctr").arg("--address").arg(&self.socket);
-        let image = self.lab.setup.image();
-        let args = ["--namespace", "k8s.io", "images", "import", &image.to_string_lossy()];
-        stdout(ctr, "ctr", &args)?;
+        self.ctr(&["images", "import", &self.lab.setup.image().to_string_lossy()])?;
         let status = || self.call("ImageService", "ImageStatus", json!({"image": {"image": IMAGE}}));
         wait_until("the CRI knows the image", || Ok(status()?.get("image").is_some()))
     }
@@ -142,7 +147,9 @@ impl<'a> Containerd<'a> {
         Ok(Running {
             name: name.into(),
             netns: Netns::open(netns.as_ref())?,
-            address: address.parse().with_context(|| format!("the CRI knows no address of pod {name}: {status}"))?,
+            address: address
+                .parse()
+                .with_context(|| format!("the CRI knows no address of pod {name}: {status}"))?,
         })
     }
 
@@ -177,8 +184,6 @@ impl Drop for Containerd<'_> {
         let _ = self.remove_all();
         let _ = self.server.kill();
         let _ = self.server.wait();
-        let files = fs::read_dir(NETWORKS).into_iter().flatten().flatten();
-        files.for_each(|file| drop(fs::remove_file(file.path())));
     }
 }
 
@@ -300,11 +305,12 @@ fn port_in_use(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     let network = Network::make(&lab, flavour, 1)?;
     let containerd = Containerd::start(&lab)?;
     let (_, first) = containerd.run("first", &[tcp(8080, 80)])?;
-    let refused = containerd.run_pod("second", &[tcp(8080, 80)]).err().context("the second pod got the port too")?;
+    let refused =
+        containerd.run_pod("second", &[tcp(8080, 80)]).err().context("the second pod got the port too")?;
     ensure!(format!("{refused:#}").contains("8080"), "the refusal does not name the port: {refused:#}");
     let (_, other) = containerd.run("other", &[])?;
     checks::published(&lab, &network, &first, &other, 8080)?;
-    containerd.remove_all()?;
+    drop(containerd);
     network.remove(&lab)?;
     lab.ensure_nothing_left()
 }
@@ -322,13 +328,12 @@ fn late_dels(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     let calls = fs::read_to_string(&record)?;
     let added = calls.lines().filter(|call| call.starts_with("ADD ") && call.contains(r#""HostPort":8080"#));
     ensure!(added.count() == 1, "no ADD had capitalised keys, so nothing was tested: {calls}");
-    let late = calls.lines().filter(|call| call.starts_with("DEL netns= ") && !call.contains(r#""prevResult""#));
+    let late =
+        calls.lines().filter(|call| call.starts_with("DEL netns= ") && !call.contains(r#""prevResult""#));
     ensure!(late.count() >= 2, "no DEL came late, so nothing was tested: {calls}");
+    drop(containerd);
     network.remove(&lab)?;
-    lab.ensure_no_files_left()?;
-    let ports = ip(lab.host.netns(), &["link", "show", "type", "veth"])?;
-    ensure!(ports.as_array().is_some_and(|ports| ports.len() == 1), "links besides out0 are left: {ports}");
-    Ok(())
+    lab.ensure_nothing_left()
 }
 
 /// A folder of plugins that write down how they are called: `VERB netns=PATH STDIN`.
@@ -346,7 +351,9 @@ fn recording_plugins(lab: &Lab<'_>, record: &Path) -> anyhow::Result<PathBuf> {
         fs::write(&file, script)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
     }
-    ["host-local", "loopback"].iter().try_for_each(|name| symlink(Path::new(PLUGINS).join(name), folder.join(name)))?;
+    ["host-local", "loopback"]
+        .iter()
+        .try_for_each(|name| symlink(Path::new(PLUGINS).join(name), folder.join(name)))?;
     Ok(folder)
 }
 
@@ -377,8 +384,9 @@ fn nothing_left(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
         containerd.stop(&id)?;
         containerd.remove(&id)?;
     }
+    drop(containerd);
     network.remove(&lab)?;
-    lab.ensure_nothing_left_but(&["socket tcp 127.0.0.1:"])
+    lab.ensure_nothing_left()
 }
 
 /// The pin goes while the pod's processes hold the namespace: the only DEL has no namespace, and the veth pair is still there.
@@ -390,8 +398,10 @@ fn vanished_namespace(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     Netns::unpin(pod.netns.path())?;
     containerd.stop(&id)?;
     containerd.remove(&id)?;
+    drop(containerd);
     network.remove(&lab)?;
-    // Still held here, and by nothing else.
-    checks::is_silent(lab.host.netns(), "the host", pod.ip())?;
-    lab.ensure_nothing_left_but(&["socket tcp 127.0.0.1:"])
+    // `pod` still holds the namespace.
+    lab.ensure_nothing_left()?;
+    drop(pod);
+    Ok(())
 }

@@ -59,7 +59,7 @@ impl<'a> Lab<'a> {
     pub fn ensure_nothing_left(&self) -> anyhow::Result<()> {
         let now = Snapshot::of(self.host.netns(), &[])?;
         if let Some(diff) = self.network.diff(&now) {
-            bail!("the host's network is not as it was:\n{diff}");
+            bail!("the host's network is not as it was:\n{}", short(&diff));
         }
         self.ensure_no_files_left()
     }
@@ -69,6 +69,18 @@ impl<'a> Lab<'a> {
         let left: Vec<PathBuf> = files().into_iter().filter(|file| !self.files.contains(file)).collect();
         ensure!(left.is_empty(), "files are left: {left:#?}");
         Ok(())
+    }
+}
+
+impl Drop for Lab<'_> {
+    fn drop(&mut self) {
+        // What a failed test leaves must not fail the next one.
+        for dir in [NETWORKS, "/var/lib/cni", "/var/lib/rnet"] {
+            let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+            entries.for_each(|entry| {
+                drop(fs::remove_dir_all(entry.path()).or_else(|_| fs::remove_file(entry.path())))
+            });
+        }
     }
 }
 
@@ -106,8 +118,22 @@ fn collect(dir: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// host-local's own bookkeeping and podman's lock file belong to no container; a network's locks and the lease index neither.
+/// A rule in the kernel's own words is long, and its beginning says which one it is.
+fn short(diff: &str) -> String {
+    let lines = diff.lines().map(|line| line.chars().take(120).collect::<String>());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// host-local's own bookkeeping, podman's lock file, and ours: locks, the lease index, the note of the last deletion.
 fn outlives_its_container(file: &Path) -> bool {
     let name = file.file_name().unwrap_or_default().to_string_lossy();
-    name == "lock" || name == "cni.lock" || name.starts_with("last_reserved_ip.")
+    let is_ours = ["/run/rnet", "/var/lib/rnet"].iter().any(|dir| file.starts_with(dir));
+    let below = |dir| is_ours && file.parent().is_some_and(|parent| parent.ends_with(dir));
+    name == "lock"
+        || name == "cni.lock"
+        || name.starts_with("last_reserved_ip.")
+        || below("locks")
+        || below("leases")
+        || below("index")
+        || (is_ours && name == "deleted")
 }

@@ -14,7 +14,9 @@ const TIME_LIMIT_SECONDS: &str = "60";
 ///
 /// Without RNET_ROOT: with a runtime the usual places are in use. They are private to the tests (netns-fixtures/sandbox.sh).
 pub fn bounded<'a>(netns: &'a Netns, program: &str) -> Program<'a> {
-    Program::new(netns, "timeout").args(["--kill-after=5", TIME_LIMIT_SECONDS, program]).env_remove("RNET_ROOT")
+    Program::new(netns, "timeout")
+        .args(["--kill-after=5", TIME_LIMIT_SECONDS, program])
+        .env_remove("RNET_ROOT")
 }
 
 /// What `program` with `args` prints, trimmed; what it says on stderr is the error if it fails.

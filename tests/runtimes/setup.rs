@@ -66,7 +66,8 @@ impl Setup {
 
     /// What is tested, with which runtimes, for the report.
     pub fn about(&self) -> String {
-        let plugins = if self.peer { "the reference plugins".into() } else { self.rnet.display().to_string() };
+        let plugins =
+            if self.peer { "the reference plugins".into() } else { self.rnet.display().to_string() };
         format!("{plugins} ({})", self.versions)
     }
 
@@ -96,7 +97,8 @@ fn versions(netns: &Netns) -> anyhow::Result<String> {
 /// podman keeps its locks in /dev/shm, which the runner's namespaces share with the machine; the plugin folder lies below /opt.
 fn private_mounts() -> anyhow::Result<()> {
     for place in ["/dev/shm", "/opt"] {
-        mount("tmpfs", place, "tmpfs", MountFlags::empty(), None).with_context(|| format!("mount {place}"))?;
+        mount("tmpfs", place, "tmpfs", MountFlags::empty(), None)
+            .with_context(|| format!("mount {place}"))?;
     }
     Ok(())
 }

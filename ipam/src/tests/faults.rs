@@ -188,12 +188,9 @@ fn a_release_that_was_killed_half_way_is_finished_by_the_next() {
 #[test]
 fn an_index_that_cannot_be_written_fails_a_lease_and_nothing_else() {
     let lab = Lab::new();
-    let sets = small();
-    lab.in_boot("boot-0");
+    let (leases, sets) = (lab.leases(), small());
     lab.write("10.9.0.2", "a\r\neth0");
-    fs::remove_dir_all(lab.shelf()).unwrap();
     fs::write(lab.shelf(), "in the way").unwrap();
-    let leases = lab.leases();
 
     let text = add(&leases, &sets, "b", &[]).unwrap_err();
 
@@ -236,6 +233,22 @@ fn on_a_full_disk_for_the_index_a_release_works_and_is_remembered() {
     assert_eq!(leases.release(&eth0("a")).unwrap(), NOTHING);
     fs::remove_file(disk.0.join("ballast")).unwrap();
     assert_eq!(add_by(&leases, &sets, "b", &[], Choice::Lowest).unwrap(), ["10.9.0.2"]);
+}
+
+#[test]
+fn a_read_only_index_still_tells_whose_leases_are_dead() {
+    let lab = Lab::new();
+    let disk = Disk::new(&lab, "index", "size=64k");
+    add(&lab.leases(), &small(), "a", &[]).unwrap();
+    add(&lab.leases(), &small(), "b", &[]).unwrap();
+    disk.make_read_only();
+    let leases = lab.in_boot("boot-2");
+
+    assert!(leases.list().unwrap().iter().all(|lease| lease.origin == Origin::Dead));
+    let text = add(&leases, &small(), "c", &[]).unwrap_err();
+    assert!(text.ends_with("Read-only file system (os error 30)"), "{text}");
+    assert_eq!(leases.release(&eth0("a")).unwrap(), ips(&["10.9.0.2"]));
+    assert_eq!(leases.gc(None, &|_, _| true).unwrap(), ips(&["10.9.0.3"]));
 }
 
 #[test]

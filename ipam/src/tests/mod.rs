@@ -59,7 +59,8 @@ fn files(dir: &std::path::Path) -> Vec<(String, String)> {
         .unwrap()
         .map(|entry| {
             let entry = entry.unwrap();
-            let content = std::fs::read(entry.path()).unwrap_or_default();
+            let plain = entry.file_type().unwrap().is_file();
+            let content = if plain { std::fs::read(entry.path()).unwrap() } else { Vec::new() };
             (entry.file_name().into_string().unwrap(), String::from_utf8_lossy(&content).into_owned())
         })
         .collect();

@@ -1,0 +1,355 @@
+//! `rnet create`: chooses or checks a subnet and writes the definition.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use crate::definitions::{Network, Subnet, Wanted};
+use crate::names;
+use crate::report::{Problem, Style, print, print_json};
+use crate::runtime::missing_plugins;
+use crate::subnets::{self, Taken, first_overlap, lowest_free};
+use crate::view::{State, View};
+use crate::{definitions, rights};
+
+/// What can be given.
+#[derive(Debug, Default, clap::Args)]
+pub struct Args {
+    /// The name; the lowest free netN without one
+    pub name: Option<String>,
+    /// The subnet, one of each family; 0.0.0.0/24 is any free /24
+    #[arg(long, value_name = "CIDR")]
+    pub subnet: Vec<String>,
+    /// The gateway's address, the subnet's first host by default
+    #[arg(long, value_name = "IP")]
+    pub gateway: Vec<IpAddr>,
+    /// Give addresses out of this part of the subnet only
+    #[arg(long, value_name = "CIDR")]
+    pub ip_range: Vec<String>,
+    /// The MTU; that of the default route's link without one
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
+    pub mtu: Option<u32>,
+    /// Write the standard plugins (bridge, host-local, portmap) instead of rnet's own
+    #[arg(long)]
+    pub chain: bool,
+    /// Succeed if the network is there already
+    #[arg(long)]
+    pub ignore_existing: bool,
+}
+
+/// The smallest networks that have room for a gateway and a container.
+const LONGEST: (u8, u8) = (30, 126);
+
+/// Creates the network and prints its name.
+pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
+    rights::require()?;
+    let asked = Asked::of(args)?;
+    let mut view = View::open("create")?;
+    let lock = view.definitions.lock(true)?;
+    let networks = view.definitions.list()?.networks;
+    if let Some(found) =
+        args.name.as_ref().and_then(|name| networks.iter().find(|network| &network.name == name))
+    {
+        return exists(args, found);
+    }
+    let name = args.name.clone().unwrap_or_else(|| lowest_free_name(&networks));
+    let subnets = asked.subnets(&view.taken()?, style)?;
+    let wanted = Wanted { name, subnets, mtu: args.mtu, chain: args.chain };
+    view.definitions.write(&wanted)?;
+    drop(lock);
+    told(&wanted, style)
+}
+
+/// The options as subnets and addresses, each checked by itself.
+#[derive(Debug, Default)]
+struct Asked {
+    subnets: Vec<IpNetwork>,
+    gateways: Vec<IpAddr>,
+    ranges: Vec<IpNetwork>,
+}
+
+impl Asked {
+    fn of(args: &Args) -> Result<Self, Problem> {
+        if let Some(name) = &args.name {
+            names::check(name)?;
+            if names::RESERVED.contains(&name.as_str()) {
+                return Err(Problem::Reserved { name: name.clone() });
+            }
+        }
+        let asked = Self {
+            subnets: args.subnet.iter().map(|text| subnet("--subnet", text)).collect::<Result<_, _>>()?,
+            gateways: args.gateway.clone(),
+            ranges: args.ip_range.iter().map(|text| subnet("--ip-range", text)).collect::<Result<_, _>>()?,
+        };
+        asked.check()?;
+        Ok(asked)
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        if self.subnets.is_empty() {
+            self.refuse_alone()?;
+        }
+        for family in [IpNetwork::is_ipv4, IpNetwork::is_ipv6] {
+            if let [one, other, ..] =
+                self.subnets.iter().filter(|subnet| family(subnet)).collect::<Vec<_>>()[..]
+            {
+                return Err(Problem::Together {
+                    one: format!("--subnet {one}"),
+                    other: format!("--subnet {other}"),
+                });
+            }
+        }
+        self.subnets.iter().try_for_each(check_size)
+    }
+
+    fn refuse_alone(&self) -> Result<(), Problem> {
+        match (self.gateways.is_empty(), self.ranges.is_empty()) {
+            (false, _) => Err(Problem::NeedsSubnet { option: "--gateway" }),
+            (_, false) => Err(Problem::NeedsSubnet { option: "--ip-range" }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The subnets of the new network: none of them is in use, and each has its gateway and range.
+    fn subnets(&self, taken: &[Taken], style: Style) -> Result<Vec<Subnet>, Problem> {
+        if self.subnets.is_empty() {
+            let free = lowest_free(taken, None).ok_or(Problem::SubnetsExhausted)?;
+            return Ok(vec![Subnet::of(free)]);
+        }
+        let free = self
+            .subnets
+            .iter()
+            .map(|wanted| free_subnet(*wanted, taken, style))
+            .collect::<Result<Vec<_>, _>>()?;
+        self.placed(free.into_iter().map(Subnet::of).collect())
+    }
+
+    /// Gives every gateway and range to the subnet that it lies in.
+    fn placed(&self, mut subnets: Vec<Subnet>) -> Result<Vec<Subnet>, Problem> {
+        for gateway in &self.gateways {
+            let subnet = subnets.iter_mut().find(|subnet| subnet.subnet.contains(*gateway));
+            let subnet = subnet.ok_or_else(|| self.outside("gateway", gateway))?;
+            usable(*gateway, subnet.subnet)?;
+            subnet.gateway = *gateway;
+        }
+        for range in &self.ranges {
+            let holds = |subnet: &&mut Subnet| {
+                subnet.subnet.contains(range.network()) && subnet.subnet.contains(range.broadcast())
+            };
+            let subnet = subnets.iter_mut().find(holds).ok_or_else(|| self.outside("range", range))?;
+            *subnet = subnet.clone().limited_to(*range);
+        }
+        Ok(subnets)
+    }
+
+    fn outside(&self, what: &'static str, value: &impl ToString) -> Problem {
+        let subnets: Vec<String> = self.subnets.iter().map(ToString::to_string).collect();
+        Problem::Outside { what, value: value.to_string(), subnet: subnets.join(", ") }
+    }
+}
+
+fn exists(args: &Args, found: &Network) -> anyhow::Result<u8> {
+    if args.ignore_existing {
+        return print(&format!("{}\n", found.name)).map(|()| 0);
+    }
+    Err(Problem::NetworkExists { name: found.name.clone(), what: found.what() }.into())
+}
+
+/// Prints what was made, and how runtimes come to find its plugins.
+fn told(wanted: &Wanted, style: Style) -> anyhow::Result<u8> {
+    let network = definitions::network_of(&wanted.conflist())?;
+    if style.json {
+        print_json(&super::inspect::network(&network, &[], &State::Absent))?;
+    } else {
+        print(&format!("{}\n", wanted.name))?;
+    }
+    let missing = missing_plugins(&network.plugin_types());
+    if !missing.is_empty() {
+        style.hint(format_args!("runtimes find no plugin {}: rnet install /opt/cni/bin", missing.join(", ")));
+    }
+    Ok(0)
+}
+
+/// net0, net1, …
+fn lowest_free_name(networks: &[Network]) -> String {
+    let is_free = |name: &String| networks.iter().all(|network| &network.name != name);
+    (0..).map(|number: u32| format!("net{number}")).find(is_free).unwrap_or_default()
+}
+
+fn subnet(option: &'static str, text: &str) -> Result<IpNetwork, Problem> {
+    let no_subnet = || Problem::NoSubnet { text: text.to_owned() };
+    // Without a length it would be a single address.
+    let given: IpNetwork = text.contains('/').then(|| text.parse().ok()).flatten().ok_or_else(no_subnet)?;
+    let right = IpNetwork::new(given.network(), given.prefix()).map_err(|_| no_subnet())?;
+    if given.ip() == right.ip() { Ok(given) } else { Err(Problem::HostBits { option, given, right }) }
+}
+
+fn check_size(subnet: &IpNetwork) -> Result<(), Problem> {
+    let longest = if subnet.is_ipv4() { LONGEST.0 } else { LONGEST.1 };
+    if subnet.prefix() > longest {
+        return Err(Problem::TooSmall { subnet: *subnet, longest });
+    }
+    let impossible = is_any(*subnet) && !(subnet.is_ipv4() && subnets::SIZES.contains(&subnet.prefix()));
+    if impossible { Err(Problem::NoPool { wanted: *subnet }) } else { Ok(()) }
+}
+
+/// `0.0.0.0/24`: any free subnet of that size.
+fn is_any(subnet: IpNetwork) -> bool {
+    subnet.ip().is_unspecified()
+}
+
+fn free_subnet(wanted: IpNetwork, taken: &[Taken], style: Style) -> Result<IpNetwork, Problem> {
+    if is_any(wanted) {
+        return lowest_free(taken, Some(wanted.prefix())).ok_or(Problem::SubnetsExhausted);
+    }
+    match first_overlap(wanted, taken) {
+        Some(taken) if taken.is_route() => {
+            style.warn(format_args!("{wanted} overlaps {} of {}", taken.subnet, taken.owner));
+            Ok(wanted)
+        }
+        Some(hit) => Err(Problem::Overlap {
+            wanted,
+            taken: hit.subnet,
+            owner: hit.owner.to_string(),
+            free: lowest_free(taken, None),
+        }),
+        None => Ok(wanted),
+    }
+}
+
+fn usable(gateway: IpAddr, subnet: IpNetwork) -> Result<(), Problem> {
+    let last = subnet.is_ipv4() && gateway == subnet.broadcast();
+    if gateway == subnet.network() || last {
+        return Err(Problem::Unusable { what: "gateway", value: gateway, subnet });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::subnets::Owner;
+
+    fn args(subnet: &str, gateway: &str, range: &str) -> Args {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+        Args {
+            subnet: words(subnet),
+            gateway: gateway.split_whitespace().map(|text| text.parse().unwrap()).collect(),
+            ip_range: words(range),
+            ..Args::default()
+        }
+    }
+
+    fn chosen(subnet: &str, gateway: &str, range: &str) -> Result<Vec<Subnet>, String> {
+        let taken =
+            [Taken { subnet: "172.18.0.0/16".parse().unwrap(), owner: Owner::Network("mynet".into()) }];
+        let asked = Asked::of(&args(subnet, gateway, range));
+        asked.and_then(|asked| asked.subnets(&taken, Style::default())).map_err(|problem| problem.to_string())
+    }
+
+    #[test]
+    fn every_wrong_subnet_gateway_and_range_is_refused_in_its_own_words() {
+        let cases = [
+            ("172.18.5.0/24", "", "", "172.18.5.0/24 overlaps 172.18.0.0/16 of network \"mynet\""),
+            ("172.0.0.0/8", "", "", "172.0.0.0/8 overlaps 172.18.0.0/16 of network \"mynet\""),
+            ("10.9.0.1/24", "", "", "10.9.0.1/24 has host bits set"),
+            ("10.9.0.0", "", "", "\"10.9.0.0\" is not a subnet: ADDRESS/LENGTH is wanted, as in 10.9.0.0/24"),
+            (
+                "10.9.0.0/33",
+                "",
+                "",
+                "\"10.9.0.0/33\" is not a subnet: ADDRESS/LENGTH is wanted, as in 10.9.0.0/24",
+            ),
+            (
+                "10.9.0.0/31",
+                "",
+                "",
+                "10.9.0.0/31 is too small: a network needs a gateway and a container, so the smallest is a /30",
+            ),
+            (
+                "fd00::/127",
+                "",
+                "",
+                "fd00::/127 is too small: a network needs a gateway and a container, so the smallest is a /126",
+            ),
+            (
+                "::/64",
+                "",
+                "",
+                "rnet has no pool to take ::/64 from: any free subnet can be had from /13 to /30 of IPv4",
+            ),
+            (
+                "0.0.0.0/8",
+                "",
+                "",
+                "rnet has no pool to take 0.0.0.0/8 from: any free subnet can be had from /13 to /30 of IPv4",
+            ),
+            ("10.9.0.0/24", "10.8.0.1", "", "gateway 10.8.0.1 is not in 10.9.0.0/24"),
+            (
+                "10.9.0.0/24",
+                "10.9.0.0",
+                "",
+                "gateway 10.9.0.0 is the first or last address of 10.9.0.0/24, which no host can have",
+            ),
+            (
+                "10.9.0.0/24",
+                "10.9.0.255",
+                "",
+                "gateway 10.9.0.255 is the first or last address of 10.9.0.0/24, which no host can have",
+            ),
+            ("10.9.0.0/24", "", "10.8.0.0/25", "range 10.8.0.0/25 is not in 10.9.0.0/24"),
+            ("10.9.0.0/24", "", "10.9.0.0/16", "range 10.9.0.0/16 is not in 10.9.0.0/24"),
+            ("10.9.0.0/24", "", "10.9.0.1/25", "10.9.0.1/25 has host bits set"),
+            ("", "10.9.0.1", "", "--gateway needs --subnet"),
+            ("", "", "10.9.0.0/25", "--ip-range needs --subnet"),
+            (
+                "10.9.0.0/24 10.8.0.0/24",
+                "",
+                "",
+                "--subnet 10.9.0.0/24 and --subnet 10.8.0.0/24 cannot be given together",
+            ),
+        ];
+        for (subnet, gateway, range, text) in cases {
+            assert_eq!(chosen(subnet, gateway, range).unwrap_err(), text);
+        }
+    }
+
+    #[test]
+    fn gateways_and_ranges_go_to_their_subnets() {
+        let subnets = chosen("10.9.0.0/24 fd00::/64", "fd00::9 10.9.0.9", "10.9.0.128/25").unwrap();
+        assert_eq!(subnets[0].gateway.to_string(), "10.9.0.9");
+        assert_eq!(subnets[0].range.unwrap().1.to_string(), "10.9.0.254");
+        assert_eq!(subnets[1].gateway.to_string(), "fd00::9");
+        assert_eq!(subnets[1].range, None);
+    }
+
+    #[test]
+    fn any_subnet_of_a_size_is_a_free_one() {
+        assert_eq!(chosen("0.0.0.0/24", "", "").unwrap(), [Subnet::of("172.19.0.0/24".parse().unwrap())]);
+        assert_eq!(chosen("", "", "").unwrap(), [Subnet::of("172.19.0.0/16".parse().unwrap())]);
+    }
+
+    #[test]
+    fn reserved_and_bad_names_are_refused() {
+        for (name, text) in [
+            ("bridge", "operation is not permitted on predefined bridge network"),
+            (
+                "bad name",
+                "\"bad name\" is not a name: letters, digits and _ . - are allowed, a letter or digit first",
+            ),
+        ] {
+            let args = Args { name: Some(name.into()), ..Args::default() };
+            assert_eq!(Asked::of(&args).unwrap_err().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_network_without_a_name_takes_the_lowest_number() {
+        let named = |name: &str| {
+            let wanted = Wanted { name: name.into(), subnets: Vec::new(), mtu: None, chain: false };
+            definitions::network_of(&wanted.conflist()).unwrap()
+        };
+        assert_eq!(lowest_free_name(&[]), "net0");
+        assert_eq!(lowest_free_name(&[named("net0"), named("net2")]), "net1");
+    }
+}

@@ -1,0 +1,85 @@
+//! `rnet exec`: a program in the network namespace of an endpoint, as `ip netns exec` does it.
+
+use std::ffi::OsString;
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+
+use netlink::Netns;
+use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use crate::program::cannot_execute;
+use crate::report::Problem;
+use crate::rights;
+use crate::seats::{self, Party};
+use crate::view::View;
+
+/// What can be given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The endpoint, by name, id, or the beginning of its id
+    #[arg(value_name = "EP")]
+    pub endpoint: String,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Becomes the program: signals, terminal and exit status are its own.
+pub fn run(args: &Args) -> anyhow::Result<u8> {
+    rights::require()?;
+    let view = View::open("exec")?;
+    let parties = view.parties()?;
+    let party = seats::find(&args.endpoint, &parties)?;
+    let binds = view.endpoints.binds(&party.id);
+    enter(&netns(party, &view)?, &binds)?;
+    let [program, arguments @ ..] = args.command.as_slice() else { return Ok(0) };
+    let error = Command::new(program).args(arguments).exec();
+    Err(cannot_execute(program, &error).into())
+}
+
+/// The endpoint's namespace, if it is still the one on record.
+fn netns(party: &Party, view: &View) -> anyhow::Result<Netns> {
+    let not_running = || Problem::NotRunning { name: party.name.clone() };
+    if let Some(endpoint) = &party.endpoint {
+        return match endpoint.netns {
+            None => Ok(Netns::current()?),
+            Some(_) => Netns::open(&view.endpoints.netns_path(&party.id)).map_err(|_| not_running().into()),
+        };
+    }
+    let record =
+        view.records()?.into_iter().find(|record| record.container == party.id && record.netns.is_some());
+    let recorded = record.and_then(|record| record.netns).ok_or_else(not_running)?;
+    let found = Netns::open(&recorded.path).map_err(|_| not_running())?;
+    if (found.id().dev, found.id().ino) == (recorded.dev, recorded.ino) {
+        Ok(found)
+    } else {
+        Err(not_running().into())
+    }
+}
+
+fn enter(netns: &Netns, binds: &[(PathBuf, PathBuf)]) -> anyhow::Result<()> {
+    if !binds.is_empty() {
+        mount_over(binds)?;
+    }
+    let failed = Problem::file("enter", netns.path());
+    Ok(move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(failed)?)
+}
+
+/// The endpoint's resolv.conf and hosts, in a mount namespace that nobody else sees.
+fn mount_over(binds: &[(PathBuf, PathBuf)]) -> Result<(), Problem> {
+    unshare_mounts().map_err(Problem::file("make a mount namespace for", "/".as_ref()))?;
+    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
+    mount_change("/", slave).map_err(Problem::file("make private", "/".as_ref()))?;
+    binds.iter().try_for_each(|(source, target)| {
+        mount_bind(source, target).map_err(Problem::file("mount over", target))
+    })
+}
+
+// The flag that makes unshare(2) unsound for a thread, CLONE_FILES, is not this one.
+#[expect(deprecated, reason = "the command may not use unsafe, and the danger is one of another flag")]
+fn unshare_mounts() -> rustix::io::Result<()> {
+    rustix::thread::unshare(UnshareFlags::NEWNS)
+}

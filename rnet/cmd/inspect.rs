@@ -1,0 +1,163 @@
+//! `rnet inspect`: all about networks and endpoints, as JSON.
+
+use clap::ValueEnum;
+use serde_json::{Value, json};
+
+use super::ps::traffic;
+use crate::definitions::{Network, Subnet};
+use crate::report::{Problem, Style, exit_of, print_json};
+use crate::seats::{self, Party, Seat};
+use crate::view::{Kernel, State, View, users_of};
+
+/// What can be given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Networks and endpoints, by name, id, or the beginning of an id
+    #[arg(required = true, value_name = "NET|EP")]
+    pub names: Vec<String>,
+    /// Which of them is meant, where both have the name
+    #[arg(long = "type", value_name = "TYPE")]
+    pub kind: Option<Kind>,
+}
+
+/// Networks and endpoints may share a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// A network.
+    Network,
+    /// An endpoint.
+    Endpoint,
+}
+
+/// A network or an endpoint.
+pub enum Thing<'a> {
+    /// A network.
+    Network(Box<Network>),
+    /// An endpoint.
+    Endpoint(&'a Party),
+}
+
+/// Prints a JSON array of what was found; what is missing is told on stderr.
+pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
+    let mut view = View::open("inspect")?;
+    let (parties, kernel) = (view.parties()?, view.kernel()?);
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for word in &args.names {
+        match find(word, args.kind, &mut view, &parties) {
+            Ok(Thing::Network(net)) => {
+                let users = users_of(&net.name, &parties);
+                found.push(network(&net, &users, &kernel.state(&net, &users)));
+            }
+            Ok(Thing::Endpoint(party)) => found.push(endpoint(party, &kernel)),
+            Err(error) => failures.push(error),
+        }
+    }
+    print_json(&found.into())?;
+    for error in &failures {
+        style.tell(error);
+    }
+    Ok(failures.first().map_or(0, exit_of))
+}
+
+/// The network or endpoint that a word means.
+pub fn find<'a>(
+    word: &str,
+    kind: Option<Kind>,
+    view: &mut View,
+    parties: &'a [Party],
+) -> anyhow::Result<Thing<'a>> {
+    let network = match kind {
+        Some(Kind::Endpoint) => return Ok(Thing::Endpoint(seats::find(word, parties)?)),
+        _ => view.network(word).map(Box::new),
+    };
+    if kind == Some(Kind::Network) {
+        return network.map(Thing::Network);
+    }
+    match (network, seats::find(word, parties)) {
+        (Ok(_), Ok(_)) => Err(both(word)),
+        (Ok(network), Err(Problem::NoEndpoint { .. })) => Ok(Thing::Network(network)),
+        (Err(error), Ok(party)) if is_missing(&error) => Ok(Thing::Endpoint(party)),
+        (Err(error), Err(Problem::NoEndpoint { near, .. })) if is_missing(&error) => {
+            Err(neither(word, &error, near))
+        }
+        (Err(error), _) => Err(error),
+        (_, Err(problem)) => Err(problem.into()),
+    }
+}
+
+/// A network with its users.
+pub fn network(network: &Network, users: &[&Party], state: &State) -> Value {
+    let users = users.iter().flat_map(|party| {
+        let seats = party.seats.iter().filter(|seat| seat.network == network.name);
+        seats.map(|seat| json!({"name": party.name, "id": party.id, "ifname": seat.ifname, "addresses": seat.addresses, "mac": seat.mac}))
+    });
+    json!({
+        "type": "network",
+        "name": network.name,
+        "id": network.id(),
+        "driver": network.driver(),
+        "plugins": network.plugin_types(),
+        "file": network.file,
+        "subnets": network.subnets.iter().map(subnet).collect::<Vec<_>>(),
+        "bridge": network.bridge(),
+        "mtu": network.mtu(),
+        "state": state.to_string(),
+        "endpoints": users.collect::<Vec<_>>(),
+    })
+}
+
+/// An endpoint with its networks.
+pub fn endpoint(party: &Party, kernel: &Kernel) -> Value {
+    let process = party.endpoint.as_ref().and_then(|endpoint| endpoint.process);
+    json!({
+        "type": "endpoint",
+        "name": party.name,
+        "id": party.id,
+        "command": party.endpoint.as_ref().map(|endpoint| &endpoint.command),
+        "pid": process.map(|process| process.pid),
+        "running": party.endpoint.as_ref().map(|endpoint| endpoint.is_running()),
+        "netns": party.netns,
+        "networks": party.seats.iter().map(|seat| attachment(seat, kernel)).collect::<Vec<_>>(),
+    })
+}
+
+fn attachment(seat: &Seat, kernel: &Kernel) -> Value {
+    let traffic = traffic(seat, kernel);
+    json!({
+        "network": seat.network,
+        "ifname": seat.ifname,
+        "addresses": seat.addresses,
+        "gateway": seat.gateway,
+        "mac": seat.mac,
+        "link": seat.link,
+        "ports": seat.ports,
+        "rxBytes": traffic.map(|(rx, _)| rx),
+        "txBytes": traffic.map(|(_, tx)| tx),
+    })
+}
+
+fn subnet(subnet: &Subnet) -> Value {
+    let mut value = json!({"subnet": subnet.subnet, "gateway": subnet.gateway});
+    if let Some((start, end)) = subnet.range {
+        value["rangeStart"] = json!(start);
+        value["rangeEnd"] = json!(end);
+    }
+    value
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Problem::NoNetwork { .. }))
+}
+
+fn both(word: &str) -> anyhow::Error {
+    let hits = vec![format!("network {word:?}"), format!("endpoint {word:?}")];
+    Problem::Ambiguous { name: word.to_owned(), hits, hint: Some("--type network or --type endpoint") }.into()
+}
+
+fn neither(word: &str, no_network: &anyhow::Error, near_endpoint: Option<String>) -> anyhow::Error {
+    let near_network = match no_network.downcast_ref() {
+        Some(Problem::NoNetwork { near, .. }) => near.clone(),
+        _ => None,
+    };
+    Problem::Nothing { name: word.to_owned(), near: near_network.or(near_endpoint) }.into()
+}

@@ -1,0 +1,149 @@
+//! `rnet ls`: the networks.
+
+use serde_json::{Value, json};
+
+use crate::definitions::Network;
+use crate::report::{Style, print, print_json};
+use crate::seats::Party;
+use crate::subnets::{Owner, Taken};
+use crate::table;
+use crate::view::{Kernel, State, View, users_of};
+
+/// What can be given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Names only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Also every other subnet in use on this host, with its owner
+    #[arg(short, long)]
+    pub all: bool,
+}
+
+const HEADER: [&str; 7] = ["NAME", "DRIVER", "SUBNET", "GATEWAY", "BRIDGE", "ENDPOINTS", "STATE"];
+
+/// Lists the networks.
+pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
+    let mut view = View::open("ls")?;
+    let networks = view.networks(style)?;
+    if args.quiet {
+        let names: String = networks.iter().map(|network| format!("{}\n", network.name)).collect();
+        return print(&names).map(|()| 0);
+    }
+    let (parties, kernel) = (view.parties()?, view.kernel()?);
+    let lines = networks.iter().map(|network| Line::of(network, &parties, &kernel));
+    let others = if args.all { others(view.taken()?, &networks) } else { Vec::new() };
+    let lines: Vec<Line> = lines.chain(others).collect();
+    if style.json {
+        print_json(&lines.iter().map(Line::json).collect())?;
+    } else {
+        print(&table::render(&HEADER, &lines.iter().map(Line::row).collect::<Vec<_>>()))?;
+    }
+    Ok(0)
+}
+
+/// One line of the table.
+struct Line {
+    name: String,
+    driver: String,
+    subnets: Vec<String>,
+    gateways: Vec<String>,
+    bridge: Option<String>,
+    /// None for what is no network.
+    endpoints: Option<usize>,
+    state: Option<State>,
+}
+
+impl Line {
+    fn of(network: &Network, parties: &[Party], kernel: &Kernel) -> Self {
+        let users = users_of(&network.name, parties);
+        Self {
+            name: network.name.clone(),
+            driver: network.driver().to_owned(),
+            subnets: network.subnets.iter().map(|subnet| subnet.subnet.to_string()).collect(),
+            gateways: network.subnets.iter().map(|subnet| subnet.gateway.to_string()).collect(),
+            bridge: network.bridge(),
+            endpoints: Some(users.len()),
+            state: Some(kernel.state(network, &users)),
+        }
+    }
+
+    fn other(taken: Taken) -> Self {
+        let (name, driver, bridge) = match taken.owner {
+            Owner::Network(name) => (name, "cni", None),
+            Owner::Podman(name) => (name, "podman", None),
+            Owner::Route { device, .. } => (String::new(), "route", Some(device)),
+        };
+        let subnets = vec![taken.subnet.to_string()];
+        Self {
+            name,
+            driver: driver.into(),
+            subnets,
+            gateways: Vec::new(),
+            bridge,
+            endpoints: None,
+            state: None,
+        }
+    }
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.driver.clone(),
+            self.subnets.join(","),
+            self.gateways.join(","),
+            self.bridge.clone().unwrap_or_default(),
+            self.endpoints.map(|number| number.to_string()).unwrap_or_default(),
+            self.state.as_ref().map(State::to_string).unwrap_or_default(),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "name": self.name,
+            "driver": self.driver,
+            "subnets": self.subnets,
+            "gateways": self.gateways,
+            "bridge": self.bridge,
+            "endpoints": self.endpoints,
+            "state": self.state.as_ref().map(State::to_string),
+        })
+    }
+}
+
+/// What else is in use: not the networks in the list, nor the routes over their bridges.
+fn others(taken: Vec<Taken>, networks: &[Network]) -> Vec<Line> {
+    let bridges: Vec<String> = networks.iter().filter_map(Network::bridge).collect();
+    let is_other = |taken: &Taken| match &taken.owner {
+        Owner::Network(_) => false,
+        Owner::Podman(_) => true,
+        Owner::Route { device, .. } => !bridges.contains(device),
+    };
+    taken.into_iter().filter(is_other).map(Line::other).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definitions::default_network;
+
+    #[test]
+    fn a_line_shows_what_is_known_and_leaves_the_rest_empty() {
+        let network = default_network("172.18.0.0/16".parse().unwrap()).unwrap();
+        let route = |subnet: &str, device: &str| Taken {
+            subnet: subnet.parse().unwrap(),
+            owner: Owner::Route { device: device.into(), on_link: true },
+        };
+        let taken = vec![route("172.18.0.0/16", "rnet0"), route("10.0.0.0/24", "eth1")];
+
+        let others = others(taken, std::slice::from_ref(&network));
+        let own = Line::of(&network, &[], &Kernel::default());
+        let lines: Vec<Line> = std::iter::once(own).chain(others).collect();
+
+        let rows: Vec<_> = lines.iter().map(|line| line.row().join("|")).collect();
+        assert_eq!(
+            rows,
+            ["bridge|bridge|172.18.0.0/16|172.18.0.1|rnet0|0|absent", "|route|10.0.0.0/24||eth1||"]
+        );
+    }
+}

@@ -1,0 +1,350 @@
+//! `rnet run`: a network namespace of its own for a program, and networks in it. No sandbox: same files, same users.
+
+use std::ffi::OsString;
+use std::net::IpAddr;
+
+use cni::conflist::Attachment;
+use cni::{CniResult, Dns};
+use netlink::{Netlink, Netns, Request};
+use plugins::own;
+use serde_json::{Map, Value};
+
+use super::inspect;
+use crate::definitions::Network;
+use crate::endpoint::{Endpoint, Joined};
+use crate::hostports::HostPorts;
+use crate::process::Process;
+use crate::publish::{self, Mapping, Spec};
+use crate::report::{Problem, Style, print, print_json};
+use crate::runtime::Runtime;
+use crate::supervisor::Supervisor;
+use crate::view::{View, users_of};
+use crate::{files, names, program, rights, seats};
+
+/// What can be given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Return when the program runs, and print the endpoint's name
+    #[arg(short, long)]
+    pub detach: bool,
+    /// The endpoint's name; the beginning of its id without one
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Join this network, several if repeated; none, host; bridge by default
+    #[arg(long = "net", alias = "network", value_name = "NET")]
+    pub networks: Vec<String>,
+    /// Publish a port: [HOST-IP:][HOST-PORTS:]PORTS[/PROTO]
+    #[arg(short, long, value_name = "SPEC")]
+    pub publish: Vec<Spec>,
+    /// The address to have
+    #[arg(long, value_name = "IP")]
+    pub ip: Option<IpAddr>,
+    /// Clean up when the program ends (always so)
+    #[arg(long)]
+    pub rm: bool,
+    /// The program and its arguments
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
+    pub command: Vec<OsString>,
+}
+
+/// Where the program is to run.
+enum Place {
+    /// In the host's own namespace.
+    Host,
+    /// In a new one, with these networks.
+    New(Vec<Network>),
+}
+
+/// Runs the program and returns its exit status; detached, prints the endpoint's name.
+pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
+    rights::require()?;
+    let mut view = View::open("run")?;
+    let place = place(args, &mut view)?;
+    check(args, &place, &view)?;
+    let words = args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    let (mut endpoint, _held) = view.endpoints.create(args.name.as_deref(), words)?;
+    let mut supervisor = Supervisor::start(&endpoint, args.detach.then_some(&args.command))?;
+    let done = attach(args, &place, &mut view, &mut endpoint, style).and_then(|()| match args.detach {
+        true => supervisor.hand_over().map(|()| 0),
+        false => wait(args, &mut view, &mut endpoint),
+    });
+    if args.detach && done.is_ok() {
+        return tell(&endpoint, &mut view, style);
+    }
+    // The first error is the one to tell; what could not be removed is told beside it.
+    if let Err(error) = view.endpoints.remove(&endpoint, &Runtime::new()) {
+        style.warn(format_args!("endpoint {:?} is not wholly removed: {error:#}", endpoint.name));
+    }
+    supervisor.dismiss();
+    done
+}
+
+/// Starts the program here and waits for its end. What the terminal sends goes to the program as well; should this
+/// process be killed meanwhile, the supervisor ends the program and cleans up.
+fn wait(args: &Args, view: &mut View, endpoint: &mut Endpoint) -> anyhow::Result<u8> {
+    let mut child = program::start(endpoint, &view.endpoints, &args.command, true)?;
+    endpoint.process = Process::of(child.id());
+    view.endpoints.save(endpoint)?;
+    Ok(program::exit_status(child.wait()?))
+}
+
+fn tell(endpoint: &Endpoint, view: &mut View, style: Style) -> anyhow::Result<u8> {
+    if !style.json {
+        return print(&format!("{}\n", endpoint.name)).map(|()| 0);
+    }
+    let kernel = view.kernel()?;
+    let parties = view.parties()?;
+    print_json(&inspect::endpoint(seats::find(&endpoint.id, &parties)?, &kernel))?;
+    Ok(0)
+}
+
+fn place(args: &Args, view: &mut View) -> anyhow::Result<Place> {
+    let special = |name: &str| args.networks.iter().any(|word| word == name);
+    for name in ["host", "none"] {
+        if special(name) && args.networks.len() > 1 {
+            return Err(
+                Problem::Together { one: format!("--net {name}"), other: "another --net".into() }.into()
+            );
+        }
+    }
+    if special("host") {
+        return Ok(Place::Host);
+    }
+    if special("none") {
+        return Ok(Place::New(Vec::new()));
+    }
+    if args.networks.is_empty() {
+        return Ok(Place::New(vec![view.default_network()?]));
+    }
+    let mut networks: Vec<Network> = Vec::new();
+    for word in &args.networks {
+        let network = view.network(word)?;
+        if networks.iter().any(|other| other.name == network.name) {
+            return Err(
+                Problem::Together { one: format!("--net {word}"), other: format!("--net {word}") }.into()
+            );
+        }
+        networks.push(network);
+    }
+    Ok(Place::New(networks))
+}
+
+/// What can be told to be wrong before anything is touched.
+fn check(args: &Args, place: &Place, view: &View) -> anyhow::Result<()> {
+    if let Some(name) = &args.name {
+        names::check(name)?;
+        let parties = view.parties()?;
+        // Those of `rnet run` are looked at again under the lock.
+        if let Some(party) = parties.iter().find(|party| &party.name == name && party.endpoint.is_none()) {
+            return Err(Problem::EndpointExists { name: name.clone(), what: party.place() }.into());
+        }
+    }
+    if let Place::New(networks) = place {
+        networks.iter().try_for_each(|network| Runtime::new().require(network))?;
+    }
+    match (args.ip, place) {
+        (None, _) => Ok(()),
+        (Some(ip), Place::New(networks)) if networks.len() == 1 => Ok(check_ip(ip, &networks[0])?),
+        _ => Err(Problem::Together { one: "--ip".into(), other: "no network, or several".into() }.into()),
+    }
+}
+
+fn check_ip(ip: IpAddr, network: &Network) -> Result<(), Problem> {
+    // A foreign IPAM plugin may know of subnets that the definition does not tell.
+    if network.subnets.is_empty() {
+        return Ok(());
+    }
+    let Some(subnet) = network.subnets.iter().find(|subnet| subnet.subnet.contains(ip)) else {
+        return Err(Problem::Outside {
+            what: "address",
+            value: ip.to_string(),
+            subnet: network.subnet_text(),
+        });
+    };
+    if subnet.gateway == ip {
+        return Err(Problem::AddressTaken { address: ip.to_string(), holder: "the gateway".into() });
+    }
+    let last = ip.is_ipv4() && ip == subnet.subnet.broadcast();
+    if ip == subnet.subnet.network() || last {
+        return Err(Problem::Unusable { what: "address", value: ip, subnet: subnet.subnet });
+    }
+    Ok(())
+}
+
+/// Makes the namespace and joins the networks.
+fn attach(
+    args: &Args,
+    place: &Place,
+    view: &mut View,
+    endpoint: &mut Endpoint,
+    style: Style,
+) -> anyhow::Result<()> {
+    let Place::New(networks) = place else {
+        warn_of_ports(args, "host", style);
+        return Ok(());
+    };
+    let publisher = networks.iter().position(|network| network.has_capability("portMappings"));
+    if publisher.is_none() {
+        warn_of_ports(args, networks.first().map_or("none", |network| &network.name), style);
+    }
+    make_netns(view, endpoint)?;
+    // A new default network must not be given a subnet that `create` gives to another at this moment.
+    let alone = networks.iter().any(|network| network.file.is_none());
+    let _kept = view.definitions.keep(alone)?;
+    for (index, network) in networks.iter().enumerate() {
+        let ports = if publisher == Some(index) { choose_ports(args, network, view)? } else { Vec::new() };
+        let network = if network.file.is_none() { view.default_network()? } else { network.clone() };
+        join(args, &network, &ports, view, endpoint)?;
+    }
+    Ok(write_files(view, endpoint)?)
+}
+
+fn warn_of_ports(args: &Args, network: &str, style: Style) {
+    if !args.publish.is_empty() {
+        style.warn(format_args!("{network:?} publishes no ports, -p has no effect"));
+    }
+}
+
+fn make_netns(view: &View, endpoint: &mut Endpoint) -> anyhow::Result<()> {
+    let netns = Netns::create()?;
+    endpoint.netns = Some((netns.id().dev, netns.id().ino));
+    view.endpoints.save(endpoint)?;
+    netns.pin(&view.endpoints.netns_path(&endpoint.id))?;
+    // As libcni does it by its loopback plugin.
+    Ok(Netlink::inside(&netns)?.send(&[Request::LinkUp { index: 1, name: "lo".into() }])?)
+}
+
+fn choose_ports(args: &Args, network: &Network, view: &View) -> anyhow::Result<Vec<Mapping>> {
+    if args.publish.is_empty() {
+        return Ok(Vec::new());
+    }
+    let wants_v6 = network.subnets.iter().any(|subnet| subnet.subnet.is_ipv6());
+    Ok(publish::resolve(&args.publish, &mut HostPorts::new(&view.host.store, wants_v6)?)?)
+}
+
+/// ADD of one network. It is written down first: whoever finds it after a crash can undo it.
+fn join(
+    args: &Args,
+    network: &Network,
+    ports: &[Mapping],
+    view: &mut View,
+    endpoint: &mut Endpoint,
+) -> anyhow::Result<()> {
+    let mut joined = Joined {
+        network: network.name.clone(),
+        ifname: format!("eth{}", endpoint.joined.len()),
+        args: cni_args(args, endpoint),
+        capabilities: capabilities(ports),
+        definition: network.list.raw.clone(),
+        result: None,
+    };
+    let attachment: Attachment = view.endpoints.attachment(endpoint, &joined);
+    endpoint.joined.push(joined.clone());
+    view.endpoints.save(endpoint)?;
+    let result = match Runtime::new().add(&network.list, &attachment) {
+        Ok(result) => result,
+        Err(error) => return Err(told(error, args, network, view, &endpoint.id)),
+    };
+    joined.set_result(&result, network.list.cni_version)?;
+    endpoint.joined.pop();
+    endpoint.joined.push(joined);
+    view.endpoints.save(endpoint)
+}
+
+fn cni_args(args: &Args, endpoint: &Endpoint) -> Vec<(String, String)> {
+    let always = [("IgnoreUnknown", "1".to_owned()), ("K8S_POD_NAME", endpoint.name.clone())];
+    let ip = args.ip.map(|ip| ("IP", ip.to_string()));
+    always.into_iter().chain(ip).map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn capabilities(ports: &[Mapping]) -> Map<String, Value> {
+    let mut capabilities = Map::new();
+    if !ports.is_empty() {
+        capabilities.insert("portMappings".into(), ports.iter().map(Mapping::to_json).collect());
+    }
+    capabilities
+}
+
+/// A plugin's error in the words of the command, where it has more to say than the plugin.
+fn told(error: cni::Error, args: &Args, network: &Network, view: &View, own: &str) -> anyhow::Error {
+    let Ok(mut parties) = view.parties() else { return error.into() };
+    parties.retain(|party| party.id != own);
+    let users = users_of(&network.name, &parties);
+    match (error.code, args.ip) {
+        (own::ADDRESS_TAKEN, Some(ip)) => {
+            let has = |party: &&&seats::Party| {
+                party.seats.iter().any(|seat| seat.addresses.iter().any(|a| a.ip() == ip))
+            };
+            let holder = users.iter().find(has).map_or("somebody unknown to rnet", |party| &party.name);
+            Problem::AddressTaken { address: ip.to_string(), holder: holder.to_owned() }.into()
+        }
+        (own::RANGE_EXHAUSTED, _) => exhausted(network, &users).into(),
+        _ => error.into(),
+    }
+}
+
+fn exhausted(network: &Network, users: &[&seats::Party]) -> Problem {
+    const SHOWN: usize = 5;
+    let mut holders: Vec<&str> = users.iter().take(SHOWN).map(|party| party.name.as_str()).collect();
+    if users.len() > SHOWN {
+        holders.push("…");
+    }
+    let v4 = network.subnets.iter().any(|subnet| subnet.subnet.is_ipv4());
+    Problem::AddressesExhausted {
+        family: if v4 { "IPv4" } else { "IPv6" },
+        network: network.name.clone(),
+        subnet: network.subnet_text(),
+        held: users.len(),
+        holders: holders.join(", "),
+    }
+}
+
+fn write_files(view: &View, endpoint: &Endpoint) -> Result<(), Problem> {
+    let results: Vec<CniResult> = endpoint.joined.iter().filter_map(result).collect();
+    let addresses: Vec<IpAddr> =
+        results.iter().flat_map(|result| &result.ips).map(|ip| ip.address.ip()).collect();
+    let dns = results.into_iter().map(|result| result.dns).find(|dns| !dns.nameservers.is_empty());
+    let (resolv_conf, hosts) =
+        (files::resolv_conf(&dns.unwrap_or_else(Dns::default)), files::hosts(&endpoint.name, &addresses));
+    files::write(&view.endpoints.path(&endpoint.id), &resolv_conf, &hosts)
+}
+
+fn result(joined: &Joined) -> Option<CniResult> {
+    joined.result(&joined.network().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definitions::default_network;
+    use crate::seats::Party;
+
+    fn network(subnet: &str) -> Network {
+        default_network(subnet.parse().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn an_address_must_be_one_that_a_container_can_have() {
+        let check =
+            |ip: &str| check_ip(ip.parse().unwrap(), &network("10.9.0.0/24")).map_err(|p| p.to_string());
+        assert_eq!(check("10.9.0.7"), Ok(()));
+        assert_eq!(check("10.8.0.1").unwrap_err(), "address 10.8.0.1 is not in 10.9.0.0/24");
+        assert_eq!(
+            check("10.9.0.1").unwrap_err(),
+            "Address already in use: 10.9.0.1 is held by \"the gateway\""
+        );
+        assert!(check("10.9.0.0").is_err() && check("10.9.0.255").is_err());
+    }
+
+    #[test]
+    fn an_exhausted_network_names_the_first_of_its_users() {
+        let parties: Vec<Party> =
+            (0..6).map(|n| Party { name: format!("c{n}"), ..Party::default() }).collect();
+        let users: Vec<&Party> = parties.iter().collect();
+        assert_eq!(
+            exhausted(&network("172.18.0.0/29"), &users).to_string(),
+            "no available IPv4 addresses on this network's address pools: bridge (172.18.0.0/29), \
+             6 held by c0, c1, c2, c3, c4, …; gc freed 0"
+        );
+    }
+}

@@ -1,0 +1,32 @@
+//! `rnet stop`: ends what `rnet run` started.
+
+use std::time::Duration;
+
+use crate::report::{Problem, Style};
+use crate::view::View;
+use crate::{rights, seats, stop};
+
+/// What can be given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Endpoints, by name, id, or the beginning of an id
+    #[arg(required = true, value_name = "EP")]
+    pub names: Vec<String>,
+    /// Seconds between TERM and KILL
+    #[arg(short, long, value_name = "SECONDS", default_value_t = 10)]
+    pub time: u64,
+}
+
+/// Stops each, and prints the names of what was stopped.
+pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
+    rights::require()?;
+    let view = View::open("stop")?;
+    super::each(&args.names, style, |word| {
+        let parties = view.parties()?;
+        let party = seats::find(word, &parties)?;
+        let not_ours = || Problem::NotOurs { name: party.name.clone() };
+        let endpoint = party.endpoint.as_ref().ok_or_else(not_ours)?;
+        stop::end(endpoint, Duration::from_secs(args.time), &view.endpoints)?;
+        Ok(Some(party.name.clone()))
+    })
+}

@@ -1,0 +1,81 @@
+//! What becomes of a program that is started for somebody.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use netlink::{Netns, spawn_in};
+
+use crate::endpoint::{Endpoint, Endpoints};
+use crate::report::Problem;
+
+/// Starts the program of an endpoint in its namespace, with its resolv.conf and hosts. Without `stdio` it reads
+/// and writes nothing.
+pub fn start(
+    endpoint: &Endpoint,
+    endpoints: &Endpoints,
+    words: &[OsString],
+    stdio: bool,
+) -> anyhow::Result<Child> {
+    let [program, arguments @ ..] = words else {
+        return Err(cannot_execute(OsStr::new(""), &nothing()).into());
+    };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    if !stdio {
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    }
+    if endpoint.netns.is_none() {
+        return command.spawn().map_err(|error| cannot_execute(program, &error).into());
+    }
+    let netns = Netns::open(&endpoints.netns_path(&endpoint.id))?;
+    spawn(&netns, command, &endpoints.binds(&endpoint.id))
+}
+
+fn spawn(netns: &Netns, command: Command, binds: &[(PathBuf, PathBuf)]) -> anyhow::Result<Child> {
+    let program = command.get_program().to_owned();
+    match spawn_in(netns, command, binds) {
+        Err(netlink::Error::Spawn { source, .. }) => Err(cannot_execute(&program, &source).into()),
+        other => Ok(other?),
+    }
+}
+
+/// The exit status by which a shell tells of it: the program's own, or 128 and the signal that ended it.
+pub fn exit_status(status: ExitStatus) -> u8 {
+    let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    number.and_then(|number| u8::try_from(number).ok()).unwrap_or(u8::MAX)
+}
+
+/// The error for a program that cannot be started: 127 if there is none, else 126.
+pub fn cannot_execute(program: &OsStr, error: &io::Error) -> Problem {
+    let reason = rustix::io::Errno::from_io_error(error).map_or_else(|| error.to_string(), netlink::reason);
+    let missing = error.kind() == io::ErrorKind::NotFound;
+    Problem::CannotExecute { program: program.to_string_lossy().into_owned(), reason, missing }
+}
+
+fn nothing() -> io::Error {
+    io::Error::from(io::ErrorKind::NotFound)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+
+    #[test]
+    fn a_status_is_the_programs_own_or_its_signal() {
+        let run = |script: &str| exit_status(Command::new("sh").args(["-c", script]).status().unwrap());
+        assert_eq!(run("exit 7"), 7);
+        assert_eq!(run("kill -TERM $$"), 143);
+    }
+
+    #[test]
+    fn a_program_that_is_missing_is_another_case_than_one_that_cannot_run() {
+        let missing = cannot_execute("nosuch".as_ref(), &io::Error::from(io::ErrorKind::NotFound));
+        assert!(matches!(missing, Problem::CannotExecute { missing: true, .. }));
+        let denied = cannot_execute("/etc".as_ref(), &io::Error::from_raw_os_error(13));
+        assert_eq!(denied.to_string(), "cannot execute \"/etc\": permission denied");
+    }
+}

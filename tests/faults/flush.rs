@@ -1,0 +1,102 @@
+//! Somebody flushes the rules: the next ADD brings back those of everybody.
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
+};
+
+use crate::common::{Lab, SOON};
+use crate::site::{Member, Network, Site};
+
+#[test]
+fn tables_that_were_deleted_come_back_whole() {
+    restore_after(|lab| lab.firewall(|firewall| firewall.drop_tables().unwrap()));
+}
+
+#[test]
+fn rules_that_were_flushed_come_back_although_the_maps_were_left() {
+    restore_after(|lab| lab.host.run(|| flush_rules(INET)).unwrap());
+}
+
+#[test]
+fn so_do_the_guards_of_the_bridge_ports() {
+    let site = Site::new();
+    let network = Network::rnet("mynet", "10.7.0.0/24");
+    let (old, new) = (site.member(&network, "old"), site.member(&network, "new"));
+    old.add().unwrap();
+    let before = rules(&site);
+
+    site.lab.host.run(|| flush_rules(BRIDGE)).unwrap();
+    assert_ne!(rules(&site), before);
+    new.add().unwrap();
+
+    assert_eq!(rules(&site), before);
+}
+
+fn restore_after(flush: fn(&Lab)) {
+    let site = Site::new();
+    let (mynet, chain) = (Network::rnet("mynet", "10.7.0.0/24"), Network::chain("chain", "10.8.0.0/24"));
+    let (web, db) = (site.member(&mynet, "web").publishing(8080), site.member(&mynet, "db").publishing(8081));
+    let (old, new) =
+        (site.member(&chain, "old").publishing(8082), site.member(&chain, "new").publishing(8083));
+    let residents = [&web, &db, &old];
+    residents.iter().for_each(|member| drop(member.add().unwrap()));
+    assert!(residents.iter().all(|member| member.works()));
+    let before = rules(&site);
+
+    flush(&site.lab);
+    assert!(residents.iter().all(|member| !member.answers_within(SOON)), "nothing was flushed");
+    new.add().unwrap();
+
+    assert!(residents.iter().chain([&&new]).all(|member| member.works()));
+    assert_eq!(rules(&site), before);
+    site.assert_balanced(&[&web, &db, &old, &new]);
+    second_add_changes_nothing(&site, &new);
+}
+
+/// What was restored is intact: nobody restores it again.
+fn second_add_changes_nothing(site: &Site, new: &Member<'_>) {
+    let state = site.lab.firewall(|firewall| firewall.state().unwrap());
+    new.del().unwrap();
+    new.add().unwrap();
+    assert_eq!(site.lab.firewall(|firewall| firewall.state().unwrap()), state);
+}
+
+/// The constant part, without the handles that differ.
+fn rules(site: &Site) -> Vec<String> {
+    let lines = site.state(&[]).lines().to_vec();
+    lines.into_iter().filter(|line| line.starts_with("rule ") && line.contains("rnet")).collect()
+}
+
+const INET: u8 = 1;
+const BRIDGE: u8 = 7;
+
+/// Equivalent to `nft flush table FAMILY rnet`: NFT_MSG_DELRULE that names a table alone, in a batch.
+fn flush_rules(family: u8) {
+    const NFTABLES: u16 = 10;
+    const BEGIN: u16 = 0x10;
+    const END: u16 = 0x11;
+    const DELETE_RULE: u16 = NFTABLES << 8 | 8;
+    /// NFTA_RULE_TABLE.
+    const TABLE: &[u8] = b"\x09\0\x01\0rnet\0\0\0\0";
+    let (request, acknowledged) = (1, 5);
+    let batch = [
+        message(BEGIN, request, 0, NFTABLES, &[]),
+        message(DELETE_RULE, acknowledged, family, 0, TABLE),
+        message(END, request, 0, NFTABLES, &[]),
+    ];
+    let socket =
+        socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER));
+    let socket = socket.unwrap();
+    send(&socket, &batch.concat(), SendFlags::empty()).unwrap();
+    let mut answer = [0; 256];
+    recv(&socket, &mut answer[..], RecvFlags::empty()).unwrap();
+    assert_eq!(i32::from_ne_bytes(answer[16..20].try_into().unwrap()), 0, "the kernel refused to flush");
+}
+
+/// `struct nlmsghdr`, `struct nfgenmsg`, and attributes.
+fn message(kind: u16, flags: u16, family: u8, resource: u16, attributes: &[u8]) -> Vec<u8> {
+    let length = 20 + attributes.len() as u32;
+    let header = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &flags.to_ne_bytes(), &[0; 8]].concat();
+    let generic = [&[family, 0][..], &resource.to_be_bytes()].concat();
+    [header, generic, attributes.to_vec()].concat()
+}

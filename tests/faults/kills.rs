@@ -1,0 +1,129 @@
+//! kill -9 at moments of no choosing, with eight processes at a time.
+
+use std::process::Child;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use crate::site::audit::doubles;
+use crate::site::{Member, Network, Site};
+
+const ROUNDS: usize = 200;
+/// Processes at a time.
+const AT_ONCE: usize = 8;
+/// Containers, of which the processes of a round take different ones.
+const MEMBERS: usize = 12;
+/// Rounds between two clearings, which are by DEL and by GC in turn.
+const BETWEEN_CLEARINGS: usize = 20;
+/// No process outlives this; many have ended by then.
+const LATEST: Duration = Duration::from_millis(40);
+
+#[test]
+fn rnet_killed_at_random() {
+    kill_at_random(&Network::rnet("mynet", "10.7.0.0/24"));
+}
+
+#[test]
+fn the_chain_killed_at_random() {
+    kill_at_random(&Network::chain("mynet", "10.7.0.0/24"));
+}
+
+fn kill_at_random(network: &Network) {
+    let mut dice = Dice::seeded();
+    let site = Site::new();
+    let members: Vec<Member<'_>> =
+        (0..MEMBERS).map(|n| site.member(network, &format!("c{n}")).publishing(8000 + n as u16)).collect();
+    let everybody: Vec<&Member<'_>> = members.iter().collect();
+    // A chain's bridge stays once it is made, as upstream's does.
+    members[0].add().unwrap();
+    members[0].del().unwrap();
+    let before = site.state(&everybody);
+    for round in 1..=ROUNDS {
+        kill_a_round(&mut dice, &members);
+        assert_eq!(doubles(&everybody), Vec::<String>::new(), "round {round}");
+        if round % BETWEEN_CLEARINGS == 0 {
+            clear(&members, round / BETWEEN_CLEARINGS % 2 == 0);
+            site.assert_balanced(&everybody);
+            before.assert_same(&site.state(&everybody));
+        }
+    }
+}
+
+/// Different containers, each by one process: it may meet what earlier rounds have left, and others of the network.
+fn kill_a_round(dice: &mut Dice, members: &[Member<'_>]) {
+    let first = dice.below(MEMBERS);
+    let start = Instant::now();
+    let children: Vec<(Child, Instant)> = (0..AT_ONCE)
+        .map(|nth| {
+            let child = start_one(dice, &members[(first + nth) % MEMBERS]);
+            (child, start + LATEST.mul_f64(dice.fraction()))
+        })
+        .collect();
+    for (child, moment) in children {
+        kill_at(child, moment);
+    }
+}
+
+/// One plugin of an ADD or a DEL; what comes before it in the list goes undisturbed.
+fn start_one(dice: &mut Dice, member: &Member<'_>) -> Child {
+    let plugins = member.network.plugins();
+    let verb = if dice.below(2) == 0 { "ADD" } else { "DEL" };
+    let plugin = plugins[dice.below(plugins.len())];
+    if verb == "ADD" && plugin != plugins[0] {
+        let outcome = member.call("ADD", plugins[0], None, None).run();
+        // Refused if it is there from before: then the result of that ADD is the one to go on from.
+        if outcome.status == 0 {
+            member.remember(Some(outcome.json()));
+        } else if member.remembered().is_none() {
+            return member.spawn("DEL", plugin);
+        }
+    }
+    member.spawn(verb, plugin)
+}
+
+fn kill_at(mut child: Child, moment: Instant) {
+    let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
+    let left = moment.saturating_duration_since(Instant::now());
+    let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
+    poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)).unwrap();
+    // It may have ended by itself.
+    let _ = child.kill();
+    child.wait().unwrap();
+}
+
+fn clear(members: &[Member<'_>], by_gc: bool) {
+    if by_gc {
+        members[0].gc(&[]).unwrap();
+    }
+    // A runtime sends DEL until it succeeds, which here must be at once.
+    members.iter().for_each(|member| member.del().unwrap());
+}
+
+/// xorshift64; its seed is told, so that a failure can be had again (as far as the moments allow).
+struct Dice(u64);
+
+impl Dice {
+    fn seeded() -> Self {
+        let asked = std::env::var("RNET_SEED").ok().and_then(|text| text.parse().ok());
+        let time = || std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
+        let seed = asked.unwrap_or_else(time);
+        eprintln!("RNET_SEED={seed}");
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() % limit as u64) as usize
+    }
+
+    fn fraction(&mut self) -> f64 {
+        self.below(1 << 20) as f64 / f64::from(1 << 20)
+    }
+}

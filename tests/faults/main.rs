@@ -1,0 +1,20 @@
+//! Faults: what must stay true when the plugins die, fail, are stopped, lose their disk, their rules or their
+//! containers (the fault table: I1 to I5).
+//!
+//! Everything is done to the built binary, on throw-away hosts.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../site/mod.rs"]
+mod site;
+
+mod boot;
+mod del;
+mod disk;
+mod flush;
+mod kills;
+mod locks;
+mod matrix;
+mod replies;
+mod watch;

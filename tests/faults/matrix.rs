@@ -1,0 +1,260 @@
+//! Every step of ADD and DEL × how it ends × what is done about it.
+
+use plugins::STEPS;
+use store::Stage;
+
+use crate::common::Outcome;
+use crate::site::member::Fault;
+use crate::site::{Member, Network, Site, State};
+use crate::watch::watching;
+
+/// What the runtime does after a call has died or failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum After {
+    AddAgain,
+    Del,
+    Gc,
+}
+
+/// One way for something to go wrong.
+#[derive(Clone, Debug)]
+struct Case {
+    fault: Fault,
+    after: After,
+}
+
+/// Whether another container is on the same network: then the network itself neither comes nor goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Company {
+    Alone,
+    WithSibling,
+}
+
+/// How far a recovery has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Recovered {
+    /// All the way: the books balance.
+    Whole,
+    /// The first plugin of the list refused, rightly, and the runtime has to send a DEL.
+    NotYet,
+}
+
+/// So many failures say enough; each costs a new site.
+const ENOUGH: usize = 12;
+
+#[test]
+fn rnet_alone_on_its_network() {
+    run(&Network::rnet("mynet", "10.7.0.0/24"), Company::Alone);
+}
+
+#[test]
+fn rnet_beside_another_container() {
+    run(&Network::rnet("mynet", "10.7.0.0/24"), Company::WithSibling);
+}
+
+#[test]
+fn the_chain_alone_on_its_network() {
+    run(&Network::chain("mynet", "10.7.0.0/24"), Company::Alone);
+}
+
+#[test]
+fn portmap_beside_another_container() {
+    let network = Network::chain("mynet", "10.7.0.0/24");
+    let of_portmap = |case: &Case| case.fault.plugin == "portmap";
+    run_cases(
+        &network,
+        Company::WithSibling,
+        cases(&network, Company::WithSibling).into_iter().filter(of_portmap).collect(),
+    );
+}
+
+fn run(network: &Network, company: Company) {
+    run_cases(network, company, cases(network, company));
+}
+
+fn run_cases(network: &Network, company: Company, cases: Vec<Case>) {
+    let (mut failures, mut at) = (Vec::new(), 0);
+    while at < cases.len() && failures.len() < ENOUGH {
+        let failure = run_until_one_fails(network, company, &cases, &mut at);
+        failures.extend(failure.map(|failure| format!("{:?}: {failure}", cases[at - 1])));
+    }
+    assert!(
+        failures.is_empty(),
+        "of {} cases, {} were tried and failed:\n{}",
+        cases.len(),
+        failures.len(),
+        failures.join("\n\n")
+    );
+}
+
+/// On one site, for making one is slow.
+fn run_until_one_fails(
+    network: &Network,
+    company: Company,
+    cases: &[Case],
+    at: &mut usize,
+) -> Option<String> {
+    let site = Site::new();
+    let other = Network::rnet("other", "10.8.0.0/24");
+    let stranger = site.member(&other, "stranger").publishing(9000);
+    stranger.add().unwrap();
+    let sibling = site.member(network, "sibling").publishing(9001);
+    sibling.add().unwrap();
+    if company == Company::Alone {
+        // A bridge of the chain stays, as upstream's does; that is no difference then.
+        sibling.del().unwrap();
+    }
+    let residents: Vec<&Member<'_>> =
+        if company == Company::Alone { vec![&stranger] } else { vec![&stranger, &sibling] };
+    let member = site.member(network, "web").publishing(8080);
+    watching(&residents, || {
+        let before = site.state(&[&residents[..], &[&member]].concat());
+        while let Some(case) = cases.get(*at) {
+            *at += 1;
+            if let Err(failure) = case.run(&site, &before, &residents, &member) {
+                return Some(failure);
+            }
+        }
+        None
+    })
+}
+
+fn cases(network: &Network, company: Company) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for plugin in network.plugins() {
+        for step in STEPS.into_iter().filter(|step| passes(plugin, step, company)) {
+            for how in ["abort", "error"] {
+                let fault = Fault { plugin: plugin.into(), failpoint: format!("{step}:{how}") };
+                let afters = [After::AddAgain, After::Del, After::Gc];
+                cases.extend(afters.map(|after| Case { fault: fault.clone(), after }));
+            }
+        }
+    }
+    cases
+}
+
+/// The steps that a plugin has.
+fn passes(plugin: &str, step: &str, company: Company) -> bool {
+    const OF_THE_NETWORK: [&str; 3] = ["add.bridge", "add.address", "del.bridge"];
+    const OF_AN_INTERFACE: [&str; 8] = [
+        "add.lease",
+        "add.bridge",
+        "add.veth",
+        "add.inside",
+        "add.port",
+        "del.veth",
+        "del.lease",
+        "add.names",
+    ];
+    match plugin {
+        // It holds the network in every ADD.
+        "portmap" if step == "add.address" => true,
+        "portmap" if OF_AN_INTERFACE.contains(&step) => false,
+        _ => company == Company::Alone || !OF_THE_NETWORK.contains(&step),
+    }
+}
+
+impl Case {
+    /// The fault, the recovery, and then all must be as before.
+    fn run(
+        &self,
+        site: &Site,
+        before: &State,
+        residents: &[&Member<'_>],
+        member: &Member<'_>,
+    ) -> Result<(), String> {
+        let everybody = [residents, &[member]].concat();
+        self.fail(site, &everybody, member)?;
+        if self.undoes_itself(member) {
+            compare("after the failed ADD", before, &site.state(&everybody))?;
+        }
+        if self.recover(site, residents, member)? == Recovered::Whole {
+            balanced("after the recovery", site, &everybody)?;
+        }
+        member.del().map_err(|outcome| told("the last DEL", &outcome))?;
+        compare("after the last DEL", before, &site.state(&everybody))
+    }
+
+    fn is_add(&self) -> bool {
+        self.fault.failpoint.starts_with("add.")
+    }
+
+    /// An ADD that fails, not dies, and is the only plugin that has done anything.
+    fn undoes_itself(&self, member: &Member<'_>) -> bool {
+        self.is_add()
+            && self.fault.failpoint.ends_with(":error")
+            && self.fault.plugin == member.network.main_plugin()
+    }
+
+    fn fail(&self, site: &Site, everybody: &[&Member<'_>], member: &Member<'_>) -> Result<(), String> {
+        let outcome = if self.is_add() {
+            member.add_with(Some(&self.fault)).map(drop)
+        } else {
+            member.add().map_err(|outcome| told("the ADD before", &outcome))?;
+            balanced("before the fault", site, everybody)?;
+            member.del_with(Some(&self.fault))
+        };
+        match outcome {
+            Ok(()) => Err("the failpoint was not met".into()),
+            Err(outcome) if self.fault.failpoint.ends_with(":abort") == (outcome.status > 128) => Ok(()),
+            Err(outcome) => Err(told("the fault", &outcome)),
+        }
+    }
+
+    fn recover(
+        &self,
+        site: &Site,
+        residents: &[&Member<'_>],
+        member: &Member<'_>,
+    ) -> Result<Recovered, String> {
+        match self.after {
+            After::AddAgain => return add_again(site, member),
+            After::Del => member.del().map_err(|outcome| told("DEL", &outcome))?,
+            After::Gc => {
+                let valid: Vec<&str> = residents.iter().map(|resident| resident.who.id.as_str()).collect();
+                member.gc(&valid).map_err(|outcome| told("GC", &outcome))?;
+            }
+        }
+        Ok(Recovered::Whole)
+    }
+}
+
+/// Half an attachment is made whole; a whole one, of which only the runtime does not know, is refused and unharmed.
+fn add_again(site: &Site, member: &Member<'_>) -> Result<Recovered, String> {
+    const ALREADY_ATTACHED: u64 = 103;
+    let addresses = member.addresses();
+    let whole = is_whole(site, member);
+    match (member.add(), whole) {
+        (Ok(_), false) if member.works() => Ok(Recovered::Whole),
+        (Ok(_), false) => Err("the container is not reached after the second ADD".into()),
+        (Ok(_), true) => Err("a second ADD was not refused".into()),
+        (Err(outcome), true)
+            if outcome.refusal().0 == ALREADY_ATTACHED && member.addresses() == addresses =>
+        {
+            Ok(Recovered::NotYet)
+        }
+        (Err(outcome), _) => Err(told("ADD again", &outcome)),
+    }
+}
+
+fn is_whole(site: &Site, member: &Member<'_>) -> bool {
+    site.store().records().unwrap().iter().any(|record| {
+        record.container == member.who.id
+            && record.plugin == member.network.main_plugin()
+            && record.stage == Stage::Committed
+    })
+}
+
+fn balanced(when: &str, site: &Site, members: &[&Member<'_>]) -> Result<(), String> {
+    let findings = site.audit(members);
+    if findings.is_empty() { Ok(()) } else { Err(format!("{when}:\n  {}", findings.join("\n  "))) }
+}
+
+fn compare(when: &str, before: &State, after: &State) -> Result<(), String> {
+    let difference = before.difference(after);
+    if difference.is_empty() { Ok(()) } else { Err(format!("{when}:\n  {}", difference.join("\n  "))) }
+}
+
+fn told(who: &str, outcome: &Outcome) -> String {
+    format!("{who} ended with {}: {}{}", outcome.status, outcome.stdout, outcome.stderr)
+}

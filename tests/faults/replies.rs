@@ -1,0 +1,39 @@
+//! A result that nobody can read is no attachment.
+
+use std::fs::OpenOptions;
+use std::io::pipe;
+use std::process::Stdio;
+
+use crate::site::{Network, Site};
+
+#[test]
+fn an_add_whose_reply_cannot_be_written_is_undone() {
+    let site = Site::new();
+    let network = Network::rnet("mynet", "10.7.0.0/24");
+    let member = site.member(&network, "web").publishing(8080);
+    let before = site.state(&[&member]);
+    let full = || Stdio::from(OpenOptions::new().write(true).open("/dev/full").unwrap());
+    let unread = || Stdio::from(pipe().unwrap().1);
+
+    for stdout in [full(), unread()] {
+        let mut child = member.call("ADD", "rnet", None, None).spawn_to(stdout);
+
+        assert_eq!(child.wait().unwrap().code(), Some(1));
+        before.assert_same(&site.state(&[&member]));
+    }
+}
+
+#[test]
+fn a_del_says_nothing_and_needs_no_reader() {
+    let site = Site::new();
+    let network = Network::rnet("mynet", "10.7.0.0/24");
+    let member = site.member(&network, "web").publishing(8080);
+    let before = site.state(&[&member]);
+    member.add().unwrap();
+    let full = Stdio::from(OpenOptions::new().write(true).open("/dev/full").unwrap());
+
+    let mut child = member.call("DEL", "rnet", None, None).spawn_to(full);
+
+    assert!(child.wait().unwrap().success());
+    before.assert_same(&site.state(&[&member]));
+}

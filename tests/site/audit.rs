@@ -1,0 +1,175 @@
+//! The books: leases, records, kernel objects and claims each have their counterpart (I1, I2, I3 of the fault model).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use plugins::firewall;
+use store::{Record, Stage};
+
+use super::{Member, Network, Site};
+
+/// An address, and the container and interface that have it.
+type Holder = (IpAddr, String, String);
+
+impl Site {
+    /// Everything that has no counterpart, in sentences. `members` are all containers there ever were.
+    pub fn audit(&self, members: &[&Member<'_>]) -> Vec<String> {
+        let records = self.store().records().unwrap();
+        let mut findings = stages(&records);
+        findings.extend(self.networks(&records));
+        findings.extend(self.leases(&records, members));
+        findings.extend(self.links(&records));
+        findings.extend(self.elements(&records));
+        findings.extend(self.claims(&records));
+        findings.extend(doubles(members));
+        findings
+    }
+
+    /// Panics if the books do not balance.
+    #[track_caller]
+    pub fn assert_balanced(&self, members: &[&Member<'_>]) {
+        let findings = self.audit(members);
+        assert!(findings.is_empty(), "{}", findings.join("\n"));
+    }
+
+    /// A network is remembered exactly as long as it has a record.
+    fn networks(&self, records: &[Record]) -> Vec<String> {
+        let kept = self.store().networks().unwrap();
+        let kept: BTreeSet<_> = kept.into_iter().map(|network| (network.name, network.plugin)).collect();
+        let used = records.iter().map(|record| (record.network.clone(), record.plugin.clone())).collect();
+        differences("network", &kept, &used, "is remembered without a record", "has records and is not known")
+    }
+
+    /// A lease for each address of a record, a record for each lease, and the address in the container.
+    fn leases(&self, records: &[Record], members: &[&Member<'_>]) -> Vec<String> {
+        let networks: BTreeMap<_, _> = members.iter().map(|m| (m.network.name(), m.network)).collect();
+        let leased = networks.values().flat_map(|network| leases_in(&self.lease_folder(network))).collect();
+        let interfaces = records.iter().filter(|record| record.plugin != "portmap");
+        let recorded = interfaces.flat_map(|record| {
+            let holder = |ip| (ip, record.container.clone(), record.ifname.clone());
+            record.addresses.iter().map(move |address| holder(address.address.ip()))
+        });
+        let recorded = recorded.collect();
+        let inside = members.iter().flat_map(|member| {
+            let who = &member.who;
+            member.addresses().into_iter().map(|ip| (ip, who.id.clone(), who.ifname.clone()))
+        });
+        let inside: BTreeSet<Holder> = inside.collect();
+        [
+            differences("lease", &leased, &recorded, "has no record", "is recorded and has no file"),
+            differences(
+                "address",
+                &inside,
+                &recorded,
+                "has no record",
+                "is recorded and not in the container",
+            ),
+        ]
+        .concat()
+    }
+
+    /// A host end for each record that names one, and a record for each host end.
+    fn links(&self, records: &[Record]) -> Vec<String> {
+        let links = self.lab.netlink().links().unwrap();
+        let pairs = links.iter().filter(|link| link.name.starts_with("veth"));
+        let found = pairs.map(|link| (link.name.clone(), link.alias.clone().unwrap_or_default())).collect();
+        let named =
+            records.iter().filter_map(|record| Some((record.link.clone()?, record.key().to_string())));
+        differences("link", &found, &named.collect(), "has no record", "is recorded and not there")
+    }
+
+    /// Exactly the elements that the records ask for.
+    fn elements(&self, records: &[Record]) -> Vec<String> {
+        let networks = self.store().networks().unwrap();
+        let wanted = networks
+            .iter()
+            .flat_map(firewall::network_elements)
+            .chain(records.iter().flat_map(firewall::attachment));
+        let wanted = wanted.map(|(element, owner)| (element.to_string(), Some(owner))).collect();
+        let found = self.lab.elements().into_iter().map(|(element, owner)| (element.to_string(), owner));
+        differences("element", &found.collect(), &wanted, "has no record", "is recorded and not there")
+    }
+
+    /// Claims belong to records with ports; the loopback is open exactly where it is claimed.
+    fn claims(&self, records: &[Record]) -> Vec<String> {
+        let publishing: BTreeSet<String> = records
+            .iter()
+            .filter(|record| !record.ports.is_empty())
+            .map(|record| record.key().to_string())
+            .collect();
+        let mut findings = Vec::new();
+        let claims = self.store().paths().run().join("claims");
+        for what in names(&claims) {
+            let claimants = names(&claims.join(&what));
+            let strangers = claimants.iter().filter(|key| !publishing.contains(*key));
+            findings.extend(strangers.map(|key| format!("claim {what} of {key} has no record with ports")));
+            findings.extend(claimants.is_empty().then(|| format!("claim {what} has no claimant")));
+        }
+        for link in self.lab.netlink().links().unwrap() {
+            let open = self.lab.sysctl(&format!("ipv4/conf/{}/route_localnet", link.name));
+            let claimed = claims.join(format!("loopback-{}", link.name)).exists();
+            if claimed != (open.as_deref() == Some("1")) {
+                findings.push(format!("route_localnet of {} is {open:?}, claimed: {claimed}", link.name));
+            }
+        }
+        findings
+    }
+
+    fn lease_folder(&self, network: &Network) -> PathBuf {
+        match network.main_plugin() {
+            "rnet" => self.store().leases(network.name()),
+            _ => self.host_local().join(network.name()),
+        }
+    }
+}
+
+/// After a recovery no ADD is half done.
+fn stages(records: &[Record]) -> Vec<String> {
+    let half = records.iter().filter(|record| record.stage != Stage::Committed);
+    half.map(|record| format!("{} of {} on {} is half done", record.ifname, record.container, record.network))
+        .collect()
+}
+
+/// I1: no address is in two places.
+pub fn doubles(members: &[&Member<'_>]) -> Vec<String> {
+    let mut seen = BTreeMap::new();
+    let mut findings = Vec::new();
+    for member in members {
+        for ip in member.addresses() {
+            let key = (member.network.name().to_owned(), ip);
+            if let Some(other) = seen.insert(key, member.who.id.clone()) {
+                findings.push(format!("{ip} is given to {other} and to {}", member.who.id));
+            }
+        }
+    }
+    findings
+}
+
+fn leases_in(folder: &Path) -> Vec<Holder> {
+    let lease = |name: String| {
+        let ip = name.parse().ok()?;
+        let text = fs::read_to_string(folder.join(&name)).unwrap();
+        let (id, ifname) = text.split_once("\r\n").unwrap();
+        Some((ip, id.to_owned(), ifname.to_owned()))
+    };
+    names(folder).into_iter().filter_map(lease).collect()
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn differences<T: Ord + std::fmt::Debug>(
+    what: &str,
+    found: &BTreeSet<T>,
+    wanted: &BTreeSet<T>,
+    surplus: &str,
+    missing: &str,
+) -> Vec<String> {
+    let more = found.difference(wanted).map(|one| format!("{what} {one:?} {surplus}"));
+    let less = wanted.difference(found).map(|one| format!("{what} {one:?} {missing}"));
+    more.chain(less).collect()
+}

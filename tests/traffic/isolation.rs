@@ -1,0 +1,228 @@
+//! Networks of type `rnet` do not reach one another, and from outside only what is published is reached
+//! (security.md 1, 2, 6; docker.md 4).
+
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+
+use netns_fixtures::{Frames, frame, ping};
+use serde_json::json;
+
+use crate::common::{LONG, Lab, SOON, bridge, inside, rnet, with};
+use crate::stage::{
+    A, B, Guest, HOST, Stage, all_get, at_once, client, echo, echoes, none_get, page, serve, to,
+};
+
+const CLOSED: u16 = 81;
+
+fn addresses(guest: &Guest) -> [IpAddr; 2] {
+    [guest.v4(), guest.v6()]
+}
+
+/// Everything `from` may try to reach `guest` at its own addresses: tcp, udp and icmp, IPv4 and IPv6. True for
+/// each that got through.
+fn attempts(from: &netlink::Netns, guest: &Guest, timeout: std::time::Duration) -> Vec<bool> {
+    let mut ways: Vec<(IpAddr, u8)> = Vec::new();
+    for ip in addresses(guest) {
+        ways.extend([(ip, 0), (ip, 1), (ip, 2), (ip, 3)]);
+    }
+    at_once(&ways, |(ip, way)| match way {
+        0 => page(from, (*ip, 80).into(), timeout).is_some(),
+        1 => page(from, (*ip, CLOSED).into(), timeout).is_some(),
+        2 => echoes(from, (*ip, 53).into(), timeout),
+        _ => ping(from, *ip, timeout).unwrap().is_some(),
+    })
+}
+
+#[test]
+fn networks_do_not_reach_one_another_but_their_own() {
+    for on in [true, false] {
+        let stage = Stage::new();
+        stage.set_bridge_netfilter(on);
+        let (a, b) = (rnet("a", &A), rnet("b", &B));
+        // One port of each is published: that opens it on the host's addresses, not on the container's.
+        let ports = |port| [("", port, 80, "tcp"), ("", port, 53, "udp")];
+        let (one, two) = (stage.attach("one", &a, &ports(8080)), stage.attach("two", &b, &ports(8081)));
+        let (peer, outside) = (stage.attach("peer", &a, &[]), stage.outside.netns());
+        let _pages: Vec<_> =
+            [&one, &two].into_iter().flat_map(|guest| [guest.serves(80), guest.serves(CLOSED)]).collect();
+        let _echoes = [echo(one.netns(), "::", 53), echo(two.netns(), "::", 53)];
+
+        assert_eq!(attempts(peer.netns(), &one, LONG), [true; 8], "within a network, {on}");
+        assert_eq!(attempts(stage.lab.host.netns(), &one, LONG), [true; 8], "the host, {on}");
+        assert_eq!(attempts(one.netns(), &two, SOON), [false; 8], "a to b, {on}");
+        assert_eq!(attempts(two.netns(), &one, SOON), [false; 8], "b to a, {on}");
+        assert_eq!(attempts(outside, &one, SOON), [false; 8], "outside to a, {on}");
+    }
+}
+
+/// Without isolation the same attempts get through: the routes are there.
+#[test]
+fn networks_that_are_not_isolated_are_reached() {
+    let stage = Stage::new();
+    let open = with(&rnet("a", &A), json!({"isolate": false, "ipMasq": false}));
+    let plain = with(&bridge("b", &B), json!({"ipMasq": false}));
+    let (one, two) = (stage.attach("one", &open, &[]), stage.attach("two", &plain, &[]));
+    for guest in [&one, &two] {
+        let _pages = [guest.serves(80), guest.serves(CLOSED)];
+        let _echo = echo(guest.netns(), "::", 53);
+        assert_eq!(attempts(stage.outside.netns(), guest, LONG), [true; 8]);
+        let other = if guest.who.id == "one" { &two } else { &one };
+        assert_eq!(attempts(other.netns(), guest, LONG), [true; 8]);
+    }
+}
+
+#[test]
+fn a_port_for_the_hosts_loopback_is_not_reached_from_outside() {
+    let stage = Stage::new();
+    let a = rnet("a", &A);
+    let web = stage.attach("web", &a, &[("127.0.0.1", 9000, 80, "tcp")]);
+    let peer = stage.attach("peer", &a, &[]);
+    let other = stage.attach("other", &rnet("b", &B), &[]);
+    let _server = web.serves(80);
+    all_get("web", &[("the host", stage.lab.host.netns(), to("127.0.0.1", 9000))]);
+    let outside = stage.outside.netns();
+    none_get(&[
+        ("by the host's address", outside, to(HOST[0], 9000)),
+        ("by the container's address", outside, to("172.18.0.2", 80)),
+        ("by the same port", outside, to("172.18.0.2", 9000)),
+        ("by another address of the host", stage.lab.host.netns(), to(HOST[0], 9000)),
+        ("a neighbour by the host's address", peer.netns(), to(HOST[0], 9000)),
+        ("another network", other.netns(), to(HOST[0], 9000)),
+    ]);
+}
+
+#[test]
+fn what_leaves_is_masqueraded_unless_told_otherwise() {
+    let stage = Stage::new();
+    let theirs = serve(stage.outside.netns(), "::", 80, "theirs");
+    let guest = stage.attach("one", &rnet("a", &A), &[]);
+    let honest = stage.attach("two", &with(&rnet("b", &B), json!({"ipMasq": false})), &[]);
+    for ip in [0, 1] {
+        let there = stage.outside.addresses()[ip].ip();
+        assert_eq!(page(guest.netns(), (there, 80).into(), LONG).as_deref(), Some("theirs"));
+        assert_eq!(client(&theirs).to_string(), HOST[ip]);
+        assert_eq!(page(honest.netns(), (there, 80).into(), LONG).as_deref(), Some("theirs"));
+        assert_eq!(client(&theirs), addresses(&honest)[ip]);
+        assert!(ping(guest.netns(), there, LONG).unwrap().is_some());
+    }
+    // The host and its own network see a container's own address.
+    let ours = serve(stage.lab.host.netns(), "::", 80, "ours");
+    assert_eq!(page(guest.netns(), to("172.18.0.1", 80), LONG).as_deref(), Some("ours"));
+    assert_eq!(client(&ours), guest.v4());
+}
+
+#[test]
+fn multicast_within_a_network_keeps_its_sender() {
+    for on in [true, false] {
+        let stage = Stage::new();
+        stage.set_bridge_netfilter(on);
+        let a = rnet("a", &A);
+        let (one, two) = (stage.attach("one", &a, &[]), stage.attach("two", &a, &[]));
+        let group = Ipv4Addr::new(239, 1, 2, 3);
+        let IpAddr::V4(at) = two.v4() else { panic!() };
+        let member = two.container.run(|| {
+            let member = UdpSocket::bind((group, 7000)).unwrap();
+            member.join_multicast_v4(&group, &at).unwrap();
+            member
+        });
+        let member = member.unwrap();
+        member.set_read_timeout(Some(LONG)).unwrap();
+        let sender = one.container.run(|| UdpSocket::bind("0.0.0.0:7001").unwrap()).unwrap();
+        sender.send_to(b"hello", (group, 7000)).unwrap();
+        let (_, from) = member.recv_from(&mut [0; 16]).unwrap();
+        assert_eq!(from.ip(), one.v4(), "{on}");
+    }
+}
+
+/// CVE-2024-32473.
+#[test]
+fn an_ipv4_network_leaves_no_ipv6_in_the_container() {
+    let stage = Stage::new();
+    let guest = stage.attach("one", &rnet("a", &A[..1]), &[]);
+    let mut netlink = inside(guest.netns());
+    let eth0 = netlink.link("eth0").unwrap().unwrap().index;
+    let addresses = netlink.addresses(Some(eth0)).unwrap();
+    assert_eq!(
+        addresses.iter().map(|found| found.address.to_string()).collect::<Vec<_>>(),
+        ["172.18.0.2/16"]
+    );
+    assert_eq!(netlink.sysctl("ipv6/conf/eth0/disable_ipv6").unwrap().as_deref(), Some("1"));
+    // A second network with IPv6 on the same container is another interface.
+    let who = guest.who.clone().ifname("eth1");
+    stage.lab.add("rnet", &who, &rnet("b", &B));
+    assert_eq!(netlink.sysctl("ipv6/conf/eth0/disable_ipv6").unwrap().as_deref(), Some("1"));
+    assert_eq!(netlink.sysctl("ipv6/conf/eth1/disable_ipv6").unwrap().as_deref(), Some("0"));
+}
+
+#[test]
+fn no_link_of_ours_believes_router_advertisements() {
+    let stage = Stage::new();
+    let guest = stage.attach("one", &rnet("a", &A), &[]);
+    let veth = guest.result["interfaces"][1]["name"].as_str().unwrap().to_owned();
+    for link in ["rnet-a", &veth] {
+        assert_eq!(stage.lab.sysctl(&format!("ipv6/conf/{link}/accept_ra")).as_deref(), Some("0"), "{link}");
+    }
+}
+
+/// Forwarding must not cost the host its own address by router advertisement, where the kernel can tell them apart.
+#[test]
+fn the_host_still_takes_advertisements_on_its_uplink() {
+    let lab = Lab::new();
+    let outside = lab.host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
+    if lab.sysctl("ipv6/conf/all/force_forwarding").is_none() {
+        return;
+    }
+    let (_container, who) = lab.container("c1");
+    lab.add("rnet", &who, &rnet("a", &A));
+    let frames = Frames::on(outside.netns(), "eth0").unwrap();
+    let mac = inside(outside.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
+    let (from, to) = ("fe80::1".parse().unwrap(), "ff02::1".parse().unwrap());
+    let advertisement = frame::icmpv6(from, to, 134, &frame::router_advertisement(1800));
+    let advertisement =
+        frame::ethernet([0x33, 0x33, 0, 0, 0, 1], mac, 0x86dd, &frame::ipv6(from, to, 58, &advertisement));
+    let has_default = || {
+        let routes = lab.netlink().routes().unwrap();
+        routes.iter().any(|route| route.destination == "::/0".parse().unwrap() && route.gateway.is_some())
+    };
+    let mut tries = 0;
+    while !has_default() && tries < 100 {
+        frames.send(&advertisement).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        tries += 1;
+    }
+    assert!(has_default());
+}
+
+#[test]
+fn endpoints_with_isolated_ports_reach_the_gateway_only() {
+    for on in [true, false] {
+        let stage = Stage::new();
+        stage.set_bridge_netfilter(on);
+        let a = with(&rnet("a", &A), json!({"portIsolation": true}));
+        let (one, two) = (stage.attach("one", &a, &[]), stage.attach("two", &a, &[]));
+        assert_eq!(ping(one.netns(), two.v4(), SOON).unwrap(), None);
+        assert_eq!(ping(one.netns(), two.v6(), SOON).unwrap(), None);
+        assert!(ping(one.netns(), "172.18.0.1".parse().unwrap(), LONG).unwrap().is_some());
+        assert!(ping(one.netns(), stage.outside.address(), LONG).unwrap().is_some());
+    }
+}
+
+/// S3: every one of them at the first attempt.
+#[test]
+fn pings_are_answered_at_once() {
+    let stage = Stage::new();
+    let a = rnet("a", &A);
+    let (one, two) = (stage.attach("one", &a, &[]), stage.attach("two", &a, &[]));
+    let (host, outside) = (stage.lab.host.netns(), stage.outside.addresses());
+    for (from, to) in [
+        (host, one.v4()),
+        (host, two.v6()),
+        (one.netns(), two.v4()),
+        (two.netns(), one.v6()),
+        (one.netns(), "172.18.0.1".parse().unwrap()),
+        (two.netns(), "fd18::1".parse().unwrap()),
+        (one.netns(), outside[0].ip()),
+        (one.netns(), outside[1].ip()),
+    ] {
+        assert!(ping(from, to, LONG).unwrap().is_some(), "{to}");
+    }
+}

@@ -1,0 +1,162 @@
+//! The host's 127.0.0.1 answers the host alone, also after somebody flushed the ruleset (security.md 5; CVE-2020-8558).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use netlink::Netns;
+use netns_fixtures::{Frames, UdpEcho, frame, wait_for_carrier};
+use serde_json::json;
+
+use crate::common::{LONG, Lab, bridge, differences, inside, rnet, with};
+use crate::stage::{A, B, GATEWAY_A, HOST, Stage, all_get, echo, page, to};
+
+/// A service that the host has for itself.
+const SECRET: u16 = 6000;
+
+fn v4(ip: &str) -> Ipv4Addr {
+    ip.parse().unwrap()
+}
+
+/// Sends a datagram for the host's 127.0.0.1 through `link` of `from`, and an honest one for the host behind it.
+/// True if the first arrived.
+fn gets_through(
+    from: &Netns,
+    link: &str,
+    own: IpAddr,
+    host_mac: [u8; 6],
+    host: &str,
+    secret: &UdpEcho,
+    open: &UdpEcho,
+) -> bool {
+    let IpAddr::V4(own) = own else { panic!("{own}") };
+    let mac = inside(from).link(link).unwrap().unwrap().mac.unwrap().0;
+    let frames = Frames::on(from, link).unwrap();
+    let datagram = |to: Ipv4Addr, port: u16| {
+        let datagram = frame::udp((own.into(), 7777), (to.into(), port), b"let me in, this is long enough");
+        frame::ethernet(host_mac, mac, 0x0800, &frame::ipv4(own, to, 17, &datagram))
+    };
+    let (secrets, opens) = (secret.peers().len(), open.peers().len());
+    for loopback in ["127.0.0.1", "127.1.2.3"] {
+        frames.send(&datagram(v4(loopback), SECRET)).unwrap();
+    }
+    frames.send(&datagram(v4(host), open.address().port())).unwrap();
+    // The honest one was sent last: when it is there, the others would be too.
+    let begun = std::time::Instant::now();
+    while open.peers().len() == opens && begun.elapsed() < LONG {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    assert!(open.peers().len() > opens, "the honest datagram did not arrive");
+    secret.peers().len() > secrets
+}
+
+fn mac_of(lab: &Lab, link: &str) -> [u8; 6] {
+    lab.link(link).unwrap().mac.unwrap().0
+}
+
+#[test]
+fn neither_containers_nor_neighbours_reach_it_also_after_a_flush() {
+    let stage = Stage::new();
+    // One was there before the loopback was opened, one comes when it is open.
+    let early = stage.attach("early", &rnet("a", &A), &[]);
+    let web = stage.attach("web", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
+    let late = stage.attach("late", &rnet("a", &A), &[]);
+    let other = stage.attach("other", &rnet("b", &B), &[]);
+    let host = stage.lab.host.netns();
+    let (secret, open) = (echo(host, "0.0.0.0", SECRET), echo(host, "0.0.0.0", 6001));
+    assert_eq!(stage.lab.sysctl("ipv4/conf/rnet-a/route_localnet").as_deref(), Some("1"));
+    let attack = |when: &str| {
+        let lab = &stage.lab;
+        for guest in [&web, &early, &late] {
+            let through = gets_through(
+                guest.netns(),
+                "eth0",
+                guest.v4(),
+                mac_of(lab, "rnet-a"),
+                GATEWAY_A[0],
+                &secret,
+                &open,
+            );
+            assert!(!through, "{when}: {}, of the publishing network", guest.who.id);
+        }
+        let from_other = gets_through(
+            other.netns(),
+            "eth0",
+            other.v4(),
+            mac_of(lab, "rnet-b"),
+            "172.19.0.1",
+            &secret,
+            &open,
+        );
+        assert!(!from_other, "{when}: a container of another network");
+        let out = stage.outside.link();
+        let from_outside = gets_through(
+            stage.outside.netns(),
+            "eth0",
+            stage.outside.address(),
+            mac_of(lab, out),
+            HOST[0],
+            &secret,
+            &open,
+        );
+        assert!(!from_outside, "{when}: a neighbour");
+    };
+    attack("with the ruleset");
+    stage.flush();
+    attack("after a flush");
+    // Whoever publishes next brings the ruleset back.
+    stage.attach("more", &rnet("a", &A), &[("", 8081, 80, "tcp")]);
+    attack("restored");
+}
+
+/// The same attack where the setting stands without guards: it does get through.
+#[test]
+fn without_guards_they_would_reach_it() {
+    let lab = Lab::new();
+    let (container, who) = lab.container("c1");
+    let result = lab.add("bridge", &who, &with(&bridge("n", &A[..1]), json!({"ipMasq": false})));
+    let veth = result["interfaces"][1]["name"].as_str().unwrap();
+    assert!(wait_for_carrier(lab.host.netns(), veth, LONG).unwrap());
+    lab.firewall(|firewall| firewall.drop_tables().unwrap());
+    lab.set_sysctl("ipv4/conf/br0/route_localnet", "1");
+    let host = lab.host.netns();
+    let (secret, open) = (echo(host, "0.0.0.0", SECRET), echo(host, "0.0.0.0", 6001));
+    let own = crate::common::address(&result, false);
+    assert!(gets_through(container.netns(), "eth0", own, mac_of(&lab, "br0"), GATEWAY_A[0], &secret, &open));
+}
+
+#[test]
+fn it_is_open_only_while_a_port_is_published_there() {
+    let stage = Stage::new();
+    let a = rnet("a", &A);
+    let local = || stage.lab.sysctl("ipv4/conf/rnet-a/route_localnet").unwrap();
+    let peer = stage.attach("peer", &a, &[]);
+    assert_eq!(local(), "0");
+    let before = stage.lab.snapshot();
+    let one = stage.attach("one", &a, &[("127.0.0.1", 8080, 80, "tcp")]);
+    let two = stage.attach("two", &a, &[("", 8081, 80, "udp")]);
+    let three = stage.attach("three", &a, &[(HOST[0], 8082, 80, "tcp")]);
+    assert_eq!(local(), "1");
+    stage.detach(&one);
+    assert_eq!(local(), "1");
+    stage.detach(&two);
+    assert_eq!(local(), "0");
+    stage.detach(&three);
+    // The guards outside nftables stay with the ports that are there.
+    let left = differences(&before, &stage.lab.snapshot());
+    let left: Vec<_> =
+        left.iter().filter(|line| !line.contains("filter veth") && !line.contains("qdisc veth")).collect();
+    assert!(left.is_empty(), "{left:#?}");
+    stage.detach(&peer);
+}
+
+/// A service on the host's 127.0.0.1 and a published port of the same number are two things.
+#[test]
+fn a_published_port_hides_no_service_on_another_port() {
+    let stage = Stage::new();
+    let web = stage.attach("web", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
+    let _server = web.serves(80);
+    let host = stage.lab.host.netns();
+    let _own = crate::stage::serve(host, "127.0.0.1", 8081, "the host's");
+    let at = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    assert_eq!(page(host, at(8081), LONG).as_deref(), Some("the host's"));
+    all_get("web", &[("published", host, to("127.0.0.1", 8080))]);
+}

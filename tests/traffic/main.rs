@@ -1,0 +1,15 @@
+//! What packets do on a host with rnet's networks: who reaches whom, as whom, and what never arrives (docker.md 3.2;
+//! security.md 3 to 6).
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod chain;
+mod guard;
+mod isolation;
+mod loopback;
+mod ports;
+mod published;
+mod replaced;
+mod stage;

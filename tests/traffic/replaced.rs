@@ -1,0 +1,151 @@
+//! A container goes and another comes: its address, its flows (runtimes.md 4; cni.md P2, G4).
+
+use std::time::Duration;
+
+use netns_fixtures::{UdpClient, ping};
+use nft::Element;
+use serde_json::json;
+
+use crate::common::{LONG, Lab, bridge, rnet, with};
+use crate::stage::{A, HOST, Stage, echo, to};
+
+/// One packet, answered: a repeated request would come later than this.
+const FIRST: Duration = Duration::from_millis(900);
+
+#[test]
+fn a_reused_address_answers_at_the_first_ping() {
+    for network in [rnet("a", &A), bridge("a", &A)] {
+        let stage = Stage::new();
+        let host = stage.lab.host.netns();
+        let asking = |mac: &str| {
+            let ips = json!({"ips": ["172.18.0.9/16", "fd18::9/64"], "mac": mac});
+            with(&network, json!({"runtimeConfig": ips}))
+        };
+        let peer = stage.attach("peer", &network, &[]);
+        // The last two have MACs that nobody could have guessed.
+        for (name, mac) in [("c1", ""), ("c2", ""), ("c3", "02:00:00:00:00:03"), ("c4", "02:00:00:00:00:04")]
+        {
+            let guest = stage.attach(name, &asking(mac), &[]);
+            for (who, from) in [("the host", host), ("a neighbour", peer.netns())] {
+                for ip in [guest.v4(), guest.v6()] {
+                    assert!(
+                        ping(from, ip, FIRST).unwrap().is_some(),
+                        "{} from {who}: {ip} of {name}",
+                        guest.plugin
+                    );
+                }
+            }
+            stage.detach(&guest);
+        }
+    }
+}
+
+fn client(stage: &Stage, port: u16) -> UdpClient {
+    UdpClient::bind(stage.outside.netns(), to("0.0.0.0", port)).unwrap()
+}
+
+/// An application sends again; a black hole answers nothing at all.
+fn answered(client: &UdpClient, port: u16) -> bool {
+    client.exchange(to(HOST[0], port), b"hello", LONG).unwrap().is_some()
+}
+
+#[test]
+fn a_udp_flow_under_way_reaches_the_replacement() {
+    let stage = Stage::new();
+    let network = rnet("a", &A);
+    let port = [("", 5353, 53, "udp")];
+    let (one, client) = (stage.attach("one", &network, &port), client(&stage, 40000));
+    let echo_one = echo(one.netns(), "0.0.0.0", 53);
+    assert!(answered(&client, 5353));
+    assert_eq!(echo_one.peers().last().unwrap().to_string(), "192.168.77.2:40000");
+
+    stage.detach(&one);
+    // Another takes the old address, so the flow must not go there.
+    let squatter = stage.attach("squatter", &network, &[]);
+    assert_eq!(squatter.v4(), one.v4());
+    let squatting = echo(squatter.netns(), "0.0.0.0", 53);
+    let two = stage.attach("two", &network, &port);
+    let echo_two = echo(two.netns(), "0.0.0.0", 53);
+
+    assert!(answered(&client, 5353));
+    assert_eq!(echo_two.peers().last().unwrap().to_string(), "192.168.77.2:40000");
+    assert!(squatting.peers().is_empty());
+}
+
+/// The flow began before there was a container: its packets went to the host itself.
+#[test]
+fn a_udp_flow_that_came_too_early_reaches_the_container() {
+    let stage = Stage::new();
+    let client = client(&stage, 40000);
+    let early = client.exchange(to(HOST[0], 5353), b"early", Duration::from_millis(200));
+    assert!(early.is_err() || early.unwrap().is_none());
+    let one = stage.attach("one", &rnet("a", &A), &[("", 5353, 53, "udp")]);
+    let _echo = echo(one.netns(), "0.0.0.0", 53);
+    assert!(answered(&client, 5353));
+}
+
+/// Without its element a new flow would find nothing: this one goes on because nobody touched it.
+#[test]
+fn a_neighbours_udp_flow_survives() {
+    let stage = Stage::new();
+    let network = rnet("a", &A);
+    let (one, two) = (
+        stage.attach("one", &network, &[("", 5353, 53, "udp")]),
+        stage.attach("two", &network, &[("", 5454, 53, "udp")]),
+    );
+    let (_echo_one, _echo_two) = (echo(one.netns(), "0.0.0.0", 53), echo(two.netns(), "0.0.0.0", 53));
+    let (first, second) = (client(&stage, 40000), client(&stage, 40001));
+    assert!(answered(&first, 5353) && answered(&second, 5454));
+    take_away(&stage.lab, 5454);
+
+    stage.detach(&one);
+    let _again = stage.attach("one-again", &network, &[("", 5353, 53, "udp")]);
+
+    assert!(answered(&second, 5454));
+    let fresh = client(&stage, 40002);
+    let lost = fresh.exchange(to(HOST[0], 5454), b"hello", Duration::from_millis(200));
+    assert!(lost.is_err() || lost.unwrap().is_none(), "the element was gone, so the flow went on by itself");
+}
+
+/// Removes the elements that publish a host port.
+fn take_away(lab: &Lab, port: u16) {
+    let publish =
+        |element: &Element| matches!(element, Element::Publish { host_port, .. } if *host_port == port);
+    let found: Vec<_> = lab.elements().into_iter().filter(|(element, _)| publish(element)).collect();
+    let owned: Vec<_> = found.into_iter().map(|(element, owner)| (element, owner.unwrap())).collect();
+    assert!(!owned.is_empty());
+    lab.firewall(|firewall| firewall.remove(&owned).unwrap());
+}
+
+/// A late DEL of the first must not harm the second, which has its address and port by now (cni.md G4).
+#[test]
+fn a_late_del_harms_nobody() {
+    let stage = Stage::new();
+    let network = rnet("a", &A);
+    let port = [("", 8080, 80, "tcp")];
+    let one = stage.attach("one", &network, &port);
+    // The container died with its namespace, and nobody called DEL.
+    one.container.remove().unwrap();
+    let veth = one.result["interfaces"][1]["name"].as_str().unwrap().to_owned();
+    let crate::stage::Guest { container, who, config, plugin, .. } = one;
+    drop(container);
+    let begun = std::time::Instant::now();
+    while stage.lab.link(&veth).is_some() && begun.elapsed() < LONG {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let asked = with(&network, json!({"runtimeConfig": {"ips": ["172.18.0.3/16"]}}));
+    let two = stage.attach("two", &asked, &port);
+    let _server = two.serves(80);
+
+    stage.lab.del(&plugin, &who.netns(""), &config);
+
+    crate::stage::all_get(
+        "two",
+        &[
+            ("outside", stage.outside.netns(), to(HOST[0], 8080)),
+            ("host", stage.lab.host.netns(), to("127.0.0.1", 8080)),
+        ],
+    );
+    let result = with(&two.config, json!({"prevResult": two.result}));
+    stage.lab.cni("CHECK", "rnet", &two.who, &result).silent();
+}

@@ -1,0 +1,171 @@
+//! The stage of all these tests: a host, its containers, and a machine outside that knows the way to them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use netlink::Netns;
+use netns_fixtures::{Container, HttpServer, Outside, UdpClient, UdpEcho, http_get, wait_for_carrier};
+use serde_json::Value;
+
+use crate::common::{LONG, Lab, SOON, Who, address, publishing};
+
+/// The host's addresses on the way out.
+pub const HOST: [&str; 2] = ["192.168.77.1", "fd77::1"];
+
+/// Networks A and B: their subnets and gateways.
+pub const A: [&str; 2] = ["172.18.0.0/16", "fd18::/64"];
+pub const B: [&str; 2] = ["172.19.0.0/16", "fd19::/64"];
+pub const GATEWAY_A: [&str; 2] = ["172.18.0.1", "fd18::1"];
+pub const GATEWAY_B: [&str; 2] = ["172.19.0.1", "fd19::1"];
+
+/// A port to publish: host address, host port, container port, protocol.
+pub type Published = (&'static str, u16, u16, &'static str);
+
+/// A host with a way out, and the machine there.
+pub struct Stage {
+    pub lab: Lab,
+    pub outside: Outside,
+}
+
+/// A container that is attached.
+pub struct Guest {
+    pub container: Container,
+    pub who: Who,
+    pub plugin: String,
+    pub config: Value,
+    pub result: Value,
+}
+
+/// Somebody's attempt to get a page: what it shows, where from, where to.
+pub type Probe<'a> = (&'a str, &'a Netns, SocketAddr);
+
+impl Stage {
+    /// The machine outside has a route to both networks, as a hostile neighbour may have.
+    pub fn new() -> Self {
+        let lab = Lab::new();
+        let subnets = ["192.168.77.0/24", "fd77::/64"].map(|subnet| subnet.parse().unwrap());
+        let outside = lab.host.outside(&subnets).unwrap();
+        lab.host.default_route_via(&outside).unwrap();
+        for subnet in A.into_iter().chain(B) {
+            outside.route_via_host(subnet.parse().unwrap()).unwrap();
+        }
+        Self { lab, outside }
+    }
+
+    /// Attaches a new container called `name`, with these ports published. Its port forwards when this returns: the
+    /// kernel takes up to two milliseconds for that, which ADD does not wait for.
+    #[track_caller]
+    pub fn attach(&self, name: &str, config: &Value, ports: &[Published]) -> Guest {
+        let (container, who) = self.lab.container(name);
+        let plugin = config["type"].as_str().unwrap().to_owned();
+        let config = if ports.is_empty() { config.clone() } else { publishing(config, ports) };
+        let result = self.lab.add(&plugin, &who, &config);
+        self.await_port(&result);
+        Guest { container, who, plugin, config, result }
+    }
+
+    /// Waits until the container's port forwards.
+    #[track_caller]
+    pub fn await_port(&self, result: &Value) {
+        let veth = result["interfaces"][1]["name"].as_str().unwrap();
+        assert!(wait_for_carrier(self.lab.host.netns(), veth, LONG).unwrap());
+    }
+
+    /// Detaches a guest.
+    #[track_caller]
+    pub fn detach(&self, guest: &Guest) {
+        self.lab.del(&guest.plugin, &guest.who, &guest.config);
+    }
+
+    /// Whether frames within a bridge pass the IP hooks, where this kernel has the switch.
+    pub fn set_bridge_netfilter(&self, on: bool) {
+        for key in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
+            if self.lab.sysctl(key).is_some() {
+                self.lab.set_sysctl(key, if on { "1" } else { "0" });
+            }
+        }
+    }
+
+    /// Somebody's `nft flush ruleset`.
+    pub fn flush(&self) {
+        self.lab.firewall(|firewall| firewall.drop_tables().unwrap());
+    }
+}
+
+impl Guest {
+    pub fn netns(&self) -> &Netns {
+        self.container.netns()
+    }
+
+    pub fn v4(&self) -> IpAddr {
+        address(&self.result, false)
+    }
+
+    pub fn v6(&self) -> IpAddr {
+        address(&self.result, true)
+    }
+
+    /// A page of its name at this port, on all its addresses.
+    pub fn serves(&self, port: u16) -> HttpServer {
+        serve(self.netns(), "::", port, &self.who.id)
+    }
+}
+
+/// A page at an address.
+pub fn serve(netns: &Netns, ip: &str, port: u16, page: &str) -> HttpServer {
+    HttpServer::start(netns, to(ip, port), page).unwrap()
+}
+
+/// An echo at an address.
+pub fn echo(netns: &Netns, ip: &str, port: u16) -> UdpEcho {
+    UdpEcho::start(netns, to(ip, port)).unwrap()
+}
+
+pub fn to(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+/// The page at `to` as `from` sees it.
+pub fn page(from: &Netns, to: SocketAddr, timeout: Duration) -> Option<String> {
+    http_get(from, &format!("http://{to}"), timeout).ok().map(|page| page.body)
+}
+
+/// Does a datagram from `from` come back?
+pub fn echoes(from: &Netns, to: SocketAddr, timeout: Duration) -> bool {
+    let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let client = UdpClient::bind(from, any.parse().unwrap()).unwrap();
+    client.exchange(to, b"hello", timeout).unwrap_or_default().is_some()
+}
+
+/// Whom the server saw last, IPv4 clients of a socket for both families as such.
+pub fn client(server: &HttpServer) -> IpAddr {
+    server.last_peer().unwrap().to_canonical()
+}
+
+/// Every probe gets `wanted`. They run at the same time.
+#[track_caller]
+pub fn all_get(wanted: &str, probes: &[Probe<'_>]) {
+    let got = at_once(probes, |(_, from, to)| page(from, *to, LONG));
+    let failed: Vec<_> = probes.iter().zip(got).filter(|(_, got)| got.as_deref() != Some(wanted)).collect();
+    assert!(failed.is_empty(), "should have got {wanted:?}: {:#?}", described(&failed));
+}
+
+/// No probe gets anything.
+#[track_caller]
+pub fn none_get(probes: &[Probe<'_>]) {
+    let got = at_once(probes, |(_, from, to)| page(from, *to, SOON));
+    let failed: Vec<_> = probes.iter().zip(got).filter(|(_, got)| got.is_some()).collect();
+    assert!(failed.is_empty(), "should have got nothing: {:#?}", described(&failed));
+}
+
+fn described(failed: &[(&Probe<'_>, Option<String>)]) -> Vec<String> {
+    failed.iter().map(|((what, _, to), got)| format!("{what} ({to}): {got:?}")).collect()
+}
+
+/// Asks all at the same time, for most answers are silence.
+pub fn at_once<P: Sync, T: Send>(probes: &[P], ask: impl Fn(&P) -> T + Sync) -> Vec<T> {
+    std::thread::scope(|scope| {
+        let asked: Vec<_> = probes.iter().map(|probe| scope.spawn(|| ask(probe))).collect();
+        asked.into_iter().map(|one| one.join().unwrap()).collect()
+    })
+}
