@@ -82,16 +82,20 @@ fn a_hundred_come_and_go_on_two_networks() {
 
 #[test]
 fn two_interfaces_of_one_container_at_once() {
-    for network in [Network::rnet("mynet", "10.7.0.0/24"), Network::chain("mynet", "10.7.0.0/24")] {
+    let pairs = [
+        [Network::rnet("mynet", "10.7.0.0/24"), Network::rnet("other", "10.8.0.0/24")],
+        [Network::chain("mynet", "10.7.0.0/24"), Network::chain("other", "10.8.0.0/24")],
+    ];
+    for [network, other] in pairs {
         let site = Site::new();
         let first = site.member(&network, "web").publishing(8080);
         let second = Who { ifname: "eth1".into(), ..first.who.clone() };
-        let config = |plugin: &str, previous| network.config(plugin, &serde_json::json!([]), previous);
+        let config = other.config(other.main_plugin(), &serde_json::json!([]), None);
         let before = site.state(&[&first]);
 
         thread::scope(|scope| {
             let adding = scope.spawn(|| first.add().unwrap());
-            site.lab.add(network.main_plugin(), &second, &config(network.main_plugin(), None));
+            site.lab.add(other.main_plugin(), &second, &config);
             adding.join().unwrap();
         });
 
@@ -99,7 +103,7 @@ fn two_interfaces_of_one_container_at_once() {
         assert!(inside.link("eth1").unwrap().is_some_and(|link| link.up));
         assert!(first.works());
         first.del().unwrap();
-        site.lab.del(network.main_plugin(), &second, &config(network.main_plugin(), None));
+        site.lab.del(other.main_plugin(), &second, &config);
         if network.main_plugin() == "rnet" {
             before.assert_same(&site.state(&[&first]));
         }

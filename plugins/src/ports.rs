@@ -104,18 +104,11 @@ pub fn reserve(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> 
     Ok(lock)
 }
 
-/// True if a record claims a port on a single address, or the loopback.
+/// True if a record claims a port on a single address, or the loopback, or if whoever did so died half-way.
 pub fn has_claims(host: &Host, record: &Record) -> Result<bool, Error> {
-    let loopback = loopback_bridge(record).map(loopback_claim);
-    if let Some(loopback) = &loopback
-        && host.store.is_left(loopback)?
-    {
-        // The last who left died before it was closed.
-        return Ok(true);
-    }
     let ports = record.ports.iter().filter(|port| port.host.is_some()).map(claim);
-    for what in ports.chain(loopback) {
-        if host.store.is_claimant(&what, &record.key())? {
+    for what in ports.chain(loopback_bridge(record).map(loopback_claim)) {
+        if host.store.is_claimant(&what, &record.key())? || host.store.is_left(&what)? {
             return Ok(true);
         }
     }

@@ -381,16 +381,20 @@ mod tests {
     #[test]
     fn a_record_is_written_although_its_folder_goes_at_the_same_moment() {
         let (_root, store) = store();
-        let folder = format!("records/{}", folder_name("mynet", "rnet"));
+        let come_and_go = |container: &str| {
+            for _ in 0..1000 {
+                store.write_record(&record(container)).unwrap();
+                store.remove_record("mynet", "rnet", &record(container).key()).unwrap();
+            }
+        };
 
         std::thread::scope(|scope| {
-            let removing = scope.spawn(|| (0..2000).try_for_each(|_| store.remove_folder(&folder).map(drop)));
-            for _ in 0..500 {
-                store.write_record(&record("web")).unwrap();
-                store.remove_record("mynet", "rnet", &record("web").key()).unwrap();
+            for container in ["web", "db", "cache"] {
+                scope.spawn(move || come_and_go(container));
             }
-            removing.join().unwrap().unwrap();
         });
+
+        assert_eq!(store.records().unwrap(), []);
     }
 
     #[test]
