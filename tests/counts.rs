@@ -1,1 +1,78 @@
+//! What an ADD and a DEL cost that does not depend on the machine: processes, netlink messages, rules.
+//!
+//! One test, because the number of processes is read from the whole pid namespace of this program.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "common/mod.rs"]
+mod common;
+#[path = "site/mod.rs"]
+mod site;
+
+use serde_json::Value;
+use site::{Member, Network, Site};
+
+/// So often is the same done; others on a busy machine can only add to a number.
+const ROUNDS: usize = 20;
+
+/// Processes and threads beside the plugin's own process, and netlink messages in the host's namespace.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct Cost {
+    tasks: u64,
+    messages: u64,
+}
+
+#[test]
+fn what_a_call_costs_is_frozen() {
+    let site = Site::new();
+    let mynet = Network::rnet("mynet", "10.7.0.0/24");
+    let resident = site.member(&mynet, "resident").publishing(9000);
+    resident.add().unwrap();
+
+    let alone = costs(&site, &site.member(&mynet, "web"), &[("tcp", 8080)]);
+    let rules = site.lab.firewall(|firewall| firewall.state().unwrap());
+    let crowd: Vec<Member<'_>> =
+        (0..100).map(|n| site.member(&mynet, &format!("c{n}")).publishing(10000 + n)).collect();
+    crowd.iter().for_each(|member| drop(member.add().unwrap()));
+
+    // One thread enters the container's namespace; the child of DEL waits for the kernel. Nothing is executed.
+    let add = Cost { tasks: 1, messages: 19 };
+    let del = Cost { tasks: 1, messages: 18 };
+    assert_eq!(alone, [add, del]);
+    assert_eq!(costs(&site, &site.member(&mynet, "late"), &[("tcp", 8081)]), [add, del], "among 100 others");
+    assert_eq!(site.lab.firewall(|firewall| firewall.state().unwrap()), rules, "a container adds elements only");
+}
+
+/// The smallest cost of ADD and of DEL in some rounds.
+fn costs(site: &Site, member: &Member<'_>, ports: &[(&str, u16)]) -> [Cost; 2] {
+    let ports: Vec<Value> = ports
+        .iter()
+        .map(|(protocol, port)| serde_json::json!({"hostPort": port, "containerPort": 80, "protocol": protocol}))
+        .collect();
+    let config = member.network.config("rnet", &ports.into(), None);
+    let rounds = (0..ROUNDS).map(|_| ["ADD", "DEL"].map(|verb| cost(site, member, verb, &config)));
+    let rounds: Vec<[Cost; 2]> = rounds.collect();
+    [0, 1].map(|verb| Cost {
+        tasks: rounds.iter().map(|round| round[verb].tasks).min().unwrap(),
+        messages: rounds.iter().map(|round| round[verb].messages).min().unwrap(),
+    })
+}
+
+fn cost(site: &Site, member: &Member<'_>, verb: &str, config: &Value) -> Cost {
+    let file = site.lab.host.root().join("messages");
+    let call = |verb: &str| {
+        let call = site.lab.call(verb, "rnet", &member.who).input(config.to_string());
+        let before = last_pid();
+        let outcome = call.set("RNET_MESSAGES", file.to_str().unwrap()).run();
+        assert_eq!(outcome.status, 0, "{outcome:?}");
+        last_pid() - before
+    };
+    // VERSION starts nothing: what it costs is the cost of calling.
+    let calling = call("VERSION");
+    let tasks = call(verb) - calling;
+    Cost { tasks, messages: std::fs::read_to_string(file).unwrap().parse().unwrap() }
+}
+
+/// The number that was given last to a process or thread in this pid namespace (proc(5), /proc/loadavg).
+fn last_pid() -> u64 {
+    std::fs::read_to_string("/proc/loadavg").unwrap().split_whitespace().last().unwrap().parse().unwrap()
+}

@@ -109,6 +109,7 @@ pub fn gc(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     if !host.store.has_records(&plan.network, plan.plugin)? {
         failures.extend(network::retire(&mut host, &plan.network, plan.plugin).err());
     }
+    host.close();
     Error::all(failures)
 }
 
@@ -241,7 +242,12 @@ fn set_port(
             mac,
         }));
     }
-    Ok(host.netlink.send(&requests)?)
+    host.netlink.send(&requests)?;
+    if pair.host == pair.container {
+        // With equal indexes the kernel takes up to a second to notice the carrier; a look makes it do so now.
+        host.netlink.link_by_index(pair.host)?;
+    }
+    Ok(())
 }
 
 fn remove_link(host: &mut Host, record: &Record) -> Result<(), Error> {
@@ -249,7 +255,7 @@ fn remove_link(host: &mut Host, record: &Record) -> Result<(), Error> {
         if let Some(bridge) = link.master {
             forget_neighbours(host, record, bridge)?;
         }
-        link::delete(host, link.index)?;
+        link::delete(link.index)?;
     }
     failpoint::pass("del.veth")
 }

@@ -1,13 +1,12 @@
 //! The host as one call of a plugin sees it: its links, its records, its ruleset.
 
-use std::os::fd::AsFd;
 use std::time::Duration;
 
 use netlink::Netlink;
 use nft::Firewall;
 use store::{Lock, LockName, Mode, Paths, Store};
 
-use crate::Error;
+use crate::{Error, keeper};
 
 /// What the functions of this crate work on. Each part is opened once and at first use.
 pub struct Host {
@@ -19,6 +18,8 @@ pub struct Host {
     pub what: String,
     firewall: Option<Firewall>,
     deleted: bool,
+    /// Messages that were sent by a socket which is closed now.
+    sent: u64,
 }
 
 /// The note that says when something was last deleted from the ruleset.
@@ -36,7 +37,7 @@ impl Host {
     /// Opens the host of the calling thread's network namespace; `what` is told to others who wait for us.
     pub fn open(what: String) -> Result<Self, Error> {
         let store = Store::open(Paths::new(netlink::cookie()?))?;
-        Ok(Self { netlink: Netlink::here()?, store, what, firewall: None, deleted: false })
+        Ok(Self { netlink: Netlink::here()?, store, what, firewall: None, deleted: false, sent: 0 })
     }
 
     /// The ruleset's socket.
@@ -47,11 +48,6 @@ impl Host {
         }
     }
 
-    /// The ruleset's socket, if this call has used it, for somebody who closes it later.
-    pub fn take_firewall(&mut self) -> Option<Firewall> {
-        self.firewall.take()
-    }
-
     /// Says that something was deleted from the ruleset just now, for [`Host::close`] of those who come after.
     pub fn note_deletion(&mut self) -> Result<(), Error> {
         self.deleted = true;
@@ -60,15 +56,12 @@ impl Host {
         Ok(())
     }
 
-    /// Closes the ruleset's socket, which after anybody's deletion waits for the kernel's grace period and keeps
-    /// everybody else from the ruleset meanwhile: then a child closes it when that is over.
-    ///
-    /// Without a child it waits: by now everything is done, and this is no reason to say that it is not.
+    /// Closes the ruleset's socket; where something was deleted just now, by way of the [`keeper`].
     pub fn close(&mut self) {
-        if let Some(firewall) = self.firewall.take()
-            && (self.deleted || self.was_deletion_recent())
-        {
-            let _ = netlink::fork_keeping(&[firewall.as_fd()], || std::thread::sleep(GRACE));
+        let Some(firewall) = self.firewall.take() else { return };
+        self.sent += firewall.messages();
+        if self.deleted || self.was_deletion_recent() {
+            keeper::close_later(self.store.folder(), firewall);
         }
     }
 
@@ -86,9 +79,16 @@ impl Host {
     pub fn change(&self, lock: Lock, mode: Mode) -> Result<Lock, Error> {
         Ok(self.store.change(lock, mode, &self.what)?)
     }
+}
 
-    /// Netlink messages sent so far, for the test that freezes their number.
-    pub fn messages(&self) -> u64 {
-        self.netlink.messages() + self.firewall.as_ref().map_or(0, Firewall::messages)
+/// A test build tells how many netlink messages a call has sent, in the file that `RNET_MESSAGES` names; those sent
+/// inside the container are not among them.
+#[cfg(feature = "failpoints")]
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(file) = std::env::var_os("RNET_MESSAGES") {
+            let sent = self.netlink.messages() + self.sent + self.firewall.as_ref().map_or(0, Firewall::messages);
+            let _ = std::fs::write(file, sent.to_string());
+        }
     }
 }

@@ -18,6 +18,7 @@ mod failpoint;
 pub mod firewall;
 mod host;
 mod host_local;
+mod keeper;
 mod lease;
 mod link;
 mod living;

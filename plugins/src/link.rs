@@ -5,7 +5,6 @@ use std::time::Duration;
 use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Netlink, Netns, Request, Route, Veth, VethPair};
-use rustix::fd::AsFd;
 use store::Record;
 
 use crate::plan::{Plan, hashed_mac};
@@ -143,13 +142,11 @@ fn is_on_link(scope: Option<u32>) -> bool {
     scope.is_some_and(|scope| scope >= LINK)
 }
 
-/// Deletes a link. Its last user returns as soon as the link is gone from all lists; what the kernel still waits
-/// for is left to a child, which also keeps the ruleset's socket: its close would wait as long.
-pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
-    let firewall = host.take_firewall();
-    let keep: Vec<_> = firewall.iter().map(AsFd::as_fd).collect();
+/// Deletes a link. It returns as soon as the link is gone from all lists; what the kernel still waits for is left to
+/// a child, unless `RNET_SYNC=1` asks to wait too.
+pub fn delete(index: u32) -> Result<(), Error> {
     let wait = std::env::var_os("RNET_SYNC").is_some_and(|value| value == "1");
-    netlink::delete_link(index, &keep, wait)?;
+    netlink::delete_link(index, &[], wait)?;
     Ok(())
 }
 

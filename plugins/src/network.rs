@@ -306,7 +306,7 @@ fn remove_bridge(host: &mut Host, network: &Network) -> Result<(), Error> {
     if shared || has_ports || bridge.kind.as_deref() != Some("bridge") {
         return Ok(());
     }
-    link::delete(host, bridge.index)
+    link::delete(bridge.index)
 }
 
 #[cfg(test)]

@@ -157,6 +157,7 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
     if !host.store.has_records(&request.config.name, PLUGIN)? {
         failures.extend(crate::network::retire(&mut host, &request.config.name, PLUGIN).err());
     }
+    host.close();
     Error::all(failures)
 }
 

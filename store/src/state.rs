@@ -4,7 +4,7 @@
 //! without attachments, which is how DEL learns that it was the last without reading a list. `networks/` holds
 //! what goes away with the last one; `claims/<what>/<attachment>` says who shares something in the same manner.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -46,6 +46,11 @@ impl Store {
     /// Where the files are.
     pub fn paths(&self) -> &Paths {
         &self.paths
+    }
+
+    /// The folder itself, root's alone.
+    pub fn folder(&self) -> BorrowedFd<'_> {
+        self.run.as_fd()
     }
 
     /// Takes the lock `name`, waiting at most ten seconds; `what` tells others who holds it.
