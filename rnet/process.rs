@@ -1,7 +1,7 @@
 //! Processes as values that cannot be mistaken for another with the same number.
 
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -39,6 +39,12 @@ impl Process {
     /// True if it has not ended.
     pub fn is_alive(self) -> bool {
         self.open().is_some()
+    }
+}
+
+impl AsFd for Alive {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

@@ -6,9 +6,13 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use netlink::{Netns, spawn_in};
+use netlink::{HeldSignals, Netns, spawn_in};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::Signal;
 
 use crate::endpoint::{Endpoint, Endpoints};
+use crate::process::{Alive, Process};
 use crate::report::Problem;
 
 /// Starts the program of an endpoint in its namespace, with its resolv.conf and hosts. Without `stdio` it reads
@@ -42,6 +46,40 @@ fn spawn(netns: &Netns, command: Command, binds: &[(PathBuf, PathBuf)]) -> anyho
     }
 }
 
+/// Waits for the end of a program in the foreground. The terminal's signals reach it by themselves; what somebody
+/// sends to this process is passed on.
+pub fn wait(child: &mut Child, held: &HeldSignals) -> anyhow::Result<ExitStatus> {
+    // Not reaped before `wait` below, so the number is still its own.
+    if let Some(alive) = Process::of(child.id()).and_then(Process::open) {
+        while !has_ended_or_signal(&alive, held)? {
+            pass_on(&alive, held);
+        }
+    }
+    Ok(child.wait()?)
+}
+
+/// The signal that asked this process to end before there was a program to ask.
+pub fn interruption(held: &HeldSignals) -> Option<u8> {
+    held.next().and_then(|signal| u8::try_from(128 + signal.number).ok())
+}
+
+/// Waits for either; true if the program has ended.
+fn has_ended_or_signal(alive: &Alive, held: &HeldSignals) -> Result<bool, Errno> {
+    let mut fds = [PollFd::new(alive, PollFlags::IN), PollFd::new(held, PollFlags::IN)];
+    match poll(&mut fds, None) {
+        Err(Errno::INTR) => Ok(false),
+        other => other.map(|_| fds[0].revents().contains(PollFlags::IN)),
+    }
+}
+
+fn pass_on(alive: &Alive, held: &HeldSignals) {
+    while let Some(signal) = held.next() {
+        if let Some(number) = Signal::from_named_raw(signal.number).filter(|_| !signal.from_terminal) {
+            alive.signal(number);
+        }
+    }
+}
+
 /// The exit status by which a shell tells of it: the program's own, or 128 and the signal that ended it.
 pub fn exit_status(status: ExitStatus) -> u8 {
     let number = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
@@ -50,7 +88,7 @@ pub fn exit_status(status: ExitStatus) -> u8 {
 
 /// The error for a program that cannot be started: 127 if there is none, else 126.
 pub fn cannot_execute(program: &OsStr, error: &io::Error) -> Problem {
-    let reason = rustix::io::Errno::from_io_error(error).map_or_else(|| error.to_string(), netlink::reason);
+    let reason = Errno::from_io_error(error).map_or_else(|| error.to_string(), netlink::reason);
     let missing = error.kind() == io::ErrorKind::NotFound;
     Problem::CannotExecute { program: program.to_string_lossy().into_owned(), reason, missing }
 }

@@ -301,6 +301,20 @@ fn an_interrupted_run_is_cleaned_up_however_it_was_interrupted() {
 }
 
 #[test]
+fn a_signal_is_passed_on_and_run_ends_with_its_program_after_the_clean_up() {
+    let lab = Lab::new();
+    let before = lab.snapshot();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let script = "trap 'exit 3' TERM INT; echo ready; while :; do sleep 0.01; done";
+        let mut run = started(lab.program("run --name web"), script);
+        kill(run.id(), signal);
+        assert_eq!(run.wait().unwrap().code(), Some(3));
+        assert_same(&before, &lab.snapshot());
+    }
+    lab.nobody_is_left();
+}
+
+#[test]
 fn the_default_network_is_there_while_somebody_is_on_it() {
     let lab = Lab::new();
     lab.ok("run -d --name web sleep 1000");

@@ -91,6 +91,12 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
+    /// No descriptor for signals.
+    #[error("failed to hold signals: {}", reason(*.errno))]
+    HoldSignals {
+        /// Why not.
+        errno: Errno,
+    },
     /// No netlink socket.
     #[error("failed to open a netlink socket: {}", reason(*.errno))]
     Socket {
@@ -194,6 +200,7 @@ impl Error {
             | Self::Unpin { errno, .. }
             | Self::Identity { errno }
             | Self::Fork { errno }
+            | Self::HoldSignals { errno }
             | Self::Socket { errno }
             | Self::Send { errno }
             | Self::Receive { errno }

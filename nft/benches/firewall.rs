@@ -29,7 +29,9 @@ fn measure() {
     let (mut adds, mut removes) = (vec![], vec![]);
     for _ in 0..15 {
         adds.push(once(|| firewall.add(&ports).unwrap()));
-        removes.push(once(|| firewall.remove(&ports).unwrap()));
+        removes.push(once(|| {
+            firewall.remove(&ports).unwrap();
+        }));
     }
     line("add 800 ports, 2400 elements", middle(adds));
     line("remove 800 ports, 2400 elements", middle(removes));
@@ -46,7 +48,9 @@ fn containers(firewall: &mut Firewall, there: usize) {
         let asked: Vec<Element> = elements.iter().map(|(element, _)| element.clone()).collect();
         adds.push(once(|| firewall.add(&elements).unwrap()));
         looks.push(once(|| drop(firewall.owners(&asked).unwrap())));
-        removes.push(once(|| firewall.remove(&elements[..6]).unwrap()));
+        removes.push(once(|| {
+            firewall.remove(&elements[..6]).unwrap();
+        }));
     }
     line(&format!("add 8 elements beside {there}"), middle(adds));
     line(&format!("owners of 8 beside {there}"), middle(looks));

@@ -87,7 +87,8 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         if let Some(file) = std::env::var_os("RNET_MESSAGES") {
-            let sent = self.netlink.messages() + self.sent + self.firewall.as_ref().map_or(0, Firewall::messages);
+            let sent =
+                self.netlink.messages() + self.sent + self.firewall.as_ref().map_or(0, Firewall::messages);
             let _ = std::fs::write(file, sent.to_string());
         }
     }

@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::AtFlags;
 use rustix::io::{Errno, IoSlice, IoSliceMut};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 /// The keeper's socket in the state folder, which is root's alone.
@@ -74,7 +74,8 @@ fn pause() {
 
 /// False if nothing came while it was quiet.
 fn wait(sockets: &[BorrowedFd<'_>]) -> bool {
-    let mut ready: Vec<_> = sockets.iter().map(|socket| PollFd::from_borrowed_fd(*socket, PollFlags::IN)).collect();
+    let mut ready: Vec<_> =
+        sockets.iter().map(|socket| PollFd::from_borrowed_fd(*socket, PollFlags::IN)).collect();
     matches!(rustix::event::poll(&mut ready, Some(&QUIET)), Ok(1..) | Err(Errno::INTR))
 }
 

@@ -227,7 +227,7 @@ fn refuse_if_on_any_address(host: &mut Host, record: &Record) -> Result<(), Erro
         if buried.contains(&owner) {
             continue;
         }
-        match taken(host, key, owner.clone()) {
+        match taken(host, key, owner) {
             Error::PortTaken { key: Some(holder), .. } if bury_dead_holder(host, &holder)? => {
                 buried.push(owner)
             }

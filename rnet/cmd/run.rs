@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use cni::conflist::Attachment;
 use cni::{CniResult, Dns};
-use netlink::{Netlink, Netns, Request};
+use netlink::{HeldSignals, Netlink, Netns, Request};
 use plugins::own;
 use serde_json::{Map, Value};
 
@@ -62,11 +62,13 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let place = place(args, &mut view)?;
     check(args, &place, &view)?;
     let words = args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
+    // From here on nothing ends half-way.
+    let signals = HeldSignals::new()?;
     let (mut endpoint, _held) = view.endpoints.create(args.name.as_deref(), words)?;
     let mut supervisor = Supervisor::start(&endpoint, args.detach.then_some(&args.command))?;
     let done = attach(args, &place, &mut view, &mut endpoint, style).and_then(|()| match args.detach {
         true => supervisor.hand_over().map(|()| 0),
-        false => wait(args, &mut view, &mut endpoint),
+        false => wait(args, &mut view, &mut endpoint, &signals),
     });
     if args.detach && done.is_ok() {
         return tell(&endpoint, &mut view, style);
@@ -79,13 +81,16 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     done
 }
 
-/// Starts the program here and waits for its end. What the terminal sends goes to the program as well; should this
-/// process be killed meanwhile, the supervisor ends the program and cleans up.
-fn wait(args: &Args, view: &mut View, endpoint: &mut Endpoint) -> anyhow::Result<u8> {
+/// Starts the program here and waits for its end. Should this process be killed meanwhile, the supervisor ends the
+/// program and cleans up.
+fn wait(args: &Args, view: &mut View, endpoint: &mut Endpoint, signals: &HeldSignals) -> anyhow::Result<u8> {
+    if let Some(exit) = program::interruption(signals) {
+        return Ok(exit);
+    }
     let mut child = program::start(endpoint, &view.endpoints, &args.command, true)?;
     endpoint.process = Process::of(child.id());
     view.endpoints.save(endpoint)?;
-    Ok(program::exit_status(child.wait()?))
+    Ok(program::exit_status(program::wait(&mut child, signals)?))
 }
 
 fn tell(endpoint: &Endpoint, view: &mut View, style: Style) -> anyhow::Result<u8> {

@@ -219,7 +219,9 @@ mod tests {
         let gone = b"pid 1: DEL db/eth0";
         rustix::io::pwrite(&held.file, gone, 0).unwrap();
 
-        let Err(Error::Busy { holder, .. }) = take(&dir, Mode::Exclusive) else { panic!("two hold the lock") };
+        let Err(Error::Busy { holder, .. }) = take(&dir, Mode::Exclusive) else {
+            panic!("two hold the lock")
+        };
 
         assert_eq!(holder, format!("pid {}", rustix::process::getpid()));
     }

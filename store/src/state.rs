@@ -452,7 +452,8 @@ mod tests {
         let (_root, store) = store();
         let network = || LockName::Network(NetworkKey::new("mynet"));
         let first = store.lock(network(), Mode::Shared, "ADD web/eth0").unwrap();
-        std::fs::remove_file(store.paths.run().join(format!("locks/network-{}", NetworkKey::new("mynet")))).unwrap();
+        std::fs::remove_file(store.paths.run().join(format!("locks/network-{}", NetworkKey::new("mynet"))))
+            .unwrap();
 
         let changed = store.change(first, Mode::Exclusive, "ADD web/eth0").unwrap();
 

@@ -43,7 +43,7 @@ fn kill_at_random(network: &Network) {
         kill_a_round(&mut dice, &members);
         assert_eq!(doubles(&everybody), Vec::<String>::new(), "round {round}");
         if round % BETWEEN_CLEARINGS == 0 {
-            clear(&members, round / BETWEEN_CLEARINGS % 2 == 0);
+            clear(&members, (round / BETWEEN_CLEARINGS).is_multiple_of(2));
             site.assert_balanced(&everybody);
             before.assert_same(&site.state(&everybody));
         }

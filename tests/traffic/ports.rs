@@ -147,9 +147,7 @@ fn every_protocol_has_its_element() {
     let _web = stage.attach(
         "web",
         &rnet("a", &A),
-        &[
-            ("", 8080, 80, "tcp"),
-            ("", 8080, 80, "udp"), ("", 8080, 80, "SCTP"), (HOST[0], 9090, 90, "sctp")],
+        &[("", 8080, 80, "tcp"), ("", 8080, 80, "udp"), ("", 8080, 80, "SCTP"), (HOST[0], 9090, 90, "sctp")],
     );
     let elements = stage.lab.elements();
     let published = |protocol: &str| {
