@@ -61,7 +61,7 @@ impl Host {
         let Some(firewall) = self.firewall.take() else { return };
         self.sent += firewall.messages();
         if self.deleted || self.was_deletion_recent() {
-            keeper::close_later(self.store.folder(), firewall);
+            keeper::close_later(self.store.passing(), firewall);
         }
     }
 

@@ -17,7 +17,7 @@ use rustix::net::{
     SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-/// The keeper's socket in the state folder, which is root's alone.
+/// The keeper's socket, in a folder that is root's alone.
 const NAME: &str = "keeper";
 
 /// Quiet for so long, the kernel has nothing left to wait for.
@@ -26,7 +26,7 @@ const QUIET: Timespec = Timespec { tv_sec: 0, tv_nsec: 40_000_000 };
 /// So many sockets are held at once; then they are closed although it is not quiet.
 const MOST: usize = 8192;
 
-/// Hands `firewall` to the keeper of the state folder `run`, or becomes its parent. Without a keeper it is closed
+/// Hands `firewall` to the keeper whose socket is in the folder `run`, or becomes its parent. Without a keeper it is closed
 /// here and now: that takes longer and is as right.
 pub fn close_later(run: BorrowedFd<'_>, firewall: Firewall) {
     match hand_over(run, &firewall) {

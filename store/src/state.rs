@@ -48,9 +48,9 @@ impl Store {
         &self.paths
     }
 
-    /// The folder itself, root's alone.
-    pub fn folder(&self) -> BorrowedFd<'_> {
-        self.run.as_fd()
+    /// The folder of what nobody misses when it is gone: locks, and the socket of whoever closes others' sockets.
+    pub fn passing(&self) -> BorrowedFd<'_> {
+        self.locks.as_fd()
     }
 
     /// Takes the lock `name`, waiting at most ten seconds; `what` tells others who holds it.
