@@ -73,6 +73,49 @@ fn a_rebuild_makes_the_constant_ruleset_and_lists_as_intended() {
     });
 }
 
+/// The same once more through nft's JSON and the types of the `nftables` crate: somebody else's reading of what we
+/// wrote. (Our maps it cannot read: their data are concatenations.)
+#[test]
+fn the_base_chains_read_as_intended_in_nfts_json() {
+    use nftables::types::{NfChainPolicy, NfChainType, NfHook};
+    let wanted = [
+        ("loopback-guard", NfChainType::Filter, NfHook::Prerouting, -350, 1),
+        ("prerouting", NfChainType::NAT, NfHook::Prerouting, -100, 6),
+        ("output", NfChainType::NAT, NfHook::Output, -100, 6),
+        ("postrouting", NfChainType::NAT, NfHook::Postrouting, 100, 9),
+        ("forward", NfChainType::Filter, NfHook::Forward, 0, 6),
+    ];
+    on_a_new_host(|| {
+        Firewall::open().unwrap().rebuild(&[]).unwrap();
+        for (name, kind, hook, priority, rules) in wanted {
+            let Some(json) = nft(&["-j", "list", "chain", "inet", "rnet", name]) else { return };
+            let (chain, found) = chain_and_rules(&json);
+            assert_eq!(
+                (chain._type, chain.hook, chain.prio),
+                (Some(kind), Some(hook), Some(priority)),
+                "{name}"
+            );
+            assert_eq!((chain.policy, found), (Some(NfChainPolicy::Accept), rules), "{name}");
+        }
+    });
+}
+
+/// The chain and the number of its rules.
+fn chain_and_rules(json: &str) -> (nftables::schema::Chain<'static>, usize) {
+    use nftables::schema::{NfListObject, NfObject, Nftables};
+    // Only chains and rules: the listing holds our maps too, which the crate refuses.
+    let listing: serde_json::Value = serde_json::from_str(json).unwrap();
+    let objects = listing["nftables"].as_array().unwrap().iter();
+    let (chains, rules): (Vec<_>, Vec<_>) = objects
+        .filter(|object| !object["chain"].is_null() || !object["rule"].is_null())
+        .partition(|object| object["rule"].is_null());
+    let chains: Nftables<'static> = serde_json::from_value(serde_json::json!({"nftables": chains})).unwrap();
+    match chains.objects.first() {
+        Some(NfObject::ListObject(NfListObject::Chain(chain))) => (chain.clone(), rules.len()),
+        other => panic!("no chain in {other:?}"),
+    }
+}
+
 #[test]
 fn what_nft_lists_can_be_loaded_again_and_lists_the_same() {
     on_a_new_host(|| {

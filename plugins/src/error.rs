@@ -468,3 +468,38 @@ pub(crate) fn host_text(host: Option<IpAddr>, to: IpAddr) -> String {
         (None, IpAddr::V6(_)) => "[::]".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runtimes may act on them: a change of one is a change of the protocol.
+    #[test]
+    fn our_codes_are_frozen_and_documented() {
+        let codes = [
+            own::RANGE_EXHAUSTED,
+            own::ADDRESS_TAKEN,
+            own::PORT_TAKEN,
+            own::ALREADY_ATTACHED,
+            own::INTERFACE_TAKEN,
+            own::BRIDGE_FULL,
+            own::BRIDGE_CONFLICT,
+            own::CHECK_FAILED,
+            own::LEFT_BEHIND,
+            own::KERNEL_REFUSED,
+            own::RULESET_REFUSED,
+        ];
+        let documented = include_str!("../../docs/errors.md");
+
+        assert!(codes.into_iter().eq(100..=110));
+        assert!(codes.iter().all(|code| documented.contains(&format!("| {code} |"))));
+    }
+
+    #[test]
+    fn a_failure_has_the_code_of_the_first_thing_that_failed() {
+        let first = Error::PortTaken { host: "0.0.0.0".into(), port: 80, holder: "web".into(), key: None };
+        let both = Error::all(vec![first, Error::NoAddress]).unwrap_err();
+
+        assert_eq!(cni::Error::from(both).code, own::PORT_TAKEN);
+    }
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Outcome, PLUGINS, Who, rnet, with};
+use crate::common::{Lab, Outcome, PLUGINS, Who, bridge, rnet, with};
 
 const CONFIG: &str = r#"{"cniVersion": "1.1.0", "name": "n", "type": "x"}"#;
 
@@ -321,4 +321,56 @@ fn portmap_knows_its_place_and_its_keys() {
         lab.cni("ADD", "portmap", &who, &with(&alone, other)).refusal(),
         (999, "could not parse prevResult: result type supports [1.0.0 1.1.0] but unmarshalled CNIVersion is \"0.3.1\"".into())
     );
+}
+
+/// What was attached goes, whatever the configuration says by now; a failed ADD is followed by such a DEL too.
+#[test]
+fn a_del_forgives_every_fault_of_a_configuration() {
+    let faults = [
+        json!({"hairpinMode": true, "promiscMode": true}),
+        json!({"vlan": 5000, "macspoofchk": true}),
+        json!({"mtu": "big", "bridge": ["x"]}),
+        json!({"bridge": "br*"}),
+        json!({"runtimeConfig": {"mac": "zz", "portMappings": [{"hostPort": 0}]}}),
+        json!({"ipam": null}),
+        json!({"prevResult": "nonsense"}),
+    ];
+    for fault in faults {
+        for plugin in ["rnet", "bridge"] {
+            let lab = Lab::new();
+            let (_container, who) = lab.container("c1");
+            // Where the leases lie is the one thing that a DEL of host-local's must be told.
+            let keeps_ipam = plugin == "bridge" && fault.get("ipam").is_some();
+            let config = match plugin {
+                "rnet" => rnet("n", &["172.18.0.0/30"]),
+                _ => bridge("n", &["172.18.0.0/30"]),
+            };
+            lab.add(plugin, &who, &config);
+            let faulty = if keeps_ipam { config.clone() } else { with(&config, fault.clone()) };
+
+            lab.del(plugin, &who, &faulty);
+
+            assert!(!lab.links().iter().any(|link| link.starts_with("veth")), "{plugin} {fault}");
+            assert_eq!(lab.elements(), [], "{plugin} {fault}");
+            // The one address is free again.
+            lab.add(plugin, &who, &config);
+        }
+    }
+}
+
+#[test]
+fn a_full_rnet_network_is_told_by_add_and_status() {
+    let lab = Lab::new();
+    let config = rnet("n", &["172.18.0.0/30"]);
+    let ((_one, first), (_two, second)) = (lab.container("one"), lab.container("two"));
+    let status = || lab.cni("STATUS", "rnet", &Who::named("", ""), &config);
+    status().silent();
+    lab.add("rnet", &first, &config);
+    let full = "no IP addresses available in range set: 172.18.0.1-172.18.0.2";
+    let refused = (100, format!("failed to allocate for range 0: {full}"));
+    assert_eq!(lab.cni("ADD", "rnet", &second, &config).refusal(), refused);
+    assert_eq!(status().refusal(), (50, full.into()));
+    lab.del("rnet", &first, &config);
+    status().silent();
+    lab.add("rnet", &second, &config);
 }
