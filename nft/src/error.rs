@@ -62,7 +62,7 @@ pub enum Error {
         holder: Option<Owner>,
     },
     /// Our tables, or one of their sets, are not in the kernel: somebody removed them.
-    #[error("the firewall tables `rnet` are not in the kernel: run `rnet repair`")]
+    #[error("the firewall tables `rnet` are not in the kernel: the next ADD makes them anew")]
     Absent,
     /// Somebody else changed the ruleset during every attempt to read and change it in one.
     #[error("the ruleset was changed by others during each of {attempts} attempts at {doing}")]

@@ -268,7 +268,7 @@ fn loopback_bridge(record: &Record) -> Option<&str> {
     record.bridge.as_deref().filter(|_| open)
 }
 
-/// Guards every port of the bridge. Ports that come later see the claim and guard themselves ([`is_loopback_open`]).
+/// Guards every port of the bridge, or the interface itself where it is none (ptp's). Ports that come later see the claim and guard themselves ([`is_loopback_open`]).
 ///
 /// On the ports, not on the bridge: with br_netfilter the bridge sees answers to the host's own loopback clients
 /// after they were translated back, with the very destination that is to be dropped.
@@ -277,7 +277,10 @@ fn guard_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
     let Some(bridge) = links.iter().find(|link| link.name == bridge).map(|link| link.index) else {
         return Ok(());
     };
-    for port in links.into_iter().filter(|link| link.master == Some(bridge)) {
+    let is_way_in = |link: &netlink::Link| {
+        link.master == Some(bridge) || link.index == bridge && link.kind.as_deref() != Some("bridge")
+    };
+    for port in links.into_iter().filter(is_way_in) {
         match host.netlink.send(&[netlink::Request::LoopbackGuard { index: port.index, name: port.name }]) {
             // A container has left meanwhile.
             Err(netlink::Error::Request { errno, .. }) if errno == rustix::io::Errno::NODEV => {}

@@ -6,7 +6,7 @@ use netlink::Netns;
 use netns_fixtures::{Frames, UdpEcho, frame, wait_for_carrier};
 use serde_json::json;
 
-use crate::common::{LONG, Lab, bridge, differences, inside, rnet, with};
+use crate::common::{LONG, Lab, bridge, differences, inside, publishing, rnet, with};
 use crate::stage::{A, B, GATEWAY_A, HOST, Stage, all_get, echo, page, to};
 
 /// A service that the host has for itself.
@@ -121,6 +121,47 @@ fn without_guards_they_would_reach_it() {
     let (secret, open) = (echo(host, "0.0.0.0", SECRET), echo(host, "0.0.0.0", 6001));
     let own = crate::common::address(&result, false);
     assert!(gets_through(container.netns(), "eth0", own, mac_of(&lab, "br0"), GATEWAY_A[0], &secret, &open));
+}
+
+/// A container on a pair of its own, as the plugin `ptp` makes it: there is no bridge whose ports could be guarded.
+#[test]
+fn a_container_without_a_bridge_does_not_reach_it_either() {
+    let lab = Lab::new();
+    let (container, who) = lab.container("c1");
+    let pair = netlink::Veth {
+        name: "p2p0",
+        mac: None,
+        mtu: None,
+        master: None,
+        peer: "eth0",
+        peer_mac: None,
+        peer_netns: container.netns(),
+        up: true,
+    };
+    lab.netlink().create_veth(&pair).unwrap();
+    for (mut netlink, link, address) in
+        [(lab.netlink(), "p2p0", "172.20.0.1/24"), (inside(container.netns()), "eth0", "172.20.0.2/24")]
+    {
+        let (index, name) = (netlink.link(link).unwrap().unwrap().index, link.to_owned());
+        let address = address.parse().unwrap();
+        let add = netlink::Request::AddressAdd { index, name: name.clone(), address };
+        netlink.send(&[add, netlink::Request::LinkUp { index, name }]).unwrap();
+    }
+    assert!(wait_for_carrier(lab.host.netns(), "p2p0", LONG).unwrap());
+    let previous = json!({"cniVersion": "1.0.0", "ips": [{"address": "172.20.0.2/24"}]});
+    let portmap = json!({"cniVersion": "1.0.0", "name": "n", "type": "portmap", "prevResult": previous});
+    lab.add("portmap", &who, &publishing(&portmap, &[("", 8080, 80, "tcp")]));
+    assert_eq!(lab.sysctl("ipv4/conf/p2p0/route_localnet").as_deref(), Some("1"));
+    let host = lab.host.netns();
+    let _server = crate::stage::serve(container.netns(), "0.0.0.0", 80, "web");
+    all_get("web", &[("the host", host, to("127.0.0.1", 8080))]);
+
+    lab.firewall(|firewall| firewall.drop_tables().unwrap());
+
+    let (secret, open) = (echo(host, "0.0.0.0", SECRET), echo(host, "0.0.0.0", 6001));
+    let own = "172.20.0.2".parse().unwrap();
+    let mac = mac_of(&lab, "p2p0");
+    assert!(!gets_through(container.netns(), "eth0", own, mac, "172.20.0.1", &secret, &open));
 }
 
 #[test]
