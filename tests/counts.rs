@@ -36,7 +36,7 @@ fn what_a_call_costs_is_frozen() {
 
     // One thread enters the container's namespace; the child of DEL waits for the kernel, and its one message is
     // not among the others. Nothing is executed.
-    let add = Cost { tasks: 1, messages: 18 };
+    let add = Cost { tasks: 1, messages: 19 };
     let del = Cost { tasks: 1, messages: 17 };
     assert_eq!(alone, [add, del]);
     assert_eq!(costs(&site, &site.member(&mynet, "late"), &[("tcp", 8081)]), [add, del], "among 100 others");
@@ -45,6 +45,26 @@ fn what_a_call_costs_is_frozen() {
         rules,
         "a container adds elements only"
     );
+    match executed(&site, &site.member(&mynet, "traced").publishing(8082)) {
+        Some(programs) => assert_eq!(programs, [1, 1], "a call executes nothing but itself"),
+        None => eprintln!("without strace the number of programs is not compared, only that of processes"),
+    }
+}
+
+/// The programs that an ADD and a DEL execute, their own among them; `None` where strace is missing or may not trace.
+fn executed(site: &Site, member: &Member<'_>) -> Option<[usize; 2]> {
+    let log = site.lab.host.root().join("executed");
+    let plugin = site.lab.plugins.join("rnet");
+    let trace = "strace -f -qq -e trace=execve,execveat";
+    let script = format!("#!/bin/sh\nexec {trace} -o {} {}\n", log.display(), plugin.display());
+    site.lab.install_script("traced", &script);
+    let run = |verb: &str| {
+        let config = member.network.config("rnet", &member.ports, None);
+        let outcome = site.lab.cni(verb, "traced", &member.who, &config);
+        let traced = std::fs::read_to_string(&log).unwrap_or_default();
+        (outcome.status == 0).then(|| traced.lines().filter(|line| line.contains("exec")).count())
+    };
+    Some([run("ADD")?, run("DEL")?])
 }
 
 /// The smallest cost of ADD and of DEL in some rounds.

@@ -80,7 +80,10 @@ pub fn dress(
     // An IPv6 route to the gateway's network comes with the address at once only on a link that is up.
     requests.extend(v6.into_iter().map(|address| Request::AddressAdd { index, name: name.clone(), address }));
     requests.extend(routes(plan, lease, index).into_iter().map(Request::RouteAdd));
-    Ok(inside.send(&requests)?)
+    inside.send(&requests)?;
+    // As at the other end: see `set_port`.
+    inside.link_by_index(index).map(drop)?;
+    Ok(())
 }
 
 /// Tells everybody on the network which MAC has the container's addresses now, where the caller chose it: what they

@@ -147,8 +147,13 @@ impl<'a> Member<'a> {
     pub fn works(&self) -> bool {
         let addresses = self.addresses();
         !addresses.is_empty()
-            && addresses.iter().all(|to| ping(self.site.lab.host.netns(), *to, LONG).unwrap().is_some())
+            && addresses.iter().all(|to| self.is_reached(*to))
             && (self.ports.as_array().unwrap().is_empty() || self.answers())
+    }
+
+    /// The first echo may be lost: ADD does not wait until the kernel has noticed the carrier.
+    fn is_reached(&self, to: IpAddr) -> bool {
+        (0..5).any(|_| ping(self.site.lab.host.netns(), to, Duration::from_secs(1)).unwrap().is_some())
     }
 
     /// True if the machine outside gets this container's own page from its published port.
