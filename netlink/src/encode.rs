@@ -56,7 +56,8 @@ impl Request {
             Self::RouteDel(route) => Message::new(Body::DelRoute(route.message()), 0),
             Self::NeighbourReplace { index, address, mac } => {
                 let body = Body::NewNeighbour(neighbour(*index, *address, Some(*mac)));
-                Message::new(body, NLM_F_CREATE | NLM_F_REPLACE)
+                // A full table (the kernel's gc_thresh3 counts all namespaces) costs a question by ARP, no more.
+                Message { body, flags: NLM_F_CREATE | NLM_F_REPLACE, forgiven: &[Errno::NOBUFS] }
             }
             Self::NeighbourDel { index, address } => {
                 let body = Body::DelNeighbour(neighbour(*index, *address, None));
