@@ -9,6 +9,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::site::audit::doubles;
 use crate::site::{Member, Network, Site};
 
+const ROUNDS: usize = 200;
 /// Processes at a time.
 const AT_ONCE: usize = 8;
 /// Containers, of which the processes of a round take different ones.
@@ -20,15 +21,15 @@ const LATEST: Duration = Duration::from_millis(40);
 
 #[test]
 fn rnet_killed_at_random() {
-    kill_at_random(&Network::rnet("mynet", "10.7.0.0/24"), 200);
+    kill_at_random(&Network::rnet("mynet", "10.7.0.0/24"));
 }
 
 #[test]
 fn the_chain_killed_at_random() {
-    kill_at_random(&Network::chain("mynet", "10.7.0.0/24"), 100);
+    kill_at_random(&Network::chain("mynet", "10.7.0.0/24"));
 }
 
-fn kill_at_random(network: &Network, rounds: usize) {
+fn kill_at_random(network: &Network) {
     let mut dice = Dice::seeded();
     let site = Site::new();
     let members: Vec<Member<'_>> =
@@ -38,7 +39,7 @@ fn kill_at_random(network: &Network, rounds: usize) {
     members[0].add().unwrap();
     members[0].del().unwrap();
     let before = site.state(&everybody);
-    for round in 1..=rounds {
+    for round in 1..=ROUNDS {
         kill_a_round(&mut dice, &members);
         assert_eq!(doubles(&everybody), Vec::<String>::new(), "round {round}");
         if round % BETWEEN_CLEARINGS == 0 {

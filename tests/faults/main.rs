@@ -13,7 +13,6 @@ mod boot;
 mod del;
 mod disk;
 mod flush;
-mod garbage;
 mod kills;
 mod locks;
 mod matrix;

@@ -123,7 +123,7 @@ fn cases(network: &Network, company: Company) -> Vec<Case> {
     let mut cases = Vec::new();
     for plugin in network.plugins() {
         for step in STEPS.into_iter().filter(|step| passes(plugin, step, company)) {
-            for how in ways(plugin) {
+            for how in ["abort", "error"] {
                 let fault = Fault { plugin: plugin.into(), failpoint: format!("{step}:{how}") };
                 let afters = [After::AddAgain, After::Del, After::Gc];
                 cases.extend(afters.map(|after| Case { fault: fault.clone(), after }));
@@ -131,11 +131,6 @@ fn cases(network: &Network, company: Company) -> Vec<Case> {
         }
     }
     cases
-}
-
-/// `bridge` fails by the code by which `rnet` fails; only what it leaves when it dies differs.
-fn ways(plugin: &str) -> &'static [&'static str] {
-    if plugin == "bridge" { &["abort"] } else { &["abort", "error"] }
 }
 
 /// The steps that a plugin has.
