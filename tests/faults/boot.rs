@@ -44,7 +44,8 @@ fn add_all(site: &Site, network: &Network, names: &[&str]) -> Vec<(String, IpAdd
 fn reboot(site: &Site) {
     let lab = &site.lab;
     for link in lab.netlink().links().unwrap() {
-        if link.kind.as_deref() == Some("bridge") {
+        // The kernel ends dead containers' namespaces, and their pairs, at its leisure.
+        if link.kind.as_deref() == Some("bridge") || link.alias.is_some() {
             lab.host.run(|| netlink::delete_link(link.index, &[], true).unwrap()).unwrap();
         }
     }
