@@ -129,7 +129,8 @@ impl Firewall {
         Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
     }
 
-    /// Puts the whole ruleset into the kernel with these elements and no others, in one transaction.
+    /// Puts the whole ruleset into the kernel with these elements and no others, in one transaction; again if others
+    /// change any ruleset before its state is read.
     ///
     /// A process that may not enlarge its send buffer as it likes (no CAP_NET_ADMIN in the initial user
     /// namespace) sends what does not fit into `net.core.wmem_max` in further transactions.
@@ -141,15 +142,22 @@ impl Firewall {
         self.make_room(RULES_SIZE + entries.len() * ELEMENT_SIZE);
         let fitting = self.room.saturating_sub(RULES_SIZE) / ELEMENT_SIZE;
         let (now, later) = entries.split_at(entries.len().min(fitting));
-        self.commit(DOING, |batch| {
-            batch.delete_tables(&Ruleset::constant());
-            batch.create_tables(&Ruleset::constant());
-            batch.create_elements(now);
-        })?;
-        for chunk in later.chunks(fitting.max(1)) {
-            self.commit(DOING, |batch| batch.create_elements(chunk))?;
+        let later: Vec<_> = later.chunks(fitting.max(1)).collect();
+        for _ in 0..ATTEMPTS {
+            let before = self.generation()?;
+            self.commit(DOING, |batch| {
+                batch.delete_tables(&Ruleset::constant());
+                batch.create_tables(&Ruleset::constant());
+                batch.create_elements(now);
+            })?;
+            later.iter().try_for_each(|chunk| self.commit(DOING, |batch| batch.create_elements(chunk)))?;
+            // Read while somebody else wrote, it might be the state of a ruleset that was flushed again.
+            let state = self.state()?;
+            if self.generation()? == before.wrapping_add(1 + later.len() as u32) {
+                return state.ok_or(Error::Absent);
+            }
         }
-        self.state()?.ok_or(Error::Absent)
+        Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
     }
 
     /// Removes both tables; absent ones are fine.

@@ -72,7 +72,7 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     let planned = plan.record(request);
     let lock = host.lock(LockName::Attachment(planned.key()), Mode::Exclusive)?;
     failpoint::pass("del.lock")?;
-    let record = known(&host, plan, &planned)?.unwrap_or(planned);
+    let record = known(&mut host, &planned)?.unwrap_or(planned);
     detach(&mut host, plan, request, &record)?;
     host.store.retire(lock)?;
     host.close();
@@ -158,6 +158,19 @@ pub fn is_there(namespace: &Namespace) -> bool {
         .is_ok_and(|found| (found.id().dev, found.id().ino) == (namespace.dev, namespace.ino))
 }
 
+/// The record of the attachment; where it turned out to be garbage, the planned one, after everything that only the
+/// record knew of was taken away by its key. Under the attachment's lock.
+pub fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
+    match host.store.record(&planned.network, &planned.plugin, &planned.key())? {
+        Some(garbage) if garbage.container.is_empty() => {
+            firewall::purge(host, &planned.plugin, &planned.key())?;
+            host.store.forget_aside(&planned.network, &planned.plugin, &planned.key())?;
+            Ok(Some(planned.clone()))
+        }
+        found => Ok(found),
+    }
+}
+
 /// True if GC may not touch an attachment.
 pub fn is_valid(valid: &[Attachment], record: &Record) -> bool {
     valid.iter().any(|valid| valid.container_id == record.container && valid.ifname == record.ifname)
@@ -179,17 +192,11 @@ pub fn with_undo(error: Error, undone: Result<(), Error>) -> Error {
 
 /// Refuses a second attachment; removes what a dead ADD or a dead container left under the same name.
 fn clear_the_way(host: &mut Host, plan: &Plan, request: &Request<'_>, planned: &Record) -> Result<(), Error> {
-    let Some(found) = known(host, plan, planned)? else { return Ok(()) };
+    let Some(found) = known(host, planned)? else { return Ok(()) };
     if found.stage == Stage::Committed && is_alive(host, &found)? {
         return Err(already_attached(found));
     }
     detach(host, plan, request, &found)
-}
-
-/// The record of the attachment; where only garbage was found, the one that the plan would write.
-fn known(host: &Host, plan: &Plan, planned: &Record) -> Result<Option<Record>, Error> {
-    let found = host.store.record(&plan.network, plan.plugin, &planned.key())?;
-    Ok(found.map(|found| if found.container.is_empty() { planned.clone() } else { found }))
 }
 
 fn already_attached(first: Record) -> Error {
@@ -298,7 +305,7 @@ fn collect(
     valid: Option<&[Attachment]>,
 ) -> Result<(), Error> {
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
-    let Some(record) = known(host, plan, record)? else { return Ok(()) };
+    let Some(record) = known(host, record)? else { return Ok(()) };
     let keep = match valid {
         Some(valid) => is_valid(valid, &record),
         None => record.stage == Stage::Committed && is_alive(host, &record)?,

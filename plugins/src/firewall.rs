@@ -71,6 +71,32 @@ fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> 
     ports::release(host, record)
 }
 
+/// Takes out whatever a plugin has put in under an attachment's key, and its claims: for an attachment whose record
+/// cannot be read any more. Reads all elements.
+pub fn purge(host: &mut Host, plugin: &str, key: &Key) -> Result<(), Error> {
+    let _ports = host.lock(LockName::Ports, Mode::Exclusive)?;
+    let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
+    let own = owner(key);
+    let found = host.firewall()?.elements()?.into_iter();
+    let found = found.filter(|(element, owner)| *owner == own && is_put_in_by(plugin, element));
+    let elements: Vec<_> = found.filter_map(|(element, owner)| Some((element, owner?))).collect();
+    if host.firewall()?.remove(&elements)?.is_some() {
+        host.note_deletion()?;
+    }
+    if plugin == "portmap" || plugin == "rnet" { ports::release_all(host, key) } else { Ok(()) }
+}
+
+/// In a chain one plugin attaches and another publishes, under the same key.
+fn is_put_in_by(plugin: &str, element: &Element) -> bool {
+    match element {
+        Element::Publish { .. }
+        | Element::Published { .. }
+        | Element::Snat { .. }
+        | Element::MasqueradeAll { .. } => plugin == "portmap" || plugin == "rnet",
+        _ => plugin != "portmap",
+    }
+}
+
 /// Puts a network's elements into the ruleset.
 pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let elements = network_elements(network);

@@ -83,7 +83,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let mut record = planned(&config, request, &previous)?;
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     failpoint::pass("add.lock")?;
-    if let Some(stale) = known(&host, &record)? {
+    if let Some(stale) = attach::known(&mut host, &record)? {
         remove(&mut host, &stale)?;
     }
     let result = publish(&mut host, &mut record).or_else(|error| {
@@ -113,7 +113,7 @@ fn del(request: &Request<'_>) -> Result<(), Error> {
     let unknown = bare_record(request);
     let lock = host.lock(LockName::Attachment(unknown.key()), Mode::Exclusive)?;
     failpoint::pass("del.lock")?;
-    let record = known(&host, &unknown)?.unwrap_or(unknown);
+    let record = attach::known(&mut host, &unknown)?.unwrap_or(unknown);
     remove(&mut host, &record)?;
     host.store.retire(lock)?;
     host.close();
@@ -140,7 +140,8 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
     }
     let mut host = open("CHECK", request)?;
     let unknown = bare_record(request);
-    let record = known(&host, &unknown)?.ok_or_else(|| Error::Check(check::no_record(&unknown)))?;
+    let record = host.store.record(&unknown.network, PLUGIN, &unknown.key())?;
+    let record = record.ok_or_else(|| Error::Check(check::no_record(&unknown)))?;
     check::elements(&mut host, &record)
 }
 
@@ -164,7 +165,7 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
 /// One record in GC's eyes: kept if valid; without a list, kept unless its container is gone or its ADD died.
 fn collect(host: &mut Host, record: &Record, valid: Option<&[Attachment]>) -> Result<(), Error> {
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
-    let Some(record) = known(host, record)? else { return Ok(()) };
+    let Some(record) = attach::known(host, record)? else { return Ok(()) };
     let keep = match valid {
         Some(valid) => attach::is_valid(valid, &record),
         None => record.stage == Stage::Committed && attach::is_alive(host, &record)?,
@@ -284,9 +285,4 @@ fn hold_network(host: &mut Host, record: &Record) -> Result<store::Lock, Error> 
     host.store.write_network(&network)?;
     firewall::admit_network(host, &network)?;
     Ok(lock)
-}
-
-fn known(host: &Host, planned: &Record) -> Result<Option<Record>, Error> {
-    let found = host.store.record(&planned.network, PLUGIN, &planned.key())?;
-    Ok(found.map(|found| if found.container.is_empty() { planned.clone() } else { found }))
 }

@@ -9,10 +9,13 @@ use std::net::IpAddr;
 use cni::Ip;
 use nft::{Element, Owner, Protocol};
 use serde::Deserialize;
-use store::{Lock, LockName, Mode, Port, Record};
+use store::{Key, Lock, LockName, Mode, Port, Record};
 
 use crate::error::{Fault, Finding, host_text};
 use crate::{Error, Host, attach, firewall};
+
+/// Who wants a bridge's loopback open claims this and the bridge's name.
+const LOOPBACK_CLAIM: &str = "loopback-";
 
 /// One entry of `runtimeConfig.portMappings`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -120,9 +123,26 @@ pub fn release(host: &mut Host, record: &Record) -> Result<(), Error> {
     for port in record.ports.iter().filter(|port| port.host.is_some()) {
         host.store.release(&claim(port), &record.key())?;
     }
-    let Some(bridge) = loopback_bridge(record) else { return Ok(()) };
+    match loopback_bridge(record) {
+        Some(bridge) => leave_loopback(host, bridge, &record.key()),
+        None => Ok(()),
+    }
+}
+
+/// Gives back whatever `key` claims. Looks at every claim there is.
+pub fn release_all(host: &mut Host, key: &Key) -> Result<(), Error> {
+    for what in host.store.claimed()? {
+        match what.strip_prefix(LOOPBACK_CLAIM) {
+            Some(bridge) => leave_loopback(host, bridge, key)?,
+            None => drop(host.store.release(&what, key)?),
+        }
+    }
+    Ok(())
+}
+
+fn leave_loopback(host: &mut Host, bridge: &str, key: &Key) -> Result<(), Error> {
     let claim = loopback_claim(bridge);
-    if host.store.is_claimed(&claim)? && host.store.leave(&claim, &record.key())? {
+    if host.store.is_claimed(&claim)? && host.store.leave(&claim, key)? {
         close_loopback(host, bridge)?;
         host.store.abandon(&claim)?;
     }
@@ -310,7 +330,7 @@ fn claim(port: &Port) -> String {
 }
 
 fn loopback_claim(bridge: &str) -> String {
-    format!("loopback-{bridge}")
+    format!("{LOOPBACK_CLAIM}{bridge}")
 }
 
 fn port_taken(port: &Port, holder: &Record) -> Error {

@@ -70,9 +70,18 @@ impl Store {
     }
 
     /// The record that `plugin` wrote of an attachment. One that cannot be read is set aside and counts as an
-    /// intent without content: what its key names is still found.
+    /// intent without content, until it is forgotten: what its key names is still found.
     pub fn record(&self, network: &str, plugin: &str, key: &Key) -> Result<Option<Record>, Error> {
-        self.read(&record_name(network, plugin, key))
+        let name = record_name(network, plugin, key);
+        match self.read(&name)? {
+            None => Ok(self.exists(&aside_name(&name))?.then(Record::default)),
+            found => Ok(found),
+        }
+    }
+
+    /// Forgets that a record was set aside: all that its key names is gone.
+    pub fn forget_aside(&self, network: &str, plugin: &str, key: &Key) -> Result<(), Error> {
+        self.remove(&aside_name(&record_name(network, plugin, key)))
     }
 
     /// Writes a record whole, in place of the one before.
@@ -177,6 +186,11 @@ impl Store {
         self.list(&format!("claims/{what}"))
     }
 
+    /// All that anybody claims. For whoever cannot tell any more what that is.
+    pub fn claimed(&self) -> Result<Vec<String>, Error> {
+        self.list("claims")
+    }
+
     /// The small text kept under `name`: which ruleset rnet last wrote, for example.
     pub fn note(&self, name: &str) -> Result<Option<String>, Error> {
         let bytes = read_whole(self.run.as_fd(), name)?;
@@ -245,9 +259,9 @@ impl Store {
 
     /// A torn or foreign file must stop nothing; it is kept for whoever wants to know.
     fn set_aside(&self, name: &str) -> Result<(), Error> {
-        let aside = open_dir(&self.paths.run().join("aside"), 0o700)?;
-        let plain = name.replace('/', ".");
-        rustix::fs::renameat(&self.run, name, &aside, plain).map_err(Error::file("set aside", name))
+        open_dir(&self.paths.run().join("aside"), 0o700)?;
+        rustix::fs::renameat(&self.run, name, &self.run, aside_name(name))
+            .map_err(Error::file("set aside", name))
     }
 
     fn exists(&self, name: &str) -> Result<bool, Error> {
@@ -318,6 +332,10 @@ fn folder_name(network: &str, plugin: &str) -> String {
 
 fn record_name(network: &str, plugin: &str, key: &Key) -> String {
     format!("records/{}/{key}", folder_name(network, plugin))
+}
+
+fn aside_name(name: &str) -> String {
+    format!("aside/{}", name.replace('/', "."))
 }
 
 /// Our own types hold nothing that JSON cannot say.
@@ -412,9 +430,11 @@ mod tests {
 
         let found = store.record("mynet", "rnet", &web.key()).unwrap().unwrap();
 
-        assert_eq!(found.stage, Stage::Intent);
+        assert_eq!(found, Record { stage: Stage::Intent, ..Record::default() });
+        assert_eq!(store.record("mynet", "rnet", &web.key()).unwrap(), Some(found));
+        assert_eq!(store.records().unwrap(), []);
+        store.forget_aside("mynet", "rnet", &web.key()).unwrap();
         assert_eq!(store.record("mynet", "rnet", &web.key()).unwrap(), None);
-        assert_eq!(store.list("aside").unwrap().len(), 1);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod boot;
 mod del;
 mod disk;
 mod flush;
+mod garbage;
 mod kills;
 mod locks;
 mod matrix;

@@ -132,7 +132,7 @@ impl<'a> Containerd<'a> {
 
     fn run(&self, name: &str, ports: &[Port]) -> anyhow::Result<(String, Running)> {
         let id = self.run_pod(name, ports)?;
-        let running = self.inspect(&id, name)?;
+        let running = self.inspect(&id, name)?.serving()?;
         Ok((id, running))
     }
 

@@ -76,7 +76,7 @@ fn outcome(setup: &Setup, test: &Test, differences: &[Difference]) -> Option<any
     let outcome = match (test.run(setup), known) {
         (Ok(()), None) => Outcome::Passed,
         (Ok(()), Some(_)) => Outcome::Failed(anyhow!("passes, although it is listed in DIFFERENCES")),
-        (Err(error), Some(known)) if error.to_string().contains(known.says) => Outcome::Differs(known.reason),
+        (Err(error), Some(known)) if format!("{error:#}").contains(known.says) => Outcome::Differs(known.reason),
         (Err(error), _) => Outcome::Failed(error),
     };
     let took = started.elapsed().as_secs_f32();

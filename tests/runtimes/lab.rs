@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use netlink::Netns;
-use netns_fixtures::{Host, Outside, Snapshot};
+use netns_fixtures::{Connection, Host, Outside, Snapshot, tcp_connect};
 
 use crate::program::stdout;
 use crate::setup::{NETWORKS, Setup};
@@ -88,6 +88,14 @@ impl Running {
     /// The container's address as the probes want it.
     pub fn ip(&self) -> IpAddr {
         self.address.into()
+    }
+
+    /// Waits for the container's own server: a runtime that has started a program does not wait until it listens.
+    pub fn serving(self) -> anyhow::Result<Self> {
+        let server = (Ipv4Addr::LOCALHOST, 80).into();
+        let listens = || Ok(tcp_connect(&self.netns, server, Duration::from_secs(1))? == Connection::Open);
+        wait_until(&format!("{} listens", self.name), listens)?;
+        Ok(self)
     }
 }
 

@@ -79,7 +79,7 @@ impl Podman<'_> {
     fn run(&self, name: &str, network: &str, options: &[&str]) -> anyhow::Result<Running> {
         let fixed = ["run", "-d", "--name", name, "--network", network];
         self.call(&[&fixed[..], options, &[IMAGE]].concat())?;
-        self.inspect(name, network)
+        self.inspect(name, network)?.serving()
     }
 
     /// What podman says about a container's place on a network.
