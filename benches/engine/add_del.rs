@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use crate::Bench;
 use crate::contender::{Kind, Ports};
-use crate::measure::quiet;
+use crate::measure::{SETTLING, quiet};
 use crate::report::{Target, Times};
 use crate::site::{Cycles, MEASURED_PORT, Site, in_turn};
 
@@ -34,6 +34,7 @@ fn at_level(bench: &mut Bench, sites: &mut [Site; 2], level: u16, times: &Times)
     for site in sites.iter_mut() {
         site.fill(level)?;
     }
+    quiet(bench.pick(if level > 0 { SETTLING } else { 0 }, 0));
     let rounds = bench.pick(if level > 100 { 15 } else { 25 }, 5);
     let (us, peer) = (sites[0].kind.name(), sites[1].kind.name());
     bench.report.case(format!(

@@ -36,8 +36,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     bench.report.case("rnet's host-local, in a folder that another program filled")?;
     for pool in &pools {
         let first = host.run(|| pool.cycle(&container, 0))??.0;
-        let text =
-            format!("{} leases: the first ADD, which builds the index, {:.1?}", pool.leases, first.wall);
+        let text = format!("{} leases: the first ADD, without an index, {:.1?}", pool.leases, first.wall);
         bench.report.note(&text)?;
     }
     alternate(&host, &container, &mut pools, bench.pick(50, 10))?;

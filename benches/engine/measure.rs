@@ -11,6 +11,9 @@ use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
 /// How long a process that an operation left running may take to end; a longer one is a server and left alone.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// How many seconds the residents' kernels go on announcing them (IGMP reports, flooded to every port of the bridge).
+pub const SETTLING: u64 = 15;
+
 /// One operation, measured.
 #[derive(Clone, Copy)]
 pub struct Sample {
