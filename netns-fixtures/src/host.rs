@@ -102,6 +102,8 @@ impl Host {
         rtnl(&netns, "set lo up", link_up("lo"))?;
         await_carrier(&self.netns, &link)?;
         await_carrier(&netns, "eth0")?;
+        await_addresses(&self.netns, &host_addresses)?;
+        await_addresses(&netns, &addresses)?;
         Ok(Outside { netns, link, addresses, host_addresses })
     }
 
@@ -263,6 +265,14 @@ fn await_carrier(netns: &Netns, link: &str) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::NoCarrier { link: link.into(), netns: netns.path().into() }),
     }
+}
+
+/// Waits until the kernel takes packets for them. Later than [`PATIENCE`] is for the test to find out.
+fn await_addresses(netns: &Netns, addresses: &[IpNetwork]) -> Result<(), Error> {
+    netns.run(|| {
+        addresses.iter().try_for_each(|address| netlink::await_local(address.ip(), PATIENCE).map(drop))
+    })??;
+    Ok(())
 }
 
 /// 0.0.0.0/0 or ::/0.
