@@ -261,7 +261,7 @@ fn remove_link(host: &mut Host, record: &Record) -> Result<(), Error> {
         if let Some(bridge) = link.master {
             forget_neighbours(host, record, bridge)?;
         }
-        link::delete(link.index)?;
+        link::delete(host, link.index)?;
     }
     failpoint::pass("del.veth")
 }

@@ -1,5 +1,6 @@
 //! The veth pair of an attachment: made with its peer in the container, dressed, and deleted.
 
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use cni::CniResult;
@@ -147,9 +148,11 @@ fn is_on_link(scope: Option<u32>) -> bool {
 
 /// Deletes a link. It returns as soon as the link is gone from all lists; what the kernel still waits for is left to
 /// a child, unless `RNET_SYNC=1` asks to wait too.
-pub fn delete(index: u32) -> Result<(), Error> {
+pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
     let wait = std::env::var_os("RNET_SYNC").is_some_and(|value| value == "1");
-    netlink::delete_link(index, &[], wait)?;
+    let firewall = host.part_with_firewall();
+    let keep: Vec<_> = firewall.iter().map(AsFd::as_fd).collect();
+    netlink::delete_link(index, &keep, wait)?;
     Ok(())
 }
 
