@@ -6,8 +6,8 @@ use ipnetwork::{IpNetwork, Ipv4Network};
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-    LinkProtoInfoBridge,
+    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage, LinkProtoInfoBridge,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
@@ -35,6 +35,16 @@ impl Request {
             Self::LinkDown { index, .. } => set(flagged(*index, LinkFlags::Up, false)),
             Self::LinkPromisc { index, on, .. } => set(flagged(*index, LinkFlags::Promisc, *on)),
             Self::LinkAlias { index, alias, .. } => set(with(*index, LinkAttribute::IfAlias(alias.clone()))),
+            // Where the kernel has no IPv6 there is nothing to keep it from.
+            Self::LinkNoAutoAddress { index, .. } => Message {
+                forgiven: &[Errno::AFNOSUPPORT],
+                ..set(with(
+                    *index,
+                    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+                        In6AddrGenMode::None,
+                    )])]),
+                ))
+            },
             Self::LinkMac { index, mac, .. } => set(with(*index, LinkAttribute::Address(mac.0.to_vec()))),
             Self::LinkMtu { index, mtu, .. } => set(with(*index, LinkAttribute::Mtu(*mtu))),
             Self::LinkMaster { index, master, .. } => {

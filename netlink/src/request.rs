@@ -19,6 +19,8 @@ pub enum Request {
     LinkDown { index: u32, name: String },
     /// Names a link's owner (IFLA_IFALIAS); the kernel ignores it in the message that creates a link.
     LinkAlias { index: u32, name: String, alias: String },
+    /// Keeps a link from making itself an IPv6 address when it gets its carrier (IFLA_INET6_ADDR_GEN_MODE).
+    LinkNoAutoAddress { index: u32, name: String },
     /// Gives a link another hardware address.
     LinkMac { index: u32, name: String, mac: Mac },
     /// Makes a link the port of a bridge, or of none.
@@ -121,6 +123,7 @@ impl fmt::Display for Request {
             Self::LinkUp { name, .. } => write!(f, "ip link set {name} up"),
             Self::LinkDown { name, .. } => write!(f, "ip link set {name} down"),
             Self::LinkAlias { name, alias, .. } => write!(f, "ip link set {name} alias {alias}"),
+            Self::LinkNoAutoAddress { name, .. } => write!(f, "ip link set {name} addrgenmode none"),
             Self::LinkMac { name, mac, .. } => write!(f, "ip link set {name} address {mac}"),
             Self::LinkMaster { name, master: Some(master), .. } => {
                 write!(f, "ip link set {name} master if{master}")

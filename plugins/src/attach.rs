@@ -47,15 +47,18 @@ fn attach(
     let pair = link::create(host, plan, record, &network.bridge, container)?;
     failpoint::pass("add.veth")?;
 
+    set_port(host, plan, record, &network.bridge, &pair)?;
+    failpoint::pass("add.port")?;
+
+    // Before the container can send: its guard is among them.
+    let _ruleset = firewall::admit(host, record)?;
+
     let mut inside = Netlink::inside(container)?;
     link::dress(&mut inside, plan, &record.ifname, pair.container, &lease)?;
     failpoint::pass("add.inside")?;
 
-    set_port(host, plan, record, &network.bridge, &pair)?;
-    failpoint::pass("add.port")?;
-
-    let _ruleset = firewall::admit(host, record)?;
-    link::announce(host, &mut inside, plan, record, pair.container)?;
+    link::notice_carrier(host, &mut inside, &pair)?;
+    link::announce(&mut inside, plan, record, pair.container)?;
     link::await_addresses(&mut inside, plan, container, &lease)?;
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
@@ -230,9 +233,14 @@ fn set_port(
 ) -> Result<(), Error> {
     let name = record.link.clone().unwrap_or_default();
     let index = pair.host;
-    host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-    let mut requests =
-        vec![netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() }];
+    if !record.guarded {
+        // A guarded port's advertisements are dropped by the ruleset, and a bridge's port takes none for itself.
+        host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+    }
+    let mut requests = vec![
+        netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() },
+        netlink::Request::LinkNoAutoAddress { index, name: name.clone() },
+    ];
     if ports::is_loopback_open(host, &bridge.name)? {
         requests.push(netlink::Request::LoopbackGuard { index, name: name.clone() });
     }
@@ -249,11 +257,7 @@ fn set_port(
             mac,
         }));
     }
-    host.netlink.send(&requests)?;
-    // The kernel notices the carrier in its own time, mostly at once, but up to a second later; until then packets are
-    // lost. Whoever asks for the link makes it look now.
-    host.netlink.link_by_index(pair.host).map(drop)?;
-    Ok(())
+    Ok(host.netlink.send(&requests)?)
 }
 
 fn remove_link(host: &mut Host, record: &Record) -> Result<(), Error> {

@@ -81,9 +81,14 @@ pub fn dress(
     // An IPv6 route to the gateway's network comes with the address at once only on a link that is up.
     requests.extend(v6.into_iter().map(|address| Request::AddressAdd { index, name: name.clone(), address }));
     requests.extend(routes(plan, lease, index).into_iter().map(Request::RouteAdd));
-    inside.send(&requests)?;
-    // As at the other end: see `set_port`.
-    inside.link_by_index(index).map(drop)?;
+    Ok(inside.send(&requests)?)
+}
+
+/// The kernel notices the carrier in its own time, mostly at once, but up to a second later; until then packets are lost.
+/// Whoever asks for the link makes it look now.
+pub fn notice_carrier(host: &mut Host, inside: &mut Netlink, pair: &VethPair) -> Result<(), Error> {
+    inside.link_by_index(pair.container)?;
+    host.netlink.link_by_index(pair.host)?;
     Ok(())
 }
 
@@ -91,16 +96,8 @@ pub fn dress(
 /// remember is another container's. (Without a choice an address always has the same MAC.)
 ///
 /// The kernel sends the announcements when a MAC is set, also to what it is (`arp_notify`, `ndisc_notify`).
-pub fn announce(
-    host: &mut Host,
-    inside: &mut Netlink,
-    plan: &Plan,
-    record: &Record,
-    container: u32,
-) -> Result<(), Error> {
+pub fn announce(inside: &mut Netlink, plan: &Plan, record: &Record, container: u32) -> Result<(), Error> {
     let Some(mac) = plan.mac else { return Ok(()) };
-    // The port forwards as soon as the kernel has noticed its carrier; whoever asks for the link makes it look.
-    host.netlink.link(record.link.as_deref().unwrap_or_default())?;
     Ok(inside.send(&[Request::LinkMac { index: container, name: record.ifname.clone(), mac }])?)
 }
 
