@@ -47,7 +47,7 @@ pub enum Request {
     NeighbourDel { index: u32, address: IpAddr },
     /// Drops what reaches a link for 127.0.0.0/8 outside nftables (reference/security.md, 5); idempotent.
     LoopbackGuard { index: u32, name: String },
-    /// Removes that guard; absent is fine. The empty clsact qdisc stays: others may filter there.
+    /// Removes that guard; absent is fine. The empty ingress qdisc stays: others may filter there.
     LoopbackGuardDel { index: u32, name: String },
 }
 
@@ -162,7 +162,7 @@ impl fmt::Display for Request {
             Self::LoopbackGuard { name, .. } => {
                 write!(
                     f,
-                    "tc qdisc add dev {name} clsact; tc filter replace dev {name} ingress prio 127 protocol ip u32 match ip dst 127.0.0.0/8 action drop"
+                    "tc qdisc add dev {name} ingress; tc filter replace dev {name} ingress prio 127 protocol ip u32 match ip dst 127.0.0.0/8 action drop"
                 )
             }
             Self::LoopbackGuardDel { name, .. } => {
