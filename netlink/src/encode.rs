@@ -53,8 +53,8 @@ impl Request {
             Self::Port { index, hairpin, isolated, learning, .. } => {
                 set(port(*index, *hairpin, *isolated, *learning))
             }
-            Self::Bridge { name, mac, mtu } => {
-                Message::new(Body::NewLink(bridge(name, *mac, *mtu)), NLM_F_CREATE | NLM_F_EXCL)
+            Self::Bridge { name, mac, mtu, snooping } => {
+                Message::new(Body::NewLink(bridge(name, *mac, *mtu, *snooping)), NLM_F_CREATE | NLM_F_EXCL)
             }
             Self::AddressAdd { index, address, .. } => {
                 Message::new(Body::NewAddress(address_message(*index, *address)), NLM_F_CREATE | NLM_F_EXCL)
@@ -156,14 +156,17 @@ fn flagged(index: u32, which: LinkFlags, on: bool) -> LinkMessage {
     message
 }
 
-fn bridge(name: &str, mac: Mac, mtu: Option<u32>) -> LinkMessage {
+fn bridge(name: &str, mac: Mac, mtu: Option<u32>, snooping: bool) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(name.into()),
         LinkAttribute::Address(mac.0.to_vec()),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Bridge),
-            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::StpState(BridgeStpState::Disabled)])),
+            LinkInfo::Data(InfoData::Bridge(vec![
+                InfoBridge::StpState(BridgeStpState::Disabled),
+                InfoBridge::MulticastSnooping(snooping),
+            ])),
         ]),
     ];
     message.attributes.extend(mtu.map(LinkAttribute::Mtu));

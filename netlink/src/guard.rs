@@ -256,7 +256,7 @@ mod tests {
 
     fn host_side(host: &mut Netlink) -> u32 {
         let mac = Mac([2, 0x42, 10, 7, 0, 1]);
-        host.send(&[Request::Bridge { name: "br0".into(), mac, mtu: None }]).unwrap();
+        host.send(&[Request::Bridge { name: "br0".into(), mac, mtu: None, snooping: true }]).unwrap();
         let bridge = host.link("br0").unwrap().unwrap().index;
         host.send(&[up(LOOPBACK_INDEX), up(bridge), address(bridge, "10.7.0.1/24")]).unwrap();
         bridge

@@ -29,8 +29,8 @@ pub enum Request {
     LinkMtu { index: u32, name: String, mtu: u32 },
     /// Lets a link take in what is not addressed to it (IFF_PROMISC).
     LinkPromisc { index: u32, name: String, on: bool },
-    /// Creates a bridge, STP off; EEXIST if the name is taken.
-    Bridge { name: String, mac: Mac, mtu: Option<u32> },
+    /// Creates a bridge, STP off, with or without multicast snooping; EEXIST if the name is taken.
+    Bridge { name: String, mac: Mac, mtu: Option<u32>, snooping: bool },
     /// Sets flags of a bridge port (IFLA_BRPORT_MODE, _ISOLATED, _LEARNING); `None` leaves one alone.
     Port { index: u32, name: String, hairpin: Option<bool>, isolated: Option<bool>, learning: Option<bool> },
     /// Adds an address, without DAD for IPv6, with the prefix's broadcast address for IPv4; EEXIST if it is there.
@@ -133,10 +133,10 @@ impl fmt::Display for Request {
             Self::LinkPromisc { name, on, .. } => {
                 write!(f, "ip link set {name} promisc {}", on_off(*on))
             }
-            Self::Bridge { name, mac, mtu } => {
+            Self::Bridge { name, mac, mtu, snooping } => {
                 write!(f, "ip link add {name} address {mac}")?;
                 part(f, "mtu", *mtu)?;
-                f.write_str(" type bridge stp_state 0")
+                write!(f, " type bridge stp_state 0 mcast_snooping {}", u8::from(*snooping))
             }
             Self::Port { name, hairpin, isolated, learning, .. } => {
                 write!(f, "bridge link set dev {name}")?;

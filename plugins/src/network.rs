@@ -171,7 +171,12 @@ fn create(host: &mut Host, plan: &Plan) -> Result<Link, Error> {
         None if plan.inherit_mtu => uplink_mtu(host)?,
         configured => configured,
     };
-    let request = Request::Bridge { name: plan.bridge.clone(), mac: bridge_mac(&plan.bridge), mtu };
+    let request = Request::Bridge {
+        name: plan.bridge.clone(),
+        mac: bridge_mac(&plan.bridge),
+        mtu,
+        snooping: plan.snooping,
+    };
     match host.netlink.send(&[request]) {
         // Another network of the same bridge was quicker.
         Err(netlink::Error::Request { errno, .. }) if errno == rustix::io::Errno::EXIST => {}

@@ -42,6 +42,9 @@ pub struct Plan {
     pub mtu: Option<u32>,
     /// An MTU is looked up for a new bridge that has none configured.
     pub inherit_mtu: bool,
+    /// A bridge that is made looks into IGMP and MLD. Without a querier on the network, and there is none by default, it
+    /// floods multicast all the same, and each port that comes or goes costs it time for every other port.
+    pub snooping: bool,
     /// The bridge is promiscuous.
     pub promiscuous: bool,
     /// Frames may leave by the port that they came in by.
@@ -86,6 +89,7 @@ impl Plan {
             force_address: false,
             mtu: None,
             inherit_mtu: false,
+            snooping: false,
             promiscuous: false,
             hairpin: false,
             port_isolation: false,

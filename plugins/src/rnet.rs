@@ -106,6 +106,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         force_address: true,
         mtu: (config.mtu > 0).then_some(config.mtu),
         inherit_mtu: true,
+        snooping: false,
         promiscuous: false,
         hairpin: config.hairpin_mode,
         port_isolation: config.port_isolation,
