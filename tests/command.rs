@@ -27,7 +27,10 @@ struct Said {
 
 impl Lab {
     fn new() -> Self {
-        Self { host: Host::new().unwrap() }
+        let host = Host::new().unwrap();
+        // The first network turns it on, and it stays on; whether it is on before is the machine's business.
+        host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
+        Self { host }
     }
 
     fn program(&self, line: &str) -> Program<'_> {
