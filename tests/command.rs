@@ -209,6 +209,35 @@ fn a_session() {
 }
 
 #[test]
+fn a_name_that_comes_back_has_its_address_unless_the_network_says_otherwise() {
+    let lab = Lab::new();
+    lab.ok("create sticky");
+    lab.ok("create other --no-sticky");
+    for (network, second, swapped) in [("sticky", "3", false), ("other", "3", true)] {
+        let run = |name: &str| lab.ok(&format!("run -d --name {name} --net {network} sleep 1000"));
+        let ip_of = |name: &str| {
+            let row = lab.ok("ps");
+            let row = row.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+            row.split_whitespace().nth(2).unwrap().to_owned()
+        };
+        run("tomcat01");
+        run("tomcat02");
+        let before = (ip_of("tomcat01"), ip_of("tomcat02"));
+        assert!(before.1.ends_with(second), "{before:?}");
+
+        lab.ok("stop tomcat01 tomcat02");
+        run("tomcat02");
+        run("tomcat01");
+
+        let after = (ip_of("tomcat01"), ip_of("tomcat02"));
+        assert_eq!(after, if swapped { (before.1, before.0) } else { before });
+        lab.ok("stop tomcat01 tomcat02");
+    }
+    lab.ok("rm sticky");
+    assert_eq!(std::fs::read_dir(lab.host.root().join("var/lib/rnet/addresses")).unwrap().count(), 0);
+}
+
+#[test]
 fn a_published_port_answers_and_a_second_claim_is_refused() {
     let lab = Lab::new();
     let outside = lab.host.outside(&["192.168.77.0/24".parse().unwrap()]).unwrap();

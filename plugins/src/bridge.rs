@@ -141,6 +141,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         mtu: (config.mtu > 0).then_some(config.mtu),
         inherit_mtu: false,
         snooping: true,
+        sticky: false,
         promiscuous: config.promisc_mode,
         hairpin: config.hairpin_mode,
         port_isolation: config.port_isolation,

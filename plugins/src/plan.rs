@@ -71,6 +71,8 @@ pub struct Plan {
     pub ports: Vec<Mapping>,
     /// The resolver settings of the configuration, which win over IPAM's.
     pub dns: Option<Dns>,
+    /// The container's name gets the addresses that it had before.
+    pub sticky: bool,
     /// The container's name, where the runtime tells it.
     pub name: Option<String>,
 }
@@ -103,6 +105,7 @@ impl Plan {
             ipam,
             ports: Vec::new(),
             dns: None,
+            sticky: false,
             name: None,
         }
     }
