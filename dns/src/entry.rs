@@ -43,3 +43,58 @@ pub struct Endpoint {
     /// The container's own upstream servers, before the network's.
     pub upstreams: Vec<SocketAddr>,
 }
+
+impl Endpoint {
+    /// The names that somebody can ask for (N6), each once whatever its case (N4).
+    pub(crate) fn askable_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::with_capacity(self.names.len());
+        for name in self.names.iter().filter(|name| valid_name(name)) {
+            if !names.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Its addresses, each once.
+    pub(crate) fn distinct_addresses(&self) -> Vec<IpAddr> {
+        let mut addresses = Vec::with_capacity(self.addresses.len());
+        for address in &self.addresses {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        addresses
+    }
+}
+
+/// Whether a name can be asked for: labels of 1 to 63 letters, digits, `-` or `_`, at most 253 octets in all (N6).
+pub fn valid_name(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(valid_label)
+}
+
+fn valid_label(label: &str) -> bool {
+    (1..=63).contains(&label.len()) && label.bytes().all(valid_octet)
+}
+
+/// Whether an octet may stand in a label of ours.
+pub(crate) fn valid_octet(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n6_a_name_has_labels_of_letters_digits_hyphens_and_underscores() {
+        let longest = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
+        for name in ["db", "my_db-1", "A.b", "0123456789ab", &"a".repeat(63), &longest] {
+            assert!(valid_name(name), "{name}");
+        }
+        let (long_label, too_long) = ("a".repeat(64), format!("{longest}c"));
+        for name in ["", ".", "a.", ".a", "a..b", "a b", "a,b", "a\nb", "ä", "*", &long_label, &too_long] {
+            assert!(!valid_name(name), "{name}");
+        }
+    }
+}

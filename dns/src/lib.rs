@@ -4,10 +4,13 @@
 //! bytes into a [`Reply`], without socket, clock or file.
 
 mod entry;
+mod index;
 mod message;
+mod reverse;
 mod table;
 mod zone;
 
-pub use entry::{Endpoint, Network};
+pub use entry::{Endpoint, Network, valid_name};
+pub use message::{is_reply_to, question_key, refused, servfail};
 pub use table::Table;
 pub use zone::{Asked, Forward, Reply, Transport};
