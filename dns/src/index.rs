@@ -13,9 +13,10 @@ pub(crate) struct Index<K, T: ?Sized>(HashMap<K, Sharers<T>>);
 
 /// Nearly always it is one, which then needs no memory of its own.
 #[derive(Debug)]
+#[expect(clippy::box_collection, reason = "there are many, and hardly one is the larger kind")]
 enum Sharers<T: ?Sized> {
     One(Arc<T>),
-    Many(Vec<Arc<T>>),
+    Many(Box<Vec<Arc<T>>>),
 }
 
 impl<K, T: ?Sized> Default for Index<K, T> {
@@ -75,7 +76,7 @@ impl<T: ?Sized> Sharers<T> {
 
     fn add(&mut self, one: &Arc<T>) {
         match self {
-            Self::One(first) => *self = Self::Many(vec![Arc::clone(first), Arc::clone(one)]),
+            Self::One(first) => *self = Self::Many(vec![Arc::clone(first), Arc::clone(one)].into()),
             Self::Many(many) => many.push(Arc::clone(one)),
         }
     }

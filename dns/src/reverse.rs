@@ -112,3 +112,60 @@ fn nibble(label: &str) -> Option<u8> {
     let one = label.len() == 1;
     u8::from_str_radix(label, 16).ok().filter(|_| one)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(name: &str) -> Option<(String, u8, bool)> {
+        Reverse::parse(name).map(|reverse| (reverse.address.to_string(), reverse.length, reverse.pure))
+    }
+
+    fn read(address: &str, length: u8, pure: bool) -> Option<(String, u8, bool)> {
+        Some((address.into(), length, pure))
+    }
+
+    #[test]
+    fn a_name_stands_for_an_address_or_for_the_beginning_of_one() {
+        assert_eq!(parsed("4.3.2.1.in-addr.arpa"), read("1.2.3.4", 32, true));
+        assert_eq!(parsed("18.172.in-addr.arpa"), read("172.18.0.0", 16, true));
+        assert_eq!(parsed("8.b.d.0.1.0.0.2.ip6.arpa"), read("2001:db8::", 32, true));
+        let whole = format!("1{}.d.f.ip6.arpa", ".0".repeat(29));
+        assert_eq!(parsed(&whole), read("fd00::1", 128, true));
+    }
+
+    #[test]
+    fn what_is_no_digit_ends_the_address() {
+        for junk in ["x", "256", "01", "", "?", "1.4.3.2"] {
+            let impure = parsed(&format!("{junk}.2.1.in-addr.arpa")).unwrap();
+            assert!(
+                !impure.2 && impure.0.starts_with(if junk.len() > 5 { "1.2.2.3" } else { "1.2.0.0" }),
+                "{junk}"
+            );
+        }
+        assert_eq!(parsed("10.d.f.ip6.arpa"), read("fd00::", 8, false));
+        for other in ["in-addr.arpa", "arpa", "x1.in-addr.arpa.example", "1.in-addr.arpa.", "1in-addr.arpa"] {
+            assert_eq!(parsed(other), None);
+        }
+    }
+
+    #[test]
+    fn the_smallest_subnet_counts_and_each_network_has_its_own() {
+        let [large, small] = ["10.0.0.0/8", "10.1.0.0/17"].map(|subnet| subnet.parse::<IpNetwork>().unwrap());
+        let address = "10.1.2.3".parse().unwrap();
+        let mut subnets = Subnets::default();
+        for subnet in [large, small, small] {
+            subnets.add(subnet);
+        }
+        assert_eq!(subnets.around(address, 32), Some(17));
+        assert_eq!(subnets.around(address, 16), Some(8));
+        assert_eq!(subnets.around(address, 7), None);
+        subnets.remove(small);
+        assert_eq!(subnets.around(address, 32), Some(17));
+        subnets.remove(small);
+        assert_eq!(subnets.around(address, 32), Some(8));
+        subnets.remove(large);
+        subnets.remove(large);
+        assert_eq!(subnets.around(address, 32), None);
+    }
+}
