@@ -100,12 +100,16 @@ impl Table {
     }
 
     fn meaning(&self, view: &View<'_>, name: &str) -> Meaning {
+        let meaning = self.reverse(view, name).or_else(|| self.known(view, name));
+        meaning.unwrap_or_else(|| single(view, name))
+    }
+
+    /// A name in any of its forms; the whole name comes before its parts (N7).
+    fn known(&self, view: &View<'_>, name: &str) -> Option<Meaning> {
         localhost(name)
-            .or_else(|| self.reverse(view, name))
             .or_else(|| view.whole(name))
             .or_else(|| self.in_domain(view, name))
             .or_else(|| self.in_network(view, name))
-            .unwrap_or_else(|| single(view, name))
     }
 
     /// A name under the domain of a network.
@@ -139,11 +143,7 @@ impl Table {
             None => self.subnet_of(reverse.address, reverse.length)?,
         };
         let length = reverse.zone_length(prefix);
-        let zone = Zone(
-            suffixes(name)
-                .nth(labels(name).saturating_sub(reverse.labels(length)))
-                .map(|zone| start(name, zone)),
-        );
+        let zone = last_labels(name, reverse.labels(length));
         Some(match reverse {
             Reverse { pure: false, .. } => Meaning::Unknown(zone),
             Reverse { address, .. } if reverse.is_address() => self
@@ -155,7 +155,7 @@ impl Table {
         })
     }
 
-    /// The name of an address (A4), in a form that leads back to it.
+    /// The name of an address (A4).
     fn pointer(&self, view: &View<'_>, address: IpAddr) -> Option<String> {
         if address.is_loopback() {
             return Some(LOCALHOST.into());
@@ -164,9 +164,15 @@ impl Table {
             |own: &&Arc<Attached>| view.networks.iter().any(|served| *served.network.name == *own.network);
         self.owners(address).iter().filter(sees).find_map(|own| {
             let name = own.names().next()?;
-            let long = format!("{name}.{}", own.network);
-            Some(if valid_name(&long) { long } else { name.into() })
+            let forms = [format!("{name}.{}", own.network), name.into()];
+            forms.into_iter().find(|form| self.leads_to(view, form, address))
         })
+    }
+
+    /// Whether a name can be asked for and has the address; a form may be too long, or somebody else's whole name.
+    fn leads_to(&self, view: &View<'_>, name: &str, address: IpAddr) -> bool {
+        let meaning = valid_name(name).then(|| self.known(view, &name.to_ascii_lowercase())).flatten();
+        matches!(meaning, Some(Meaning::Host(groups, _)) if groups.iter().flatten().any(|one| *one == address))
     }
 }
 
@@ -241,8 +247,8 @@ fn addresses<'t>(networks: impl Iterator<Item = &'t &'t Served>, name: &str) -> 
 /// The loopback's name, which is never asked for outside (RFC 6761, 6.3).
 fn localhost(name: &str) -> Option<Meaning> {
     let ours = name == LOCALHOST || before(name, LOCALHOST).is_some();
-    let loopback = vec![vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]];
-    ours.then(|| Meaning::Host(loopback, zone_of(name, LOCALHOST)))
+    let loopback = || vec![vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]];
+    ours.then(|| Meaning::Host(loopback(), zone_of(name, LOCALHOST)))
 }
 
 fn loopback_prefix(reverse: &Reverse) -> Option<u8> {
@@ -288,6 +294,8 @@ fn start(name: &str, suffix: &str) -> usize {
     name.len() - suffix.len()
 }
 
-fn labels(name: &str) -> usize {
-    name.split('.').count()
+/// The zone whose name is that of the last so many labels.
+fn last_labels(name: &str, count: usize) -> Zone {
+    let dot = name.rmatch_indices('.').nth(count.saturating_sub(1));
+    Zone(Some(dot.map_or(0, |(place, _)| place + 1)))
 }

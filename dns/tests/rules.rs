@@ -296,6 +296,7 @@ fn n7_a_name_with_dots_is_matched_whole_first_then_split() {
     world.table.set_endpoint(&endpoint("front", "c-dots", &["web.front"], &["172.18.0.5"]));
     assert_eq!(world.a(WEB, "web.front."), "172.18.0.5");
     assert_eq!(world.a(WEB, "web.front.front."), "172.18.0.5");
+    assert_eq!(world.ptr(WEB, "172.18.0.2"), "web.", "the longer form is somebody else's");
     assert_eq!(world.a(WEB, "www.front."), "172.18.0.2");
 }
 
@@ -360,6 +361,18 @@ fn a4_an_address_has_one_name_which_leads_back_to_it() {
     }
     assert_eq!(world.ptr(WEB, "8.8.8.8"), "forwarded");
     assert_eq!(world.a(WEB, "2.0.18.172.in-addr.arpa."), "nothing");
+}
+
+#[test]
+fn a4_whoever_is_called_like_an_address_does_not_speak_for_it() {
+    let mut world = world();
+    let vain = ["2.0.18.172.in-addr.arpa", "localhost"];
+    world.table.set_endpoint(&endpoint("front", "c-vain", &vain, &["172.18.0.20"]));
+    assert_eq!(world.ptr(WEB, "172.18.0.2"), "web.front.");
+    assert_eq!(world.a(WEB, "localhost."), "127.0.0.1");
+    assert_eq!(world.ptr(WEB, "172.18.0.20"), "2.0.18.172.in-addr.arpa.front.");
+    world.table.set_endpoint(&endpoint("front", "c-vain", &["localhost"], &["172.18.0.20"]));
+    assert_eq!(world.ptr(WEB, "172.18.0.20"), "localhost.front.");
 }
 
 #[test]
