@@ -17,13 +17,17 @@ use netns_fixtures::Host;
 const GATEWAY: &str = "10.77.0.1";
 const LONG: Duration = Duration::from_secs(6);
 
-/// The hidden argument of the real program: here, a test that only a server starts.
-const WORKER: [&str; 4] = ["--exact", "worker_process", "--ignored", "--nocapture"];
+/// The hidden arguments of the real program: here, a test and a word that makes it a worker.
+const WORKER: [&str; 4] = ["--exact", "a_worker_needs_its_parent", "--nocapture", AS_WORKER];
+const AS_WORKER: &str = "as-worker-of-a-server";
 
 #[test]
-#[ignore = "is the worker of the other tests' servers"]
-fn worker_process() {
-    dns::work().unwrap();
+fn a_worker_needs_its_parent() {
+    if std::env::args().any(|argument| argument == AS_WORKER) {
+        return dns::work().unwrap();
+    }
+    let refused = dns::work().unwrap_err();
+    assert_eq!(refused.to_string(), "the name server's parent and worker cannot talk");
 }
 
 /// A host with a bridge address, a container's address (both on lo, so the host plays all parts), and a server.
@@ -608,59 +612,4 @@ fn a_question_by_tcp_is_asked_by_tcp() {
     });
     assert_eq!(said.unwrap(), answer(&query(5, "example.org"), 9));
     assert_eq!(datagrams.asked(), 0);
-}
-
-/// CPU per question over loopback, the asker's share included: `cargo test --release … -- --ignored figures --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn figures() {
-    let scene = Scene::with("nameserver 192.0.2.1\n", true, vec![]);
-    scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
-    let _upstream = scene.upstream("192.0.2.1", |query| vec![answer(query, 1)]);
-    let ticks = |pid: u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/schedstat")).unwrap_or_default();
-        let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        let read = |task: std::io::Result<std::fs::DirEntry>| {
-            let text = std::fs::read_to_string(task.unwrap().path().join("schedstat"))
-                .unwrap_or_else(|_| stat.clone());
-            text.split(' ').next().unwrap().parse::<u64>().unwrap()
-        };
-        tasks.map(read).sum::<u64>()
-    };
-    let pid = scene.status().pid;
-    for (kind, outside, total, outstanding) in [("local", false, 200_000, 100), ("forwarded", true, 1900, 20)]
-    {
-        let (cpu, begun) = (ticks(pid), Instant::now());
-        scene
-            .host
-            .run(|| {
-                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                socket.connect((GATEWAY, 53)).unwrap();
-                socket.set_read_timeout(Some(LONG)).unwrap();
-                let send = |n: u32| {
-                    let name = if outside { format!("n{n}.example.org") } else { "web".into() };
-                    socket.send(&query(n as u16, &name)).unwrap()
-                };
-                let mut buffer = [0; 512];
-                for n in 0..outstanding {
-                    send(n);
-                }
-                for n in outstanding..total {
-                    socket.recv(&mut buffer).unwrap();
-                    send(n);
-                }
-                for _ in 0..outstanding {
-                    socket.recv(&mut buffer).unwrap();
-                }
-            })
-            .unwrap();
-        let (cpu, took) = (ticks(pid) - cpu, begun.elapsed().as_secs_f64());
-        println!(
-            "{kind}: {:.0} q/s, {:.1} µs CPU of the worker each",
-            f64::from(total) / took,
-            cpu as f64 / f64::from(total) / 1e3
-        );
-    }
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    println!("{}", status.lines().find(|line| line.starts_with("VmRSS")).unwrap());
 }
