@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network};
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute,
@@ -62,7 +62,9 @@ impl Request {
             Self::AddressDel { index, address, .. } => {
                 Message::new(Body::DelAddress(address_message(*index, *address)), 0)
             }
-            Self::RouteAdd(route) => Message::new(Body::NewRoute(route.message()), NLM_F_CREATE),
+            Self::RouteAdd(route) => {
+                Message::new(Body::NewRoute(route.message()), NLM_F_CREATE | NLM_F_APPEND)
+            }
             Self::RouteDel(route) => Message::new(Body::DelRoute(route.message()), 0),
             Self::NeighbourReplace { index, address, mac } => {
                 let body = Body::NewNeighbour(neighbour(*index, *address, Some(*mac)));

@@ -37,7 +37,8 @@ pub enum Request {
     AddressAdd { index: u32, name: String, address: IpNetwork },
     /// Removes an address.
     AddressDel { index: u32, name: String, address: IpNetwork },
-    /// Adds a route: created, neither exclusive nor replacing, so that one destination may have several.
+    /// Adds a route behind others: neither exclusive nor replacing, so that one destination may have several, and the
+    /// first that was there keeps the traffic.
     RouteAdd(Route),
     /// Removes a route.
     RouteDel(Route),
@@ -151,7 +152,7 @@ impl fmt::Display for Request {
             Self::AddressDel { name, address, .. } => {
                 write!(f, "ip address del {address} dev {name}")
             }
-            Self::RouteAdd(route) => write!(f, "ip route prepend {route}"),
+            Self::RouteAdd(route) => write!(f, "ip route append {route}"),
             Self::RouteDel(route) => write!(f, "ip route del {route}"),
             Self::NeighbourReplace { index, address, mac } => {
                 write!(f, "ip neighbour replace {address} lladdr {mac} dev if{index} nud reachable")
@@ -206,6 +207,6 @@ mod tests {
         route.priority = Some(7);
         route.onlink = true;
         let text = Request::RouteAdd(route).to_string();
-        assert_eq!(text, "ip route prepend 0.0.0.0/0 via 10.1.0.1 dev if2 metric 7 onlink");
+        assert_eq!(text, "ip route append 0.0.0.0/0 via 10.1.0.1 dev if2 metric 7 onlink");
     }
 }
