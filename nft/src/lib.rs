@@ -17,7 +17,7 @@ mod state;
 
 pub use apply::Firewall;
 pub use conntrack::Flow;
-pub use element::{Element, Owner, ParseProtocolError, Protocol};
+pub use element::{Element, Owner, ParseProtocolError, Protocol, Range};
 pub use error::Error;
 pub use ruleset::Ruleset;
 pub use state::{ParseStateError, State};

@@ -120,6 +120,11 @@ pub(crate) static PUBLISH4: Set = Set::inet("publish4", ENDPOINT4).to(TO4);
 pub(crate) static PUBLISH4_ANY: Set = Set::inet("publish4_any", ANY).to(TO4);
 pub(crate) static PUBLISH6: Set = Set::inet("publish6", ENDPOINT6).to(TO6).v6();
 pub(crate) static PUBLISH6_ANY: Set = Set::inet("publish6_any", ANY).to(TO6).v6();
+/// Sources and destinations that a published port is not for.
+pub(crate) static EXCEPT4: Set =
+    Set::inet("except4", &[IPV4_ADDR, IPV4_ADDR, INET_PROTO, INET_SERVICE]).intervals();
+pub(crate) static EXCEPT6: Set =
+    Set::inet("except6", &[IPV6_ADDR, IPV6_ADDR, INET_PROTO, INET_SERVICE]).intervals().v6();
 pub(crate) static PUBLISHED4: Set = Set::inet("published4", ENDPOINT4);
 pub(crate) static PUBLISHED6: Set = Set::inet("published6", ENDPOINT6).v6();
 pub(crate) static SNAT4: Set = Set::inet("snat4", ENDPOINT4);
@@ -304,6 +309,8 @@ static INET: Table = Table {
         &PUBLISH4_ANY,
         &PUBLISH6,
         &PUBLISH6_ANY,
+        &EXCEPT4,
+        &EXCEPT6,
         &PUBLISHED4,
         &PUBLISHED6,
         &SNAT4,
@@ -363,11 +370,14 @@ static INET: Table = Table {
 
 /// Only packets for the host itself: traffic that passes through is nobody's published port (CVE-2025-67499).
 const PUBLISH: &[&[Term]] = &[
+    // portmap's conditions: whom a port is not for goes on as if nobody had published it.
+    &[IPV4, In(&[IP_SADDR, IP_DADDR, L4PROTO, TH_DPORT], &EXCEPT4), Return],
     &[TO_HOST, IPV4, Dnat(TO_ENDPOINT4, &PUBLISH4)],
     &[TO_HOST, IS_IPV4, Dnat(TO_PORT, &PUBLISH4_ANY)],
     // The kernel never routes ::1 or link-local addresses to a container: refused at once, not lost.
     &[IPV6, Is(IP6_DADDR, value("::1", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])), Return],
     &[IPV6, Within(IP6_DADDR, LINK_LOCAL, 10), Return],
+    &[IPV6, In(&[IP6_SADDR, IP6_DADDR, L4PROTO, TH_DPORT], &EXCEPT6), Return],
     &[TO_HOST, IPV6, Dnat(TO_ENDPOINT6, &PUBLISH6)],
     &[TO_HOST, IS_IPV6, Dnat(TO_PORT, &PUBLISH6_ANY)],
 ];

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use netlink::Netns;
-use nft::{Element, Error, Firewall, Flow, Owner, Protocol, Ruleset, State};
+use nft::{Element, Error, Firewall, Flow, Owner, Protocol, Range, Ruleset, State};
 
 fn on_a_new_host<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     Netns::create().unwrap().run(test).unwrap()
@@ -19,6 +19,25 @@ fn owner(n: u64) -> Owner {
 
 fn publish(port: u16, to: &str) -> Element {
     Element::Publish { host: None, protocol: Protocol::Tcp, host_port: port, to: to.parse().unwrap() }
+}
+
+/// A port is not for these sources and destinations.
+fn except(port: u16, sources: [&str; 2], destinations: [&str; 2]) -> Element {
+    let range = |[first, last]: [&str; 2]| Range::new(first.parse().unwrap(), last.parse().unwrap()).unwrap();
+    let (sources, destinations) = (range(sources), range(destinations));
+    Element::Except { protocol: Protocol::Tcp, host_port: port, sources, destinations }
+}
+
+/// What portmap's condition `-s 10.0.0.0/8`, and `! -d fd00::/8`, exclude.
+fn exceptions(port: u16) -> Vec<Element> {
+    let (all4, all6) = (["0.0.0.0", "255.255.255.255"], ["::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+    vec![
+        except(port, ["0.0.0.0", "9.255.255.255"], all4),
+        except(port, ["11.0.0.0", "255.255.255.255"], all4),
+        except(port + 1, all4, ["192.0.2.1", "192.0.2.1"]),
+        except(port, all6, ["fd00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]),
+        except(port + 1, ["fd00::1", "fd00::7"], ["::", "fd00::7"]),
+    ]
 }
 
 fn masquerade(address: &str) -> Element {
@@ -80,8 +99,8 @@ fn the_base_chains_read_as_intended_in_nfts_json() {
     use nftables::types::{NfChainPolicy, NfChainType, NfHook};
     let wanted = [
         ("loopback-guard", NfChainType::Filter, NfHook::Prerouting, -350, 1),
-        ("prerouting", NfChainType::NAT, NfHook::Prerouting, -100, 6),
-        ("output", NfChainType::NAT, NfHook::Output, -100, 6),
+        ("prerouting", NfChainType::NAT, NfHook::Prerouting, -100, 8),
+        ("output", NfChainType::NAT, NfHook::Output, -100, 8),
         ("postrouting", NfChainType::NAT, NfHook::Postrouting, 100, 9),
         ("forward", NfChainType::Filter, NfHook::Forward, 0, 6),
     ];
@@ -134,6 +153,7 @@ fn what_nft_lists_can_be_loaded_again_and_lists_the_same() {
                 owner(2),
             ),
         ]);
+        elements.extend(exceptions(3344).into_iter().map(|element| (element, owner(2))));
         firewall.rebuild(&elements).unwrap();
         let Some(listed) = nft(&["--stateless", "list", "ruleset"]) else { return };
 
@@ -150,7 +170,7 @@ fn every_kind_of_element_is_read_back_with_its_owner() {
     on_a_new_host(|| {
         let mut firewall = Firewall::open().unwrap();
         firewall.rebuild(&[]).unwrap();
-        let mut elements = Vec::new();
+        let mut elements = exceptions(9000);
         for to in ["172.18.0.2:80", "[fd00::2]:80"] {
             let to: SocketAddr = to.parse().unwrap();
             let host = if to.is_ipv4() { "10.0.0.1" } else { "2001:db8::1" }.parse().unwrap();
@@ -374,8 +394,8 @@ fn an_add_is_one_batch_of_one_message_for_each_element() {
     });
 }
 
-/// Frozen: a rule more for every packet of every host wants a reason.
-const RULES: usize = 39;
+/// Frozen: a rule more for every packet of every host wants a reason. (Four are for portmap's conditions.)
+const RULES: usize = 43;
 
 #[test]
 fn many_elements_fit_into_one_add_and_one_rebuild() {

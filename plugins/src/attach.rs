@@ -54,6 +54,7 @@ fn attach(
     set_port(host, plan, record, &network.bridge, &pair)?;
     failpoint::pass("add.port")?;
 
+    link::probe(&mut inside, plan, container, &record.ifname, pair.container, &lease)?;
     let _ruleset = firewall::admit(host, record)?;
     link::announce(host, &mut inside, plan, record, pair.container)?;
     link::await_addresses(&mut inside, plan, container, &lease)?;

@@ -13,6 +13,7 @@
 mod attach;
 mod bridge;
 mod check;
+mod conditions;
 mod error;
 mod failpoint;
 pub mod firewall;

@@ -6,6 +6,7 @@
 mod common;
 
 mod chain;
+mod conditions;
 mod guard;
 mod isolation;
 mod loopback;
