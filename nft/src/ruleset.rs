@@ -250,7 +250,7 @@ const fn field(text: &'static str, source: Source, width: u32) -> Field {
     Field { text, source, width }
 }
 
-const IIFNAME: Field = field("iifname", Source::Meta(6), 16);
+pub(crate) const IIFNAME: Field = field("iifname", Source::Meta(6), 16);
 const OIFNAME: Field = field("oifname", Source::Meta(7), 16);
 const NFPROTO: Field = field("meta nfproto", Source::Meta(15), 1);
 const L4PROTO: Field = field("meta l4proto", Source::Meta(16), 1);
@@ -258,7 +258,7 @@ const FIB_DADDR: Field = field("fib daddr type", Source::FibDaddrType, 4);
 const CT_STATE: Field = field("ct state", Source::Conntrack(0), 4);
 const CT_STATUS: Field = field("ct status", Source::Conntrack(2), 4);
 const ETHER_DADDR: Field = field("ether daddr", Source::Payload(LINK, 0), 6);
-const ETHER_SADDR: Field = field("ether saddr", Source::Payload(LINK, 6), 6);
+pub(crate) const ETHER_SADDR: Field = field("ether saddr", Source::Payload(LINK, 6), 6);
 const ETHER_TYPE: Field = field("ether type", Source::Payload(LINK, 12), 2);
 const IP_SADDR: Field = field("ip saddr", Source::Payload(NETWORK, 12), 4);
 const IP_DADDR: Field = field("ip daddr", Source::Payload(NETWORK, 16), 4);

@@ -7,7 +7,7 @@ use netlink::{Link, Netlink, Netns, VethPair};
 use store::{LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Plan, addresses};
-use crate::{Error, Host, failpoint, firewall, lease, link, network, ports};
+use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, network, ports};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
@@ -47,6 +47,7 @@ fn attach(
     let pair = link::create(host, plan, record, &network.bridge, container)?;
     failpoint::pass("add.veth")?;
 
+    mac_check::admit(host, record)?;
     let mut inside = Netlink::inside(container)?;
     link::dress(&mut inside, plan, &record.ifname, pair.container, &lease)?;
     failpoint::pass("add.inside")?;
@@ -55,7 +56,8 @@ fn attach(
     failpoint::pass("add.port")?;
 
     link::probe(&mut inside, plan, container, &record.ifname, pair.container, &lease)?;
-    let _ruleset = firewall::admit(host, record)?;
+    let ruleset = firewall::admit(host, record)?;
+    let _ruleset = mac_check::confirm(host, record, ruleset)?;
     link::announce(host, &mut inside, plan, record, pair.container)?;
     link::await_addresses(&mut inside, plan, container, &lease)?;
     record.stage = Stage::Committed;
@@ -85,6 +87,7 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
 fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     let mut failures = Vec::new();
     failures.extend(firewall::dismiss(host, record).err());
+    failures.extend(mac_check::dismiss(host, record).err());
     failures.extend(remove_link(host, record).err());
     Error::all(failures)?;
     lease::del(host, plan, request)?;
@@ -122,7 +125,7 @@ pub fn status(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     {
         return Err(Error::NotReady { what: Error::NotABridge { name: plan.bridge.clone() }.to_string() });
     }
-    if plan.masquerade || plan.isolated || plan.guarded {
+    if plan.masquerade || plan.isolated || plan.guarded || plan.mac_checked {
         host.firewall()?.state().map_err(|error| Error::NotReady { what: error.to_string() })?;
     }
     lease::status(&host, plan, request)

@@ -327,6 +327,17 @@ pub enum Finding {
         /// The element, in nft's words.
         element: String,
     },
+    /// macspoofchk's rules are missing or changed.
+    #[error(
+        "the rules of macspoofchk for {link} (chain {chain} of table bridge nat, and the jump to it) are missing or \
+         changed; hint: DEL and ADD of this container restores them"
+    )]
+    NoMacCheck {
+        /// The host end.
+        link: String,
+        /// The chain of its rules.
+        chain: String,
+    },
     /// The constant part of the ruleset was changed.
     #[error("rnet's ruleset was changed by somebody else; the next ADD restores it")]
     RulesetChanged,

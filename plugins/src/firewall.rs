@@ -9,7 +9,7 @@ use netlink::Mac;
 use nft::{Element, Flow, Owner, Protocol, Range};
 use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage};
 
-use crate::{Error, Host, failpoint, ports};
+use crate::{Error, Host, failpoint, mac_check, ports};
 
 /// The note that says which constant part rnet last wrote.
 const NOTE: &str = "ruleset";
@@ -134,7 +134,8 @@ pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> 
     elements.extend_from_slice(more);
     let before = host.firewall()?.generation()?;
     let state = host.firewall()?.rebuild(&elements)?.to_string();
-    Seen { generation: before.wrapping_add(1), state }.write(host)
+    Seen { generation: before.wrapping_add(1), state }.write(host)?;
+    mac_check::restore(host)
 }
 
 /// Every element that the records ask for.

@@ -24,6 +24,7 @@ mod lease;
 mod link;
 mod living;
 mod loopback;
+mod mac_check;
 mod network;
 mod plan;
 mod portmap;

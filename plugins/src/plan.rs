@@ -54,6 +54,8 @@ pub struct Plan {
     pub isolated: bool,
     /// Frames with a source that is not the container's own are dropped.
     pub guarded: bool,
+    /// Frames with another MAC than the container's are dropped, by the reference plugin's rules.
+    pub mac_checked: bool,
     /// The container's end comes up.
     pub interface_up: bool,
     /// IPv6 addresses are probed for duplicates.
@@ -92,6 +94,7 @@ impl Plan {
             masquerade: false,
             isolated: false,
             guarded: false,
+            mac_checked: false,
             interface_up: false,
             duplicate_detection: false,
             ipv4_only: false,
@@ -117,6 +120,7 @@ impl Plan {
             masquerade: self.masquerade,
             isolated: self.isolated,
             guarded: self.guarded,
+            mac_checked: self.mac_checked,
             snat: true,
             ..Record::default()
         };

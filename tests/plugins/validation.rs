@@ -242,7 +242,6 @@ fn a_plugins_own_keys_are_checked_before_anything_is_made() {
         (json!({"mtu": "big"}), 7, "failed to load netconf: "),
         (json!({"vlan": 7}), 2, "vlan = 7 is not supported"),
         (json!({"vlanTrunk": [{"id": 7}]}), 2, "vlanTrunk = [{\"id\":7}] is not supported"),
-        (json!({"macspoofchk": true}), 2, "macspoofchk = true is not supported"),
         (json!({"mac": "zz", "runtimeConfig": {"mac": "zz"}}), 7, "invalid args zz for MAC addr: "),
         (json!({"bridge": "br*"}), 7, "bridge name \"br*\" is not an interface name"),
         (json!({"bridge": "a-name-with-seventeen"}), 7, "bridge name"),

@@ -10,6 +10,7 @@ mod conditions;
 mod guard;
 mod isolation;
 mod loopback;
+mod mac_check;
 mod ports;
 mod published;
 mod replaced;
