@@ -59,6 +59,11 @@ impl Request {
             Self::AddressAdd { index, address, .. } => {
                 Message::new(Body::NewAddress(address_message(*index, *address)), NLM_F_CREATE | NLM_F_EXCL)
             }
+            Self::AddressProbe { index, address, .. } => {
+                let mut probed = address_message(*index, *address);
+                probed.header.flags = AddressHeaderFlags::empty();
+                Message::new(Body::NewAddress(probed), NLM_F_CREATE | NLM_F_EXCL)
+            }
             Self::AddressDel { index, address, .. } => {
                 Message::new(Body::DelAddress(address_message(*index, *address)), 0)
             }

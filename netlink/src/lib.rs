@@ -22,7 +22,7 @@ mod wire;
 pub use delete::delete_link;
 pub use error::{Error, reason};
 pub use handle::Netlink;
-pub use local::await_local;
+pub use local::{Probed, await_local, await_unique};
 pub use mac::{Mac, ParseMacError};
 pub use netns::{Netns, NetnsId, cookie, fork_keeping, spawn_in};
 pub use read::{Address, Link};

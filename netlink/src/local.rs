@@ -11,10 +11,12 @@ use rustix::net::RecvFlags;
 
 use crate::error::Error;
 use crate::handle::Netlink;
+use crate::read::Address;
 use crate::socket::Socket;
 
-/// `RTMGRP_IPV6_ROUTE` (linux/rtnetlink.h).
+/// `RTMGRP_IPV6_ROUTE` and `RTMGRP_IPV6_IFADDR` (linux/rtnetlink.h).
 const IPV6_ROUTES: u32 = 0x400;
+const IPV6_ADDRESSES: u32 = 0x100;
 /// `lo` has this index in every network namespace; what is local is routed to it.
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -40,6 +42,44 @@ pub fn await_local(address: IpAddr, patience: Duration) -> Result<bool, Error> {
     Ok(true)
 }
 
+/// What duplicate detection says of a link's addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Probed {
+    /// None of them is tentative any more.
+    Unique,
+    /// Somebody else has this one.
+    Duplicate(IpAddr),
+    /// This one is tentative still.
+    Unfinished(IpAddr),
+}
+
+/// Waits, by listening, until duplicate detection has judged each of `addresses` on the link `index` of the calling
+/// thread's namespace, or found one to be somebody else's; not longer than `patience`.
+pub fn await_unique(index: u32, addresses: &[IpAddr], patience: Duration) -> Result<Probed, Error> {
+    let deadline = Instant::now() + patience;
+    // Subscribed before the question is asked, so that nothing is missed between the two.
+    let mut changes = Socket::listening(IPV6_ADDRESSES)?;
+    let mut asking = Netlink::here()?;
+    loop {
+        let probed = judged(&asking.addresses(Some(index))?, addresses);
+        if !matches!(probed, Probed::Unfinished(_)) || !await_change(&mut changes, deadline)? {
+            return Ok(probed);
+        }
+    }
+}
+
+/// A duplicate counts before one that is not finished: nothing is left to wait for.
+fn judged(found: &[Address], wanted: &[IpAddr]) -> Probed {
+    let is = |flag: fn(&Address) -> bool| {
+        wanted.iter().find(|wanted| found.iter().any(|found| found.address.ip() == **wanted && flag(found)))
+    };
+    match (is(|found| found.dad_failed), is(|found| found.tentative)) {
+        (Some(duplicate), _) => Probed::Duplicate(*duplicate),
+        (None, Some(tentative)) => Probed::Unfinished(*tentative),
+        (None, None) => Probed::Unique,
+    }
+}
+
 /// Waits for a notification and reads all that are at hand; false at the deadline.
 fn await_change(changes: &mut Socket, deadline: Instant) -> Result<bool, Error> {
     let left = deadline.saturating_duration_since(Instant::now());
@@ -56,5 +96,30 @@ fn await_change(changes: &mut Socket, deadline: Instant) -> Result<bool, Error> 
             Err(Error::Receive { errno: Errno::AGAIN }) => return Ok(true),
             Err(error) => return Err(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str, tentative: bool, dad_failed: bool) -> Address {
+        Address { index: 2, address: text.parse().unwrap(), scope: 0, tentative, dad_failed }
+    }
+
+    #[test]
+    fn a_duplicate_ends_the_wait_and_others_addresses_do_not_prolong_it() {
+        let found = [
+            address("fd00::2/64", true, false),
+            // The kernel leaves a duplicate tentative for good.
+            address("fd00::3/64", true, true),
+            address("fd00::4/64", false, false),
+            address("fe80::2/64", true, false),
+        ];
+        let wanted = ["fd00::2", "fd00::3", "fd00::4"].map(|text| text.parse().unwrap());
+
+        assert_eq!(judged(&found, &wanted), Probed::Duplicate(wanted[1]));
+        assert_eq!(judged(&found, &wanted[..1]), Probed::Unfinished(wanted[0]));
+        assert_eq!(judged(&found, &wanted[2..]), Probed::Unique);
     }
 }

@@ -35,6 +35,8 @@ pub enum Request {
     Port { index: u32, name: String, hairpin: Option<bool>, isolated: Option<bool>, learning: Option<bool> },
     /// Adds an address, without DAD for IPv6, with the prefix's broadcast address for IPv4; EEXIST if it is there.
     AddressAdd { index: u32, name: String, address: IpNetwork },
+    /// Adds an IPv6 address that duplicate detection has yet to allow, where the link's `accept_dad` asks for it.
+    AddressProbe { index: u32, name: String, address: IpNetwork },
     /// Removes an address.
     AddressDel { index: u32, name: String, address: IpNetwork },
     /// Adds a route behind others: neither exclusive nor replacing, so that one destination may have several, and the
@@ -149,6 +151,7 @@ impl fmt::Display for Request {
                 let how = if address.is_ipv6() { "nodad" } else { "broadcast +" };
                 write!(f, "ip address add {address} dev {name} {how}")
             }
+            Self::AddressProbe { name, address, .. } => write!(f, "ip address add {address} dev {name}"),
             Self::AddressDel { name, address, .. } => {
                 write!(f, "ip address del {address} dev {name}")
             }

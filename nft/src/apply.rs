@@ -14,6 +14,7 @@ use crate::conntrack::{Flow, Tracked, count, filters};
 use crate::element::{Element, Entry, Owner};
 use crate::encode::{Reply, Requests, replies};
 use crate::error::Error;
+use crate::mac_check::{Found, MacCheck, Subject};
 use crate::ruleset::{Ruleset, Set, Table};
 use crate::state::{Fingerprint, State, TableState};
 
@@ -204,6 +205,55 @@ impl Firewall {
         stale.chunks(QUESTIONS).map(|chunk| self.delete_tracked(chunk)).sum()
     }
 
+    /// Puts the rules of `macspoofchk` into the shared table `bridge nat`, in place of those that are there already.
+    pub fn check_macs(&mut self, checks: &[MacCheck]) -> Result<(), Error> {
+        checks.chunks(QUESTIONS).try_for_each(|checks| self.check_some_macs(checks))
+    }
+
+    /// Removes a subject's jump and chains and nothing else; true if there was anything.
+    pub fn uncheck_mac(&mut self, subject: &Subject) -> Result<bool, Error> {
+        const DOING: &str = "removing the rules of macspoofchk";
+        for _ in 0..ATTEMPTS {
+            let generation = self.generation()?;
+            let chains = self.mac_chains(subject)?;
+            if chains.is_empty() {
+                return Ok(false);
+            }
+            let jumps = self.mac_jumps(std::slice::from_ref(subject))?;
+            let outcome = self.transact(DOING, Some(generation), |batch| {
+                jumps.iter().for_each(|handle| batch.delete_bridge_nat_jump(*handle));
+                batch.delete_bridge_nat_chains(&chains);
+            });
+            match outcome? {
+                Outcome::Done => return Ok(true),
+                Outcome::Changed => {}
+                Outcome::Refused(errors) => return Err(foreign_refusal(DOING, &errors)),
+            }
+        }
+        Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
+    }
+
+    /// True if a check's rules are in the kernel, each where it belongs and none beside them.
+    pub fn checks_mac(&mut self, check: &MacCheck) -> Result<bool, Error> {
+        let mut found = self.mac_rules(Requests::dump_bridge_nat_jumps)?;
+        found.retain(|rule| rule.comment.as_deref() == Some(&check.subject.comment()));
+        for chain in [check.subject.chain(), check.subject.mac_chain()] {
+            found.extend(self.mac_rules(|requests| requests.dump_bridge_nat_rules(&chain))?);
+        }
+        let found = found.into_iter().map(|rule| (rule.comment, rule.expressions));
+        Ok(found.eq(check.rules().map(|rule| (Some(rule.comment), Some(rule.expressions)))))
+    }
+
+    /// True if anything of a subject's is in the kernel.
+    pub fn knows_mac_check(&mut self, subject: &Subject) -> Result<bool, Error> {
+        Ok(!self.mac_chains(subject)?.is_empty())
+    }
+
+    /// True if the chain is there that the rules of `macspoofchk` hang on.
+    pub fn has_bridge_nat(&mut self) -> Result<bool, Error> {
+        self.is_there(Requests::get_bridge_nat)
+    }
+
     /// How many netlink messages were sent so far.
     pub fn messages(&self) -> u64 {
         self.messages
@@ -265,6 +315,71 @@ impl Firewall {
             Some((element, errno)) => Err(Error::Refused { element: (*element).clone(), errno: *errno }),
             None => Ok(()),
         }
+    }
+
+    fn check_some_macs(&mut self, checks: &[MacCheck]) -> Result<(), Error> {
+        const DOING: &str = "adding the rules of macspoofchk";
+        for _ in 0..ATTEMPTS {
+            let generation = self.generation()?;
+            let mut known = Vec::new();
+            for check in checks {
+                // A jump cannot be there without the chain that it leads to.
+                if self.knows_mac_check(&check.subject)? {
+                    known.push(check.subject.clone());
+                }
+            }
+            let jumps = if known.is_empty() { Vec::new() } else { self.mac_jumps(&known)? };
+            // What is new cannot be doubled by what others do meanwhile.
+            let generation = (!known.is_empty()).then_some(generation);
+            let outcome = self.transact(DOING, generation, |batch| {
+                batch.share_bridge_nat();
+                jumps.iter().for_each(|handle| batch.delete_bridge_nat_jump(*handle));
+                checks.iter().for_each(|check| batch.create_mac_check(check));
+            });
+            match outcome? {
+                Outcome::Done => return Ok(()),
+                Outcome::Changed => {}
+                Outcome::Refused(errors) => return Err(foreign_refusal(DOING, &errors)),
+            }
+        }
+        Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
+    }
+
+    /// The names of a subject's chains that are there.
+    fn mac_chains(&mut self, subject: &Subject) -> Result<Vec<String>, Error> {
+        let mut chains = Vec::new();
+        for chain in [subject.chain(), subject.mac_chain()] {
+            if self.is_there(|requests| requests.get_bridge_nat_chain(&chain))? {
+                chains.push(chain);
+            }
+        }
+        Ok(chains)
+    }
+
+    /// The handles of the rules in the shared chain that bear these subjects' comments.
+    fn mac_jumps(&mut self, subjects: &[Subject]) -> Result<Vec<u64>, Error> {
+        let comments: HashSet<String> = subjects.iter().map(Subject::comment).collect();
+        let rules = self.mac_rules(Requests::dump_bridge_nat_jumps)?.into_iter();
+        let own =
+            rules.filter(|rule| rule.comment.as_ref().is_some_and(|comment| comments.contains(comment)));
+        Ok(own.map(|rule| rule.handle).collect())
+    }
+
+    fn mac_rules(&mut self, ask: impl Fn(&mut Requests)) -> Result<Vec<Found>, Error> {
+        self.dump("reading the rules of macspoofchk", ask, |reply| reply.mac_check_rule())
+    }
+
+    /// Asks for one thing that may be absent.
+    fn is_there(&mut self, ask: impl FnOnce(&mut Requests)) -> Result<bool, Error> {
+        const DOING: &str = "looking for the chains of macspoofchk";
+        let mut requests = self.requests();
+        ask(&mut requests);
+        let mut found = false;
+        self.exchange(DOING, &requests, |reply| {
+            found |= message(DOING, &reply, &[Errno::NOENT])?.is_some();
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     /// Reads elements by key, and the generation before.
@@ -548,6 +663,11 @@ fn refusal(doing: &'static str, errors: &[(usize, Errno)]) -> Error {
         Some((_, errno)) => Error::Kernel { doing, errno: *errno },
         None => Error::Answer { doing },
     }
+}
+
+/// The same where nothing is said of our own tables.
+fn foreign_refusal(doing: &'static str, errors: &[(usize, Errno)]) -> Error {
+    errors.first().map_or(Error::Answer { doing }, |(_, errno)| Error::Kernel { doing, errno: *errno })
 }
 
 fn entries(elements: &[(Element, Owner)]) -> Result<Vec<Owned<'_>>, Error> {

@@ -112,6 +112,17 @@ pub enum Element {
         /// The container's address and port; its family decides the map.
         to: SocketAddr,
     },
+    /// Packets to a published host port that it is not for: they stay on the host (sets `except4/6`).
+    Except {
+        /// The transport protocol.
+        protocol: Protocol,
+        /// The port on the host.
+        host_port: u16,
+        /// Where they come from.
+        sources: Range,
+        /// Where they go to, before any translation.
+        destinations: Range,
+    },
     /// An endpoint that may be reached from outside its network, by DNAT only (sets `published4/6`).
     Published {
         /// The container's address and port.
@@ -166,6 +177,35 @@ pub enum Element {
     },
 }
 
+/// Addresses of one family, from one to another.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+pub struct Range {
+    first: IpAddr,
+    last: IpAddr,
+}
+
+impl Range {
+    /// From `first` to `last`, both included; `None` if that is nothing or of two families.
+    pub fn new(first: IpAddr, last: IpAddr) -> Option<Self> {
+        (first.is_ipv4() == last.is_ipv4() && first <= last).then_some(Self { first, last })
+    }
+}
+
+impl From<IpAddr> for Range {
+    fn from(only: IpAddr) -> Self {
+        Self { first: only, last: only }
+    }
+}
+
+impl fmt::Display for Range {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first == self.last {
+            true => write!(f, "{}", self.first),
+            false => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
+}
+
 /// One element of one kernel set, as bytes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Entry {
@@ -187,6 +227,9 @@ impl Element {
     pub(crate) fn entry(&self) -> Result<Entry, Error> {
         Ok(match self {
             Self::Publish { host, protocol, host_port, to } => publish(*host, *protocol, *host_port, *to)?,
+            Self::Except { protocol, host_port, sources, destinations } => {
+                except(*protocol, *host_port, *sources, *destinations)?
+            }
             Self::Published { to, protocol } => {
                 endpoint(&ruleset::PUBLISHED4, &ruleset::PUBLISHED6, *to, *protocol)
             }
@@ -236,6 +279,7 @@ impl Element {
         let element = match entry.set.name {
             "publish4" | "publish6" => published_at(Some(key.ip(v6)?), &mut key, entry)?,
             "publish4_any" | "publish6_any" => published_at(None, &mut key, entry)?,
+            "except4" | "except6" => except_from(&mut key, entry)?,
             "published4" | "published6" => {
                 key.endpoint(v6).map(|(to, protocol)| Self::Published { to, protocol })?
             }
@@ -278,6 +322,17 @@ fn publish(host: Option<IpAddr>, protocol: Protocol, port: u16, to: SocketAddr) 
     Ok(Entry { data, ..Entry::new(set, key.protocol(protocol).port(port)) })
 }
 
+/// Regions of one port are disjoint, so their first keys tell them apart.
+fn except(protocol: Protocol, port: u16, from: Range, to: Range) -> Result<Entry, Error> {
+    if from.first.is_ipv4() != to.first.is_ipv4() {
+        return Err(Error::Families { host: to.first, to: from.first });
+    }
+    let corner = |from, to| Key::new().ip(from).ip(to).protocol(protocol).port(port);
+    let set = by_family(from.first, &ruleset::EXCEPT4, &ruleset::EXCEPT6);
+    let end = Some(corner(from.last, to.last).0);
+    Ok(Entry { end, ..Entry::new(set, corner(from.first, to.first)) })
+}
+
 fn endpoint(v4: &'static Set, v6: &'static Set, to: SocketAddr, protocol: Protocol) -> Entry {
     let key = Key::new().ip(to.ip()).protocol(protocol).port(to.port());
     Entry::new(by_family(to.ip(), v4, v6), key)
@@ -294,6 +349,15 @@ fn published_at(host: Option<IpAddr>, key: &mut Reader<'_>, entry: &Entry) -> Op
     let mut data = Reader(entry.data.as_deref()?);
     let to = SocketAddr::new(data.ip(entry.set.v6)?, data.port()?);
     Some(Element::Publish { host, protocol, host_port, to })
+}
+
+fn except_from(key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
+    let (v6, mut end) = (entry.set.v6, Reader(entry.end.as_deref()?));
+    let sources = Range::new(key.ip(v6)?, end.ip(v6)?)?;
+    let destinations = Range::new(key.ip(v6)?, end.ip(v6)?)?;
+    let (protocol, host_port) = (key.protocol()?, key.port()?);
+    let exact = (end.protocol()?, end.port()?) == (protocol, host_port);
+    exact.then_some(Element::Except { protocol, host_port, sources, destinations })
 }
 
 fn home_from(key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
@@ -414,6 +478,13 @@ impl fmt::Display for Element {
                 let to = format!("{} . {}", to.ip(), to.port());
                 write!(f, "inet rnet {set} {{ {host}{protocol} . {host_port} : {to} }}")
             }
+            Self::Except { protocol, host_port, sources, destinations } => {
+                let digit = digit(sources.first);
+                write!(
+                    f,
+                    "inet rnet except{digit} {{ {sources} . {destinations} . {protocol} . {host_port} }}"
+                )
+            }
             Self::Published { to, protocol } => write_endpoint(f, "published", *to, *protocol),
             Self::Snat { to, protocol } => write_endpoint(f, "snat", *to, *protocol),
             Self::MasqueradeAll { to, protocol } => write_endpoint(f, "masqall", *to, *protocol),
@@ -479,6 +550,21 @@ mod tests {
         })
     }
 
+    fn ranges() -> impl Strategy<Value = (Range, Range)> {
+        let range = |a: IpAddr, b: IpAddr| Range::new(a.min(b), a.max(b)).unwrap();
+        let of = move |all: [IpAddr; 4]| (range(all[0], all[1]), range(all[2], all[3]));
+        prop_oneof![
+            any::<[[u8; 4]; 4]>().prop_map(move |all| of(all.map(IpAddr::from))),
+            any::<[[u8; 16]; 4]>().prop_map(move |all| of(all.map(IpAddr::from))),
+        ]
+    }
+
+    fn excepts() -> impl Strategy<Value = Element> {
+        (ranges(), protocols(), any::<u16>()).prop_map(|((sources, destinations), protocol, host_port)| {
+            Element::Except { protocol, host_port, sources, destinations }
+        })
+    }
+
     fn homes() -> impl Strategy<Value = Element> {
         (addresses(), 0..=128u8, names()).prop_map(|(address, prefix, bridge)| {
             let prefix = prefix.min(if address.is_ipv4() { 32 } else { 128 });
@@ -492,6 +578,7 @@ mod tests {
             || (addresses(), any::<u16>(), protocols()).prop_map(|(a, p, t)| (SocketAddr::new(a, p), t));
         prop_oneof![
             published(),
+            excepts(),
             homes(),
             endpoints().prop_map(|(to, protocol)| Element::Published { to, protocol }),
             endpoints().prop_map(|(to, protocol)| Element::Snat { to, protocol }),
@@ -527,7 +614,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_the_reader_panic(key in prop::collection::vec(any::<u8>(), 0..50), set in 0..19usize) {
+        fn no_bytes_make_the_reader_panic(key in prop::collection::vec(any::<u8>(), 0..50), set in 0..21usize) {
             let set = ruleset::Ruleset::constant().sets().nth(set).unwrap();
             let entry = Entry { set, key: key.clone(), end: Some(key.clone()), data: Some(key) };
             let _ = Element::from_entry(&entry);
@@ -576,6 +663,15 @@ mod tests {
             (
                 Element::Publish { host: None, protocol, host_port: 3344, to: to6 },
                 "inet rnet publish6_any { tcp . 3344 : fd00::2 . 80 }",
+            ),
+            (
+                Element::Except {
+                    protocol,
+                    host_port: 3344,
+                    sources: Range::new("10.0.0.0".parse().unwrap(), "10.0.0.9".parse().unwrap()).unwrap(),
+                    destinations: Range::from("10.0.0.1".parse::<IpAddr>().unwrap()),
+                },
+                "inet rnet except4 { 10.0.0.0-10.0.0.9 . 10.0.0.1 . tcp . 3344 }",
             ),
             (Element::Published { to, protocol }, "inet rnet published4 { 172.18.0.2 . tcp . 80 }"),
             (Element::Masquerade { address: to.ip() }, "inet rnet masq4 { 172.18.0.2 }"),

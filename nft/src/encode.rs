@@ -114,7 +114,8 @@ impl Requests {
         what.emit(&mut self.bytes[start..]);
     }
 
-    fn nftables(
+    /// Appends a message for nf_tables.
+    pub fn nftables(
         &mut self,
         kind: NfTablesMessageType,
         flags: u16,
@@ -387,7 +388,8 @@ impl Requests {
         });
     }
 
-    fn load(&mut self, field: &Field, slot: u32) {
+    /// Loads a field into a register.
+    pub fn load(&mut self, field: &Field, slot: u32) {
         let destination = REGISTERS + slot;
         match field.source {
             Source::Meta(key) => self.expression("meta", |meta| {
@@ -405,6 +407,11 @@ impl Requests {
             // NFTA_FIB_FLAGS: NFTA_FIB_F_DADDR; NFTA_FIB_RESULT: NFT_FIB_RESULT_ADDRTYPE; NFTA_FIB_DREG
             Source::FibDaddrType => self.other("fib", &[(3, 2), (2, 3), (1, destination)]),
         }
+    }
+
+    /// Goes on with the rule if the first register has this value.
+    pub fn equals(&mut self, bytes: &[u8]) {
+        self.compare(Operator::Equal, bytes);
     }
 
     fn compare(&mut self, operator: Operator, bytes: &[u8]) {
@@ -459,11 +466,20 @@ impl Requests {
     }
 
     fn verdict(&mut self, verdict: Term) {
-        let code = VerdictAttribute::Code(Verdict::from(verdict_code(verdict)));
+        self.verdict_code(verdict_code(verdict), None);
+    }
+
+    /// Ends the rule with a verdict, for a jump with the chain it leads to.
+    pub fn verdict_code(&mut self, code: u32, chain: Option<&str>) {
+        let code = VerdictAttribute::Code(Verdict::from(code));
+        let chain = chain.map(|chain| VerdictAttribute::Chain(chain.into()));
         self.expression("immediate", |immediate| {
             immediate.put(&Immediate::DestinationRegister(Register::Verdict));
             immediate.nest(&Immediate::Data(DataAttribute::Unspec), |data| {
-                data.nest(&DataAttribute::Verdict(vec![]), |verdict| verdict.put(&code));
+                data.nest(&DataAttribute::Verdict(vec![]), |verdict| {
+                    verdict.put(&code);
+                    chain.iter().for_each(|chain| verdict.put(chain));
+                });
             });
         });
     }
@@ -529,7 +545,11 @@ fn set_user_data(set: &Set) -> Vec<u8> {
 
 /// An element's comment as nft stores it: type, length, text, NUL.
 fn comment(owner: Owner) -> Vec<u8> {
-    let text = owner.comment();
+    text_comment(&owner.comment())
+}
+
+/// The same for any text of at most 254 bytes; a rule's comment has the same form.
+pub(crate) fn text_comment(text: &str) -> Vec<u8> {
     let mut data = vec![COMMENT, text.len() as u8 + 1];
     data.extend_from_slice(text.as_bytes());
     data.push(0);
@@ -585,7 +605,7 @@ impl<'a> Reply<'a> {
     }
 
     /// The value of the first attribute of this kind.
-    fn attribute(&self, kind: u16) -> Option<&'a [u8]> {
+    pub fn attribute(&self, kind: u16) -> Option<&'a [u8]> {
         attributes(self.attributes())
             .find_map(|(found, value)| (found == kind & NLA_TYPE_MASK).then_some(value))
     }
@@ -593,6 +613,11 @@ impl<'a> Reply<'a> {
     /// An attribute's big-endian number of `N` bytes.
     pub fn number<const N: usize>(&self, kind: u16) -> Option<[u8; N]> {
         self.attribute(kind)?.try_into().ok()
+    }
+
+    /// The comment of a rule in a NFT_MSG_NEWRULE.
+    pub fn comment(&self) -> Option<String> {
+        comment_in(self.attribute(RuleAttribute::UserData(vec![]).kind())?)
     }
 
     /// The generation in a NFT_MSG_NEWGEN.
@@ -630,7 +655,7 @@ impl<'a> Reply<'a> {
 }
 
 /// The attributes in `bytes`, without the flags of their types; ends where they make no sense.
-fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     let whole = NlasIterator::new(bytes).map_while(Result::ok);
     whole.filter_map(|nla| Some((nla.kind(), nla.into_inner().get(NLA_HEADER_SIZE..nla.length().into())?)))
 }
@@ -658,18 +683,23 @@ fn element(set: &'static Set, item: &[u8]) -> (Entry, Option<Owner>) {
 }
 
 /// The NFTA_DATA_VALUE in a key or in data.
-fn value_in(data: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn value_in(data: &[u8]) -> Option<Vec<u8>> {
     let kind = DataAttribute::Value(Vec::new()).kind();
     attributes(data).find_map(|(found, value)| (found == kind).then(|| value.to_vec()))
 }
 
-/// The owner in an element's user data, TLVs of one byte type and one byte length.
-fn owner_in(mut data: &[u8]) -> Option<Owner> {
+/// The owner in an element's user data.
+fn owner_in(data: &[u8]) -> Option<Owner> {
+    Owner::from_comment(&comment_in(data)?)
+}
+
+/// The comment in user data, TLVs of one byte type and one byte length.
+fn comment_in(mut data: &[u8]) -> Option<String> {
     while let [kind, length, rest @ ..] = data {
         let (value, next) = rest.split_at_checked(usize::from(*length))?;
         if *kind == COMMENT {
             let text = std::str::from_utf8(value.strip_suffix(&[0]).unwrap_or(value)).ok()?;
-            return Owner::from_comment(text);
+            return Some(text.to_owned());
         }
         data = next;
     }

@@ -4,7 +4,10 @@
 //! adds [`Element`]s to their sets and maps and nothing else, so the number of rules never grows and no
 //! user's text ever becomes part of a rule. Each element carries its [`Owner`] in its comment.
 //!
-//! `element`, `ruleset`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
+//! The rules of `bridge`'s `macspoofchk` are the exception: the reference plugin's, in a table of others
+//! ([`MacCheck`]).
+//!
+//! `element`, `ruleset`, `mac_check`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
 //! to the kernel, through one [`Firewall`] socket.
 
 mod apply;
@@ -12,12 +15,14 @@ mod conntrack;
 mod element;
 mod encode;
 mod error;
+mod mac_check;
 mod ruleset;
 mod state;
 
 pub use apply::Firewall;
 pub use conntrack::Flow;
-pub use element::{Element, Owner, ParseProtocolError, Protocol};
+pub use element::{Element, Owner, ParseProtocolError, Protocol, Range};
 pub use error::Error;
+pub use mac_check::{MacCheck, Subject};
 pub use ruleset::Ruleset;
 pub use state::{ParseStateError, State};

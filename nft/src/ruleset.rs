@@ -120,6 +120,11 @@ pub(crate) static PUBLISH4: Set = Set::inet("publish4", ENDPOINT4).to(TO4);
 pub(crate) static PUBLISH4_ANY: Set = Set::inet("publish4_any", ANY).to(TO4);
 pub(crate) static PUBLISH6: Set = Set::inet("publish6", ENDPOINT6).to(TO6).v6();
 pub(crate) static PUBLISH6_ANY: Set = Set::inet("publish6_any", ANY).to(TO6).v6();
+/// Sources and destinations that a published port is not for.
+pub(crate) static EXCEPT4: Set =
+    Set::inet("except4", &[IPV4_ADDR, IPV4_ADDR, INET_PROTO, INET_SERVICE]).intervals();
+pub(crate) static EXCEPT6: Set =
+    Set::inet("except6", &[IPV6_ADDR, IPV6_ADDR, INET_PROTO, INET_SERVICE]).intervals().v6();
 pub(crate) static PUBLISHED4: Set = Set::inet("published4", ENDPOINT4);
 pub(crate) static PUBLISHED6: Set = Set::inet("published6", ENDPOINT6).v6();
 pub(crate) static SNAT4: Set = Set::inet("snat4", ENDPOINT4);
@@ -245,7 +250,7 @@ const fn field(text: &'static str, source: Source, width: u32) -> Field {
     Field { text, source, width }
 }
 
-const IIFNAME: Field = field("iifname", Source::Meta(6), 16);
+pub(crate) const IIFNAME: Field = field("iifname", Source::Meta(6), 16);
 const OIFNAME: Field = field("oifname", Source::Meta(7), 16);
 const NFPROTO: Field = field("meta nfproto", Source::Meta(15), 1);
 const L4PROTO: Field = field("meta l4proto", Source::Meta(16), 1);
@@ -253,7 +258,7 @@ const FIB_DADDR: Field = field("fib daddr type", Source::FibDaddrType, 4);
 const CT_STATE: Field = field("ct state", Source::Conntrack(0), 4);
 const CT_STATUS: Field = field("ct status", Source::Conntrack(2), 4);
 const ETHER_DADDR: Field = field("ether daddr", Source::Payload(LINK, 0), 6);
-const ETHER_SADDR: Field = field("ether saddr", Source::Payload(LINK, 6), 6);
+pub(crate) const ETHER_SADDR: Field = field("ether saddr", Source::Payload(LINK, 6), 6);
 const ETHER_TYPE: Field = field("ether type", Source::Payload(LINK, 12), 2);
 const IP_SADDR: Field = field("ip saddr", Source::Payload(NETWORK, 12), 4);
 const IP_DADDR: Field = field("ip daddr", Source::Payload(NETWORK, 16), 4);
@@ -304,6 +309,8 @@ static INET: Table = Table {
         &PUBLISH4_ANY,
         &PUBLISH6,
         &PUBLISH6_ANY,
+        &EXCEPT4,
+        &EXCEPT6,
         &PUBLISHED4,
         &PUBLISHED6,
         &SNAT4,
@@ -363,11 +370,14 @@ static INET: Table = Table {
 
 /// Only packets for the host itself: traffic that passes through is nobody's published port (CVE-2025-67499).
 const PUBLISH: &[&[Term]] = &[
+    // portmap's conditions: whom a port is not for goes on as if nobody had published it.
+    &[IPV4, In(&[IP_SADDR, IP_DADDR, L4PROTO, TH_DPORT], &EXCEPT4), Return],
     &[TO_HOST, IPV4, Dnat(TO_ENDPOINT4, &PUBLISH4)],
     &[TO_HOST, IS_IPV4, Dnat(TO_PORT, &PUBLISH4_ANY)],
     // The kernel never routes ::1 or link-local addresses to a container: refused at once, not lost.
     &[IPV6, Is(IP6_DADDR, value("::1", &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1])), Return],
     &[IPV6, Within(IP6_DADDR, LINK_LOCAL, 10), Return],
+    &[IPV6, In(&[IP6_SADDR, IP6_DADDR, L4PROTO, TH_DPORT], &EXCEPT6), Return],
     &[TO_HOST, IPV6, Dnat(TO_ENDPOINT6, &PUBLISH6)],
     &[TO_HOST, IS_IPV6, Dnat(TO_PORT, &PUBLISH6_ANY)],
 ];

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 
 use netlink::Netns;
-use nft::{Element, Error, Firewall, Flow, Owner, Protocol, Ruleset, State};
+use nft::{Element, Error, Firewall, Flow, MacCheck, Owner, Protocol, Range, Ruleset, State, Subject};
 
 fn on_a_new_host<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     Netns::create().unwrap().run(test).unwrap()
@@ -19,6 +19,25 @@ fn owner(n: u64) -> Owner {
 
 fn publish(port: u16, to: &str) -> Element {
     Element::Publish { host: None, protocol: Protocol::Tcp, host_port: port, to: to.parse().unwrap() }
+}
+
+/// A port is not for these sources and destinations.
+fn except(port: u16, sources: [&str; 2], destinations: [&str; 2]) -> Element {
+    let range = |[first, last]: [&str; 2]| Range::new(first.parse().unwrap(), last.parse().unwrap()).unwrap();
+    let (sources, destinations) = (range(sources), range(destinations));
+    Element::Except { protocol: Protocol::Tcp, host_port: port, sources, destinations }
+}
+
+/// What portmap's condition `-s 10.0.0.0/8`, and `! -d fd00::/8`, exclude.
+fn exceptions(port: u16) -> Vec<Element> {
+    let (all4, all6) = (["0.0.0.0", "255.255.255.255"], ["::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]);
+    vec![
+        except(port, ["0.0.0.0", "9.255.255.255"], all4),
+        except(port, ["11.0.0.0", "255.255.255.255"], all4),
+        except(port + 1, all4, ["192.0.2.1", "192.0.2.1"]),
+        except(port, all6, ["fd00::", "fdff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"]),
+        except(port + 1, ["fd00::1", "fd00::7"], ["::", "fd00::7"]),
+    ]
 }
 
 fn masquerade(address: &str) -> Element {
@@ -80,8 +99,8 @@ fn the_base_chains_read_as_intended_in_nfts_json() {
     use nftables::types::{NfChainPolicy, NfChainType, NfHook};
     let wanted = [
         ("loopback-guard", NfChainType::Filter, NfHook::Prerouting, -350, 1),
-        ("prerouting", NfChainType::NAT, NfHook::Prerouting, -100, 6),
-        ("output", NfChainType::NAT, NfHook::Output, -100, 6),
+        ("prerouting", NfChainType::NAT, NfHook::Prerouting, -100, 8),
+        ("output", NfChainType::NAT, NfHook::Output, -100, 8),
         ("postrouting", NfChainType::NAT, NfHook::Postrouting, 100, 9),
         ("forward", NfChainType::Filter, NfHook::Forward, 0, 6),
     ];
@@ -134,6 +153,7 @@ fn what_nft_lists_can_be_loaded_again_and_lists_the_same() {
                 owner(2),
             ),
         ]);
+        elements.extend(exceptions(3344).into_iter().map(|element| (element, owner(2))));
         firewall.rebuild(&elements).unwrap();
         let Some(listed) = nft(&["--stateless", "list", "ruleset"]) else { return };
 
@@ -150,7 +170,7 @@ fn every_kind_of_element_is_read_back_with_its_owner() {
     on_a_new_host(|| {
         let mut firewall = Firewall::open().unwrap();
         firewall.rebuild(&[]).unwrap();
-        let mut elements = Vec::new();
+        let mut elements = exceptions(9000);
         for to in ["172.18.0.2:80", "[fd00::2]:80"] {
             let to: SocketAddr = to.parse().unwrap();
             let host = if to.is_ipv4() { "10.0.0.1" } else { "2001:db8::1" }.parse().unwrap();
@@ -374,8 +394,8 @@ fn an_add_is_one_batch_of_one_message_for_each_element() {
     });
 }
 
-/// Frozen: a rule more for every packet of every host wants a reason.
-const RULES: usize = 39;
+/// Frozen: a rule more for every packet of every host wants a reason. (Four are for portmap's conditions.)
+const RULES: usize = 43;
 
 #[test]
 fn many_elements_fit_into_one_add_and_one_rebuild() {
@@ -553,4 +573,105 @@ fn sorted(mut elements: Vec<(Element, Option<Owner>)>) -> Vec<(Element, Option<O
 
 fn with_owners(elements: &[(Element, Owner)]) -> Vec<(Element, Option<Owner>)> {
     sorted(elements.iter().map(|(element, owner)| (element.clone(), Some(*owner))).collect())
+}
+
+fn mac_check(container: &str, link: &str) -> MacCheck {
+    let subject = Subject::new(container, "eth0").unwrap();
+    MacCheck { subject, link: link.into(), mac: [2, 0x42, 10, 1, 0, 2] }
+}
+
+/// The reference plugin's text (cni.md 2.2) for one port, beside what others have in the same table.
+fn bridge_nat(others: &str) -> String {
+    format!(
+        "table bridge nat {{
+\tchain PREROUTING {{
+\t\ttype filter hook prerouting priority dstnat; policy accept;
+{others}\t\tiifname \"veth0\" jump cni-br-iface-c1-eth0 comment \"macspoofchk-c1-eth0\"
+\t}}
+
+\tchain cni-br-iface-c1-eth0 {{
+\t\tjump cni-br-iface-c1-eth0-mac comment \"macspoofchk-c1-eth0\"
+\t}}
+
+\tchain cni-br-iface-c1-eth0-mac {{
+\t\tether saddr 02:42:0a:01:00:02 return comment \"macspoofchk-c1-eth0\"
+\t\tdrop comment \"macspoofchk-c1-eth0\"
+\t}}
+}}
+"
+    )
+}
+
+#[test]
+fn the_rules_of_macspoofchk_are_the_reference_plugins_and_never_double() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        let check = mac_check("c1", "veth0");
+        assert!(!firewall.checks_mac(&check).unwrap());
+        for _ in 0..2 {
+            firewall.check_macs(std::slice::from_ref(&check)).unwrap();
+            assert!(firewall.checks_mac(&check).unwrap());
+            if let Some(listing) = nft(&["list", "table", "bridge", "nat"]) {
+                assert_eq!(listing, bridge_nat(""));
+            }
+        }
+        for other in [mac_check("c1", "veth1"), mac_check("c2", "veth0")] {
+            assert!(!firewall.checks_mac(&other).unwrap());
+        }
+        assert!(!firewall.checks_mac(&MacCheck { mac: [2; 6], ..check }).unwrap());
+    });
+}
+
+#[test]
+fn what_others_have_in_the_table_of_macspoofchk_stays() {
+    on_a_new_host(|| {
+        let theirs = "table bridge nat {
+            chain PREROUTING {
+                type filter hook prerouting priority -300; policy drop;
+                iifname \"eth9\" accept comment \"macspoofchk-c1-eth\"
+            }
+            chain other { drop; }
+        }";
+        if nft(&["list", "ruleset"]).is_none() {
+            return;
+        }
+        nft_stdin(theirs);
+        let before = nft(&["list", "table", "bridge", "nat"]);
+        let mut firewall = Firewall::open().unwrap();
+        let checks = [mac_check("c1", "veth0"), mac_check("c2", "veth1")];
+        firewall.check_macs(&checks).unwrap();
+        assert!(firewall.uncheck_mac(&checks[0].subject).unwrap());
+        assert!(!firewall.knows_mac_check(&checks[0].subject).unwrap());
+        assert!(firewall.checks_mac(&checks[1]).unwrap());
+        assert!(firewall.uncheck_mac(&checks[1].subject).unwrap());
+        assert!(!firewall.uncheck_mac(&checks[1].subject).unwrap(), "twice is once");
+        assert_eq!(nft(&["list", "table", "bridge", "nat"]), before);
+    });
+}
+
+#[test]
+fn check_of_macspoofchk_sees_every_change() {
+    let changes = [
+        "insert rule bridge nat cni-br-iface-c1-eth0-mac accept",
+        "flush chain bridge nat cni-br-iface-c1-eth0",
+        "flush chain bridge nat PREROUTING",
+        "add rule bridge nat PREROUTING iifname \"veth7\" jump cni-br-iface-c1-eth0 comment \"macspoofchk-c1-eth0\"",
+        "flush ruleset",
+    ];
+    for change in changes {
+        on_a_new_host(|| {
+            let mut firewall = Firewall::open().unwrap();
+            let check = mac_check("c1", "veth0");
+            firewall.check_macs(std::slice::from_ref(&check)).unwrap();
+            if nft(&["list", "ruleset"]).is_none() {
+                return;
+            }
+            nft_stdin(change);
+            assert!(!firewall.checks_mac(&check).unwrap(), "{change}");
+            firewall.check_macs(std::slice::from_ref(&check)).unwrap();
+            assert!(firewall.checks_mac(&check).unwrap(), "{change}");
+            firewall.uncheck_mac(&check.subject).unwrap();
+            assert!(!firewall.knows_mac_check(&check.subject).unwrap(), "{change}");
+        });
+    }
 }

@@ -7,7 +7,7 @@ use netlink::{Link, Netlink, Netns, VethPair};
 use store::{LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Plan, addresses};
-use crate::{Error, Host, failpoint, firewall, lease, link, network, ports};
+use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, network, ports};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
@@ -50,14 +50,17 @@ fn attach(
     set_port(host, plan, record, &network.bridge, &pair)?;
     failpoint::pass("add.port")?;
 
-    // Before the container can send: its guard is among them.
-    let _ruleset = firewall::admit(host, record)?;
+    // Before the container can send: its guards are among them.
+    mac_check::admit(host, record)?;
+    let ruleset = firewall::admit(host, record)?;
+    let _ruleset = mac_check::confirm(host, record, ruleset)?;
 
     let mut inside = Netlink::inside(container)?;
     link::dress(&mut inside, plan, &record.ifname, pair.container, &lease)?;
     failpoint::pass("add.inside")?;
 
     link::notice_carrier(host, &mut inside, &pair)?;
+    link::probe(&mut inside, plan, container, &record.ifname, pair.container, &lease)?;
     link::announce(&mut inside, plan, record, pair.container)?;
     link::await_addresses(&mut inside, plan, container, &lease)?;
     record.stage = Stage::Committed;
@@ -87,6 +90,7 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
 fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     let mut failures = Vec::new();
     failures.extend(firewall::dismiss(host, record).err());
+    failures.extend(mac_check::dismiss(host, record).err());
     failures.extend(remove_link(host, record).err());
     Error::all(failures)?;
     lease::del(host, plan, request)?;
@@ -124,7 +128,7 @@ pub fn status(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     {
         return Err(Error::NotReady { what: Error::NotABridge { name: plan.bridge.clone() }.to_string() });
     }
-    if plan.masquerade || plan.isolated || plan.guarded {
+    if plan.masquerade || plan.isolated || plan.guarded || plan.mac_checked {
         host.firewall()?.state().map_err(|error| Error::NotReady { what: error.to_string() })?;
     }
     lease::status(&host, plan, request)

@@ -2,14 +2,17 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use cni::code;
+
+use crate::conditions::{Dialect, Grammar};
 
 /// Codes of our own (CNI leaves 100 and above to plugins). Documented in docs/errors.md, frozen by a test.
 pub mod own {
     /// No free address is left in a range.
     pub const RANGE_EXHAUSTED: u32 = 100;
-    /// The requested address belongs to another container.
+    /// The requested address belongs to another container, or the given one to somebody else on the bridge.
     pub const ADDRESS_TAKEN: u32 = 101;
     /// The host port belongs to another container.
     pub const PORT_TAKEN: u32 = 102;
@@ -139,6 +142,29 @@ pub enum Error {
         /// The address asked for.
         host: IpAddr,
     },
+    /// Duplicate detection (`enabledad`) found that an address is in use.
+    #[error(
+        "link {ifname} has address {address} in DADFAILED state: somebody else on bridge {bridge:?} has it; \
+         hint: ip -6 neighbour show {address}"
+    )]
+    DuplicateAddress {
+        /// The container's interface.
+        ifname: String,
+        /// The address.
+        address: IpAddr,
+        /// The bridge.
+        bridge: String,
+    },
+    /// Duplicate detection (`enabledad`) did not end.
+    #[error("link {ifname} still has tentative address {address} after {} seconds", patience.as_secs())]
+    StillTentative {
+        /// The container's interface.
+        ifname: String,
+        /// The address.
+        address: IpAddr,
+        /// How long was waited.
+        patience: Duration,
+    },
     /// The IPAM plugin gave no address.
     #[error("IPAM plugin returned missing IP config")]
     NoAddress,
@@ -162,6 +188,16 @@ pub enum Error {
         value: String,
         /// The reason, and what to do instead.
         why: &'static str,
+    },
+    /// A word of portmap's conditions that is none of rnet's matches.
+    #[error("{key}: {word:?} is not understood here; what may be written: {grammar}")]
+    Condition {
+        /// `conditionsV4` or `conditionsV6`.
+        key: &'static str,
+        /// The word.
+        word: String,
+        /// What may be written.
+        grammar: Grammar,
     },
     /// A fault of the plugin's own configuration, in upstream's words.
     #[error("{0}")]
@@ -291,6 +327,17 @@ pub enum Finding {
         /// The element, in nft's words.
         element: String,
     },
+    /// macspoofchk's rules are missing or changed.
+    #[error(
+        "the rules of macspoofchk for {link} (chain {chain} of table bridge nat, and the jump to it) are missing or \
+         changed; hint: DEL and ADD of this container restores them"
+    )]
+    NoMacCheck {
+        /// The host end.
+        link: String,
+        /// The chain of its rules.
+        chain: String,
+    },
     /// The constant part of the ruleset was changed.
     #[error("rnet's ruleset was changed by somebody else; the next ADD restores it")]
     RulesetChanged,
@@ -330,6 +377,16 @@ pub enum Fault {
     /// An unknown portmap backend.
     #[error("unrecognized backend {0:?}")]
     PortmapBackend(String),
+    /// Keys that only the other backend of the reference plugin understands.
+    #[error("{backend} backend was requested but configuration contains {other}-specific options [{}]", keys.join(" "))]
+    OtherBackend {
+        /// The backend that was asked for.
+        backend: Dialect,
+        /// The one that the keys are for.
+        other: Dialect,
+        /// The keys.
+        keys: Vec<&'static str>,
+    },
     /// portmap without a plugin before it.
     #[error("must be called as chained plugin")]
     NotChained,
@@ -390,12 +447,14 @@ impl Error {
             Error::NotABridge { .. } | Error::BridgeAddress { .. } => own::BRIDGE_CONFLICT,
             Error::ForwardingHarms { .. } | Error::NoIpv6 { .. } => code::NOT_AVAILABLE,
             Error::PortTaken { .. } => own::PORT_TAKEN,
+            Error::DuplicateAddress { .. } => own::ADDRESS_TAKEN,
+            Error::StillTentative { .. } => code::TRY_AGAIN_LATER,
             Error::HostAddressNotLocal { .. } | Error::HostAddressUnusable { .. } => {
                 code::INVALID_NETWORK_CONFIG
             }
             Error::NoAddress | Error::ResolvConf { .. } => code::INVALID_NETWORK_CONFIG,
             Error::Check(_) => own::CHECK_FAILED,
-            Error::Unsupported { .. } => code::UNSUPPORTED_FIELD,
+            Error::Unsupported { .. } | Error::Condition { .. } => code::UNSUPPORTED_FIELD,
             Error::Config(_) => code::INVALID_NETWORK_CONFIG,
             Error::NotReady { .. } => code::NOT_AVAILABLE,
             Error::Several { first, .. } => first.code(),

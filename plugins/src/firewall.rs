@@ -6,10 +6,10 @@
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use netlink::Mac;
-use nft::{Element, Flow, Owner, Protocol};
-use store::{Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage};
+use nft::{Element, Flow, Owner, Protocol, Range};
+use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage};
 
-use crate::{Error, Host, failpoint, network, ports};
+use crate::{Error, Host, failpoint, mac_check, network, ports};
 
 /// The note that says which constant part rnet last wrote.
 const NOTE: &str = "ruleset";
@@ -90,6 +90,7 @@ pub fn purge(host: &mut Host, plugin: &str, key: &Key) -> Result<(), Error> {
 fn is_put_in_by(plugin: &str, element: &Element) -> bool {
     match element {
         Element::Publish { .. }
+        | Element::Except { .. }
         | Element::Published { .. }
         | Element::Snat { .. }
         | Element::MasqueradeAll { .. } => plugin == "portmap" || plugin == "rnet",
@@ -128,7 +129,8 @@ pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> 
     elements.extend_from_slice(more);
     let before = host.firewall()?.generation()?;
     let state = host.firewall()?.rebuild(&elements)?.to_string();
-    Seen { generation: before.wrapping_add(1), state }.write(host)
+    Seen { generation: before.wrapping_add(1), state }.write(host)?;
+    mac_check::restore(host)
 }
 
 /// Every element that the records ask for.
@@ -244,6 +246,7 @@ fn published(record: &Record, port: &Port) -> Vec<Element> {
     let Ok(protocol) = port.protocol.parse::<Protocol>() else { return Vec::new() };
     let to = endpoint(port);
     let mut elements = vec![Element::Publish { host: port.host, protocol, host_port: port.host_port, to }];
+    elements.extend(exceptions(record, port, protocol));
     if record.isolated {
         elements.push(Element::Published { to, protocol });
     }
@@ -254,6 +257,21 @@ fn published(record: &Record, port: &Port) -> Vec<Element> {
         elements.push(Element::MasqueradeAll { to, protocol });
     }
     elements
+}
+
+/// What a port is not for, of its own host address alone: on others it may be somebody else's.
+fn exceptions(record: &Record, port: &Port, protocol: Protocol) -> Vec<Element> {
+    let of_its_family = |except: &&Exception| except.sources.0.is_ipv4() == port.container.is_ipv4();
+    let element = |except: &Exception| {
+        let (first, last) = except.destinations;
+        let destinations = match port.host {
+            None => Range::new(first, last)?,
+            Some(host) => (first <= host && host <= last).then(|| Range::from(host))?,
+        };
+        let sources = Range::new(except.sources.0, except.sources.1)?;
+        Some(Element::Except { protocol, host_port: port.host_port, sources, destinations })
+    };
+    record.exceptions.iter().filter(of_its_family).filter_map(element).collect()
 }
 
 /// What a container's port may send from: its addresses, and for IPv6 its link-local and the unspecified one.

@@ -13,6 +13,7 @@
 mod attach;
 mod bridge;
 mod check;
+mod conditions;
 mod error;
 mod failpoint;
 pub mod firewall;
@@ -23,6 +24,7 @@ mod lease;
 mod link;
 mod living;
 mod loopback;
+mod mac_check;
 mod network;
 mod plan;
 mod portmap;

@@ -1,11 +1,12 @@
 //! The veth pair of an attachment: made with its peer in the container, dressed, and deleted.
 
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use cni::CniResult;
 use ipnetwork::IpNetwork;
-use netlink::{Link, Mac, Netlink, Netns, Request, Route, Veth, VethPair};
+use netlink::{Link, Mac, Netlink, Netns, Probed, Request, Route, Veth, VethPair};
 use store::Record;
 
 use crate::plan::{Plan, hashed_mac};
@@ -16,6 +17,9 @@ const ATTEMPTS: usize = 4;
 
 /// How long an IPv6 address may take to be served.
 pub const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long duplicate detection may take: the kernel begins within a second and listens for another.
+const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Makes the pair: one message; the peer is born in the container under its final name.
 ///
@@ -78,9 +82,18 @@ pub fn dress(
     if plan.interface_up {
         requests.push(Request::LinkUp { index, name: name.clone() });
     }
-    // An IPv6 route to the gateway's network comes with the address at once only on a link that is up.
-    requests.extend(v6.into_iter().map(|address| Request::AddressAdd { index, name: name.clone(), address }));
-    requests.extend(routes(plan, lease, index).into_iter().map(Request::RouteAdd));
+    let mut routes = routes(plan, lease, index);
+    if plan.duplicate_detection {
+        routes.retain(|route| route.destination.is_ipv4());
+    } else {
+        // An IPv6 route to the gateway's network comes with the address at once only on a link that is up.
+        requests.extend(v6.into_iter().map(|address| Request::AddressAdd {
+            index,
+            name: name.clone(),
+            address,
+        }));
+    }
+    requests.extend(routes.into_iter().map(Request::RouteAdd));
     Ok(inside.send(&requests)?)
 }
 
@@ -90,6 +103,39 @@ pub fn notice_carrier(host: &mut Host, inside: &mut Netlink, pair: &VethPair) ->
     inside.link_by_index(pair.container)?;
     host.netlink.link_by_index(pair.host)?;
     Ok(())
+}
+
+/// Gives the container its IPv6 addresses where they are to be probed for duplicates, and waits for the verdict.
+///
+/// Not earlier than its port forwards: a question that nobody hears is answered by nobody.
+pub fn probe(
+    inside: &mut Netlink,
+    plan: &Plan,
+    container: &Netns,
+    ifname: &str,
+    index: u32,
+    lease: &CniResult,
+) -> Result<(), Error> {
+    let v6: Vec<IpNetwork> = lease.ips.iter().map(|ip| ip.address).filter(IpNetwork::is_ipv6).collect();
+    if !plan.duplicate_detection || v6.is_empty() {
+        return Ok(());
+    }
+    let probe =
+        |address: &IpNetwork| Request::AddressProbe { index, name: ifname.to_owned(), address: *address };
+    let routes = routes(plan, lease, index).into_iter().filter(|route| route.destination.is_ipv6());
+    inside.send(&v6.iter().map(probe).chain(routes.map(Request::RouteAdd)).collect::<Vec<_>>())?;
+    if !plan.interface_up {
+        return Ok(());
+    }
+    let addresses: Vec<IpAddr> = v6.iter().map(IpNetwork::ip).collect();
+    let (ifname, bridge) = (ifname.to_owned(), plan.bridge.clone());
+    match container.run(|| netlink::await_unique(index, &addresses, PROBE_PATIENCE))?? {
+        Probed::Unique => Ok(()),
+        Probed::Duplicate(address) => Err(Error::DuplicateAddress { ifname, address, bridge }),
+        Probed::Unfinished(address) => {
+            Err(Error::StillTentative { ifname, address, patience: PROBE_PATIENCE })
+        }
+    }
 }
 
 /// Tells everybody on the network which MAC has the container's addresses now, where the caller chose it: what they
@@ -176,6 +222,10 @@ fn set_sysctls(inside: &Netlink, plan: &Plan, ifname: &str, lease: &CniResult) -
         inside.set_sysctl(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1")?;
         let detection = if plan.duplicate_detection { "1" } else { "0" };
         inside.set_sysctl(&format!("ipv6/conf/{ifname}/accept_dad"), detection)?;
+        if plan.duplicate_detection {
+            // Its own question that comes back, by a hairpin say, is no duplicate (RFC 7527).
+            inside.set_sysctl(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1")?;
+        }
         if plan.mac.is_some() {
             inside.set_sysctl(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1")?;
         }

@@ -57,6 +57,8 @@ pub struct Plan {
     pub isolated: bool,
     /// Frames with a source that is not the container's own are dropped.
     pub guarded: bool,
+    /// Frames with another MAC than the container's are dropped, by the reference plugin's rules.
+    pub mac_checked: bool,
     /// The container's end comes up.
     pub interface_up: bool,
     /// IPv6 addresses are probed for duplicates.
@@ -98,6 +100,7 @@ impl Plan {
             masquerade: false,
             isolated: false,
             guarded: false,
+            mac_checked: false,
             interface_up: false,
             duplicate_detection: false,
             ipv4_only: false,
@@ -124,6 +127,7 @@ impl Plan {
             masquerade: self.masquerade,
             isolated: self.isolated,
             guarded: self.guarded,
+            mac_checked: self.mac_checked,
             snat: true,
             ..Record::default()
         };

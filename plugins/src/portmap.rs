@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use cni::{Args, Attachment, CniResult, Plugin, Request};
 use serde::Deserialize;
 use serde_json::Value;
-use store::{Address, LockName, Mode, Namespace, Network, NetworkKey, Record, Stage};
+use store::{Address, Exception, LockName, Mode, Namespace, Network, NetworkKey, Record, Stage};
 
 use crate::bridge::RuntimeConfig;
+use crate::conditions::{self, Dialect, Family};
 use crate::error::{Fault, Finding};
 use crate::plan::subnet;
 use crate::{Error, Host, attach, check, failpoint, firewall, ports};
@@ -28,9 +29,9 @@ struct Config {
     mark_masq_bit: Option<i64>,
     external_set_mark_chain: Option<String>,
     #[serde(rename = "conditionsV4")]
-    conditions_v4: Vec<Value>,
+    conditions_v4: Option<Vec<Value>>,
     #[serde(rename = "conditionsV6")]
-    conditions_v6: Vec<Value>,
+    conditions_v6: Option<Vec<Value>>,
     runtime_config: RuntimeConfig,
 }
 
@@ -42,8 +43,8 @@ impl Default for Config {
             masq_all: false,
             mark_masq_bit: None,
             external_set_mark_chain: None,
-            conditions_v4: Vec::new(),
-            conditions_v6: Vec::new(),
+            conditions_v4: None,
+            conditions_v6: None,
             runtime_config: RuntimeConfig::default(),
         }
     }
@@ -193,21 +194,41 @@ fn parse(request: &Request<'_>) -> Result<Config, Error> {
     if config.mark_masq_bit.is_some() && config.external_set_mark_chain.is_some() {
         return Err(fault(Fault::MarkChainAndBit));
     }
-    config.refuse_conditions()?;
+    config.refuse_other_backend().map_err(fault)?;
+    config.exceptions()?;
     Ok(config)
 }
 
 impl Config {
-    /// A condition that is read and not carried out would open a port to everybody.
-    fn refuse_conditions(&self) -> Result<(), Error> {
-        let why = "this version publishes without conditions";
-        let conditions = [("conditionsV4", &self.conditions_v4), ("conditionsV6", &self.conditions_v6)];
-        match conditions.into_iter().find(|(_, tokens)| !tokens.is_empty()) {
-            Some((key, tokens)) => {
-                Err(Error::Unsupported { key, value: Value::Array(tokens.clone()).to_string(), why })
-            }
-            None => Ok(()),
+    /// What the ports are not for, of both families.
+    fn exceptions(&self) -> Result<Vec<Exception>, Error> {
+        let mut exceptions = Vec::new();
+        for (family, words) in self.conditions() {
+            exceptions.extend(conditions::exceptions(family, words)?);
         }
+        Ok(exceptions)
+    }
+
+    /// The reference plugin has two backends, each with keys and conditions that the other cannot carry out. Here one
+    /// does both, but whoever names a backend and writes for the other has made a mistake.
+    fn refuse_other_backend(&self) -> Result<(), Fault> {
+        let (backend, other) = match self.backend.as_deref() {
+            Some("iptables") => (Dialect::Iptables, Dialect::Nftables),
+            Some("nftables") => (Dialect::Nftables, Dialect::Iptables),
+            _ => return Ok(()),
+        };
+        let chain =
+            self.external_set_mark_chain.as_ref().map(|_| ("externalSetMarkChain", Dialect::Iptables));
+        let written =
+            self.conditions().map(|(family, words)| Some((family.key(), conditions::dialect(words)?)));
+        let written = chain.into_iter().chain(written.into_iter().flatten());
+        let keys: Vec<_> = written.filter(|(_, dialect)| *dialect == other).map(|(key, _)| key).collect();
+        if keys.is_empty() { Ok(()) } else { Err(Fault::OtherBackend { backend, other, keys }) }
+    }
+
+    fn conditions(&self) -> [(Family, &[Value]); 2] {
+        let (v4, v6) = (self.conditions_v4.as_deref(), self.conditions_v6.as_deref());
+        [(Family::V4, v4.unwrap_or_default()), (Family::V6, v6.unwrap_or_default())]
     }
 }
 
@@ -239,6 +260,7 @@ fn planned(config: &Config, request: &Request<'_>, previous: &CniResult) -> Resu
         netns: Some(identity.unwrap_or(Namespace { path: netns, dev: 0, ino: 0 })),
         addresses: ips.iter().map(|ip| Address { address: ip.address, gateway: ip.gateway }).collect(),
         ports,
+        exceptions: config.exceptions()?,
         snat: config.snat,
         masquerade_all: config.masq_all,
         ..bare_record(request)

@@ -117,6 +117,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         masquerade: config.ip_masq,
         isolated: config.isolate,
         guarded: config.spoof_guard,
+        mac_checked: false,
         interface_up: true,
         duplicate_detection: false,
         ipv4_only: true,

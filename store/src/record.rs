@@ -54,6 +54,9 @@ pub struct Record {
     /// The host ports that lead to it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
+    /// Packets to those ports that they are not for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exceptions: Vec<Exception>,
     /// Its traffic to other networks is masqueraded.
     #[serde(skip_serializing_if = "is_false")]
     pub masquerade: bool,
@@ -63,6 +66,9 @@ pub struct Record {
     /// Frames with a source that is not its own are dropped at its port.
     #[serde(skip_serializing_if = "is_false")]
     pub guarded: bool,
+    /// Frames with a MAC that is not its own are dropped by the rules of `macspoofchk`.
+    #[serde(skip_serializing_if = "is_false")]
+    pub mac_checked: bool,
     /// Hairpin and loopback clients of its ports are masqueraded.
     #[serde(skip_serializing_if = "is_false")]
     pub snat: bool,
@@ -123,6 +129,15 @@ pub struct Port {
     pub container_port: u16,
     /// `tcp`, `udp` or `sctp`.
     pub protocol: String,
+}
+
+/// Sources and destinations that an attachment's published ports are not for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exception {
+    /// The first and the last source address.
+    pub sources: (IpAddr, IpAddr),
+    /// The first and the last destination address, of the same family.
+    pub destinations: (IpAddr, IpAddr),
 }
 
 /// What rnet made for a network and takes away with its last attachment.

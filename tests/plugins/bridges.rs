@@ -326,6 +326,37 @@ fn duplicate_detection_is_off_unless_asked_for() {
     }
 }
 
+#[test]
+fn with_duplicate_detection_addresses_are_probed_before_add_answers() {
+    let lab = Lab::new();
+    let config = with(&bridge("n", &["10.1.0.0/24", "fd01::/64"]), json!({"enabledad": true}));
+    let (container, who) = lab.container("c1");
+    let result = lab.add("bridge", &who, &config);
+    let found = inside(container.netns()).addresses(None).unwrap();
+    let ours = found.iter().find(|found| found.address.ip() == address(&result, true)).unwrap();
+    assert!(!ours.tentative && !ours.dad_failed);
+    let sysctl =
+        |key: &str| inside(container.netns()).sysctl(&format!("ipv6/conf/eth0/{key}")).unwrap().unwrap();
+    assert_eq!((sysctl("accept_dad").as_str(), sysctl("enhanced_dad").as_str()), ("1", "1"));
+    assert_eq!(defaults(container.netns()).len(), 2, "a default route for each family");
+    lab.cni("CHECK", "bridge", &who, &with(&config, json!({"prevResult": result}))).silent();
+}
+
+#[test]
+fn an_address_that_somebody_has_is_refused_by_name_and_nothing_stays() {
+    let lab = Lab::new();
+    make_bridge(&lab, "br0", 1500, &["fd01::2/64"]);
+    let config = with(&bridge("n", &["fd01::/64"]), json!({"enabledad": true, "isDefaultGateway": false}));
+    let (_container, who) = lab.container("c1");
+    let text = "link eth0 has address fd01::2 in DADFAILED state: somebody else on bridge \"br0\" has it; \
+                hint: ip -6 neighbour show fd01::2";
+    assert_eq!(lab.cni("ADD", "bridge", &who, &config).refusal(), (101, text.into()));
+    assert_eq!(lab.links(), ["br0"]);
+    assert_eq!(addresses(&lab, "br0"), ["fd01::2/64"]);
+    // Without being asked for, nobody is asked.
+    lab.add("bridge", &who, &with(&config, json!({"enabledad": false})));
+}
+
 /// A host that was booted without IPv6 for its links.
 #[test]
 fn without_ipv6_on_the_host_ipv4_works_and_ipv6_fails_clearly() {

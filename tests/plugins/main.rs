@@ -10,5 +10,6 @@ mod check;
 mod gc;
 mod host_local;
 mod ipam;
+mod mac_check;
 mod results;
 mod validation;

@@ -242,7 +242,6 @@ fn a_plugins_own_keys_are_checked_before_anything_is_made() {
         (json!({"mtu": "big"}), 7, "failed to load netconf: "),
         (json!({"vlan": 7}), 2, "vlan = 7 is not supported"),
         (json!({"vlanTrunk": [{"id": 7}]}), 2, "vlanTrunk = [{\"id\":7}] is not supported"),
-        (json!({"macspoofchk": true}), 2, "macspoofchk = true is not supported"),
         (json!({"mac": "zz", "runtimeConfig": {"mac": "zz"}}), 7, "invalid args zz for MAC addr: "),
         (json!({"bridge": "br*"}), 7, "bridge name \"br*\" is not an interface name"),
         (json!({"bridge": "a-name-with-seventeen"}), 7, "bridge name"),
@@ -309,8 +308,34 @@ fn portmap_knows_its_place_and_its_keys() {
             7,
             "failed to parse config: Cannot specify externalSetMarkChain and markMasqBit",
         ),
-        (json!({"conditionsV4": ["ip", "saddr", "10.0.0.0/8"]}), 2, "conditionsV4 = "),
-        (json!({"conditionsV6": ["!", "-s", "::1"]}), 2, "conditionsV6 = "),
+        (
+            json!({"conditionsV4": ["ip", "saddr", "10.0.0.0/8", "tcp", "dport", "22"]}),
+            2,
+            "conditionsV4: \"tcp\" is not understood here; what may be written: ip saddr or ip daddr, ",
+        ),
+        (
+            json!({"conditionsV6": ["!", "-s", "::1", "-m", "mark"]}),
+            2,
+            "conditionsV6: \"-m\" is not understood here; what may be written: [!] -s, ",
+        ),
+        (json!({"conditionsV4": ["!", "-d", "192.0.2.0/33"]}), 2, "conditionsV4: \"192.0.2.0/33\" is not "),
+        (json!({"conditionsV4": ["-s", 7]}), 2, "conditionsV4: \"7\" is not understood here; "),
+        (json!({"conditionsV4": [""]}), 2, "conditionsV4: \"\" is not understood here; "),
+        (
+            json!({
+                "backend": "nftables", "externalSetMarkChain": "X",
+                "conditionsV4": ["-s", "10.0.0.1"], "conditionsV6": ["!", "-s", "::1"]
+            }),
+            7,
+            "failed to parse config: nftables backend was requested but configuration contains iptables-specific \
+             options [externalSetMarkChain conditionsV4 conditionsV6]",
+        ),
+        (
+            json!({"backend": "iptables", "conditionsV4": ["ip", "saddr", "10.0.0.1"]}),
+            7,
+            "failed to parse config: iptables backend was requested but configuration contains nftables-specific \
+             options [conditionsV4]",
+        ),
     ];
     for (keys, code, text) in cases {
         let refused = lab.cni("ADD", "portmap", &who, &with(&chained, keys)).refusal();

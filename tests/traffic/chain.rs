@@ -8,24 +8,25 @@ use crate::stage::{
     A, B, GATEWAY_A, HOST, Published, Stage, all_get, client, echo, echoes, none_get, page, serve, to,
 };
 
-const WEB: Published = ("", 8080, 80, "tcp");
-const NAMES: Published = ("", 5353, 53, "udp");
+pub const WEB: Published = ("", 8080, 80, "tcp");
+pub const NAMES: Published = ("", 5353, 53, "udp");
 
 /// A list of bridge, with hairpin as podman writes it, and portmap with `keys`.
-fn list(name: &str, bridge_name: &str, subnets: &[&str], keys: Value, ports: &[Published]) -> Value {
+pub fn list(name: &str, bridge_name: &str, subnets: &[&str], keys: Value, ports: &[Published]) -> Value {
     let bridge = with(&bridge(name, subnets), json!({"bridge": bridge_name, "hairpinMode": true}));
     let portmap = publishing(&with(&json!({"type": "portmap"}), keys), ports);
     json!({"cniVersion": "1.0.0", "name": name, "plugins": [bridge, portmap]})
 }
 
-struct Chained {
-    container: Container,
-    who: Who,
-    list: Value,
-    result: Value,
+/// A container that is attached by a list.
+pub struct Chained {
+    pub container: Container,
+    pub who: Who,
+    pub list: Value,
+    pub result: Value,
 }
 
-fn attach(stage: &Stage, name: &str, list: &Value) -> Chained {
+pub fn attach(stage: &Stage, name: &str, list: &Value) -> Chained {
     let (container, who) = stage.lab.container(name);
     let result = stage.lab.add_list(list, &who).json();
     stage.await_port(&result);
@@ -33,7 +34,7 @@ fn attach(stage: &Stage, name: &str, list: &Value) -> Chained {
 }
 
 /// `web` publishes on A; `peer` is its neighbour, `other` is on B.
-fn cast(stage: &Stage, keys: Value) -> [Chained; 3] {
+pub fn cast(stage: &Stage, keys: Value) -> [Chained; 3] {
     [
         attach(stage, "web", &list("a", "br0", &A, keys.clone(), &[WEB, NAMES])),
         attach(stage, "peer", &list("a", "br0", &A, keys.clone(), &[])),

@@ -6,9 +6,11 @@
 mod common;
 
 mod chain;
+mod conditions;
 mod guard;
 mod isolation;
 mod loopback;
+mod mac_check;
 mod ports;
 mod published;
 mod replaced;
