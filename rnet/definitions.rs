@@ -57,6 +57,8 @@ pub struct Wanted {
     pub mtu: Option<u32>,
     /// The standard plugins instead of `rnet`.
     pub chain: bool,
+    /// A name gets the addresses that it had before.
+    pub sticky: bool,
 }
 
 /// The folder of the definitions.
@@ -183,6 +185,9 @@ impl Wanted {
         let mut plugin = json!({"type": "rnet", "bridge": self.bridge()});
         self.put_mtu(&mut plugin);
         plugin["capabilities"] = json!({"portMappings": true, "ips": true, "mac": true, "aliases": true});
+        if !self.sticky {
+            plugin["stickyAddresses"] = json!(false);
+        }
         plugin["ipam"] = json!({"ranges": self.ranges()});
         plugin
     }
@@ -321,8 +326,13 @@ impl Definitions {
 
 /// The built-in network on `subnet`.
 pub fn default_network(subnet: IpNetwork) -> anyhow::Result<Network> {
-    let wanted =
-        Wanted { name: names::DEFAULT.into(), subnets: vec![Subnet::of(subnet)], mtu: None, chain: false };
+    let wanted = Wanted {
+        name: names::DEFAULT.into(),
+        subnets: vec![Subnet::of(subnet)],
+        mtu: None,
+        chain: false,
+        sticky: true,
+    };
     let list = List::parse(wanted.conflist().to_string().as_bytes())?;
     Ok(Network::new(list, None))
 }
@@ -392,7 +402,7 @@ mod tests {
 
     fn wanted(subnet: &str, chain: bool) -> Wanted {
         let subnets = vec![Subnet::of(subnet.parse().unwrap())];
-        Wanted { name: "mynet".into(), subnets, mtu: None, chain }
+        Wanted { name: "mynet".into(), subnets, mtu: None, chain, sticky: true }
     }
 
     fn definitions() -> (tempfile::TempDir, Definitions) {

@@ -27,7 +27,10 @@ struct Said {
 
 impl Lab {
     fn new() -> Self {
-        Self { host: Host::new().unwrap() }
+        let host = Host::new().unwrap();
+        // The first network turns it on, and it stays on; whether it is on before is the machine's business.
+        host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
+        Self { host }
     }
 
     fn program(&self, line: &str) -> Program<'_> {
@@ -203,6 +206,35 @@ fn a_session() {
     assert_eq!(lab.ok("rm mynet"), "mynet\n");
     assert_eq!(lab.ok("ls -q"), "");
     assert_same(&before, &lab.snapshot());
+}
+
+#[test]
+fn a_name_that_comes_back_has_its_address_unless_the_network_says_otherwise() {
+    let lab = Lab::new();
+    lab.ok("create sticky");
+    lab.ok("create other --no-sticky");
+    for (network, second, swapped) in [("sticky", "3", false), ("other", "3", true)] {
+        let run = |name: &str| lab.ok(&format!("run -d --name {name} --net {network} sleep 1000"));
+        let ip_of = |name: &str| {
+            let row = lab.ok("ps");
+            let row = row.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+            row.split_whitespace().nth(2).unwrap().to_owned()
+        };
+        run("tomcat01");
+        run("tomcat02");
+        let before = (ip_of("tomcat01"), ip_of("tomcat02"));
+        assert!(before.1.ends_with(second), "{before:?}");
+
+        lab.ok("stop tomcat01 tomcat02");
+        run("tomcat02");
+        run("tomcat01");
+
+        let after = (ip_of("tomcat01"), ip_of("tomcat02"));
+        assert_eq!(after, if swapped { (before.1, before.0) } else { before });
+        lab.ok("stop tomcat01 tomcat02");
+    }
+    lab.ok("rm sticky");
+    assert_eq!(std::fs::read_dir(lab.host.root().join("var/lib/rnet/addresses")).unwrap().count(), 0);
 }
 
 #[test]

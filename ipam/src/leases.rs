@@ -28,6 +28,7 @@ pub struct Leases {
     shelf: Shelf,
     boot: u64,
     patience: Duration,
+    preferred: Vec<IpAddr>,
 }
 
 impl Leases {
@@ -49,10 +50,15 @@ impl Leases {
         Self { patience, ..self }
     }
 
+    /// The same, giving these addresses before any other where nothing is requested and they are free.
+    pub fn preferring(self, preferred: Vec<IpAddr>) -> Self {
+        Self { preferred, ..self }
+    }
+
     /// Leases one address out of each of `sets`, in their order: all or none.
     ///
     /// Each set gives at most one of the `requested` addresses that lie in it, or else the one that `choice`
-    /// finds; the owner's old address comes first if its lease is of another boot. `netns` (device and inode) is
+    /// finds; the owner's old address comes first if its lease is of another boot, then a preferred one. `netns` (device and inode) is
     /// what [`Leases::gc`] later asks about.
     ///
     /// # Errors
@@ -67,7 +73,7 @@ impl Leases {
         choice: Choice,
     ) -> Result<Vec<Leased>, Error> {
         check_overlaps(sets)?;
-        let job = Job { sets, owner: *owner, netns, requested, choice };
+        let job = Job { sets, owner: *owner, netns, requested, preferred: &self.preferred, choice };
         self.locked(|session| session.lease(&job))
     }
 
@@ -125,7 +131,7 @@ impl Leases {
 
     fn of(directory: Directory, index_dir: &Path, boot: &str) -> Self {
         let shelf = Shelf::new(index_dir, &directory.real_path());
-        Self { directory, shelf, boot: boot_number(boot), patience: PATIENCE }
+        Self { directory, shelf, boot: boot_number(boot), patience: PATIENCE, preferred: Vec::new() }
     }
 
     /// Does `work` under the directory's lock, again from the start whenever the index proves stale.

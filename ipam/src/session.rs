@@ -98,6 +98,7 @@ pub(crate) struct Job<'a> {
     pub owner: Owner<'a>,
     pub netns: Option<(u64, u64)>,
     pub requested: &'a [IpAddr],
+    pub preferred: &'a [IpAddr],
     pub choice: Choice,
 }
 
@@ -285,11 +286,24 @@ impl<'a> Session<'a> {
                 Ok(Pick { set, address, kept: None })
             }
             (None, None) => {
-                let address =
-                    self.next(ranges, set, job.choice)?.ok_or_else(|| refuse(self.exhausted(ranges)))?;
+                let found = match self.preferred(ranges, job.preferred)? {
+                    None => self.next(ranges, set, job.choice)?,
+                    preferred => preferred,
+                };
+                let address = found.ok_or_else(|| refuse(self.exhausted(ranges)))?;
                 Ok(Pick { set, address, kept: None })
             }
         }
+    }
+
+    /// The first preferred address of `set` that nobody alive has.
+    fn preferred(&mut self, set: &RangeSet, preferred: &[IpAddr]) -> Result<Option<IpAddr>, Stop> {
+        for address in preferred {
+            if set.contains(*address) && !set.is_gateway(*address) && self.claim(*address, set)?.is_ok() {
+                return Ok(Some(*address));
+            }
+        }
+        Ok(None)
     }
 
     /// Makes sure that nobody alive has `address`.

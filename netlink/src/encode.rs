@@ -3,11 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use ipnetwork::{IpNetwork, Ipv4Network};
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
+use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
-    BridgeStpState, InfoBridge, InfoData, InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
-    LinkProtoInfoBridge,
+    AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute,
+    LinkFlags, LinkInfo, LinkMessage, LinkProtoInfoBridge,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
@@ -35,6 +35,16 @@ impl Request {
             Self::LinkDown { index, .. } => set(flagged(*index, LinkFlags::Up, false)),
             Self::LinkPromisc { index, on, .. } => set(flagged(*index, LinkFlags::Promisc, *on)),
             Self::LinkAlias { index, alias, .. } => set(with(*index, LinkAttribute::IfAlias(alias.clone()))),
+            // Where the kernel has no IPv6 there is nothing to keep it from.
+            Self::LinkNoAutoAddress { index, .. } => Message {
+                forgiven: &[Errno::AFNOSUPPORT],
+                ..set(with(
+                    *index,
+                    LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(
+                        In6AddrGenMode::None,
+                    )])]),
+                ))
+            },
             Self::LinkMac { index, mac, .. } => set(with(*index, LinkAttribute::Address(mac.0.to_vec()))),
             Self::LinkMtu { index, mtu, .. } => set(with(*index, LinkAttribute::Mtu(*mtu))),
             Self::LinkMaster { index, master, .. } => {
@@ -43,8 +53,8 @@ impl Request {
             Self::Port { index, hairpin, isolated, learning, .. } => {
                 set(port(*index, *hairpin, *isolated, *learning))
             }
-            Self::Bridge { name, mac, mtu } => {
-                Message::new(Body::NewLink(bridge(name, *mac, *mtu)), NLM_F_CREATE | NLM_F_EXCL)
+            Self::Bridge { name, mac, mtu, snooping } => {
+                Message::new(Body::NewLink(bridge(name, *mac, *mtu, *snooping)), NLM_F_CREATE | NLM_F_EXCL)
             }
             Self::AddressAdd { index, address, .. } => {
                 Message::new(Body::NewAddress(address_message(*index, *address)), NLM_F_CREATE | NLM_F_EXCL)
@@ -57,7 +67,9 @@ impl Request {
             Self::AddressDel { index, address, .. } => {
                 Message::new(Body::DelAddress(address_message(*index, *address)), 0)
             }
-            Self::RouteAdd(route) => Message::new(Body::NewRoute(route.message()), NLM_F_CREATE),
+            Self::RouteAdd(route) => {
+                Message::new(Body::NewRoute(route.message()), NLM_F_CREATE | NLM_F_APPEND)
+            }
             Self::RouteDel(route) => Message::new(Body::DelRoute(route.message()), 0),
             Self::NeighbourReplace { index, address, mac } => {
                 let body = Body::NewNeighbour(neighbour(*index, *address, Some(*mac)));
@@ -151,14 +163,17 @@ fn flagged(index: u32, which: LinkFlags, on: bool) -> LinkMessage {
     message
 }
 
-fn bridge(name: &str, mac: Mac, mtu: Option<u32>) -> LinkMessage {
+fn bridge(name: &str, mac: Mac, mtu: Option<u32>, snooping: bool) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(name.into()),
         LinkAttribute::Address(mac.0.to_vec()),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Bridge),
-            LinkInfo::Data(InfoData::Bridge(vec![InfoBridge::StpState(BridgeStpState::Disabled)])),
+            LinkInfo::Data(InfoData::Bridge(vec![
+                InfoBridge::StpState(BridgeStpState::Disabled),
+                InfoBridge::MulticastSnooping(snooping),
+            ])),
         ]),
     ];
     message.attributes.extend(mtu.map(LinkAttribute::Mtu));

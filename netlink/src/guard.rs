@@ -17,7 +17,8 @@ use crate::socket::Message;
 
 /// Ours alone on a link that is ours.
 const PRIORITY: u16 = 127;
-const CLSACT: &str = "clsact";
+/// Not clsact, which hooks both directions: the kernel keeps one list of all hooks and goes through it for each.
+const INGRESS: &str = "ingress";
 const BPF: &str = "bpf";
 
 const TCA_BPF_OPS_LEN: u16 = 4;
@@ -87,10 +88,11 @@ fn hook(index: u32) -> TcMessage {
     let header = TcHeader {
         index: index as i32,
         handle: TcHandle { major: u16::MAX, minor: 0 },
+        // TC_H_INGRESS has the same number.
         parent: TcHandle::CLSACT,
         ..Default::default()
     };
-    TcMessage::from_parts(header, vec![TcAttribute::Kind(CLSACT.into())])
+    TcMessage::from_parts(header, vec![TcAttribute::Kind(INGRESS.into())])
 }
 
 fn at(index: u32, handle: TcHandle) -> TcMessage {
@@ -254,7 +256,7 @@ mod tests {
 
     fn host_side(host: &mut Netlink) -> u32 {
         let mac = Mac([2, 0x42, 10, 7, 0, 1]);
-        host.send(&[Request::Bridge { name: "br0".into(), mac, mtu: None }]).unwrap();
+        host.send(&[Request::Bridge { name: "br0".into(), mac, mtu: None, snooping: true }]).unwrap();
         let bridge = host.link("br0").unwrap().unwrap().index;
         host.send(&[up(LOOPBACK_INDEX), up(bridge), address(bridge, "10.7.0.1/24")]).unwrap();
         bridge

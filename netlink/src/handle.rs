@@ -19,7 +19,7 @@ use crate::netns::Netns;
 use crate::read::{self, Address, Link};
 use crate::request::{Request, Route};
 use crate::socket::{Answer, Message, Refusal, Socket, netlink_socket};
-use crate::sysctl::Sysctls;
+use crate::sysctl::{self, Sysctls};
 use crate::veth::{Veth, VethPair};
 
 /// So many acknowledgements certainly fit into the receive buffer.
@@ -42,9 +42,9 @@ impl Netlink {
     /// A handle for `netns`, made in a short thread that enters it.
     pub fn inside(netns: &Netns) -> Result<Self, Error> {
         // The thread allocates nothing: its first allocation alone would double its cost.
-        let (socket, sysctls) = netns.run(|| (netlink_socket(), Sysctls::here()))?;
+        let (socket, v6) = netns.run(|| (netlink_socket(), sysctl::v6_here()))?;
         let socket = socket.map_err(|errno| Error::Socket { errno })?;
-        Ok(Self { socket: Socket::of_descriptor(socket), sysctls })
+        Ok(Self { socket: Socket::of_descriptor(socket), sysctls: Sysctls::inside(v6) })
     }
 
     /// Carries out the requests in order, all in one send (of up to 128), and awaits every answer.

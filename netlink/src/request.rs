@@ -19,6 +19,8 @@ pub enum Request {
     LinkDown { index: u32, name: String },
     /// Names a link's owner (IFLA_IFALIAS); the kernel ignores it in the message that creates a link.
     LinkAlias { index: u32, name: String, alias: String },
+    /// Keeps a link from making itself an IPv6 address when it gets its carrier (IFLA_INET6_ADDR_GEN_MODE).
+    LinkNoAutoAddress { index: u32, name: String },
     /// Gives a link another hardware address.
     LinkMac { index: u32, name: String, mac: Mac },
     /// Makes a link the port of a bridge, or of none.
@@ -27,8 +29,8 @@ pub enum Request {
     LinkMtu { index: u32, name: String, mtu: u32 },
     /// Lets a link take in what is not addressed to it (IFF_PROMISC).
     LinkPromisc { index: u32, name: String, on: bool },
-    /// Creates a bridge, STP off; EEXIST if the name is taken.
-    Bridge { name: String, mac: Mac, mtu: Option<u32> },
+    /// Creates a bridge, STP off, with or without multicast snooping; EEXIST if the name is taken.
+    Bridge { name: String, mac: Mac, mtu: Option<u32>, snooping: bool },
     /// Sets flags of a bridge port (IFLA_BRPORT_MODE, _ISOLATED, _LEARNING); `None` leaves one alone.
     Port { index: u32, name: String, hairpin: Option<bool>, isolated: Option<bool>, learning: Option<bool> },
     /// Adds an address, without DAD for IPv6, with the prefix's broadcast address for IPv4; EEXIST if it is there.
@@ -37,7 +39,8 @@ pub enum Request {
     AddressProbe { index: u32, name: String, address: IpNetwork },
     /// Removes an address.
     AddressDel { index: u32, name: String, address: IpNetwork },
-    /// Adds a route: created, neither exclusive nor replacing, so that one destination may have several.
+    /// Adds a route behind others: neither exclusive nor replacing, so that one destination may have several, and the
+    /// first that was there keeps the traffic.
     RouteAdd(Route),
     /// Removes a route.
     RouteDel(Route),
@@ -47,7 +50,7 @@ pub enum Request {
     NeighbourDel { index: u32, address: IpAddr },
     /// Drops what reaches a link for 127.0.0.0/8 outside nftables (reference/security.md, 5); idempotent.
     LoopbackGuard { index: u32, name: String },
-    /// Removes that guard; absent is fine. The empty clsact qdisc stays: others may filter there.
+    /// Removes that guard; absent is fine. The empty ingress qdisc stays: others may filter there.
     LoopbackGuardDel { index: u32, name: String },
 }
 
@@ -123,6 +126,7 @@ impl fmt::Display for Request {
             Self::LinkUp { name, .. } => write!(f, "ip link set {name} up"),
             Self::LinkDown { name, .. } => write!(f, "ip link set {name} down"),
             Self::LinkAlias { name, alias, .. } => write!(f, "ip link set {name} alias {alias}"),
+            Self::LinkNoAutoAddress { name, .. } => write!(f, "ip link set {name} addrgenmode none"),
             Self::LinkMac { name, mac, .. } => write!(f, "ip link set {name} address {mac}"),
             Self::LinkMaster { name, master: Some(master), .. } => {
                 write!(f, "ip link set {name} master if{master}")
@@ -132,10 +136,10 @@ impl fmt::Display for Request {
             Self::LinkPromisc { name, on, .. } => {
                 write!(f, "ip link set {name} promisc {}", on_off(*on))
             }
-            Self::Bridge { name, mac, mtu } => {
+            Self::Bridge { name, mac, mtu, snooping } => {
                 write!(f, "ip link add {name} address {mac}")?;
                 part(f, "mtu", *mtu)?;
-                f.write_str(" type bridge stp_state 0")
+                write!(f, " type bridge stp_state 0 mcast_snooping {}", u8::from(*snooping))
             }
             Self::Port { name, hairpin, isolated, learning, .. } => {
                 write!(f, "bridge link set dev {name}")?;
@@ -151,7 +155,7 @@ impl fmt::Display for Request {
             Self::AddressDel { name, address, .. } => {
                 write!(f, "ip address del {address} dev {name}")
             }
-            Self::RouteAdd(route) => write!(f, "ip route prepend {route}"),
+            Self::RouteAdd(route) => write!(f, "ip route append {route}"),
             Self::RouteDel(route) => write!(f, "ip route del {route}"),
             Self::NeighbourReplace { index, address, mac } => {
                 write!(f, "ip neighbour replace {address} lladdr {mac} dev if{index} nud reachable")
@@ -162,7 +166,7 @@ impl fmt::Display for Request {
             Self::LoopbackGuard { name, .. } => {
                 write!(
                     f,
-                    "tc qdisc add dev {name} clsact; tc filter replace dev {name} ingress prio 127 protocol ip u32 match ip dst 127.0.0.0/8 action drop"
+                    "tc qdisc add dev {name} ingress; tc filter replace dev {name} ingress prio 127 protocol ip u32 match ip dst 127.0.0.0/8 action drop"
                 )
             }
             Self::LoopbackGuardDel { name, .. } => {
@@ -206,6 +210,6 @@ mod tests {
         route.priority = Some(7);
         route.onlink = true;
         let text = Request::RouteAdd(route).to_string();
-        assert_eq!(text, "ip route prepend 0.0.0.0/0 via 10.1.0.1 dev if2 metric 7 onlink");
+        assert_eq!(text, "ip route append 0.0.0.0/0 via 10.1.0.1 dev if2 metric 7 onlink");
     }
 }

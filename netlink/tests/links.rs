@@ -104,7 +104,7 @@ fn a_bridge_has_the_mac_and_mtu_it_was_given_and_is_made_once() {
     on_a_host(|| {
         let mut host = Netlink::here().unwrap();
         let mac = Mac([2, 0x42, 1, 2, 3, 4]);
-        let create = Request::Bridge { name: "br0".into(), mac, mtu: Some(1450) };
+        let create = Request::Bridge { name: "br0".into(), mac, mtu: Some(1450), snooping: true };
         host.send(std::slice::from_ref(&create)).unwrap();
         let made = host.link("br0").unwrap().unwrap();
         assert_eq!((made.kind.as_deref(), made.mac, made.mtu), (Some("bridge"), Some(mac), 1450));

@@ -56,7 +56,7 @@ impl World {
 fn bridge_for(netlink: &mut Netlink, network: usize) -> u32 {
     let name = format!("rnet{}", network - 18);
     let mac = netlink::Mac(mac(network, 1));
-    netlink.send(&[Request::Bridge { name: name.clone(), mac, mtu: None }]).unwrap();
+    netlink.send(&[Request::Bridge { name: name.clone(), mac, mtu: None, snooping: true }]).unwrap();
     let index = netlink.link(&name).unwrap().unwrap().index;
     let address =
         |text: String| Request::AddressAdd { index, name: name.clone(), address: text.parse().unwrap() };

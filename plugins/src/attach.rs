@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cni::{Attachment, Call, CniResult, Interface, Ip, Request};
 use netlink::{Link, Netlink, Netns, VethPair};
-use store::{LockName, Mode, Namespace, Record, Stage};
+use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Plan, addresses};
 use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, network, ports};
@@ -47,26 +47,41 @@ fn attach(
     let pair = link::create(host, plan, record, &network.bridge, container)?;
     failpoint::pass("add.veth")?;
 
+    set_port(host, plan, record, &network.bridge, &pair)?;
+    failpoint::pass("add.port")?;
+
+    // Before the container can send: its guard is among them.
     mac_check::admit(host, record)?;
+    let mut ruleset = rules(host, record)?;
+
     let mut inside = Netlink::inside(container)?;
     link::dress(&mut inside, plan, &record.ifname, pair.container, &lease)?;
     failpoint::pass("add.inside")?;
 
-    set_port(host, plan, record, &network.bridge, &pair)?;
-    failpoint::pass("add.port")?;
-
-    link::probe(&mut inside, plan, container, &record.ifname, pair.container, &lease)?;
-    let ruleset = firewall::admit(host, record)?;
-    let _ruleset = mac_check::confirm(host, record, ruleset)?;
-    link::announce(host, &mut inside, plan, record, pair.container)?;
+    link::notice_carrier(host, &mut inside, &pair)?;
+    if plan.duplicate_detection {
+        // That takes two seconds, which nobody should hold the ruleset for; what a rebuild loses meanwhile comes back.
+        drop(ruleset);
+        link::probe(&mut inside, plan, container, &record.ifname, pair.container, &lease)?;
+        ruleset = rules(host, record)?;
+    }
+    link::announce(&mut inside, plan, record, pair.container)?;
     link::await_addresses(&mut inside, plan, container, &lease)?;
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
+    drop(ruleset);
     failpoint::pass("add.commit")?;
 
     let result = answer(plan, record, &network.bridge, lease);
     failpoint::pass("add.reply")?;
     Ok(result)
+}
+
+/// All rules of an attachment; doing so twice is the same as once, but for published ports. The lock is to be held
+/// until the record is committed.
+fn rules(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
+    let ruleset = firewall::admit(host, record)?;
+    mac_check::confirm(host, record, ruleset)
 }
 
 /// DEL: by the record and by names derived from the call, whatever is left of the container. Again is success.
@@ -234,9 +249,14 @@ fn set_port(
 ) -> Result<(), Error> {
     let name = record.link.clone().unwrap_or_default();
     let index = pair.host;
-    host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-    let mut requests =
-        vec![netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() }];
+    if !record.guarded {
+        // A guarded port's advertisements are dropped by the ruleset, and a bridge's port takes none for itself.
+        host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+    }
+    let mut requests = vec![
+        netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() },
+        netlink::Request::LinkNoAutoAddress { index, name: name.clone() },
+    ];
     if ports::is_loopback_open(host, &bridge.name)? {
         requests.push(netlink::Request::LoopbackGuard { index, name: name.clone() });
     }
@@ -253,11 +273,7 @@ fn set_port(
             mac,
         }));
     }
-    host.netlink.send(&requests)?;
-    // The kernel notices the carrier in its own time, mostly at once, but up to a second later; until then packets are
-    // lost. Whoever asks for the link makes it look now.
-    host.netlink.link_by_index(pair.host).map(drop)?;
-    Ok(())
+    Ok(host.netlink.send(&requests)?)
 }
 
 fn remove_link(host: &mut Host, record: &Record) -> Result<(), Error> {
@@ -265,7 +281,7 @@ fn remove_link(host: &mut Host, record: &Record) -> Result<(), Error> {
         if let Some(bridge) = link.master {
             forget_neighbours(host, record, bridge)?;
         }
-        link::delete(link.index)?;
+        link::delete(host, link.index)?;
     }
     failpoint::pass("del.veth")
 }

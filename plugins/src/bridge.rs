@@ -142,6 +142,8 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         force_address: config.force_address,
         mtu: (config.mtu > 0).then_some(config.mtu),
         inherit_mtu: false,
+        snooping: true,
+        sticky: false,
         promiscuous: config.promisc_mode,
         hairpin: config.hairpin_mode,
         port_isolation: config.port_isolation,

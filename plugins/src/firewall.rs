@@ -9,7 +9,7 @@ use netlink::Mac;
 use nft::{Element, Flow, Owner, Protocol, Range};
 use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage};
 
-use crate::{Error, Host, failpoint, mac_check, ports};
+use crate::{Error, Host, failpoint, mac_check, network, ports};
 
 /// The note that says which constant part rnet last wrote.
 const NOTE: &str = "ruleset";
@@ -107,8 +107,8 @@ pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
 /// Takes a network's elements out; with the last network our tables go too.
 pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let _lock = host.lock(LockName::Ruleset, Mode::Exclusive)?;
-    let others = host.store.networks()?;
-    if others.iter().all(|other| is_same(other, network)) {
+    let others = network::others_in_use(host, network)?;
+    if others.is_empty() {
         host.store.remove_note(NOTE)?;
         host.firewall()?.drop_tables()?;
         return host.note_deletion();
@@ -117,14 +117,9 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
     host.note_deletion()
 }
 
-fn is_same(one: &Network, other: &Network) -> bool {
-    (&one.name, &one.plugin) == (&other.name, &other.plugin)
-}
-
 /// A chain's plugins remember the same network, and networks may share a bridge: what others ask for too stays.
 fn elements_of_it_alone(network: &Network, others: &[Network]) -> Vec<(Element, Owner)> {
-    let others = others.iter().filter(|other| !is_same(other, network));
-    let shared: Vec<_> = others.flat_map(network_elements).collect();
+    let shared: Vec<_> = others.iter().flat_map(network_elements).collect();
     network_elements(network).into_iter().filter(|element| !shared.contains(element)).collect()
 }
 

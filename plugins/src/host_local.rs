@@ -98,6 +98,11 @@ impl Pool {
         Self::open(&host.store.leases(&request.config.name), &index, Choice::Lowest)
     }
 
+    /// The same, with the addresses that are given first if nobody has them.
+    pub fn preferring(self, preferred: Vec<std::net::IpAddr>) -> Self {
+        Self { leases: self.leases.preferring(preferred), ..self }
+    }
+
     fn open(folder: &Path, index: &Path, choice: Choice) -> Result<Self, Error> {
         Ok(Self { leases: Leases::open(folder, index, &store::boot_id()?)?, choice })
     }

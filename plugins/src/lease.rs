@@ -6,18 +6,26 @@ use cni::{CniResult, Request, Verb, delegate};
 
 use crate::host_local::Pool;
 use crate::plan::{Ipam, Plan};
-use crate::{Error, Host, failpoint};
+use crate::{Error, Host, failpoint, sticky};
 
 /// ADD of the IPAM plugin. No lock of the network is held: a foreign one may take seconds.
 pub fn add(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     let lease = match &plan.ipam {
         Ipam::None => return Ok(CniResult::default()),
-        Ipam::Own => Pool::own(host, request)?.lease(request)?,
+        Ipam::Own => own(host, plan, request)?,
         Ipam::Delegate(name) => call(name, Verb::Add, request)?.unwrap_or_default(),
     };
     if lease.ips.is_empty() {
         return Err(Error::NoAddress);
     }
+    Ok(lease)
+}
+
+fn own(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
+    let ifname = &request.call.ifname;
+    let pool = Pool::own(host, request)?.preferring(sticky::remembered(host, plan, ifname));
+    let lease = pool.lease(request)?;
+    sticky::remember(host, plan, ifname, &lease);
     Ok(lease)
 }
 

@@ -30,6 +30,7 @@ mod plan;
 mod portmap;
 pub mod ports;
 mod rnet;
+pub mod sticky;
 
 use cni::{CniResult, Plugin, Request, Verb};
 

@@ -1,6 +1,7 @@
 //! The veth pair of an attachment: made with its peer in the container, dressed, and deleted.
 
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use cni::CniResult;
@@ -93,9 +94,14 @@ pub fn dress(
         }));
     }
     requests.extend(routes.into_iter().map(Request::RouteAdd));
-    inside.send(&requests)?;
-    // As at the other end: see `set_port`.
-    inside.link_by_index(index).map(drop)?;
+    Ok(inside.send(&requests)?)
+}
+
+/// The kernel notices the carrier in its own time, mostly at once, but up to a second later; until then packets are lost.
+/// Whoever asks for the link makes it look now.
+pub fn notice_carrier(host: &mut Host, inside: &mut Netlink, pair: &VethPair) -> Result<(), Error> {
+    inside.link_by_index(pair.container)?;
+    host.netlink.link_by_index(pair.host)?;
     Ok(())
 }
 
@@ -136,16 +142,8 @@ pub fn probe(
 /// remember is another container's. (Without a choice an address always has the same MAC.)
 ///
 /// The kernel sends the announcements when a MAC is set, also to what it is (`arp_notify`, `ndisc_notify`).
-pub fn announce(
-    host: &mut Host,
-    inside: &mut Netlink,
-    plan: &Plan,
-    record: &Record,
-    container: u32,
-) -> Result<(), Error> {
+pub fn announce(inside: &mut Netlink, plan: &Plan, record: &Record, container: u32) -> Result<(), Error> {
     let Some(mac) = plan.mac else { return Ok(()) };
-    // The port forwards as soon as the kernel has noticed its carrier; whoever asks for the link makes it look.
-    host.netlink.link(record.link.as_deref().unwrap_or_default())?;
     Ok(inside.send(&[Request::LinkMac { index: container, name: record.ifname.clone(), mac }])?)
 }
 
@@ -193,9 +191,11 @@ fn is_on_link(scope: Option<u32>) -> bool {
 
 /// Deletes a link. It returns as soon as the link is gone from all lists; what the kernel still waits for is left to
 /// a child, unless `RNET_SYNC=1` asks to wait too.
-pub fn delete(index: u32) -> Result<(), Error> {
+pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
     let wait = std::env::var_os("RNET_SYNC").is_some_and(|value| value == "1");
-    netlink::delete_link(index, &[], wait)?;
+    let firewall = host.part_with_firewall();
+    let keep: Vec<_> = firewall.iter().map(AsFd::as_fd).collect();
+    netlink::delete_link(index, &keep, wait)?;
     Ok(())
 }
 

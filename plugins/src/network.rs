@@ -52,6 +52,19 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
     Ok(host.store.retire(lock)?)
 }
 
+/// The other networks that have attachments. One without is on its way out as well: of two that go at once, each would
+/// leave what they share to the other.
+pub fn others_in_use(host: &Host, network: &Network) -> Result<Vec<Network>, Error> {
+    let mut others = Vec::new();
+    for other in host.store.networks()? {
+        let is_it = (&other.name, &other.plugin) == (&network.name, &network.plugin);
+        if !is_it && host.store.has_records(&other.name, &other.plugin)? {
+            others.push(other);
+        }
+    }
+    Ok(others)
+}
+
 fn lock_name(plan: &Plan) -> LockName {
     LockName::Network(NetworkKey::new(&plan.network))
 }
@@ -158,7 +171,12 @@ fn create(host: &mut Host, plan: &Plan) -> Result<Link, Error> {
         None if plan.inherit_mtu => uplink_mtu(host)?,
         configured => configured,
     };
-    let request = Request::Bridge { name: plan.bridge.clone(), mac: bridge_mac(&plan.bridge), mtu };
+    let request = Request::Bridge {
+        name: plan.bridge.clone(),
+        mac: bridge_mac(&plan.bridge),
+        mtu,
+        snooping: plan.snooping,
+    };
     match host.netlink.send(&[request]) {
         // Another network of the same bridge was quicker.
         Err(netlink::Error::Request { errno, .. }) if errno == rustix::io::Errno::EXIST => {}
@@ -296,17 +314,15 @@ fn lives_by_advertisements(host: &mut Host, bridge: &str) -> Result<Option<Strin
 
 /// A bridge that others have put ports on, or that another network uses, stays.
 fn remove_bridge(host: &mut Host, network: &Network) -> Result<(), Error> {
-    let shared = host
-        .store
-        .networks()?
-        .iter()
-        .any(|other| other.bridge == network.bridge && other.name != network.name);
+    let others = others_in_use(host, network)?;
+    // A chain's other plugins know the bridge too; it is this one's to remove.
+    let shared = others.iter().any(|other| other.bridge == network.bridge && other.name != network.name);
     let Some(bridge) = host.netlink.link(&network.bridge)? else { return Ok(()) };
     let has_ports = host.netlink.links()?.iter().any(|link| link.master == Some(bridge.index));
     if shared || has_ports || bridge.kind.as_deref() != Some("bridge") {
         return Ok(());
     }
-    link::delete(bridge.index)
+    link::delete(host, bridge.index)
 }
 
 #[cfg(test)]

@@ -42,6 +42,9 @@ pub struct Plan {
     pub mtu: Option<u32>,
     /// An MTU is looked up for a new bridge that has none configured.
     pub inherit_mtu: bool,
+    /// A bridge that is made looks into IGMP and MLD. Without a querier on the network, and there is none by default, it
+    /// floods multicast all the same, and each port that comes or goes costs it time for every other port.
+    pub snooping: bool,
     /// The bridge is promiscuous.
     pub promiscuous: bool,
     /// Frames may leave by the port that they came in by.
@@ -70,6 +73,8 @@ pub struct Plan {
     pub ports: Vec<Mapping>,
     /// The resolver settings of the configuration, which win over IPAM's.
     pub dns: Option<Dns>,
+    /// The container's name gets the addresses that it had before.
+    pub sticky: bool,
     /// The container's name, where the runtime tells it.
     pub name: Option<String>,
 }
@@ -88,6 +93,7 @@ impl Plan {
             force_address: false,
             mtu: None,
             inherit_mtu: false,
+            snooping: false,
             promiscuous: false,
             hairpin: false,
             port_isolation: false,
@@ -102,6 +108,7 @@ impl Plan {
             ipam,
             ports: Vec::new(),
             dns: None,
+            sticky: false,
             name: None,
         }
     }

@@ -32,6 +32,9 @@ pub struct Args {
     /// Write the standard plugins (bridge, host-local, portmap) instead of rnet's own
     #[arg(long)]
     pub chain: bool,
+    /// Give a name that comes back any free address instead of the one that it had
+    #[arg(long, conflicts_with = "chain")]
+    pub no_sticky: bool,
     /// Succeed if the network is there already
     #[arg(long)]
     pub ignore_existing: bool,
@@ -54,7 +57,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     }
     let name = args.name.clone().unwrap_or_else(|| lowest_free_name(&networks));
     let subnets = asked.subnets(&view.taken()?, style)?;
-    let wanted = Wanted { name, subnets, mtu: args.mtu, chain: args.chain };
+    let wanted = Wanted { name, subnets, mtu: args.mtu, chain: args.chain, sticky: !args.no_sticky };
     view.definitions.write(&wanted)?;
     drop(lock);
     told(&wanted, style)
@@ -346,7 +349,8 @@ mod tests {
     #[test]
     fn a_network_without_a_name_takes_the_lowest_number() {
         let named = |name: &str| {
-            let wanted = Wanted { name: name.into(), subnets: Vec::new(), mtu: None, chain: false };
+            let wanted =
+                Wanted { name: name.into(), subnets: Vec::new(), mtu: None, chain: false, sticky: true };
             definitions::network_of(&wanted.conflist()).unwrap()
         };
         assert_eq!(lowest_free_name(&[]), "net0");

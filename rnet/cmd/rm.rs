@@ -105,10 +105,11 @@ fn forget_network(party: &Party, network: &str, view: &View) -> anyhow::Result<(
     view.endpoints.save(&endpoint)
 }
 
-/// A network of the same name later begins with the first address again. host-local's folder stays while it holds
+/// A network of the same name later begins with the first address again, and knows no names. host-local's folder stays while it holds
 /// anybody's lease: the plugin of another project may have written it.
 fn forget_leases(network: &Network, view: &View) -> anyhow::Result<()> {
     remove_folder(&view.host.store.leases(&network.name))?;
+    remove_folder(&plugins::sticky::folder(&view.host, &network.name))?;
     let of_host_local = view.host.store.paths().host_local().join(&network.name);
     if has_leases(&of_host_local) { Ok(()) } else { remove_folder(&of_host_local) }
 }

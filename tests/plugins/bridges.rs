@@ -14,7 +14,12 @@ use crate::common::{LONG, Lab, Who, address, bridge, inside, rnet, with};
 fn make_bridge(lab: &Lab, name: &str, mtu: u32, addresses: &[&str]) -> u32 {
     let mut netlink = lab.netlink();
     netlink
-        .send(&[Request::Bridge { name: name.into(), mac: Mac([6, 0, 0, 0, 0, 1]), mtu: Some(mtu) }])
+        .send(&[Request::Bridge {
+            name: name.into(),
+            mac: Mac([6, 0, 0, 0, 0, 1]),
+            mtu: Some(mtu),
+            snooping: true,
+        }])
         .unwrap();
     let index = netlink.link(name).unwrap().unwrap().index;
     let add =

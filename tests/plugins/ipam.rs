@@ -231,3 +231,36 @@ fn a_status_that_it_refuses_is_refused() {
     let refused = lab.cni("STATUS", "bridge", &Who::named("", ""), &foreign(&bridge("n", &[]))).refusal();
     assert_eq!(refused, (50, "no database".into()));
 }
+
+#[test]
+fn a_name_gets_its_address_again_while_nobody_has_it() {
+    let lab = Lab::new();
+    let config = rnet("n", &["172.18.0.0/24"]);
+    let leased = |id: &str, name: &str, config: &Value| {
+        let (container, who) = lab.container(id);
+        let who = who.args(&format!("IgnoreUnknown=1;K8S_POD_NAME={name}"));
+        let ip = address(&lab.add("rnet", &who, config), false).to_string();
+        (container, who, ip)
+    };
+    let (_one, web, first) = leased("c1", "web", &config);
+    let (_two, db, second) = leased("c2", "db", &config);
+    assert_ne!(first, second);
+    lab.cni("DEL", "rnet", &web, &config).silent();
+    lab.cni("DEL", "rnet", &db, &config).silent();
+
+    // Another id of the same name; a stranger takes the lowest, and web's with it.
+    let (_three, _, again) = leased("c3", "db", &config);
+    let (_four, _, stranger) = leased("c4", "stranger", &config);
+    let (_five, _, late) = leased("c5", "web", &config);
+    assert_eq!((&again, &stranger), (&second, &first));
+    assert!(late != first && late != second);
+
+    // Garbage in its place is nothing remembered; the key can be turned off.
+    let places = lab.host.root().join("var/lib/rnet/addresses");
+    let network = fs::read_dir(&places).unwrap().next().unwrap().unwrap().path();
+    for place in fs::read_dir(&network).unwrap() {
+        fs::write(place.unwrap().path(), b"\xff/../../x").unwrap();
+    }
+    assert!(leased("c6", "db", &config).2 != second);
+    assert!(leased("c7", "db", &with(&config, json!({"stickyAddresses": false}))).2 != second);
+}

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Lab, VERSIONS, Who, bridge, ranges, rnet, with};
+use crate::common::{Lab, VERSIONS, Who, bridge, inside, ranges, rnet, with};
 
 /// A subnet with the address that its first container gets, its gateway and the default route of its family.
 type Family = (&'static str, &'static str, &'static str, &'static str);
@@ -156,7 +156,7 @@ fn loopback_takes_lo_up_and_down_and_checks_it() {
     let lab = Lab::new();
     let (container, who) = lab.container("c1");
     let config = json!({"cniVersion": "1.0.0", "name": "n", "type": "loopback"});
-    let is_up = || crate::common::inside(container.netns()).link("lo").unwrap().unwrap().up;
+    let is_up = || inside(container.netns()).link("lo").unwrap().unwrap().up;
     let result = lab.add("loopback", &who, &config);
     let checked = with(&config, json!({"prevResult": result}));
     assert!(is_up());
@@ -266,4 +266,25 @@ fn an_interface_plugin_later_in_a_list_tells_its_own_result_only() {
     assert_eq!(result["ips"].as_array().unwrap().len(), 1);
     assert_eq!(lab.check_list(&list, &who, &result).status, 0);
     assert_eq!(lab.del_list(&list, &who, Some(&result)).status, 0);
+}
+
+#[test]
+fn the_oldest_attachment_keeps_the_default_route() {
+    for (plugin, [one, other]) in [
+        ("rnet", [rnet("one", &["10.7.0.0/24"]), rnet("other", &["10.8.0.0/24"])]),
+        ("bridge", [gateway("one", "10.7.0.0/24"), gateway("other", "10.8.0.0/24")]),
+    ] {
+        let lab = Lab::new();
+        let (container, who) = lab.container("c1");
+        lab.add(plugin, &who, &one);
+        lab.add(plugin, &who.clone().ifname("eth1"), &other);
+
+        let eth0 = inside(container.netns()).link("eth0").unwrap().unwrap().index;
+        let by = |to: &str| inside(container.netns()).route_to(to.parse().unwrap()).unwrap().unwrap().0;
+        assert_eq!(by("192.0.2.1"), eth0, "{plugin}");
+    }
+}
+
+fn gateway(name: &str, subnet: &str) -> Value {
+    with(&bridge(name, &[subnet]), json!({"isDefaultGateway": true, "bridge": format!("br-{name}")}))
 }

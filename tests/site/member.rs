@@ -151,6 +151,11 @@ impl<'a> Member<'a> {
             && (self.ports.as_array().unwrap().is_empty() || self.answers())
     }
 
+    /// True if the host reaches all its addresses.
+    pub fn is_on_the_network(&self) -> bool {
+        self.addresses().iter().all(|to| self.is_reached(*to))
+    }
+
     /// The first echo may be lost: ADD does not wait until the kernel has noticed the carrier.
     fn is_reached(&self, to: IpAddr) -> bool {
         (0..5).any(|_| ping(self.site.lab.host.netns(), to, Duration::from_secs(1)).unwrap().is_some())

@@ -143,7 +143,14 @@ fn a_lease_written_by_a_process_that_was_killed_before_the_index_was_is_found_an
     let sets = small();
     add(&lab.leases(), &sets, "a", &[]).unwrap();
     let owner = eth0("b");
-    let job = Job { sets: &sets, owner, netns: Some((4, 9)), requested: &[], choice: Choice::RoundRobin };
+    let job = Job {
+        sets: &sets,
+        owner,
+        netns: Some((4, 9)),
+        requested: &[],
+        preferred: &[],
+        choice: Choice::RoundRobin,
+    };
 
     killed(&lab, |session| session.lease(&job)).unwrap();
 

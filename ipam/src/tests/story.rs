@@ -54,6 +54,20 @@ fn an_exhausted_range_says_so_and_a_released_address_ends_that() {
 }
 
 #[test]
+fn a_preferred_address_comes_first_while_nobody_has_it() {
+    let lab = Lab::new();
+    let (preferring, sets) = (|texts| lab.leases().preferring(ips(texts)), small());
+    let lowest = |leases: &Leases, id| add_by(leases, &sets, id, &[], Choice::Lowest).unwrap();
+
+    assert_eq!(lowest(&preferring(&["10.9.0.5"]), "a"), ["10.9.0.5"]);
+    assert_eq!(lowest(&preferring(&["10.9.0.5"]), "b"), ["10.9.0.2"], "it is taken");
+    assert_eq!(lowest(&preferring(&["10.9.0.1", "10.7.0.9"]), "c"), ["10.9.0.3"], "gateway, not of this set");
+    assert_eq!(lowest(&preferring(&["10.7.0.9", "10.9.0.6"]), "d"), ["10.9.0.6"]);
+    let requested = add_by(&preferring(&["10.9.0.2"]), &sets, "e", &["10.9.0.4"], Choice::Lowest);
+    assert_eq!(requested.unwrap(), ["10.9.0.4"], "what is requested wins");
+}
+
+#[test]
 fn of_several_sets_all_give_or_none() {
     let lab = Lab::new();
     let leases = lab.leases();

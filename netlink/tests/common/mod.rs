@@ -12,7 +12,7 @@ pub fn on_a_host(test: impl FnOnce() + Send) {
 /// Makes a bridge, up, and tells its index.
 pub fn bridge(host: &mut Netlink, name: &str) -> u32 {
     let mac = Mac([2, 0x42, 0, 0, 0, 1]);
-    host.send(&[Request::Bridge { name: name.into(), mac, mtu: None }]).unwrap();
+    host.send(&[Request::Bridge { name: name.into(), mac, mtu: None, snooping: true }]).unwrap();
     let index = host.link(name).unwrap().unwrap().index;
     host.send(&[Request::LinkUp { index, name: name.into() }]).unwrap();
     index

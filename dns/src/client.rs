@@ -1,0 +1,157 @@
+//! What the plugins say to the server. It blocks and is bounded in time: this is in the path of ADD.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use crate::control::{Attachment, Request, Response, Status};
+use crate::{Endpoint, Network};
+
+/// A request takes well under a millisecond; longer than this, the server is not there.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a request had no success.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens: the server does not run.
+    #[error("no name server listens at {}", path.display())]
+    NotThere {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// It does not answer, or not to the end.
+    #[error("the name server at {} does not answer", path.display())]
+    NoAnswer {
+        /// The socket.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It did not do it.
+    #[error("the name server at {} says: {said}", path.display())]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// Its own words.
+        said: String,
+    },
+    /// Its answer makes no sense to us: it may be of another version.
+    #[error("the name server at {} answers what cannot be understood", path.display())]
+    Answer {
+        /// The socket.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: serde_json::Error,
+    },
+    /// It serves another network namespace.
+    #[error("the name server at {} (process {pid}) is in another network namespace", path.display())]
+    Elsewhere {
+        /// The socket.
+        path: PathBuf,
+        /// Its process.
+        pid: u32,
+    },
+}
+
+/// Makes `network` known, and `endpoint` on it: afterwards its names answer.
+pub fn set(socket: &Path, network: &Network, endpoint: Option<&Endpoint>) -> Result<(), Error> {
+    let request =
+        Request::Set { network: Box::new(network.clone()), endpoint: endpoint.cloned().map(Box::new) };
+    ask(socket, &request).map(drop)
+}
+
+/// Makes an endpoint unknown: afterwards its names do not answer.
+pub fn remove_endpoint(socket: &Path, network: &str, container: &str, ifname: &str) -> Result<(), Error> {
+    let endpoint = Attachment { container: container.into(), ifname: ifname.into() };
+    ask(socket, &Request::Remove { network: network.into(), endpoint: Some(endpoint) }).map(drop)
+}
+
+/// Makes a network unknown with all its endpoints; its addresses are listened at no more.
+pub fn remove_network(socket: &Path, network: &str) -> Result<(), Error> {
+    ask(socket, &Request::Remove { network: network.into(), endpoint: None }).map(drop)
+}
+
+/// How the server goes.
+pub fn status(socket: &Path) -> Result<Status, Error> {
+    ask(socket, &Request::Status {}).map(Option::unwrap_or_default)
+}
+
+/// Fails unless the server answers and is in our network namespace (G8, L6).
+pub fn ping(socket: &Path) -> Result<(), Error> {
+    let status = ask(socket, &Request::Ping {})?.unwrap_or_default();
+    match netns() {
+        Ok(here) if here != status.netns => Err(Error::Elsewhere { path: socket.into(), pid: status.pid }),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Device and inode of our network namespace.
+pub(crate) fn netns() -> io::Result<(u64, u64)> {
+    let netns = std::fs::metadata("/proc/thread-self/ns/net")?;
+    Ok((netns.dev(), netns.ino()))
+}
+
+fn ask(path: &Path, request: &Request) -> Result<Option<Status>, Error> {
+    let until = Instant::now() + PATIENCE;
+    let socket = connect(path).map_err(|source| Error::NotThere { path: path.into(), source })?;
+    let line =
+        exchange(socket, request, until).map_err(|source| Error::NoAnswer { path: path.into(), source })?;
+    match serde_json::from_slice(&line) {
+        Ok(Response::Ok(status)) => Ok(status),
+        Ok(Response::Error(said)) => Err(Error::Refused { path: path.into(), said }),
+        Err(source) => Err(Error::Answer { path: path.into(), source }),
+    }
+}
+
+/// By way of the folder's descriptor: an address has room for 107 bytes, a path may have more.
+fn connect(path: &Path) -> Result<UnixStream, Errno> {
+    let folder = open_folder(path)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // connect(2) waits if too many do so at once: no longer than this.
+    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    rustix::net::connect(&socket, &address(&folder, path)?)?;
+    Ok(socket.into())
+}
+
+/// The folder that `path` is in.
+pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd, Errno> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    rustix::fs::openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The address of the socket `path`, whose folder is open as `folder`.
+pub(crate) fn address(folder: &OwnedFd, path: &Path) -> Result<SocketAddrUnix, Errno> {
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    SocketAddrUnix::new(Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
+}
+
+fn exchange(socket: UnixStream, request: &Request, until: Instant) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    (&socket).write_all(&line)?;
+    let mut answer = Vec::new();
+    let mut reader = BufReader::new(socket);
+    while answer.last() != Some(&b'\n') {
+        let left = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero());
+        reader.get_ref().set_read_timeout(Some(left.ok_or(io::ErrorKind::TimedOut)?))?;
+        let piece = reader.fill_buf()?;
+        if piece.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let len = piece.len();
+        answer.extend_from_slice(piece);
+        reader.consume(len);
+    }
+    Ok(answer)
+}

@@ -1,0 +1,168 @@
+//! What is said to the server over its unix socket: one line each way.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use crate::worker::Server;
+use crate::{Endpoint, Network};
+
+/// Longer lines are nobody's.
+const LONGEST_LINE: u64 = 1 << 20;
+
+/// Whoever says nothing for so long is hung up on.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// A request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Request {
+    /// A network is as said, and an endpoint on it, if one is named. Its names answer afterwards (G1).
+    Set {
+        network: Box<Network>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<Box<Endpoint>>,
+    },
+    /// An endpoint is gone, or a network with all of them if none is named.
+    Remove {
+        network: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<Attachment>,
+    },
+    /// How it goes.
+    Status {},
+    /// The same, but only what costs nothing at any number of names: the process and its namespace.
+    Ping {},
+}
+
+/// An endpoint's place on its network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Attachment {
+    pub(crate) container: String,
+    pub(crate) ifname: String,
+}
+
+/// The answer to a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum Response {
+    Ok(Option<Status>),
+    Error(String),
+}
+
+/// How the server goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Status {
+    /// The process that answers.
+    pub pid: u32,
+    /// Its network namespace: device and inode.
+    pub netns: (u64, u64),
+    /// Where it listens.
+    pub listeners: Vec<Listening>,
+    /// The networks it knows.
+    pub networks: usize,
+    /// The endpoints it knows.
+    pub endpoints: usize,
+    /// The host's servers, without our own addresses.
+    pub upstreams: Vec<SocketAddr>,
+    /// Those that are silent or loop.
+    pub unwell: Vec<SocketAddr>,
+    /// Questions that wait for servers outside.
+    pub in_flight: usize,
+    /// Open TCP connections.
+    pub connections: usize,
+    /// Questions so far.
+    pub questions: u64,
+    /// Of those, the ones that a server outside was to answer.
+    pub forwarded: u64,
+    /// Error answers that were not sent, because their askers caused too many.
+    pub suppressed: u64,
+}
+
+/// A gateway address that questions are taken at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Listening {
+    /// The gateway's address.
+    pub address: IpAddr,
+    /// The port. If it is not the one wanted, somebody else has that one, and questions must be redirected to this.
+    pub port: u16,
+}
+
+/// Takes connections until the task is ended. Only root and `uid` are heard (G6).
+pub(crate) async fn serve(server: Rc<Server>, listener: UnixListener, uid: u32) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) if may_speak(&stream, uid) => {
+                let server = Rc::clone(&server);
+                drop(tokio::task::spawn_local(async move { converse(&server, stream).await }));
+            }
+            Ok(_) => {}
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+fn may_speak(stream: &UnixStream, uid: u32) -> bool {
+    stream.peer_cred().is_ok_and(|peer| peer.uid() == 0 || peer.uid() == uid)
+}
+
+async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    loop {
+        line.clear();
+        let mut limited = (&mut stream).take(LONGEST_LINE);
+        let read = tokio::time::timeout(IDLE, limited.read_line(&mut line)).await;
+        if read.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
+            return Ok(());
+        }
+        let mut response = serde_json::to_vec(&respond(server, &line).await)?;
+        response.push(b'\n');
+        stream.write_all(&response).await?;
+    }
+}
+
+async fn respond(server: &Rc<Server>, line: &str) -> Response {
+    let request = match serde_json::from_str(line) {
+        Ok(request) => request,
+        Err(error) => return Response::Error(error.to_string()),
+    };
+    let done = match request {
+        Request::Set { network, endpoint } => server.set(*network, endpoint.map(|endpoint| *endpoint)).await,
+        Request::Remove { network, endpoint } => server.remove(&network, endpoint.as_ref()).await,
+        Request::Status {} => return Response::Ok(Some(server.status())),
+        Request::Ping {} => return Response::Ok(Some(server.identity())),
+    };
+    match done {
+        Ok(()) => Response::Ok(None),
+        Err(error) => Response::Error(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(request: &Request) -> String {
+        serde_json::to_string(request).unwrap()
+    }
+
+    #[test]
+    fn requests_are_lines_that_a_person_can_write() {
+        assert_eq!(line(&Request::Status {}), r#"{"status":{}}"#);
+        let remove = Request::Remove { network: "n".into(), endpoint: None };
+        assert_eq!(line(&remove), r#"{"remove":{"network":"n"}}"#);
+        let network = Network { name: "n".into(), ..Network::default() };
+        let set = Request::Set { network: Box::new(network), endpoint: None };
+        assert_eq!(serde_json::from_str::<Request>(&line(&set)).unwrap(), set);
+        assert_eq!(serde_json::from_str::<Request>(r#"{"set":{"network":{"name":"n"}}}"#).unwrap(), set);
+        assert_eq!(serde_json::to_string(&Response::Ok(None)).unwrap(), r#"{"ok":null}"#);
+    }
+}

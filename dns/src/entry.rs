@@ -1,0 +1,100 @@
+//! What the server is told: networks and the endpoints on them.
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+
+/// A network whose names are served.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Network {
+    /// Its name.
+    pub name: String,
+    /// The domain that its names also have (`dns.podman`), none where there is no such form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// The bridge that its containers' questions come by.
+    pub bridge: String,
+    /// The addresses of the bridge: the server listens there, on port 53.
+    pub gateways: Vec<IpAddr>,
+    /// Its subnets.
+    pub subnets: Vec<IpNetwork>,
+    /// Nothing of it leaves the host: no question is forwarded.
+    pub internal: bool,
+    /// Its own upstream servers, before the host's.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+/// An attachment with names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Endpoint {
+    /// The network's name.
+    pub network: String,
+    /// CNI_CONTAINERID.
+    pub container: String,
+    /// CNI_IFNAME.
+    pub ifname: String,
+    /// Its names in the order of N1: the container's name, aliases, short id, hostname. The first is the PTR's.
+    pub names: Vec<String>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The container's own upstream servers, before the network's.
+    pub upstreams: Vec<SocketAddr>,
+}
+
+impl Endpoint {
+    /// The names that somebody can ask for (N6), each once whatever its case (N4).
+    pub(crate) fn askable_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = Vec::with_capacity(self.names.len());
+        for name in self.names.iter().filter(|name| valid_name(name)) {
+            if !names.iter().any(|other| other.eq_ignore_ascii_case(name)) {
+                names.push(name);
+            }
+        }
+        names
+    }
+
+    /// Its addresses, each once.
+    pub(crate) fn distinct_addresses(&self) -> Vec<IpAddr> {
+        let mut addresses = Vec::with_capacity(self.addresses.len());
+        for address in &self.addresses {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        addresses
+    }
+}
+
+/// Whether a name can be asked for: labels of 1 to 63 letters, digits, `-` or `_`, at most 253 octets in all (N6).
+pub fn valid_name(name: &str) -> bool {
+    name.len() <= 253 && name.split('.').all(valid_label)
+}
+
+fn valid_label(label: &str) -> bool {
+    (1..=63).contains(&label.len()) && label.bytes().all(valid_octet)
+}
+
+/// Whether an octet may stand in a label of ours.
+pub(crate) fn valid_octet(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn n6_a_name_has_labels_of_letters_digits_hyphens_and_underscores() {
+        let longest = format!("{0}.{0}.{0}.{1}", "a".repeat(63), "b".repeat(61));
+        for name in ["db", "my_db-1", "A.b", "0123456789ab", &"a".repeat(63), &longest] {
+            assert!(valid_name(name), "{name}");
+        }
+        let (long_label, too_long) = ("a".repeat(64), format!("{longest}c"));
+        for name in ["", ".", "a.", ".a", "a..b", "a b", "a,b", "a\nb", "ä", "*", &long_label, &too_long] {
+            assert!(!valid_name(name), "{name}");
+        }
+    }
+}

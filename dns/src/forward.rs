@@ -1,0 +1,379 @@
+//! Asking the servers outside.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Instant;
+
+use hickory_proto::op::Message;
+use hickory_proto::rr::RData;
+use ipnetwork::IpNetwork;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpStream, UdpSocket};
+
+use crate::Transport;
+use crate::message::{is_reply_to, question_key, refused, servfail};
+use crate::upstream::{Attempt, Buckets, Health, InFlight, PATIENCE, SILENCE, Step};
+
+/// Forwards a second and in one burst, for each client (H2).
+const RATE: (u32, u32) = (1000, 2000);
+
+/// The label of a probe for loops: 128 random bits.
+const PROBE_LABEL: usize = 32;
+
+/// What takes the answer, bearing the asker's id.
+pub(crate) type Answerer = Box<dyn FnOnce(&[u8])>;
+
+/// Who is charged for a forward.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Client {
+    Container(String, String),
+    Address(IpAddr),
+}
+
+/// A question on its way out.
+pub(crate) struct Question<'a> {
+    pub(crate) message: &'a [u8],
+    pub(crate) transport: Transport,
+    pub(crate) servers: Vec<SocketAddr>,
+    pub(crate) client: Client,
+}
+
+/// Equal questions to equal servers: one is asked for all (F5).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Flight {
+    key: Vec<u8>,
+    transport: Transport,
+    servers: Vec<SocketAddr>,
+}
+
+struct Waiter {
+    /// Its question: the answer repeats its id and its spelling.
+    message: Vec<u8>,
+    client: Client,
+    answer: Answerer,
+}
+
+/// What came of asking one server.
+enum Outcome {
+    Answer(Vec<u8>),
+    /// SERVFAIL or REFUSED.
+    Declined,
+    Unreachable,
+}
+
+type Asking = Pin<Box<dyn Future<Output = Outcome>>>;
+
+/// A server that was asked, and when.
+struct Ask {
+    server: SocketAddr,
+    since: Instant,
+    asking: Asking,
+}
+
+/// All questions that are on their way.
+pub(crate) struct Forwarder {
+    state: RefCell<State>,
+    /// Replies are received here, then copied: they may be long and seldom are.
+    scratch: RefCell<Box<[u8]>>,
+}
+
+struct State {
+    health: Health,
+    buckets: Buckets<Client>,
+    in_flight: InFlight<Client>,
+    flights: HashMap<Flight, Vec<Waiter>>,
+    probes: HashMap<[u8; PROBE_LABEL], SocketAddr>,
+    /// Answers that point into these are dropped (H5); empty if that is not wanted.
+    guarded: Vec<IpNetwork>,
+}
+
+impl Forwarder {
+    pub(crate) fn new() -> Rc<Self> {
+        let state = State {
+            health: Health::default(),
+            buckets: Buckets::new(RATE.0, RATE.1),
+            in_flight: InFlight::default(),
+            flights: HashMap::new(),
+            probes: HashMap::new(),
+            guarded: Vec::new(),
+        };
+        Rc::new(Self { state: RefCell::new(state), scratch: RefCell::new(vec![0; 1 << 16].into()) })
+    }
+
+    /// Asks `question`; `answer` gets what comes of it. What can be said at once is returned instead.
+    pub(crate) fn forward(
+        self: &Rc<Self>,
+        question: Question<'_>,
+        answer: impl FnOnce() -> Answerer,
+    ) -> Option<Vec<u8>> {
+        let Question { message, transport, servers, client } = question;
+        // What has no key is no question that a server could answer.
+        let key = question_key(message)?;
+        if servers.is_empty() {
+            return servfail(message);
+        }
+        let mut state = self.state.borrow_mut();
+        if !state.buckets.take(client.clone(), Instant::now()) || !state.in_flight.begin(client.clone()) {
+            return refused(message);
+        }
+        let flight = Flight { key, transport, servers };
+        let waiter = Waiter { message: message.into(), client, answer: answer() };
+        match state.flights.get_mut(&flight) {
+            Some(waiters) => waiters.push(waiter),
+            None => {
+                state.flights.insert(flight.clone(), vec![waiter]);
+                drop(tokio::task::spawn_local(Rc::clone(self).fly(flight, message.into())));
+            }
+        }
+        None
+    }
+
+    /// True if `message` is a probe of ours that came back: its server loops (R5).
+    pub(crate) fn is_probe(&self, message: &[u8]) -> bool {
+        let mut state = self.state.borrow_mut();
+        if state.probes.is_empty() || message.get(12) != Some(&(PROBE_LABEL as u8)) {
+            return false;
+        }
+        let label = message.get(13..).and_then(|rest| rest.first_chunk::<PROBE_LABEL>());
+        let server = label.and_then(|label| state.probes.remove(&label.to_ascii_lowercase()[..]));
+        server.inspect(|server| state.health.looping(*server, Instant::now())).is_some()
+    }
+
+    /// The host has other servers now.
+    pub(crate) fn forget(&self) {
+        self.state.borrow_mut().health.forget();
+    }
+
+    /// Answers that point into `subnets` are dropped from now on (H5).
+    pub(crate) fn guard(&self, subnets: Vec<IpNetwork>) {
+        self.state.borrow_mut().guarded = subnets;
+    }
+
+    /// How many questions wait, and the servers that are silent or loop.
+    pub(crate) fn status(&self) -> (usize, Vec<SocketAddr>) {
+        let state = self.state.borrow();
+        (state.in_flight.count(), state.health.unwell(Instant::now()).collect())
+    }
+
+    async fn fly(self: Rc<Self>, flight: Flight, message: Vec<u8>) {
+        let answer = self.ask_in_turn(&flight, &message).await.filter(|answer| !self.points_inside(answer));
+        let waiters = self.land(&flight);
+        let Some(mut answer) = answer.or_else(|| servfail(&message)) else { return };
+        for waiter in waiters {
+            address_to(&mut answer, &waiter.message);
+            (waiter.answer)(&answer);
+        }
+    }
+
+    fn land(&self, flight: &Flight) -> Vec<Waiter> {
+        let mut state = self.state.borrow_mut();
+        let waiters = state.flights.remove(flight).unwrap_or_default();
+        waiters.iter().for_each(|waiter| state.in_flight.end(&waiter.client));
+        waiters
+    }
+
+    /// F2: the next server after a silence or a failure, while those asked before may still answer.
+    async fn ask_in_turn(self: &Rc<Self>, flight: &Flight, message: &[u8]) -> Option<Vec<u8>> {
+        let mut attempt = self.state.borrow_mut().health.plan(&flight.servers, Instant::now());
+        let mut asks = Vec::new();
+        loop {
+            match attempt.step(Instant::now()) {
+                Step::Ask(server) => asks.push(self.ask(server, flight.transport, message)),
+                Step::GiveUp => {
+                    self.note_silence(&asks);
+                    return None;
+                }
+                Step::Wait(until) => match first(&mut asks, until).await {
+                    Some((server, outcome)) => {
+                        if let Some(answer) = self.judge(server, outcome, &mut attempt) {
+                            return Some(answer);
+                        }
+                    }
+                    None => self.note_silence(&asks),
+                },
+            }
+        }
+    }
+
+    fn judge(&self, server: SocketAddr, outcome: Outcome, attempt: &mut Attempt) -> Option<Vec<u8>> {
+        let (health, now) = (&mut self.state.borrow_mut().health, Instant::now());
+        match outcome {
+            Outcome::Unreachable => health.silent(server, now),
+            Outcome::Answer(_) | Outcome::Declined => health.answered(server),
+        }
+        match outcome {
+            Outcome::Answer(answer) => Some(answer),
+            Outcome::Declined | Outcome::Unreachable => {
+                attempt.failed(server, now);
+                None
+            }
+        }
+    }
+
+    fn note_silence(&self, asks: &[Ask]) {
+        let (health, now) = (&mut self.state.borrow_mut().health, Instant::now());
+        let silent = asks.iter().filter(|ask| now.saturating_duration_since(ask.since) >= SILENCE);
+        silent.for_each(|ask| health.silent(ask.server, now));
+    }
+
+    fn ask(self: &Rc<Self>, server: SocketAddr, transport: Transport, message: &[u8]) -> Ask {
+        let since = Instant::now();
+        if self.state.borrow_mut().health.wants_probe(server, since) {
+            drop(tokio::task::spawn_local(Rc::clone(self).probe(server)));
+        }
+        let query = with_new_id(message);
+        let this = Rc::clone(self);
+        let asking: Asking = match transport {
+            Transport::Udp => Box::pin(async move { outcome(this.exchange(server, &query).await) }),
+            Transport::Tcp => Box::pin(async move { outcome(stream_exchange(server, &query).await) }),
+        };
+        Ask { server, since, asking }
+    }
+
+    /// A new socket for each query: the kernel gives it a random port (F6). Only `server` is heard.
+    async fn exchange(&self, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+        let socket = connected(server)?;
+        rustix::net::send(socket.as_fd(), query, SendFlags::DONTWAIT)?;
+        loop {
+            // An ICMP message makes a socket erroneous, not readable.
+            let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+            let interest = if ready.is_readable() { Interest::READABLE } else { Interest::ERROR };
+            let received = socket.try_io(interest, || {
+                let mut buffer = self.scratch.borrow_mut();
+                let (len, _) = rustix::net::recv(socket.as_fd(), &mut buffer[..], RecvFlags::DONTWAIT)?;
+                Ok(is_reply_to(&buffer[..len], query).then(|| buffer[..len].to_vec()))
+            });
+            match received {
+                Ok(Some(reply)) => return Ok(reply),
+                // Forged, or not for us: waiting goes on, and a flood of them stops nobody else.
+                Ok(None) => tokio::task::yield_now().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks for a random name: if that question comes to us, this server asks us what we ask it (R5).
+    async fn probe(self: Rc<Self>, server: SocketAddr) {
+        let label = hex(random::<{ PROBE_LABEL / 2 }>());
+        self.state.borrow_mut().probes.insert(label, server);
+        // Whatever it answers: only the question matters.
+        let _ = tokio::time::timeout(PATIENCE, self.exchange(server, &probe_query(&label))).await;
+        self.state.borrow_mut().probes.remove(&label);
+    }
+
+    fn points_inside(&self, answer: &[u8]) -> bool {
+        let guarded = &self.state.borrow().guarded;
+        !guarded.is_empty() && addresses(answer).any(|ip| guarded.iter().any(|subnet| subnet.contains(ip)))
+    }
+}
+
+/// The first outcome; None if there is none until then. A flood of forged replies must not keep the clock from
+/// being looked at, so that comes first.
+async fn first(asks: &mut Vec<Ask>, until: Instant) -> Option<(SocketAddr, Outcome)> {
+    let mut sleep = pin!(tokio::time::sleep_until(until.into()));
+    poll_fn(|context| {
+        if sleep.as_mut().poll(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        for (index, ask) in asks.iter_mut().enumerate() {
+            if let Poll::Ready(outcome) = ask.asking.as_mut().poll(context) {
+                return Poll::Ready(Some((asks.swap_remove(index).server, outcome)));
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn outcome(reply: io::Result<Vec<u8>>) -> Outcome {
+    match reply {
+        Ok(reply) if matches!(reply.get(3).map(|flags| flags & 0xf), Some(2 | 5)) => Outcome::Declined,
+        Ok(reply) => Outcome::Answer(reply),
+        Err(_) => Outcome::Unreachable,
+    }
+}
+
+fn connected(server: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    rustix::net::connect(&socket, &server)?;
+    UdpSocket::from_std(socket.into())
+}
+
+/// A question that came by TCP is asked by TCP (F1).
+async fn stream_exchange(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server).await?;
+    let len = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    stream.write_all(&[&len.to_be_bytes(), query].concat()).await?;
+    let len = stream.read_u16().await?;
+    let mut reply = vec![0; len.into()];
+    stream.read_exact(&mut reply).await?;
+    match is_reply_to(&reply, query) {
+        true => Ok(reply),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn with_new_id(message: &[u8]) -> Vec<u8> {
+    [&random::<2>(), message.get(2..).unwrap_or_default()].concat()
+}
+
+/// Gives `answer` the id of `question`, and its spelling of the name (N4): somebody else may have asked with other
+/// capitals. Both have the same question, so it is as long in both.
+fn address_to(answer: &mut [u8], question: &[u8]) {
+    let name = 12..12 + name_len(question.get(12..).unwrap_or_default());
+    for part in [0..2, name] {
+        if let (Some(to), Some(from)) = (answer.get_mut(part.clone()), question.get(part)) {
+            to.copy_from_slice(from);
+        }
+    }
+}
+
+fn name_len(wire: &[u8]) -> usize {
+    let mut len = 0;
+    while let Some(label) = wire.get(len).filter(|label| **label != 0) {
+        len += 1 + usize::from(*label);
+    }
+    len
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // It cannot fail on Linux once the machine has booted.
+    let _ = getrandom::fill(&mut bytes);
+    bytes
+}
+
+fn hex(bytes: [u8; PROBE_LABEL / 2]) -> [u8; PROBE_LABEL] {
+    let digit =
+        |index: usize| b"0123456789abcdef"[usize::from((bytes[index / 2] >> (4 * (index % 2))) & 0xf)];
+    std::array::from_fn(digit)
+}
+
+/// TXT of `LABEL.TOP`, both random: no zone has it, and only whoever is asked learns of it.
+fn probe_query(label: &[u8; PROBE_LABEL]) -> Vec<u8> {
+    let [first, second] = random();
+    let header = [first, second, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    let question = [&[PROBE_LABEL as u8], &label[..], &[8], &label[..8], &[0, 0, 16, 0, 1]].concat();
+    [&header[..], &question].concat()
+}
+
+fn addresses(answer: &[u8]) -> impl Iterator<Item = IpAddr> {
+    let message = Message::from_vec(answer).ok();
+    let records = message.map(|message| message.answers.clone()).unwrap_or_default();
+    records.into_iter().filter_map(|record| match record.data {
+        RData::A(v4) => Some(IpAddr::V4(v4.0)),
+        RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
+        _ => None,
+    })
+}

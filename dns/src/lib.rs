@@ -1,0 +1,28 @@
+//! The name server of rnet (`rnet dns serve`): who may resolve what, what is answered, and what is forwarded.
+//!
+//! The idea stands apart from the machine: a [`Table`] says who has which name, [`Table::answer`] turns a question's
+//! bytes into a [`Reply`], without socket, clock or file.
+
+pub mod client;
+mod control;
+mod entry;
+mod forward;
+mod index;
+mod listen;
+mod message;
+mod resolv;
+mod reverse;
+mod serve;
+mod stream;
+mod table;
+mod upstream;
+mod worker;
+mod zone;
+
+pub use control::{Listening, Status};
+pub use entry::{Endpoint, Network, valid_name};
+pub use message::{is_reply_to, question_key, refused, servfail};
+pub use resolv::{Nameserver, Resolv, Watch};
+pub use serve::{Error, Serve, serve, work};
+pub use table::Table;
+pub use zone::{Asked, Forward, Reply, Transport};

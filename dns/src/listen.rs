@@ -1,0 +1,265 @@
+//! Sockets on the gateways, and datagrams by the batch.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::rc::Rc;
+
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, MultiHeaders, RecvMsg, SockaddrIn, SockaddrIn6,
+    SockaddrLike, recvmmsg, sendmmsg, setsockopt, sockopt,
+};
+use rustix::io::Errno;
+use rustix::net::sockopt as option;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+use crate::worker::Server;
+use crate::{Asked, Transport};
+
+/// So many datagrams are taken at one wake-up.
+const BATCH: usize = 64;
+
+/// Longer questions than this have no use; they are dropped.
+const LONGEST: usize = 2048;
+
+/// Room for a burst of some thousand questions, where the host allows it.
+const RECEIVE_BUFFER: usize = 1 << 20;
+
+/// Where connections wait to be taken.
+const BACKLOG: i32 = 256;
+
+/// A high port must be free for both transports: so many are tried.
+const PORT_TRIES: usize = 16;
+
+/// The two sockets of a gateway address.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) udp: OwnedFd,
+    pub(crate) tcp: OwnedFd,
+    /// The port wanted, or a high one if that was taken (L3).
+    pub(crate) port: u16,
+}
+
+/// Binds `address` at `port`, or, if somebody else has it, at a high port (L3). The address need not be there yet (L2).
+/// A link-local one is meant on `link`.
+pub(crate) fn bind(address: IpAddr, link: &str, port: u16) -> Result<Bound, Errno> {
+    let address = scoped(address, link);
+    match bind_both(address, port) {
+        Err(Errno::ADDRINUSE) => {}
+        bound => return bound,
+    }
+    let bound = (0..PORT_TRIES).map(|_| bind_both(address, 0)).find(|bound| *bound != Err(Errno::ADDRINUSE));
+    bound.unwrap_or(Err(Errno::ADDRINUSE))
+}
+
+impl PartialEq for Bound {
+    fn eq(&self, other: &Self) -> bool {
+        self.udp.as_raw_fd() == other.udp.as_raw_fd()
+    }
+}
+
+fn scoped(address: IpAddr, link: &str) -> SocketAddr {
+    match address {
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => {
+            SocketAddrV6::new(v6, 0, 0, link_index(link).unwrap_or_default()).into()
+        }
+        _ => SocketAddr::new(address, 0),
+    }
+}
+
+/// The number of a link.
+pub(crate) fn link_index(link: &str) -> Option<u32> {
+    rustix::net::netdevice::name_to_index(any_socket().ok()?, link).ok()
+}
+
+/// The name of a link.
+pub(crate) fn link_name(index: u32) -> Option<String> {
+    rustix::net::netdevice::index_to_name(any_socket().ok()?, index).ok()
+}
+
+fn any_socket() -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
+}
+
+fn bind_both(mut address: SocketAddr, port: u16) -> Result<Bound, Errno> {
+    address.set_port(port);
+    let udp = socket(address, SocketType::DGRAM)?;
+    tell_links(&udp, address)?;
+    let _ = option::set_socket_recv_buffer_size(&udp, RECEIVE_BUFFER);
+    rustix::net::bind(&udp, &address)?;
+    let port = SocketAddr::try_from(rustix::net::getsockname(&udp)?).map_err(|_| Errno::INVAL)?.port();
+    address.set_port(port);
+    let tcp = socket(address, SocketType::STREAM)?;
+    // Connections of a server before us may still linger.
+    option::set_socket_reuseaddr(&tcp, true)?;
+    rustix::net::bind(&tcp, &address)?;
+    rustix::net::listen(&tcp, BACKLOG)?;
+    Ok(Bound { udp, tcp, port })
+}
+
+fn socket(address: SocketAddr, kind: SocketType) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    if address.is_ipv4() {
+        option::set_ip_freebind(&socket, true)?;
+    } else {
+        option::set_ipv6_freebind(&socket, true)?;
+        option::set_ipv6_v6only(&socket, true)?;
+    }
+    Ok(socket)
+}
+
+/// Each datagram says which link it came by (V5).
+fn tell_links(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
+    let told = match address {
+        SocketAddr::V4(_) => setsockopt(socket, sockopt::Ipv4PacketInfo, &true),
+        SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true),
+    };
+    told.map_err(|errno| Errno::from_raw_os_error(errno as i32))
+}
+
+/// Answers the datagrams that come to `address`, until the task is ended.
+pub(crate) async fn serve(server: Rc<Server>, socket: OwnedFd, address: IpAddr) {
+    let Ok(socket) = UdpSocket::from_std(socket.into()) else { return };
+    let socket = Rc::new(socket);
+    loop {
+        if socket.readable().await.is_err() {
+            return;
+        }
+        // An error is an ICMP message about an earlier answer.
+        if socket.try_io(Interest::READABLE, || round(&server, &socket, address)).is_ok() {
+            // There may be more: the other sockets have their turn first.
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// One batch. A batch that is not full has emptied the socket: it counts as if it had been found empty, and what comes
+/// from now on wakes us.
+fn round(server: &Rc<Server>, socket: &Rc<UdpSocket>, address: IpAddr) -> io::Result<()> {
+    let taken = match address {
+        IpAddr::V4(_) => server.batches.v4.borrow_mut().round(server, socket, address)?,
+        IpAddr::V6(_) => server.batches.v6.borrow_mut().round(server, socket, address)?,
+    };
+    if taken < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
+}
+
+/// Receives and sends many datagrams at once. One for all sockets of a family: only one socket has its turn at a time.
+pub(crate) struct Batch<S> {
+    received: MultiHeaders<S>,
+    sent: MultiHeaders<S>,
+    buffers: Box<[[u8; LONGEST]]>,
+    answers: Vec<Vec<u8>>,
+    peers: Vec<Option<S>>,
+}
+
+/// An address of one family. The headers are made for one family each, because the kernel writes down how long an
+/// address and a control message were, and the next call goes by that.
+pub(crate) trait Family: SockaddrLike + Copy {
+    fn socket(self) -> SocketAddr;
+}
+
+impl Family for SockaddrIn {
+    fn socket(self) -> SocketAddr {
+        SocketAddrV4::from(self).into()
+    }
+}
+
+impl Family for SockaddrIn6 {
+    fn socket(self) -> SocketAddr {
+        SocketAddrV6::from(self).into()
+    }
+}
+
+impl<S: Family> Batch<S> {
+    pub(crate) fn new() -> Self {
+        let control = nix::cmsg_space!(nix::libc::in6_pktinfo);
+        Self {
+            received: MultiHeaders::preallocate(BATCH, Some(control)),
+            sent: MultiHeaders::preallocate(BATCH, None),
+            buffers: vec![[0; LONGEST]; BATCH].into(),
+            answers: Vec::with_capacity(BATCH),
+            peers: Vec::with_capacity(BATCH),
+        }
+    }
+
+    /// Takes what is there, and sends what can be answered at once; how many were taken.
+    fn round(&mut self, server: &Rc<Server>, socket: &Rc<UdpSocket>, to: IpAddr) -> io::Result<usize> {
+        let mut taken = 0;
+        let mut slices: Vec<_> = self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let fd = socket.as_raw_fd();
+        let messages = recvmmsg(fd, &mut self.received, slices.iter_mut(), MsgFlags::MSG_DONTWAIT, None)?;
+        for message in messages {
+            taken += 1;
+            if let Some((answer, peer)) = answer(server, socket, to, &message) {
+                self.answers.push(answer);
+                self.peers.push(Some(peer));
+            }
+        }
+        send(socket, &mut self.sent, &self.answers, &self.peers);
+        self.answers.clear();
+        self.peers.clear();
+        Ok(taken)
+    }
+}
+
+fn answer<S: Family>(
+    server: &Rc<Server>,
+    socket: &Rc<UdpSocket>,
+    to: IpAddr,
+    message: &RecvMsg<'_, '_, S>,
+) -> Option<(Vec<u8>, S)> {
+    let (peer, bytes) = (message.address?, message.iovs().next()?);
+    if message.flags.contains(MsgFlags::MSG_TRUNC) {
+        return None;
+    }
+    let from = peer.socket();
+    // The host's own question comes by lo; for IPv6 the kernel names the address's link instead.
+    let link = if from.ip() == to { Rc::from("lo") } else { server.links.name(link_of(message)) };
+    let asked = Asked { message: bytes, from: from.ip(), link: &link, to, transport: Transport::Udp };
+    let answer = server.answer(&asked, || {
+        let socket = Rc::clone(socket);
+        Box::new(move |answer| {
+            let _ = rustix::net::sendto(socket.as_fd(), answer, send_flags(), &from);
+        })
+    })?;
+    Some((answer, peer))
+}
+
+fn send_flags() -> rustix::net::SendFlags {
+    // What does not fit into the socket's buffer now is lost, as on any wire: nothing waits.
+    rustix::net::SendFlags::DONTWAIT
+}
+
+fn link_of<S>(message: &RecvMsg<'_, '_, S>) -> u32 {
+    let controls = message.cmsgs().into_iter().flatten();
+    let index = controls.filter_map(|control| match control {
+        ControlMessageOwned::Ipv4PacketInfo(info) => u32::try_from(info.ipi_ifindex).ok(),
+        ControlMessageOwned::Ipv6PacketInfo(info) => Some(info.ipi6_ifindex),
+        _ => None,
+    });
+    index.last().unwrap_or_default()
+}
+
+/// The source is what the socket is bound to: the address that was asked (M9).
+fn send<S: Family>(
+    socket: &UdpSocket,
+    headers: &mut MultiHeaders<S>,
+    answers: &[Vec<u8>],
+    peers: &[Option<S>],
+) {
+    let slices: Vec<_> = answers.iter().map(|answer| [IoSlice::new(answer)]).collect();
+    let none: [ControlMessage<'_>; 0] = [];
+    let mut done = 0;
+    while done < answers.len() {
+        let (slices, peers) = (&slices[done..], &peers[done..]);
+        match sendmmsg(socket.as_raw_fd(), headers, slices, peers, none, MsgFlags::MSG_DONTWAIT) {
+            Ok(sent) => done += sent.count().max(1),
+            Err(nix::errno::Errno::EAGAIN) => return,
+            // This one cannot be sent (no route, a firewall): the others can.
+            Err(_) => done += 1,
+        }
+    }
+}

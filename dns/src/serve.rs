@@ -1,0 +1,453 @@
+//! The server as processes: a small privileged one that binds the sockets and keeps them, and a worker without any
+//! privilege that answers. When the worker dies, the next one finds the same sockets and the same table.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
+use std::mem::MaybeUninit;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{AtFlags, FlockOperation, MemfdFlags, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixStream;
+
+use crate::client::{address, netns, open_folder};
+use crate::listen::{self, Bound};
+use crate::worker::{self, Start};
+use crate::{Endpoint, Network};
+
+/// A worker that lived shorter than this is not replaced at once.
+const SHORT_LIFE: Duration = Duration::from_secs(1);
+
+/// Then so long passes; it must serve again within a second (G8).
+const BREATH: Duration = Duration::from_millis(300);
+
+/// A server that is just ending may hold the lock so long.
+const LOCK_TRIES: u32 = 50;
+
+/// See [`LOCK_TRIES`].
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// Control connections that wait while there is no worker.
+const BACKLOG: i32 = 256;
+
+/// The longest message between the two processes.
+const LONGEST: usize = 8192;
+
+/// nobody, nogroup.
+const NOBODY: u32 = 65534;
+
+/// What the server is started with.
+#[derive(Debug)]
+pub struct Serve<F> {
+    /// Its control socket.
+    pub control: PathBuf,
+    /// The host's resolv.conf.
+    pub resolv_conf: PathBuf,
+    /// The port, 53.
+    pub port: u16,
+    /// Answers from outside that point into our subnets are dropped (H5).
+    pub rebinding_guard: bool,
+    /// The arguments with which this executable calls [`work`]. None: it answers in this very process, with all its
+    /// privileges.
+    pub worker: Option<Vec<OsString>>,
+    /// The table as the records have it, asked for before each worker's first answer (G5).
+    pub load: F,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is one already.
+    #[error("another name server has the lock {}", path.display())]
+    Running {
+        /// The lock.
+        path: PathBuf,
+    },
+    /// The control socket or its lock cannot be made.
+    #[error("cannot make {}", path.display())]
+    Control {
+        /// The socket or the lock.
+        path: PathBuf,
+        /// What the kernel said.
+        source: Errno,
+    },
+    /// The worker cannot be started.
+    #[error("cannot start the name server's worker")]
+    Spawn(#[source] io::Error),
+    /// Parent and worker do not understand each other.
+    #[error("the name server's parent and worker cannot talk")]
+    Talk(#[source] io::Error),
+    /// Privileges cannot be dropped: it does not answer with them.
+    #[error("cannot drop the privileges of the name server's worker")]
+    Privileges(#[source] Errno),
+    /// The worker's runtime failed.
+    #[error("the name server's worker failed")]
+    Work(#[source] io::Error),
+}
+
+/// What the parent tells a new worker, with the control socket and the table.
+#[derive(Debug, Serialize, Deserialize)]
+struct Greeting {
+    parent: i32,
+    uid: u32,
+    netns: (u64, u64),
+    resolv_conf: PathBuf,
+    rebinding_guard: bool,
+}
+
+/// What a worker wants of its parent.
+#[derive(Debug, Serialize, Deserialize)]
+enum Wish {
+    Bind { address: IpAddr, link: String },
+    Close { address: IpAddr },
+}
+
+/// The answer to [`Wish::Bind`]; the sockets come with the port.
+#[derive(Debug, Serialize, Deserialize)]
+enum Granted {
+    Port(u16),
+    Errno(i32),
+}
+
+/// Where sockets will come from, once there is a runtime.
+pub(crate) enum Way {
+    Here(u16),
+    Parent(OwnedFd),
+}
+
+/// Where sockets come from.
+pub(crate) enum Binder {
+    /// This process may bind them at this port.
+    Here(u16),
+    /// The parent does, at the other end.
+    Parent(UnixStream),
+}
+
+/// The control socket, and the lock that makes us the only one.
+struct Control {
+    listener: OwnedFd,
+    folder: OwnedFd,
+    path: PathBuf,
+    _lock: OwnedFd,
+}
+
+/// The sockets of the gateways, kept for the next worker: what has come in meanwhile waits there.
+struct Kept {
+    port: u16,
+    sockets: HashMap<IpAddr, Bound>,
+}
+
+/// Serves until there is no network any more (G7). To be called before any thread exists.
+pub fn serve<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(config: Serve<F>) -> Result<(), Error> {
+    raise_limit();
+    let control = Control::open(&config.control)?;
+    let mut kept = Kept { port: config.port, sockets: HashMap::new() };
+    loop {
+        let begun = Instant::now();
+        let ended = match &config.worker {
+            Some(arguments) => supervise(&config, arguments, &control, &mut kept)?.success(),
+            None => work_here(&config, &control).map(|()| true)?,
+        };
+        // A request may have come while it was ending.
+        if ended && !control.is_wanted() {
+            return Ok(());
+        }
+        if !ended && begun.elapsed() < SHORT_LIFE {
+            std::thread::sleep(BREATH);
+        }
+    }
+}
+
+/// The worker's life. Its standard input is the socket to its parent.
+pub fn work() -> Result<(), Error> {
+    let channel = io::stdin().as_fd().try_clone_to_owned().map_err(Error::Talk)?;
+    let (greeting, sockets) =
+        receive::<Greeting>(channel.as_fd(), RecvFlags::empty()).map_err(Error::Talk)?;
+    let [control, table] =
+        <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Error::Talk(io::ErrorKind::InvalidData.into()))?;
+    let table = read_table(table.into()).map_err(Error::Talk)?;
+    drop_privileges(greeting.parent).map_err(Error::Privileges)?;
+    let start = Start {
+        control: control.into(),
+        uid: greeting.uid,
+        netns: greeting.netns,
+        resolv_conf: greeting.resolv_conf,
+        rebinding_guard: greeting.rebinding_guard,
+        table,
+        way: Way::Parent(channel),
+    };
+    worker::run(start).map_err(Error::Work)
+}
+
+fn work_here<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
+    config: &Serve<F>,
+    control: &Control,
+) -> Result<(), Error> {
+    let start = Start {
+        control: UnixListener::from(control.listener.try_clone().map_err(Error::Work)?),
+        uid: rustix::process::geteuid().as_raw(),
+        netns: netns().map_err(Error::Work)?,
+        resolv_conf: config.resolv_conf.clone(),
+        rebinding_guard: config.rebinding_guard,
+        table: (config.load)(),
+        way: Way::Here(config.port),
+    };
+    worker::run(start).map_err(Error::Work)
+}
+
+/// One worker's life as its parent sees it.
+fn supervise<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
+    config: &Serve<F>,
+    arguments: &[OsString],
+    control: &Control,
+    kept: &mut Kept,
+) -> Result<ExitStatus, Error> {
+    let (ours, mut child) = spawn(arguments).map_err(Error::Spawn)?;
+    let greeted = greet(config, control, ours.as_fd());
+    if greeted.is_ok() {
+        // Ends when the worker does, for it alone has the other end.
+        while let Ok((wish, _)) = receive::<Wish>(ours.as_fd(), RecvFlags::empty()) {
+            kept.grant(wish, ours.as_fd());
+        }
+    }
+    drop(ours);
+    child.wait().map_err(Error::Spawn)
+}
+
+fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
+    let (ours, theirs) =
+        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    // This very file, also if another version has taken its place.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(arguments).current_dir("/").stdin(theirs).stdout(Stdio::null());
+    Ok((ours, command.spawn()?))
+}
+
+fn greet<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
+    config: &Serve<F>,
+    control: &Control,
+    channel: BorrowedFd<'_>,
+) -> io::Result<()> {
+    let table = written_table(&(config.load)())?;
+    let greeting = Greeting {
+        parent: rustix::process::getpid().as_raw_pid(),
+        uid: rustix::process::geteuid().as_raw(),
+        netns: netns()?,
+        resolv_conf: std::path::absolute(&config.resolv_conf)?,
+        rebinding_guard: config.rebinding_guard,
+    };
+    send(channel, &greeting, &[control.listener.as_fd(), table.as_fd()])
+}
+
+/// In memory, for a message has no room for ten thousand endpoints.
+fn written_table(table: &[(Network, Vec<Endpoint>)]) -> io::Result<File> {
+    let mut file = File::from(rustix::fs::memfd_create("table", MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(table)?)?;
+    Ok(file)
+}
+
+fn read_table(mut file: File) -> io::Result<Vec<(Network, Vec<Endpoint>)>> {
+    let mut text = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// H1. The worker also ends with its parent: nobody would bind or restart for it.
+fn drop_privileges(parent: i32) -> Result<(), Errno> {
+    rustix::thread::set_no_new_privs(true)?;
+    if rustix::process::geteuid().is_root() && is_initial_user_namespace() {
+        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        rustix::thread::set_thread_groups(&[])?;
+        rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+        rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    }
+    let none = CapabilitySet::empty();
+    let none = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    rustix::thread::set_capabilities(None, none)?;
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // It may have died before that.
+    match rustix::process::getppid() {
+        Some(now) if now.as_raw_pid() != parent => Err(Errno::SRCH),
+        _ => Ok(()),
+    }
+}
+
+/// Elsewhere the other users may not exist, and root is not root.
+fn is_initial_user_namespace() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
+fn raise_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(
+        Resource::Nofile,
+        Rlimit { current: limit.maximum, maximum: limit.maximum },
+    );
+}
+
+impl Control {
+    fn open(path: &Path) -> Result<Self, Error> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let lock = lock(name.into())?;
+        let failed = |source| Error::Control { path: path.into(), source };
+        let folder = open_folder(path).map_err(failed)?;
+        let listener = listen(&folder, path).map_err(failed)?;
+        Ok(Self { listener, folder, path: path.into(), _lock: lock })
+    }
+
+    /// Whether a connection waits.
+    fn is_wanted(&self) -> bool {
+        let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
+        matches!(rustix::event::poll(&mut ready, Some(&Timespec::default())), Ok(1..))
+    }
+}
+
+impl Drop for Control {
+    /// The lock is still held: the socket is ours.
+    fn drop(&mut self) {
+        if let Some(name) = self.path.file_name() {
+            let _ = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty());
+        }
+    }
+}
+
+/// The lock is what counts, not a socket that somebody left behind (G6).
+fn lock(path: PathBuf) -> Result<OwnedFd, Error> {
+    let failed = |source| Error::Control { path: path.clone(), source };
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+    let lock = rustix::fs::open(&path, flags, Mode::RUSR | Mode::WUSR).map_err(failed)?;
+    for _ in 0..LOCK_TRIES {
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(lock),
+            Err(Errno::WOULDBLOCK) => std::thread::sleep(LOCK_PAUSE),
+            Err(source) => return Err(failed(source)),
+        }
+    }
+    Err(Error::Running { path })
+}
+
+fn listen(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
+    let _ = rustix::fs::unlinkat(folder, path.file_name().ok_or(Errno::INVAL)?, AtFlags::empty());
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::net::bind(&socket, &address(folder, path)?)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+impl Kept {
+    fn grant(&mut self, wish: Wish, channel: BorrowedFd<'_>) {
+        match wish {
+            Wish::Close { address } => drop(self.sockets.remove(&address)),
+            // If it cannot be sent, the worker is dead: seen at the next receive.
+            Wish::Bind { address, link } => drop(match self.bound(address, &link) {
+                Ok(bound) => {
+                    send(channel, &Granted::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()])
+                }
+                Err(errno) => send(channel, &Granted::Errno(errno.raw_os_error()), &[]),
+            }),
+        }
+    }
+
+    fn bound(&mut self, address: IpAddr, link: &str) -> Result<&Bound, Errno> {
+        if !self.sockets.contains_key(&address) {
+            self.sockets.insert(address, listen::bind(address, link, self.port)?);
+        }
+        self.sockets.get(&address).ok_or(Errno::NOENT)
+    }
+}
+
+impl Binder {
+    /// Needs a runtime.
+    pub(crate) fn new(way: Way) -> io::Result<Self> {
+        match way {
+            Way::Here(port) => Ok(Self::Here(port)),
+            Way::Parent(channel) => {
+                let channel = StdUnixStream::from(channel);
+                channel.set_nonblocking(true)?;
+                Ok(Self::Parent(UnixStream::from_std(channel)?))
+            }
+        }
+    }
+
+    /// The sockets of `address`.
+    pub(crate) async fn bind(&mut self, address: IpAddr, link: &str) -> Result<Bound, Errno> {
+        match self {
+            Self::Here(port) => listen::bind(address, link, *port),
+            Self::Parent(channel) => ask(channel, address, link).await,
+        }
+    }
+
+    /// They are needed no more.
+    pub(crate) async fn close(&mut self, address: IpAddr) {
+        if let Self::Parent(channel) = self {
+            let _ = wish(channel, &Wish::Close { address }).await;
+        }
+    }
+}
+
+async fn ask(channel: &UnixStream, address: IpAddr, link: &str) -> Result<Bound, Errno> {
+    let lost = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    wish(channel, &Wish::Bind { address, link: link.into() }).await.map_err(lost)?;
+    let received = channel
+        .async_io(tokio::io::Interest::READABLE, || receive::<Granted>(channel.as_fd(), RecvFlags::DONTWAIT));
+    match received.await.map_err(lost)? {
+        (Granted::Errno(errno), _) => Err(Errno::from_raw_os_error(errno)),
+        (Granted::Port(port), sockets) => {
+            let [udp, tcp] = <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Errno::BADMSG)?;
+            Ok(Bound { udp, tcp, port })
+        }
+    }
+}
+
+async fn wish(channel: &UnixStream, wish: &Wish) -> io::Result<()> {
+    channel.async_io(tokio::io::Interest::WRITABLE, || send(channel.as_fd(), wish, &[])).await
+}
+
+/// One message, with descriptors.
+fn send(channel: BorrowedFd<'_>, message: &impl Serialize, handed: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let text = serde_json::to_vec(message)?;
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !handed.is_empty() {
+        ancillary.push(SendAncillaryMessage::ScmRights(handed));
+    }
+    rustix::net::sendmsg(channel, &[IoSlice::new(&text)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn receive<T: for<'a> Deserialize<'a>>(
+    channel: BorrowedFd<'_>,
+    flags: RecvFlags,
+) -> io::Result<(T, Vec<OwnedFd>)> {
+    let mut buffer = [0; LONGEST];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let flags = flags | RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(channel, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags)?;
+    let mut handed = Vec::new();
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(sockets) = message {
+            handed.extend(sockets);
+        }
+    }
+    Ok((serde_json::from_slice(&buffer[..received.bytes])?, handed))
+}

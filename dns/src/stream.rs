@@ -1,0 +1,327 @@
+//! Questions over TCP: many on a connection, answered as they are ready, and bounded in time and number (M3 to M5).
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
+
+use crate::worker::Server;
+use crate::{Asked, Transport};
+
+/// Nothing was asked for so long: closed. So is a connection that takes no answer for so long.
+const IDLE: Duration = Duration::from_secs(5);
+
+/// A message that has begun must be whole after this.
+const REST: Duration = Duration::from_secs(2);
+
+/// Connections of one client.
+const MOST_PER_CLIENT: usize = 8;
+
+/// Connections in all.
+const MOST: usize = 256;
+
+/// With so many bytes of answers not taken, no further question is read.
+const MOST_UNSENT: usize = 1 << 16;
+
+/// With so many questions outside, no further one of this connection is read.
+const MOST_OUTSIDE: usize = 64;
+
+/// So many bytes are read at once.
+const CHUNK: usize = 4096;
+
+/// The open connections, oldest first.
+#[derive(Default)]
+pub(crate) struct Connections {
+    open: RefCell<Vec<Rc<Entry>>>,
+}
+
+struct Entry {
+    client: IpAddr,
+    /// When it last did something; none while it waits for an answer or is in the middle of a message.
+    idle_since: Cell<Option<Instant>>,
+    close: Notify,
+    closing: Cell<bool>,
+}
+
+impl Connections {
+    /// Makes room for one of `client` and enters it; none if there is no idle one to close.
+    fn enter(&self, client: IpAddr) -> Option<Rc<Entry>> {
+        let mut open = self.open.borrow_mut();
+        open.retain(|entry| !entry.closing.get());
+        let own = open.iter().filter(|entry| entry.client == client).count();
+        if own >= MOST_PER_CLIENT {
+            close_idle(&mut open, client)?;
+        } else if open.len() >= MOST {
+            // A client of few connections must not suffer from those of many.
+            let greediest = greediest(&open)?;
+            close_idle(&mut open, client).or_else(|| close_idle(&mut open, greediest))?;
+        }
+        let entry = Entry {
+            client,
+            idle_since: Cell::new(Some(Instant::now())),
+            close: Notify::new(),
+            closing: Cell::new(false),
+        };
+        let entry = Rc::new(entry);
+        open.push(Rc::clone(&entry));
+        Some(entry)
+    }
+
+    fn leave(&self, entry: &Rc<Entry>) {
+        self.open.borrow_mut().retain(|other| !Rc::ptr_eq(other, entry));
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.open.borrow().len()
+    }
+}
+
+/// Closes the oldest idle connection of `client`.
+fn close_idle(open: &mut Vec<Rc<Entry>>, client: IpAddr) -> Option<()> {
+    let idle = open.iter().filter(|entry| entry.client == client && entry.idle_since.get().is_some());
+    let oldest = Rc::clone(idle.min_by_key(|entry| entry.idle_since.get())?);
+    oldest.closing.set(true);
+    oldest.close.notify_one();
+    open.retain(|entry| !Rc::ptr_eq(entry, &oldest));
+    Some(())
+}
+
+fn greediest(open: &[Rc<Entry>]) -> Option<IpAddr> {
+    let count = |client| open.iter().filter(|entry| entry.client == client).count();
+    let idle = open.iter().filter(|entry| entry.idle_since.get().is_some());
+    idle.map(|entry| entry.client).max_by_key(|client| count(*client))
+}
+
+/// Takes connections to `address` until the task is ended.
+pub(crate) async fn serve(server: Rc<Server>, socket: OwnedFd, address: IpAddr) {
+    let Ok(listener) = TcpListener::from_std(socket.into()) else { return };
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => begin(&server, stream, peer, address),
+            // Too many descriptors: a pause, for the connection waits on and accept(2) would fail again at once.
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+fn begin(server: &Rc<Server>, stream: TcpStream, peer: SocketAddr, to: IpAddr) {
+    let Some(entry) = server.connections.enter(peer.ip()) else { return };
+    let server = Rc::clone(server);
+    let connection = Connection::new(stream, peer.ip(), to, &server, Rc::clone(&entry));
+    drop(tokio::task::spawn_local(async move {
+        // A reset or half a message ends this connection and nothing else (M5).
+        let _ = connection.run(&server).await;
+        server.connections.leave(&entry);
+    }));
+}
+
+struct Connection {
+    stream: TcpStream,
+    from: IpAddr,
+    to: IpAddr,
+    /// The bridge that `from` lies behind. Whoever pretends to be somebody else gets no answer to his SYN (V5).
+    link: Rc<str>,
+    entry: Rc<Entry>,
+    /// Read, not yet a whole message.
+    inbox: Vec<u8>,
+    /// Answers to be written.
+    outbox: Vec<u8>,
+    /// Questions that others are asked.
+    outside: usize,
+    answers: mpsc::UnboundedReceiver<Vec<u8>>,
+    answered: mpsc::UnboundedSender<Vec<u8>>,
+    /// When something last moved, and when the message in the inbox began.
+    moved: Instant,
+    begun: Option<Instant>,
+    /// The client will send no more; it may still read.
+    ended: bool,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, from: IpAddr, to: IpAddr, server: &Server, entry: Rc<Entry>) -> Self {
+        let (answered, answers) = mpsc::unbounded_channel();
+        let link = if from == to { "lo".into() } else { server.bridge_of(from) };
+        Self {
+            stream,
+            from,
+            to,
+            link,
+            entry,
+            inbox: Vec::new(),
+            outbox: Vec::new(),
+            outside: 0,
+            answers,
+            answered,
+            moved: Instant::now(),
+            begun: None,
+            ended: false,
+        }
+    }
+
+    async fn run(mut self, server: &Rc<Server>) -> io::Result<()> {
+        // Answers are written whole; waiting to fill a packet would only delay them.
+        self.stream.set_nodelay(true)?;
+        loop {
+            self.take_messages(server);
+            self.write()?;
+            if self.ended && self.outbox.is_empty() && self.outside == 0 {
+                return Ok(());
+            }
+            self.note_idle();
+            if !self.turn().await? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Waits until something can be done; false if the time is up.
+    async fn turn(&mut self) -> io::Result<bool> {
+        let reading = !self.ended && self.has_room();
+        let writing = !self.outbox.is_empty();
+        let deadline = self.deadline();
+        tokio::select! {
+            ready = self.stream.readable(), if reading => ready.and_then(|()| self.read()).map(|()| true),
+            ready = self.stream.writable(), if writing => ready.map(|()| true),
+            Some(answer) = self.answers.recv() => {
+                self.outside -= 1;
+                self.queue(&answer);
+                Ok(true)
+            }
+            () = self.entry.close.notified() => Ok(false),
+            () = tokio::time::sleep_until(deadline) => Ok(false),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.outbox.len() < MOST_UNSENT && self.outside < MOST_OUTSIDE
+    }
+
+    fn deadline(&self) -> Instant {
+        match self.begun {
+            Some(begun) if self.has_room() => begun + REST,
+            // The forwarder gives up sooner than this.
+            _ if self.outside > 0 && self.outbox.is_empty() => self.moved + 2 * IDLE,
+            _ => self.moved + IDLE,
+        }
+    }
+
+    fn note_idle(&self) {
+        let busy = self.begun.is_some() || self.outside > 0 || !self.outbox.is_empty();
+        self.entry.idle_since.set((!busy).then_some(self.moved));
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        let mut chunk = [0; CHUNK];
+        match self.stream.try_read(&mut chunk) {
+            Ok(0) => self.ended = true,
+            Ok(len) => {
+                self.inbox.extend_from_slice(&chunk[..len]);
+                self.moved = Instant::now();
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        while !self.outbox.is_empty() {
+            match self.stream.try_write(&self.outbox) {
+                Ok(len) => {
+                    self.outbox.drain(..len);
+                    self.moved = Instant::now();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers the whole messages of the inbox, as long as there is room for answers.
+    fn take_messages(&mut self, server: &Rc<Server>) {
+        let inbox = std::mem::take(&mut self.inbox);
+        let mut rest = &inbox[..];
+        while self.has_room()
+            && let Some((message, after)) = whole_message(rest)
+        {
+            self.take(server, message);
+            rest = after;
+        }
+        let waits_for_room = whole_message(rest).is_some();
+        let whole = rest.is_empty() || waits_for_room;
+        let begun = if rest.len() == inbox.len() { self.begun } else { None };
+        self.begun = (!whole).then(|| begun.unwrap_or_else(Instant::now));
+        self.inbox = rest.to_vec();
+    }
+
+    fn take(&mut self, server: &Rc<Server>, message: &[u8]) {
+        let (from, to, link) = (self.from, self.to, Rc::clone(&self.link));
+        let asked = Asked { message, from, link: &link, to, transport: Transport::Tcp };
+        let mut outside = false;
+        let answer = server.answer(&asked, || {
+            outside = true;
+            let answered = self.answered.clone();
+            Box::new(move |answer| drop(answered.send(answer.to_vec())))
+        });
+        self.outside += usize::from(outside);
+        answer.iter().for_each(|answer| self.queue(answer));
+    }
+
+    fn queue(&mut self, answer: &[u8]) {
+        // An answer that is too long for its length field is none.
+        if let Ok(len) = u16::try_from(answer.len()) {
+            self.outbox.extend_from_slice(&len.to_be_bytes());
+            self.outbox.extend_from_slice(answer);
+        }
+    }
+}
+
+/// The first message, and what comes after it.
+fn whole_message(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (len, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(u16::from_be_bytes(*len).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_cut_where_their_length_says() {
+        assert_eq!(whole_message(&[0, 2, 7, 8, 0, 9]), Some((&[7, 8][..], &[0, 9][..])));
+        for partial in [&[][..], &[0], &[0, 2], &[0, 2, 7]] {
+            assert_eq!(whole_message(partial), None);
+        }
+    }
+
+    #[test]
+    fn over_the_limit_a_client_loses_its_own_oldest_idle_connection() {
+        let (connections, one) = (Connections::default(), IpAddr::from([10, 0, 0, 1]));
+        let entries: Vec<_> = (0..MOST_PER_CLIENT).map(|_| connections.enter(one).unwrap()).collect();
+        entries[0].idle_since.set(None);
+        connections.enter(one).unwrap();
+        assert!(!entries[0].closing.get() && entries[1].closing.get() && !entries[2].closing.get());
+        assert_eq!(connections.count(), MOST_PER_CLIENT);
+        connections.open.borrow().iter().for_each(|entry| entry.idle_since.set(None));
+        assert!(connections.enter(one).is_none());
+        assert!(connections.enter([10, 0, 0, 2].into()).is_some());
+    }
+
+    #[test]
+    fn when_all_places_are_taken_the_greediest_gives_one() {
+        let connections = Connections::default();
+        let client = |n: usize| IpAddr::from([10, 0, 0, n as u8]);
+        let entries: Vec<_> =
+            (0..MOST).map(|n| connections.enter(client(n / MOST_PER_CLIENT)).unwrap()).collect();
+        connections.enter(client(100)).unwrap();
+        assert_eq!(connections.count(), MOST);
+        assert_eq!(entries.iter().filter(|entry| entry.closing.get()).count(), 1);
+    }
+}

@@ -1,0 +1,299 @@
+//! Who has which name, and who may know it.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ptr;
+use std::sync::Arc;
+
+use crate::entry::{Endpoint, Network, valid_name};
+use crate::index::Index;
+use crate::reverse::{Subnets, bits};
+use crate::zone::Asked;
+
+/// The link of the host's own questions.
+const LOOPBACK_LINK: &str = "lo";
+
+/// Who has no name is listed under this, so that a network finds all who are on it.
+const NAMELESS: &str = "";
+
+/// The networks and the endpoints on them, found by whatever a question or a change names: nothing is looked through.
+#[derive(Debug, Default)]
+pub struct Table {
+    networks: HashMap<Arc<str>, Served>,
+    bridges: Index<Box<str>, str>,
+    gateways: Index<IpAddr, str>,
+    /// The networks' names in lower case.
+    called: Index<Box<str>, str>,
+    /// The networks' domains in lower case.
+    domains: Index<Box<str>, str>,
+    subnets: Subnets,
+    addresses: Index<IpAddr, Attached>,
+    containers: Index<Arc<str>, Attached>,
+}
+
+/// A network with the names on it.
+#[derive(Debug)]
+pub(crate) struct Served {
+    /// What was told of it.
+    pub network: Network,
+    /// Its name in lower case.
+    pub called: Box<str>,
+    /// Its domain in lower case.
+    pub domain: Option<Box<str>>,
+    /// The names in lower case.
+    names: Index<Box<str>, Attached>,
+}
+
+/// An endpoint in the table; small, for there are many.
+#[derive(Debug)]
+pub(crate) struct Attached {
+    /// The network's name, which all its endpoints share.
+    pub network: Arc<str>,
+    /// The container's id, which all its endpoints share.
+    pub container: Arc<str>,
+    ifname: Box<str>,
+    /// One after another, with blanks between, which no name has.
+    names: Box<str>,
+    /// Its addresses.
+    pub addresses: Box<[IpAddr]>,
+    /// The container's own upstream servers.
+    pub upstreams: Box<[SocketAddr]>,
+}
+
+/// Who asks.
+#[derive(Debug)]
+pub(crate) enum Asker<'t> {
+    /// Somebody with a view.
+    Known(View<'t>),
+    /// Nobody of ours (V4).
+    Stranger,
+    /// Somebody whose address belongs elsewhere (V5).
+    Forged,
+}
+
+/// The networks whose names an asker may see.
+#[derive(Debug)]
+pub(crate) struct View<'t> {
+    /// The networks; the one that the question came in by first.
+    pub networks: Vec<&'t Served>,
+    /// The asker's endpoints, the one with the source address first; none for the host and for unregistered sources.
+    pub endpoints: Vec<&'t Attached>,
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a network, or changes it; its endpoints stay.
+    pub fn set_network(&mut self, network: Network) {
+        let old = self.take_network(&network.name);
+        let (name, names) = match old {
+            Some((name, served)) => (name, served.names),
+            None => (network.name.as_str().into(), Index::default()),
+        };
+        let served = Served::new(network, names);
+        self.index(&name, &served);
+        self.networks.insert(name, served);
+    }
+
+    /// Removes a network and the endpoints that are still on it.
+    pub fn remove_network(&mut self, name: &str) {
+        let Some((_, served)) = self.take_network(name) else { return };
+        for endpoint in served.names.all() {
+            self.forget(endpoint);
+        }
+    }
+
+    /// Adds an endpoint, or changes it, as one change; false if there is no such network, and nothing is changed.
+    ///
+    /// It is known by network, container and interface. Names that nobody could ask for (N6) are left out.
+    pub fn set_endpoint(&mut self, endpoint: &Endpoint) -> bool {
+        let Some((network, _)) = self.networks.get_key_value(endpoint.network.as_str()) else { return false };
+        let network = Arc::clone(network);
+        self.remove_endpoint(&endpoint.network, &endpoint.container, &endpoint.ifname);
+        let known = self.containers.key(endpoint.container.as_str());
+        let container = known.map_or_else(|| endpoint.container.as_str().into(), Arc::clone);
+        self.insert(&Arc::new(Attached::new(network, container, endpoint)));
+        true
+    }
+
+    /// Removes an endpoint, if it is there.
+    pub fn remove_endpoint(&mut self, network: &str, container: &str, ifname: &str) {
+        let same = |other: &&Arc<Attached>| *other.network == *network && *other.ifname == *ifname;
+        let Some(endpoint) = self.containers.get(container).iter().find(same).cloned() else { return };
+        self.forget(&endpoint);
+        let Some(served) = self.networks.get_mut(network) else { return };
+        for key in endpoint.keys() {
+            served.names.remove(&key, &endpoint);
+        }
+    }
+
+    /// The networks.
+    pub fn networks(&self) -> impl Iterator<Item = &Network> {
+        self.networks.values().map(|served| &served.network)
+    }
+
+    /// The endpoints.
+    pub fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+        self.containers.all().map(|endpoint| endpoint.as_told())
+    }
+
+    /// Whose question it is (V1–V5).
+    pub(crate) fn asker(&self, asked: &Asked<'_>) -> Asker<'_> {
+        let (from, to) = (asked.from.to_canonical(), asked.to.to_canonical());
+        if asked.link == LOOPBACK_LINK
+            && let Some(served) = self.served(self.gateways.get(&to)).next()
+        {
+            return Asker::Known(View::of_network(served));
+        }
+        let here = self.bridges.get(asked.link);
+        let owners = self.addresses.get(&from);
+        if let Some(own) = owners.iter().find(|owner| here.contains(&owner.network)) {
+            return Asker::Known(self.view(own));
+        }
+        match self.served(here).find(|served| served.contains(from)) {
+            Some(served) => Asker::Known(View::of_network(served)),
+            None if owners.is_empty() && self.subnet_of(from, bits(from)).is_none() => Asker::Stranger,
+            None => Asker::Forged,
+        }
+    }
+
+    /// The endpoints with an address.
+    pub(crate) fn owners(&self, address: IpAddr) -> &[Arc<Attached>] {
+        self.addresses.get(&address)
+    }
+
+    /// The prefix length of the smallest subnet that has all addresses which begin with these bits.
+    pub(crate) fn subnet_of(&self, address: IpAddr, length: u8) -> Option<u8> {
+        self.subnets.around(address, length)
+    }
+
+    /// Whether it is the name (in lower case) of a network, in view or not.
+    pub(crate) fn is_network(&self, name: &str) -> bool {
+        self.called.key(name).is_some()
+    }
+
+    /// Whether it is the domain (in lower case) of a network, in view or not.
+    pub(crate) fn is_domain(&self, name: &str) -> bool {
+        self.domains.key(name).is_some()
+    }
+
+    /// What the container with that endpoint sees.
+    fn view<'t>(&'t self, own: &'t Attached) -> View<'t> {
+        let others = self.containers.get(&own.container).iter().map(|other| &**other);
+        let endpoints: Vec<_> =
+            [own].into_iter().chain(others.filter(|other| !ptr::eq(*other, own))).collect();
+        let mut networks: Vec<&Served> = Vec::with_capacity(endpoints.len());
+        for served in endpoints.iter().filter_map(|endpoint| self.networks.get(&endpoint.network)) {
+            if !networks.iter().any(|other| ptr::eq(*other, served)) {
+                networks.push(served);
+            }
+        }
+        View { networks, endpoints }
+    }
+
+    fn served<'t>(&'t self, names: &'t [Arc<str>]) -> impl Iterator<Item = &'t Served> {
+        names.iter().filter_map(|name| self.networks.get(name))
+    }
+
+    fn insert(&mut self, endpoint: &Arc<Attached>) {
+        self.containers.add(Arc::clone(&endpoint.container), endpoint);
+        for address in &endpoint.addresses {
+            self.addresses.add(*address, endpoint);
+        }
+        let Some(served) = self.networks.get_mut(&endpoint.network) else { return };
+        for key in endpoint.keys() {
+            served.names.add(key, endpoint);
+        }
+    }
+
+    /// Takes an endpoint out of everything but its network.
+    fn forget(&mut self, endpoint: &Arc<Attached>) {
+        self.containers.remove(&endpoint.container, endpoint);
+        for address in &endpoint.addresses {
+            self.addresses.remove(address, endpoint);
+        }
+    }
+
+    fn index(&mut self, name: &Arc<str>, served: &Served) {
+        let network = &served.network;
+        self.bridges.add(network.bridge.as_str().into(), name);
+        self.called.add(served.called.clone(), name);
+        served.domain.iter().for_each(|domain| self.domains.add(domain.clone(), name));
+        network.gateways.iter().for_each(|gateway| self.gateways.add(*gateway, name));
+        network.subnets.iter().for_each(|subnet| self.subnets.add(*subnet));
+    }
+
+    fn take_network(&mut self, name: &str) -> Option<(Arc<str>, Served)> {
+        let (name, served) = self.networks.remove_entry(name)?;
+        let network = &served.network;
+        self.bridges.remove(network.bridge.as_str(), &name);
+        self.called.remove(&served.called, &name);
+        served.domain.iter().for_each(|domain| self.domains.remove(domain, &name));
+        network.gateways.iter().for_each(|gateway| self.gateways.remove(gateway, &name));
+        network.subnets.iter().for_each(|subnet| self.subnets.remove(*subnet));
+        Some((name, served))
+    }
+}
+
+impl Served {
+    fn new(network: Network, names: Index<Box<str>, Attached>) -> Self {
+        let called = network.name.to_ascii_lowercase().into();
+        let domain =
+            network.domain.as_deref().map(|domain| domain.trim_end_matches('.').to_ascii_lowercase());
+        let domain = domain.filter(|domain| valid_name(domain)).map(Into::into);
+        Self { network, called, domain, names }
+    }
+
+    /// The endpoints with a name (in lower case).
+    pub(crate) fn holders(&self, name: &str) -> &[Arc<Attached>] {
+        if name == NAMELESS { &[] } else { self.names.get(name) }
+    }
+
+    fn contains(&self, address: IpAddr) -> bool {
+        self.network.subnets.iter().any(|subnet| subnet.contains(address))
+    }
+}
+
+impl<'t> View<'t> {
+    fn of_network(served: &'t Served) -> Self {
+        Self { networks: vec![served], endpoints: Vec::new() }
+    }
+}
+
+impl Attached {
+    fn new(network: Arc<str>, container: Arc<str>, told: &Endpoint) -> Self {
+        Self {
+            network,
+            container,
+            ifname: told.ifname.as_str().into(),
+            names: told.askable_names().join(" ").into(),
+            addresses: told.distinct_addresses().into(),
+            upstreams: told.upstreams.as_slice().into(),
+        }
+    }
+
+    /// Its names, the PTR's first.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.names.split_ascii_whitespace()
+    }
+
+    /// What its network finds it by.
+    fn keys(&self) -> impl Iterator<Item = Box<str>> {
+        let nameless = self.names.is_empty().then_some(NAMELESS);
+        self.names().chain(nameless).map(|name| name.to_ascii_lowercase().into())
+    }
+
+    fn as_told(&self) -> Endpoint {
+        Endpoint {
+            network: self.network.to_string(),
+            container: self.container.to_string(),
+            ifname: self.ifname.to_string(),
+            names: self.names().map(str::to_owned).collect(),
+            addresses: self.addresses.to_vec(),
+            upstreams: self.upstreams.to_vec(),
+        }
+    }
+}

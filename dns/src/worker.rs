@@ -1,0 +1,426 @@
+//! The part of the server that answers: one thread, which owns the table, the sockets and the forwarder. Changes happen
+//! between questions, so each question finds the table as it was before or as it is after (G3).
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixListener as StdUnixListener;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{SockaddrIn, SockaddrIn6};
+use rustix::io::Errno;
+use tokio::net::UnixListener;
+use tokio::sync::{Mutex, Notify};
+use tokio::task::{JoinHandle, LocalSet};
+
+use crate::control::{Attachment, Listening, Status};
+use crate::forward::{Answerer, Client, Forwarder, Question};
+use crate::listen::{Batch, Bound, link_index, link_name};
+use crate::resolv::{Watch, localhost_for_any, without_own};
+use crate::serve::{Binder, Way};
+use crate::stream::Connections;
+use crate::upstream::Buckets;
+use crate::{Asked, Endpoint, Network, Reply, Resolv, Table, control, listen, stream};
+
+/// Error answers a second for each client, and at once (H2).
+const ERRORS: u32 = 100;
+
+/// So long without a network: the end (G7).
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// So many links are remembered by number.
+const MOST_LINKS: usize = 1024;
+
+/// Why a change was not made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("network {network}: cannot listen at {address}: {source}")]
+    Bind { network: String, address: IpAddr, source: Errno },
+    #[error("endpoint {container} {ifname} is on network {network}, not on {other}")]
+    Network { container: String, ifname: String, network: String, other: String },
+}
+
+/// What a worker starts with.
+pub(crate) struct Start {
+    pub(crate) control: StdUnixListener,
+    /// Who may speak on the control socket, besides root.
+    pub(crate) uid: u32,
+    pub(crate) netns: (u64, u64),
+    pub(crate) resolv_conf: PathBuf,
+    /// Answers from outside that point into our subnets are dropped (H5).
+    pub(crate) rebinding_guard: bool,
+    pub(crate) table: Vec<(Network, Vec<Endpoint>)>,
+    pub(crate) way: Way,
+}
+
+/// The server.
+pub(crate) struct Server {
+    pub(crate) batches: Batches,
+    pub(crate) links: Links,
+    pub(crate) connections: Connections,
+    table: RefCell<Table>,
+    networks: RefCell<HashMap<String, Network>>,
+    listeners: RefCell<HashMap<IpAddr, Listener>>,
+    forwarder: Rc<Forwarder>,
+    /// The host's servers.
+    upstreams: RefCell<Vec<SocketAddr>>,
+    errors: RefCell<Buckets<IpAddr>>,
+    /// Held during a change, because one may wait for sockets.
+    binder: Mutex<Binder>,
+    changed: Notify,
+    counts: Counts,
+    uid: u32,
+    netns: (u64, u64),
+    rebinding_guard: bool,
+}
+
+#[derive(Default)]
+struct Counts {
+    questions: Cell<u64>,
+    forwarded: Cell<u64>,
+    suppressed: Cell<u64>,
+}
+
+/// Room for datagrams, of each family.
+pub(crate) struct Batches {
+    pub(crate) v4: RefCell<Batch<SockaddrIn>>,
+    pub(crate) v6: RefCell<Batch<SockaddrIn6>>,
+}
+
+/// The names of links by number, remembered: a number is not used again.
+#[derive(Default)]
+pub(crate) struct Links {
+    names: RefCell<HashMap<u32, Rc<str>>>,
+}
+
+/// The two tasks of an address. They end with it.
+struct Listener {
+    port: u16,
+    tasks: [JoinHandle<()>; 2],
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Links {
+    pub(crate) fn name(&self, index: u32) -> Rc<str> {
+        if let Some(name) = self.names.borrow().get(&index) {
+            return Rc::clone(name);
+        }
+        // A link that has gone meanwhile is no network's.
+        let Some(name) = link_name(index).map(Rc::<str>::from) else { return Rc::from("") };
+        let mut names = self.names.borrow_mut();
+        if names.len() >= MOST_LINKS {
+            names.clear();
+        }
+        names.insert(index, Rc::clone(&name));
+        name
+    }
+
+    /// A link may have been renamed.
+    fn forget(&self) {
+        self.names.borrow_mut().clear();
+    }
+}
+
+/// Serves until there has been no network for a while.
+pub(crate) fn run(start: Start) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, serve(start))
+}
+
+async fn serve(start: Start) -> io::Result<()> {
+    start.control.set_nonblocking(true)?;
+    let control = UnixListener::from_std(start.control)?;
+    let server = Server::new(Binder::new(start.way)?, start.uid, start.netns, start.rebinding_guard);
+    let watch = Watch::new(&start.resolv_conf);
+    server.read_upstreams(&start.resolv_conf);
+    server.fill(start.table).await;
+    drop(tokio::task::spawn_local(follow(Rc::clone(&server), watch, start.resolv_conf)));
+    drop(tokio::task::spawn_local(control::serve(Rc::clone(&server), control, server.uid)));
+    server.until_unused().await;
+    Ok(())
+}
+
+/// Takes the host's servers anew whenever they may have changed (R1).
+async fn follow(server: Rc<Server>, mut watch: Watch, path: PathBuf) {
+    loop {
+        watch.changed().await;
+        server.read_upstreams(&path);
+    }
+}
+
+impl Server {
+    fn new(binder: Binder, uid: u32, netns: (u64, u64), rebinding_guard: bool) -> Rc<Self> {
+        let batches = Batches { v4: RefCell::new(Batch::new()), v6: RefCell::new(Batch::new()) };
+        Rc::new(Self {
+            batches,
+            links: Links::default(),
+            connections: Connections::default(),
+            table: RefCell::new(Table::new()),
+            networks: RefCell::default(),
+            listeners: RefCell::default(),
+            forwarder: Forwarder::new(),
+            upstreams: RefCell::default(),
+            errors: RefCell::new(Buckets::new(ERRORS, ERRORS)),
+            binder: Mutex::new(binder),
+            changed: Notify::new(),
+            counts: Counts::default(),
+            uid,
+            netns,
+            rebinding_guard,
+        })
+    }
+
+    /// Answers a question at once, or returns none: then silence is due, or what `later` makes gets the answer.
+    pub(crate) fn answer(
+        self: &Rc<Self>,
+        asked: &Asked<'_>,
+        later: impl FnOnce() -> Answerer,
+    ) -> Option<Vec<u8>> {
+        let turn = count(&self.counts.questions);
+        if self.forwarder.is_probe(asked.message) {
+            return None;
+        }
+        let reply = self.table.borrow().answer(asked, turn);
+        match reply {
+            Reply::Answer(answer) => Some(answer),
+            Reply::Error(answer) => self.error(asked.from, answer),
+            Reply::Drop => None,
+            Reply::Forward(forward) => {
+                count(&self.counts.forwarded);
+                let client = match forward.client {
+                    Some((network, container)) => Client::Container(network, container),
+                    None => Client::Address(asked.from),
+                };
+                let servers = self.servers(&forward.upstreams);
+                let question =
+                    Question { message: asked.message, transport: asked.transport, servers, client };
+                let answer = self.forwarder.forward(question, later)?;
+                self.error(asked.from, answer)
+            }
+        }
+    }
+
+    /// H2: whoever causes too many errors gets no answer to some.
+    fn error(&self, from: IpAddr, answer: Vec<u8>) -> Option<Vec<u8>> {
+        let may = self.errors.borrow_mut().take(from, Instant::now());
+        if !may {
+            count(&self.counts.suppressed);
+        }
+        may.then_some(answer)
+    }
+
+    fn servers(&self, own: &[SocketAddr]) -> Vec<SocketAddr> {
+        let listeners = self.listeners.borrow();
+        let upstreams = self.upstreams.borrow();
+        let servers = if own.is_empty() { &upstreams[..] } else { own };
+        without_own(servers, |ip| listeners.contains_key(&ip))
+    }
+
+    /// The bridge of the network whose subnet `address` is in.
+    pub(crate) fn bridge_of(&self, address: IpAddr) -> Rc<str> {
+        let networks = self.networks.borrow();
+        let owner =
+            networks.values().find(|network| network.subnets.iter().any(|subnet| subnet.contains(address)));
+        owner.map_or_else(|| Rc::from(""), |network| Rc::from(network.bridge.as_str()))
+    }
+
+    /// Takes a network and an endpoint on it; when this returns, its names answer.
+    pub(crate) async fn set(
+        self: &Rc<Self>,
+        network: Network,
+        endpoint: Option<Endpoint>,
+    ) -> Result<(), Error> {
+        if let Some(endpoint) = endpoint.as_ref().filter(|endpoint| endpoint.network != network.name) {
+            return Err(misplaced(endpoint, network.name));
+        }
+        let mut binder = self.binder.lock().await;
+        let known = self.networks.borrow().get(&network.name).cloned();
+        if known.as_ref() != Some(&network) || !self.listens(&network) {
+            self.set_network(&mut binder, network, known).await?;
+        }
+        if let Some(endpoint) = endpoint {
+            self.table.borrow_mut().set_endpoint(&endpoint);
+        }
+        Ok(())
+    }
+
+    /// The table first: a listener never meets a network it does not know. Back to `known` if it cannot listen.
+    async fn set_network(
+        self: &Rc<Self>,
+        binder: &mut Binder,
+        network: Network,
+        known: Option<Network>,
+    ) -> Result<(), Error> {
+        let name = network.name.clone();
+        self.know(network.clone());
+        let listening = self.listen(binder, &network).await;
+        match (&listening, known) {
+            (Ok(()), _) => {}
+            (Err(_), Some(known)) => self.know(known),
+            (Err(_), None) => self.forget(&name),
+        }
+        self.close_unused(binder).await;
+        self.changed.notify_one();
+        listening
+    }
+
+    fn know(&self, network: Network) {
+        self.table.borrow_mut().set_network(network.clone());
+        self.networks.borrow_mut().insert(network.name.clone(), network);
+        self.renew();
+    }
+
+    fn forget(&self, network: &str) {
+        self.table.borrow_mut().remove_network(network);
+        self.networks.borrow_mut().remove(network);
+        self.renew();
+    }
+
+    /// What depends on the networks.
+    fn renew(&self) {
+        self.links.forget();
+        if self.rebinding_guard {
+            let networks = self.networks.borrow();
+            self.forwarder.guard(networks.values().flat_map(|network| network.subnets.clone()).collect());
+        }
+    }
+
+    /// Makes an endpoint or a whole network unknown. What is not there need not be removed.
+    pub(crate) async fn remove(&self, network: &str, endpoint: Option<&Attachment>) -> Result<(), Error> {
+        let mut binder = self.binder.lock().await;
+        match endpoint {
+            Some(Attachment { container, ifname }) => {
+                self.table.borrow_mut().remove_endpoint(network, container, ifname);
+            }
+            None => {
+                self.forget(network);
+                self.close_unused(&mut binder).await;
+                self.changed.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// Listens at the gateways where it does not yet; no other listener is touched (L5).
+    async fn listen(self: &Rc<Self>, binder: &mut Binder, network: &Network) -> Result<(), Error> {
+        for address in network.gateways.iter().copied() {
+            if self.listeners.borrow().contains_key(&address) {
+                continue;
+            }
+            let bound = binder.bind(address, &network.bridge).await.map_err(|source| Error::Bind {
+                network: network.name.clone(),
+                address,
+                source,
+            })?;
+            self.listeners.borrow_mut().insert(address, self.begin(bound, address));
+        }
+        Ok(())
+    }
+
+    fn listens(&self, network: &Network) -> bool {
+        let listeners = self.listeners.borrow();
+        network.gateways.iter().all(|address| listeners.contains_key(address))
+    }
+
+    fn begin(self: &Rc<Self>, bound: Bound, address: IpAddr) -> Listener {
+        let datagrams = tokio::task::spawn_local(listen::serve(Rc::clone(self), bound.udp, address));
+        let streams = tokio::task::spawn_local(stream::serve(Rc::clone(self), bound.tcp, address));
+        Listener { port: bound.port, tasks: [datagrams, streams] }
+    }
+
+    async fn close_unused(&self, binder: &mut Binder) {
+        let unused: Vec<_> = {
+            let networks = self.networks.borrow();
+            let used = |address: &IpAddr| networks.values().any(|network| network.gateways.contains(address));
+            let listeners = self.listeners.borrow();
+            listeners.keys().filter(|address| !used(address)).copied().collect()
+        };
+        for address in unused {
+            self.listeners.borrow_mut().remove(&address);
+            binder.close(address).await;
+        }
+    }
+
+    /// The table as the records have it, before the first answer (G5). A network that cannot be listened on does not
+    /// keep the others from it.
+    async fn fill(self: &Rc<Self>, table: Vec<(Network, Vec<Endpoint>)>) {
+        for (network, endpoints) in &table {
+            self.know(network.clone());
+            let mut table = self.table.borrow_mut();
+            for endpoint in endpoints {
+                table.set_endpoint(endpoint);
+            }
+        }
+        let mut binder = self.binder.lock().await;
+        for (network, _) in &table {
+            let _ = self.listen(&mut binder, network).await;
+        }
+    }
+
+    fn read_upstreams(&self, path: &Path) {
+        let servers = Resolv::read(path).nameservers;
+        let sockets = servers.iter().filter_map(|server| server.socket(link_index));
+        let sockets: Vec<_> = sockets.map(localhost_for_any).collect();
+        if *self.upstreams.borrow() != sockets {
+            self.upstreams.replace(sockets);
+            self.forwarder.forget();
+        }
+    }
+
+    async fn until_unused(&self) {
+        loop {
+            let used = !self.networks.borrow().is_empty();
+            let change = self.changed.notified();
+            if used {
+                change.await;
+            } else if tokio::time::timeout(FAREWELL, change).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Who answers, and where.
+    pub(crate) fn identity(&self) -> Status {
+        Status { pid: std::process::id(), netns: self.netns, ..Status::default() }
+    }
+
+    /// How it goes.
+    pub(crate) fn status(&self) -> Status {
+        let (in_flight, unwell) = self.forwarder.status();
+        let listeners = self.listeners.borrow();
+        let listening =
+            |(address, listener): (&IpAddr, &Listener)| Listening { address: *address, port: listener.port };
+        let mut listeners: Vec<_> = listeners.iter().map(listening).collect();
+        listeners.sort_by_key(|listening| listening.address);
+        Status {
+            listeners,
+            networks: self.networks.borrow().len(),
+            endpoints: self.table.borrow().endpoints().count(),
+            upstreams: self.servers(&[]),
+            unwell,
+            in_flight,
+            connections: self.connections.count(),
+            questions: self.counts.questions.get(),
+            forwarded: self.counts.forwarded.get(),
+            suppressed: self.counts.suppressed.get(),
+            ..self.identity()
+        }
+    }
+}
+
+fn count(counter: &Cell<u64>) -> u64 {
+    counter.replace(counter.get().wrapping_add(1))
+}
+
+fn misplaced(endpoint: &Endpoint, other: String) -> Error {
+    let Endpoint { container, ifname, network, .. } = endpoint.clone();
+    Error::Network { container, ifname, network, other }
+}

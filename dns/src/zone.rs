@@ -1,0 +1,301 @@
+//! What a question is answered with: pure.
+
+use std::iter;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+
+use hickory_proto::op::ResponseCode;
+use hickory_proto::rr::RecordType;
+
+use crate::entry::valid_name;
+use crate::message::{Content, Question, Zone, parse};
+use crate::reverse::Reverse;
+use crate::table::{Asker, Attached, Served, Table, View};
+
+const LOCALHOST: &str = "localhost";
+
+/// The zone of single labels, and of all that does not exist for those who are kept in.
+const ROOT: Zone = Zone(None);
+
+/// How a question came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// A datagram: what does not fit is cut (M1, M2).
+    Udp,
+    /// A stream.
+    Tcp,
+}
+
+/// A question with what the socket knew of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked<'a> {
+    /// The message.
+    pub message: &'a [u8],
+    /// The asker's address.
+    pub from: IpAddr,
+    /// The link it came by; `lo` for the host's own questions.
+    pub link: &'a str,
+    /// The address that was asked.
+    pub to: IpAddr,
+    /// How it came.
+    pub transport: Transport,
+}
+
+/// What is to be done with a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// These bytes are the answer.
+    Answer(Vec<u8>),
+    /// The answer is an error that a client may not cause too often (H2: REFUSED, FORMERR, NOTIMP, BADVERS, SERVFAIL).
+    Error(Vec<u8>),
+    /// A server outside knows.
+    Forward(Forward),
+    /// Silence (M6, V5).
+    Drop,
+}
+
+/// A question for the servers outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// The servers to ask, in order (F1); empty means the host's.
+    pub upstreams: Vec<SocketAddr>,
+    /// The container that is charged for it: (network, id); none for the host or an unknown asker.
+    pub client: Option<(String, String)>,
+}
+
+/// What a name means to an asker.
+#[derive(Debug, PartialEq, Eq)]
+enum Meaning {
+    /// Somebody has it: the addresses, network by network.
+    Host(Vec<Vec<IpAddr>>, Zone),
+    /// It is the address of this name.
+    Pointer(String, Zone),
+    /// A zone's own name.
+    Apex(Zone),
+    /// There are, or may be, names below it.
+    Inner(Zone),
+    /// It would be ours, but is not there.
+    Unknown(Zone),
+    /// Others know.
+    Outside,
+}
+
+impl Table {
+    /// What is to be done with a question; `turn` is another one each time, so that addresses take turns (A9).
+    pub fn answer(&self, asked: &Asked<'_>, turn: u64) -> Reply {
+        let asker = self.asker(asked);
+        if matches!(asker, Asker::Forged) {
+            return Reply::Drop;
+        }
+        let question = match parse(asked.message) {
+            Ok(question) => question,
+            Err(reply) => return reply,
+        };
+        let Asker::Known(view) = asker else { return Reply::Error(question.error(ResponseCode::Refused)) };
+        let content = match self.meaning(&view, &question.name) {
+            Meaning::Outside if view.leaves_host() => return forward(&view, &question),
+            meaning => meaning.content(question.rtype, turn),
+        };
+        Reply::Answer(question.answer(asked.transport, &content))
+    }
+
+    fn meaning(&self, view: &View<'_>, name: &str) -> Meaning {
+        let meaning = self.reverse(view, name).or_else(|| self.known(view, name));
+        meaning.unwrap_or_else(|| single(view, name))
+    }
+
+    /// A name in any of its forms; the whole name comes before its parts (N7).
+    fn known(&self, view: &View<'_>, name: &str) -> Option<Meaning> {
+        localhost(name)
+            .or_else(|| view.whole(name))
+            .or_else(|| self.in_domain(view, name))
+            .or_else(|| self.in_network(view, name))
+    }
+
+    /// A name under the domain of a network.
+    fn in_domain(&self, view: &View<'_>, name: &str) -> Option<Meaning> {
+        let domain = suffixes(name).find(|suffix| self.is_domain(suffix))?;
+        let zone = zone_of(name, domain);
+        let Some(head) = before(name, domain) else { return Some(Meaning::Apex(zone)) };
+        let of_domain = |served: &&&Served| served.domain.as_deref() == Some(domain);
+        let addresses = addresses(view.networks.iter().filter(of_domain), head);
+        Some(addresses.map_or(Meaning::Unknown(zone), |addresses| Meaning::Host(addresses, zone)))
+    }
+
+    /// `name.NETWORK` (N2); a longer one only if it is known (N9).
+    fn in_network(&self, view: &View<'_>, name: &str) -> Option<Meaning> {
+        let known = suffixes(name).skip(1).find_map(|network| {
+            let called = |served: &&&Served| *served.called == *network;
+            let addresses = addresses(view.networks.iter().filter(called), before(name, network)?)?;
+            Some(Meaning::Host(addresses, zone_of(name, network)))
+        });
+        known.or_else(|| {
+            let (_, network) = name.split_once('.')?;
+            self.is_network(network).then(|| Meaning::Unknown(zone_of(name, network)))
+        })
+    }
+
+    /// A name under in-addr.arpa or ip6.arpa, if all it stands for lies in one of our subnets, in view or not (V6).
+    fn reverse(&self, view: &View<'_>, name: &str) -> Option<Meaning> {
+        let reverse = Reverse::parse(name)?;
+        let prefix = match loopback_prefix(&reverse) {
+            Some(prefix) => prefix,
+            None => self.subnet_of(reverse.address, reverse.length)?,
+        };
+        let length = reverse.zone_length(prefix);
+        let zone = last_labels(name, reverse.labels(length));
+        Some(match reverse {
+            Reverse { pure: false, .. } => Meaning::Unknown(zone),
+            Reverse { address, .. } if reverse.is_address() => self
+                .pointer(view, address)
+                .map_or(Meaning::Unknown(zone), |name| Meaning::Pointer(name, zone)),
+            // Labels are no answer, but must not seem absent either: there are addresses below (RFC 8020).
+            _ if reverse.length > length => Meaning::Inner(zone),
+            _ => Meaning::Apex(zone),
+        })
+    }
+
+    /// The name of an address (A4).
+    fn pointer(&self, view: &View<'_>, address: IpAddr) -> Option<String> {
+        if address.is_loopback() {
+            return Some(LOCALHOST.into());
+        }
+        let sees =
+            |own: &&Arc<Attached>| view.networks.iter().any(|served| *served.network.name == *own.network);
+        self.owners(address).iter().filter(sees).find_map(|own| {
+            let name = own.names().next()?;
+            let forms = [format!("{name}.{}", own.network), name.into()];
+            forms.into_iter().find(|form| self.leads_to(view, form, address))
+        })
+    }
+
+    /// Whether a name can be asked for and has the address; a form may be too long, or somebody else's whole name.
+    fn leads_to(&self, view: &View<'_>, name: &str, address: IpAddr) -> bool {
+        let meaning = valid_name(name).then(|| self.known(view, &name.to_ascii_lowercase())).flatten();
+        matches!(meaning, Some(Meaning::Host(groups, _)) if groups.iter().flatten().any(|one| *one == address))
+    }
+}
+
+impl View<'_> {
+    /// A name as it is, dots and all (N7).
+    fn whole(&self, name: &str) -> Option<Meaning> {
+        let zone = Zone(name.contains('.').then_some(0));
+        Some(Meaning::Host(addresses(self.networks.iter(), name)?, zone))
+    }
+
+    /// Whether questions may be forwarded: one ordinary network is enough (F9).
+    fn leaves_host(&self) -> bool {
+        self.networks.iter().any(|served| !served.network.internal)
+    }
+
+    /// The container's own servers, else a network's (F1).
+    fn upstreams(&self) -> Vec<SocketAddr> {
+        let own = self.endpoints.iter().map(|own| &*own.upstreams);
+        let ordinary = self.networks.iter().filter(|served| !served.network.internal);
+        let mut lists = own.chain(ordinary.map(|served| &*served.network.upstreams));
+        lists.find(|list| !list.is_empty()).unwrap_or_default().into()
+    }
+}
+
+impl Meaning {
+    fn content(self, rtype: RecordType, turn: u64) -> Content {
+        let (content, zone) = match (self, rtype) {
+            (Self::Host(addresses, zone), _) => (some_addresses(&addresses, rtype, turn), zone),
+            (Self::Pointer(name, zone), RecordType::PTR | RecordType::ANY) => {
+                (Some(Content::Pointer(name)), zone)
+            }
+            (Self::Apex(zone), RecordType::SOA | RecordType::ANY) => (Some(Content::Soa(zone)), zone),
+            (Self::Apex(zone), RecordType::NS) => (Some(Content::Ns(zone)), zone),
+            (Self::Pointer(_, zone) | Self::Apex(zone) | Self::Inner(zone), _) => (None, zone),
+            (Self::Unknown(zone), _) => (Some(Content::Unknown(zone)), zone),
+            (Self::Outside, _) => (Some(Content::Unknown(ROOT)), ROOT),
+        };
+        content.unwrap_or(Content::Nothing(zone))
+    }
+}
+
+/// One record set (RFC 8482), if the type asks for addresses and there are some.
+fn some_addresses(groups: &[Vec<IpAddr>], rtype: RecordType, turn: u64) -> Option<Content> {
+    let families: &[fn(&IpAddr) -> bool] = match rtype {
+        RecordType::A => &[IpAddr::is_ipv4],
+        RecordType::AAAA => &[IpAddr::is_ipv6],
+        RecordType::ANY => &[IpAddr::is_ipv4, IpAddr::is_ipv6],
+        _ => &[],
+    };
+    let sets =
+        families.iter().map(|family| groups.iter().flat_map(|group| rotated(group, *family, turn)).collect());
+    sets.map(Content::Addresses).find(|set| *set != Content::Addresses(Vec::new()))
+}
+
+/// The addresses of a family, another one first at each turn.
+fn rotated(group: &[IpAddr], family: fn(&IpAddr) -> bool, turn: u64) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = group.iter().copied().filter(family).collect();
+    if let Some(first) = turn.checked_rem(addresses.len() as u64) {
+        addresses.rotate_left(first as usize);
+    }
+    addresses
+}
+
+/// The addresses of a name (in lower case), network by network; none if nobody has it.
+fn addresses<'t>(networks: impl Iterator<Item = &'t &'t Served>, name: &str) -> Option<Vec<Vec<IpAddr>>> {
+    let holders = networks.map(|served| served.holders(name)).filter(|holders| !holders.is_empty());
+    let groups =
+        holders.map(|holders| holders.iter().flat_map(|one| one.addresses.iter().copied()).collect());
+    Some(groups.collect::<Vec<_>>()).filter(|groups| !groups.is_empty())
+}
+
+/// The loopback's name, which is never asked for outside (RFC 6761, 6.3).
+fn localhost(name: &str) -> Option<Meaning> {
+    let ours = name == LOCALHOST || before(name, LOCALHOST).is_some();
+    let loopback = || vec![vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]];
+    ours.then(|| Meaning::Host(loopback(), zone_of(name, LOCALHOST)))
+}
+
+fn loopback_prefix(reverse: &Reverse) -> Option<u8> {
+    let prefix = if reverse.address.is_ipv4() { 8 } else { 128 };
+    (reverse.address.is_loopback() && reverse.length >= prefix).then_some(prefix)
+}
+
+/// What nobody has: a single label stays here (F8). A network's name has names below it.
+fn single(view: &View<'_>, name: &str) -> Meaning {
+    match name {
+        "" => Meaning::Outside,
+        _ if name.contains('.') => Meaning::Outside,
+        _ if view.networks.iter().any(|served| *served.called == *name) => {
+            Meaning::Inner(zone_of(name, name))
+        }
+        _ => Meaning::Unknown(ROOT),
+    }
+}
+
+fn forward(view: &View<'_>, question: &Question<'_>) -> Reply {
+    if !question.recursion_desired() {
+        return Reply::Error(question.error(ResponseCode::Refused));
+    }
+    let client = view.endpoints.first().map(|own| (own.network.to_string(), own.container.to_string()));
+    Reply::Forward(Forward { upstreams: view.upstreams(), client })
+}
+
+/// The name and what follows each of its dots.
+fn suffixes(name: &str) -> impl Iterator<Item = &str> {
+    iter::successors(Some(name), |rest| rest.split_once('.').map(|(_, rest)| rest))
+}
+
+/// What stands before a suffix and its dot.
+fn before<'n>(name: &'n str, suffix: &str) -> Option<&'n str> {
+    name.strip_suffix(suffix)?.strip_suffix('.')
+}
+
+fn zone_of(name: &str, suffix: &str) -> Zone {
+    Zone(Some(start(name, suffix)))
+}
+
+fn start(name: &str, suffix: &str) -> usize {
+    name.len() - suffix.len()
+}
+
+/// The zone whose name is that of the last so many labels.
+fn last_labels(name: &str, count: usize) -> Zone {
+    let dot = name.rmatch_indices('.').nth(count.saturating_sub(1));
+    Zone(Some(dot.map_or(0, |(place, _)| place + 1)))
+}

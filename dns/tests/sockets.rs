@@ -1,0 +1,615 @@
+//! The whole server at its sockets: a host of its own for each test, questions by datagram and stream, upstreams that
+//! misbehave, and a worker process that is killed.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use dns::{Endpoint, Network, Serve, Status, client};
+use netns_fixtures::Host;
+
+const GATEWAY: &str = "10.77.0.1";
+const LONG: Duration = Duration::from_secs(6);
+
+/// The hidden arguments of the real program: here, a test and a word that makes it a worker.
+const WORKER: [&str; 4] = ["--exact", "a_worker_needs_its_parent", "--nocapture", AS_WORKER];
+const AS_WORKER: &str = "as-worker-of-a-server";
+
+#[test]
+fn a_worker_needs_its_parent() {
+    if std::env::args().any(|argument| argument == AS_WORKER) {
+        return dns::work().unwrap();
+    }
+    let refused = dns::work().unwrap_err();
+    assert_eq!(refused.to_string(), "the name server's parent and worker cannot talk");
+}
+
+/// A host with a bridge address, a container's address (both on lo, so the host plays all parts), and a server.
+struct Scene {
+    host: Arc<Host>,
+    server: Option<JoinHandle<Result<(), dns::Error>>>,
+}
+
+impl Scene {
+    fn new(resolv: &str) -> Self {
+        Self::with(resolv, true, vec![])
+    }
+
+    fn with(resolv: &str, process: bool, table: Vec<(Network, Vec<Endpoint>)>) -> Self {
+        let host = Arc::new(Host::new().unwrap());
+        let address = |ip: &str| host.command("ip").args(["addr", "add", ip, "dev", "lo"]).status().unwrap();
+        for ip in
+            ["10.77.0.1/24", "10.77.0.2/32", "10.78.0.1/24", "fd77::1/64", "192.0.2.1/32", "192.0.2.2/32"]
+        {
+            assert!(address(ip).success());
+        }
+        let mut scene = Self { host, server: None };
+        scene.write_resolv(resolv);
+        scene.start(process, table);
+        scene
+    }
+
+    fn start(&mut self, process: bool, table: Vec<(Network, Vec<Endpoint>)>) {
+        let worker = process.then(|| WORKER.map(Into::into).into());
+        let (control, resolv_conf) = (self.control(), self.resolv_conf());
+        let host = Arc::clone(&self.host);
+        let serve = move || {
+            let load = move || table.clone();
+            dns::serve(Serve { control, resolv_conf, port: 53, rebinding_guard: false, worker, load })
+        };
+        self.server = Some(std::thread::spawn(move || host.run(serve).unwrap()));
+        wait_for(|| self.host.run(|| client::ping(&self.control())).unwrap().is_ok());
+    }
+
+    fn control(&self) -> PathBuf {
+        self.host.root().join("dns")
+    }
+
+    fn resolv_conf(&self) -> PathBuf {
+        self.host.root().join("resolv.conf")
+    }
+
+    fn write_resolv(&self, text: &str) {
+        let new = self.host.root().join("resolv.new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, self.resolv_conf()).unwrap();
+    }
+
+    fn set(&self, network: &Network, endpoint: Option<&Endpoint>) {
+        client::set(&self.control(), network, endpoint).unwrap();
+    }
+
+    fn status(&self) -> Status {
+        client::status(&self.control()).unwrap()
+    }
+
+    fn ask(&self, name: &str) -> Option<Vec<u8>> {
+        self.host.run(|| ask(GATEWAY, &query(7, name), LONG)).unwrap()
+    }
+
+    /// The response code; 99 for silence.
+    fn rcode(&self, name: &str) -> u8 {
+        self.ask(name).map_or(99, |answer| answer[3] & 0xf)
+    }
+
+    fn upstream(&self, ip: &str, reply: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Upstream {
+        let socket = self.host.run(|| UdpSocket::bind((ip, 53)).unwrap()).unwrap();
+        Upstream::start(socket, reply)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        for network in ["net", "net6", "net8"] {
+            let _ = client::remove_network(&self.control(), network);
+        }
+        if let Some(server) = self.server.take()
+            && !std::thread::panicking()
+        {
+            server.join().unwrap().unwrap();
+            assert!(!self.control().exists());
+        }
+    }
+}
+
+/// A small server, which counts what it is asked.
+struct Upstream {
+    asked: Arc<AtomicUsize>,
+    names: Arc<Mutex<Vec<SocketAddr>>>,
+}
+
+impl Upstream {
+    fn start(socket: UdpSocket, reply: impl Fn(&[u8]) -> Vec<Vec<u8>> + Send + 'static) -> Self {
+        let (asked, names) = (Arc::<AtomicUsize>::default(), Arc::<Mutex<Vec<_>>>::default());
+        let this = Self { asked: Arc::clone(&asked), names: Arc::clone(&names) };
+        socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok((len, peer)) = socket.recv_from(&mut buffer) {
+                // A probe for loops is not counted.
+                if buffer[12] == 32 {
+                    continue;
+                }
+                asked.fetch_add(1, Ordering::SeqCst);
+                names.lock().unwrap().push(peer);
+                for reply in reply(&buffer[..len]) {
+                    socket.send_to(&reply, peer).unwrap();
+                }
+            }
+        });
+        this
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+fn wait_for(done: impl Fn() -> bool) {
+    let until = Instant::now() + LONG;
+    while !done() {
+        assert!(Instant::now() < until, "in vain");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn network() -> Network {
+    Network {
+        name: "net".into(),
+        domain: None,
+        bridge: "lo".into(),
+        gateways: vec![GATEWAY.parse().unwrap()],
+        subnets: vec!["10.77.0.0/24".parse().unwrap()],
+        ..Network::default()
+    }
+}
+
+fn endpoint(name: &str, ip: &str) -> Endpoint {
+    Endpoint {
+        network: "net".into(),
+        container: format!("{name}-id"),
+        ifname: "eth0".into(),
+        names: vec![name.into()],
+        addresses: vec![ip.parse().unwrap()],
+        upstreams: vec![],
+    }
+}
+
+fn query(id: u16, name: &str) -> Vec<u8> {
+    let mut query = vec![0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    query[..2].copy_from_slice(&id.to_be_bytes());
+    for label in name.split('.') {
+        query.push(label.len() as u8);
+        query.extend(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    query
+}
+
+fn ask(to: &str, query: &[u8], patience: Duration) -> Option<Vec<u8>> {
+    let to: IpAddr = to.parse().unwrap();
+    let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { "::".parse().unwrap() };
+    let socket = UdpSocket::bind((any, 0)).unwrap();
+    // Connected: an answer from another address than the one asked is not heard (M9).
+    socket.connect((to, 53)).unwrap();
+    socket.set_read_timeout(Some(patience)).unwrap();
+    socket.send(query).unwrap();
+    let mut buffer = [0; 4096];
+    let len = socket.recv(&mut buffer).ok()?;
+    assert_eq!(buffer[..2], query[..2]);
+    Some(buffer[..len].to_vec())
+}
+
+fn reply(query: &[u8], rcode: u8) -> Vec<u8> {
+    let mut reply = query.to_vec();
+    reply[2] |= 0x80;
+    reply[3] |= rcode;
+    reply
+}
+
+/// NOERROR with the address 198.51.100.`last`.
+fn answer(query: &[u8], last: u8) -> Vec<u8> {
+    let mut reply = reply(query, 0);
+    reply[7] = 1;
+    reply.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 198, 51, 100, last]);
+    reply
+}
+
+fn framed(message: &[u8]) -> Vec<u8> {
+    [&(message.len() as u16).to_be_bytes(), message].concat()
+}
+
+fn read_framed(stream: &mut impl Read) -> Option<Vec<u8>> {
+    let mut len = [0; 2];
+    stream.read_exact(&mut len).ok()?;
+    let mut message = vec![0; u16::from_be_bytes(len).into()];
+    stream.read_exact(&mut message).ok()?;
+    Some(message)
+}
+
+fn connect() -> TcpStream {
+    let stream = TcpStream::connect((GATEWAY, 53)).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+#[test]
+fn a_name_answers_when_set_returns_and_is_gone_when_remove_returns() {
+    let scene = Scene::new("");
+    scene.set(&network(), None);
+    for _ in 0..20 {
+        scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
+        assert!(scene.ask("web").unwrap().ends_with(&[10, 77, 0, 9]));
+        client::remove_endpoint(&scene.control(), "net", "web-id", "eth0").unwrap();
+        assert_eq!(scene.rcode("web"), 3);
+    }
+    let status = scene.status();
+    assert_eq!((status.networks, status.endpoints, status.listeners[0].port), (1, 0, 53));
+}
+
+#[test]
+fn a_hundred_at_once_lose_nothing_and_leave_nothing() {
+    let scene = Scene::new("");
+    let each = |f: &(dyn Fn(u8) + Sync)| {
+        std::thread::scope(|scope| (0..100).for_each(|n| drop(scope.spawn(move || f(n)))));
+    };
+    let name = |n| endpoint(&format!("c{n}"), &format!("10.77.0.{}", n + 100));
+    each(&|n| scene.set(&network(), Some(&name(n))));
+    assert_eq!(scene.status().endpoints, 100);
+    assert!((0..100).all(|n| scene.rcode(&format!("c{n}")) == 0));
+    each(&|n| client::remove_endpoint(&scene.control(), "net", &format!("c{n}-id"), "eth0").unwrap());
+    assert_eq!((scene.status().endpoints, scene.rcode("c7")), (0, 3));
+}
+
+#[test]
+fn ipv6_is_answered_from_the_address_asked_and_listening_does_not_wait_for_it() {
+    let scene = Scene::new("");
+    let gateways = vec!["fd77::1".parse().unwrap(), "fd99::1".parse().unwrap(), "10.99.0.1".parse().unwrap()];
+    let network =
+        Network { name: "net6".into(), subnets: vec!["fd77::/64".parse().unwrap()], gateways, ..network() };
+    let endpoint = Endpoint { network: "net6".into(), ..endpoint("web", "10.77.0.9") };
+    scene.set(&network, Some(&endpoint));
+    let answer = scene.host.run(|| ask("fd77::1", &query(1, "web"), LONG)).unwrap().unwrap();
+    assert!(answer.ends_with(&[10, 77, 0, 9]));
+    assert_eq!(scene.status().listeners.len(), 3);
+}
+
+#[test]
+fn a_taken_port_gives_way_to_a_high_one() {
+    let scene = Scene::new("");
+    let taken = scene.host.run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap();
+    scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
+    let port = scene.status().listeners[0].port;
+    assert!(port > 1024);
+    let said = scene.host.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        socket.send_to(&query(1, "web"), (GATEWAY, port)).unwrap();
+        socket.recv(&mut [0; 512]).is_ok() && TcpStream::connect((GATEWAY, port)).is_ok()
+    });
+    assert!(said.unwrap());
+    drop(taken);
+}
+
+#[test]
+fn adding_and_removing_a_network_touches_no_other_and_no_network_is_the_end() {
+    let mut scene = Scene::new("");
+    scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
+    let other = Network {
+        name: "net8".into(),
+        gateways: vec!["10.78.0.1".parse().unwrap()],
+        subnets: vec!["10.78.0.0/24".parse().unwrap()],
+        ..network()
+    };
+    let stop = Arc::new(AtomicUsize::new(0));
+    let host = Arc::clone(&scene.host);
+    let (stopped, asking) = (Arc::clone(&stop), move || {
+        host.run(|| ask(GATEWAY, &query(1, "web"), Duration::from_secs(1)).is_some()).unwrap()
+    });
+    let asker = std::thread::spawn(move || {
+        while stopped.load(Ordering::SeqCst) == 0 {
+            assert!(asking());
+        }
+    });
+    for _ in 0..30 {
+        scene.set(&other, None);
+        client::remove_network(&scene.control(), "net8").unwrap();
+    }
+    stop.store(1, Ordering::SeqCst);
+    asker.join().unwrap();
+    client::remove_network(&scene.control(), "net").unwrap();
+    scene.server.take().unwrap().join().unwrap().unwrap();
+    assert!(matches!(client::ping(&scene.control()), Err(client::Error::NotThere { .. })));
+    // A socket that somebody left behind is in nobody's way.
+    drop(std::os::unix::net::UnixListener::bind(scene.control()).unwrap());
+    scene.start(true, vec![]);
+}
+
+#[test]
+fn a_killed_worker_is_replaced_within_a_second_with_the_same_table() {
+    let table = vec![(network(), vec![endpoint("web", "10.77.0.9")])];
+    let scene = Scene::with("", true, table);
+    for _ in 0..2 {
+        let pid = scene.status().pid;
+        assert_ne!(pid, std::process::id());
+        assert!(scene.ask("web").unwrap().ends_with(&[10, 77, 0, 9]));
+        let pid = rustix::process::Pid::from_raw(pid.try_into().unwrap()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        let killed = Instant::now();
+        assert!(scene.ask("web").unwrap().ends_with(&[10, 77, 0, 9]));
+        assert!(killed.elapsed() < Duration::from_secs(1), "{:?}", killed.elapsed());
+    }
+}
+
+#[test]
+fn a_worker_has_no_capabilities_and_only_one_server_runs() {
+    let scene = Scene::new("");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", scene.status().pid)).unwrap();
+    let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap().trim().to_owned();
+    // The test harness has threads; the first one, whose status this is, may keep what the worker's has dropped.
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", scene.status().pid)).unwrap();
+    let bare = tasks.filter(|task| {
+        let path = task.as_ref().unwrap().path().join("status");
+        let status = std::fs::read_to_string(path).unwrap();
+        ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1"]
+            .iter()
+            .all(|s| status.contains(s))
+    });
+    assert!(bare.count() >= 1, "{}", value("CapEff:"));
+    let serve = Serve {
+        control: scene.control(),
+        resolv_conf: scene.resolv_conf(),
+        port: 53,
+        rebinding_guard: false,
+        worker: None,
+        load: Vec::new,
+    };
+    assert!(matches!(dns::serve(serve), Err(dns::Error::Running { .. })));
+}
+
+#[test]
+fn outside_names_are_forwarded_shared_and_end_in_servfail_without_servers() {
+    let scene = Scene::with("", false, vec![]);
+    scene.set(&network(), None);
+    assert_eq!(scene.rcode("example.org"), 2);
+    let upstream = scene.upstream("192.0.2.1", |query| {
+        std::thread::sleep(Duration::from_millis(300));
+        vec![answer(query, 1)]
+    });
+    scene.write_resolv("frobnicate\nnameserver 192.0.2.1\n");
+    wait_for(|| scene.status().upstreams == ["192.0.2.1:53".parse().unwrap()]);
+    std::thread::scope(|scope| {
+        for name in ["example.org", "EXAMPLE.org", "example.ORG"] {
+            let scene = &scene;
+            scope.spawn(move || {
+                let said = scene.ask(name).unwrap();
+                assert_eq!(said, answer(&query(7, name), 1));
+            });
+        }
+    });
+    assert_eq!(upstream.asked(), 1);
+    scene.write_resolv("");
+    wait_for(|| scene.status().upstreams.is_empty());
+    assert_eq!(scene.rcode("example.org"), 2);
+}
+
+#[test]
+fn refusing_failing_and_unreachable_servers_are_passed_over_at_once() {
+    let scene =
+        Scene::with("nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 127.0.0.1\n", false, vec![]);
+    scene.set(&network(), None);
+    let refusing = scene.upstream("192.0.2.1", |query| vec![reply(query, 5)]);
+    let begun = Instant::now();
+    {
+        let failing = scene.upstream("192.0.2.2", |query| vec![reply(query, 2)]);
+        // 127.0.0.1 is unreachable: nobody is there.
+        assert_eq!(scene.rcode("a.example.org"), 2);
+        assert_eq!((refusing.asked(), failing.asked()), (1, 1));
+    }
+    let _live = scene.upstream("127.0.0.1", |query| vec![reply(query, 3)]);
+    // NXDOMAIN is final.
+    assert_eq!(scene.rcode("b.example.org"), 3);
+    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn one_of_three_dead_costs_a_second_once_and_a_slow_one_may_still_answer() {
+    let resolv = "nameserver 192.0.2.1\nnameserver 192.0.2.2\nnameserver 127.0.0.1\n";
+    let scene = Scene::with(resolv, false, vec![]);
+    scene.set(&network(), None);
+    let dead = scene.upstream("192.0.2.1", |_| vec![]);
+    let _live = scene.upstream("192.0.2.2", |query| vec![answer(query, 2)]);
+    let begun = Instant::now();
+    assert!(scene.ask("a.example.org").unwrap().ends_with(&[100, 2]));
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    assert_eq!(scene.status().unwell, ["192.0.2.1:53".parse().unwrap()]);
+    let begun = Instant::now();
+    (0..5).for_each(|n| assert_eq!(scene.rcode(&format!("{n}.example.org")), 0));
+    assert!(begun.elapsed() < Duration::from_millis(500));
+    assert_eq!(dead.asked(), 1);
+    // A new list: all are as new.
+    scene.write_resolv("nameserver 127.0.0.1\n");
+    wait_for(|| scene.status().upstreams.len() == 1);
+    let _slow = scene.upstream("127.0.0.1", |query| {
+        std::thread::sleep(Duration::from_millis(1500));
+        vec![answer(query, 3)]
+    });
+    assert!(scene.ask("slow.example.org").unwrap().ends_with(&[100, 3]));
+}
+
+#[test]
+fn silence_outside_is_servfail_after_four_seconds_and_delays_nobody() {
+    let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
+    scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
+    let _dead = scene.upstream("192.0.2.1", |_| vec![]);
+    let begun = Instant::now();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| scene.rcode("example.org"));
+        while !waiting.is_finished() {
+            let begun = Instant::now();
+            assert_eq!(scene.rcode("web"), 0);
+            assert!(begun.elapsed() < Duration::from_millis(200));
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert_eq!(waiting.join().unwrap(), 2);
+    });
+    assert!((3900..5000).contains(&begun.elapsed().as_millis()));
+}
+
+#[test]
+fn forged_replies_are_ignored_and_each_query_has_a_new_port() {
+    let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
+    scene.set(&network(), None);
+    let upstream = scene.upstream("192.0.2.1", |query| {
+        let mut wrong_id = answer(query, 66);
+        wrong_id[0] ^= 1;
+        let mut wrong_name = answer(query, 66);
+        wrong_name[13] ^= 1;
+        let not_a_reply = query.to_vec();
+        vec![wrong_id, wrong_name, not_a_reply, vec![0; 5], answer(query, 1)]
+    });
+    for n in 0..20 {
+        assert!(scene.ask(&format!("{n}.example.org")).unwrap().ends_with(&[100, 1]));
+    }
+    let mut ports: Vec<_> = upstream.names.lock().unwrap().iter().map(SocketAddr::port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    assert!(ports.len() > 15, "{ports:?}");
+}
+
+#[test]
+fn our_own_addresses_are_not_asked_and_a_server_that_asks_us_is_left_out() {
+    let scene = Scene::with("nameserver 10.77.0.1\nnameserver 192.0.2.1\n", false, vec![]);
+    scene.set(&network(), None);
+    assert_eq!(scene.status().upstreams, ["192.0.2.1:53".parse().unwrap()]);
+    // It asks us what we ask it.
+    let looping = scene.host.run(|| UdpSocket::bind("192.0.2.1:53").unwrap()).unwrap();
+    looping.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 512];
+        while let Ok((len, _)) = looping.recv_from(&mut buffer) {
+            looping.send_to(&buffer[..len], (GATEWAY, 53)).unwrap();
+        }
+    });
+    let begun = Instant::now();
+    assert_eq!(scene.rcode("a.example.org"), 2);
+    assert_eq!(scene.status().unwell, ["192.0.2.1:53".parse().unwrap()]);
+    let asked_anew = Instant::now();
+    assert_eq!(scene.rcode("b.example.org"), 2);
+    assert!(asked_anew.elapsed() < Duration::from_millis(500) && begun.elapsed() < LONG);
+}
+
+#[test]
+fn a_client_has_at_most_128_questions_outside() {
+    let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
+    scene.set(&network(), None);
+    let _dead = scene.upstream("192.0.2.1", |_| vec![]);
+    let refused = scene.host.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        for n in 0..150 {
+            socket.send_to(&query(n, &format!("{n}.example.org")), (GATEWAY, 53)).unwrap();
+        }
+        let mut buffer = [0; 512];
+        let mut rcode = || socket.recv(&mut buffer).ok().map(|_| buffer[3] & 0xf);
+        (0..150).map_while(|_| rcode()).filter(|rcode| *rcode == 5).count()
+    });
+    assert_eq!((refused.unwrap(), scene.status().in_flight), (22, 128));
+}
+
+#[test]
+fn a_thousand_questions_on_one_connection() {
+    let scene = Scene::new("");
+    scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
+    let done = scene.host.run(|| {
+        let mut stream = connect();
+        let mut reader = stream.try_clone().unwrap();
+        let writer = std::thread::spawn(move || {
+            (0..1000).for_each(|id| stream.write_all(&framed(&query(id, "web"))).unwrap());
+            stream
+        });
+        let ids: Vec<_> = (0..1000).map(|_| read_framed(&mut reader).unwrap()).collect();
+        drop(writer.join().unwrap());
+        ids.iter().enumerate().all(|(id, answer)| answer[..2] == (id as u16).to_be_bytes())
+    });
+    assert!(done.unwrap());
+}
+
+#[test]
+fn two_hundred_idle_connections_of_one_client_delay_nobody_and_go() {
+    let scene = Scene::new("");
+    scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
+    let idle = scene.host.run(|| (0..200).map(|_| connect()).collect::<Vec<_>>()).unwrap();
+    let begun = Instant::now();
+    assert_eq!(scene.rcode("web"), 0);
+    let answer = scene.host.run(|| {
+        let mut stream = connect();
+        stream.write_all(&framed(&query(1, "web"))).unwrap();
+        read_framed(&mut stream)
+    });
+    assert!(
+        answer.unwrap().is_some() && begun.elapsed() < Duration::from_millis(50),
+        "{:?}",
+        begun.elapsed()
+    );
+    assert!(scene.status().connections <= 8);
+    let begun = Instant::now();
+    wait_for(|| scene.status().connections == 0);
+    assert!(begun.elapsed() > Duration::from_secs(3));
+    drop(idle);
+}
+
+#[test]
+fn half_a_message_ends_its_connection_and_nothing_else() {
+    let scene = Scene::new("");
+    scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
+    let half = framed(&query(1, "web"))[..9].to_vec();
+    let left = scene.host.run(|| {
+        let mut stream = connect();
+        stream.write_all(&half).unwrap();
+        let begun = Instant::now();
+        assert_eq!(stream.read(&mut [0; 9]).unwrap_or_default(), 0);
+        begun.elapsed()
+    });
+    assert!((1900..3000).contains(&left.unwrap().as_millis()));
+    scene
+        .host
+        .run(|| {
+            for _ in 0..50 {
+                let mut stream = connect();
+                stream.write_all(&half).unwrap();
+                let stream = rustix::fd::OwnedFd::from(stream);
+                // The kernel sends a reset instead of an orderly end.
+                rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+            }
+        })
+        .unwrap();
+    assert_eq!(scene.rcode("web"), 0);
+    wait_for(|| scene.status().connections == 0);
+}
+
+#[test]
+fn a_question_by_tcp_is_asked_by_tcp() {
+    let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
+    scene.set(&network(), None);
+    let datagrams = scene.upstream("192.0.2.1", |_| vec![]);
+    let listener = scene.host.run(|| std::net::TcpListener::bind("192.0.2.1:53").unwrap()).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let question = read_framed(&mut stream).unwrap();
+        stream.write_all(&framed(&answer(&question, 9))).unwrap();
+    });
+    let said = scene.host.run(|| {
+        let mut stream = connect();
+        stream.write_all(&framed(&query(5, "example.org"))).unwrap();
+        read_framed(&mut stream).unwrap()
+    });
+    assert_eq!(said.unwrap(), answer(&query(5, "example.org"), 9));
+    assert_eq!(datagrams.asked(), 0);
+}
