@@ -44,10 +44,11 @@ fn attach(
     failpoint::pass("add.lease")?;
 
     let network = network::hold(host, plan, &lease)?;
-    let pair = link::create(host, plan, record, &network.bridge, container)?;
+    let bridge = network.bridge.clone();
+    let pair = link::create(host, plan, record, &bridge, container)?;
     failpoint::pass("add.veth")?;
 
-    set_port(host, plan, record, &network.bridge, &pair)?;
+    set_port(host, plan, record, &bridge, &pair)?;
     failpoint::pass("add.port")?;
 
     // Before the container can send: its guard is among them.
@@ -60,8 +61,9 @@ fn attach(
 
     link::notice_carrier(host, &mut inside, &pair)?;
     if plan.duplicate_detection {
-        // That takes two seconds, which nobody should hold the ruleset for; what a rebuild loses meanwhile comes back.
-        drop(ruleset);
+        // That takes two seconds, which nobody should wait for. The network stays, for it has a record by now; what a
+        // rebuild of the ruleset loses meanwhile comes back.
+        drop((ruleset, network));
         link::probe(&mut inside, plan, container, &record.ifname, pair.container, &lease)?;
         ruleset = rules(host, record)?;
     }
@@ -72,7 +74,7 @@ fn attach(
     drop(ruleset);
     failpoint::pass("add.commit")?;
 
-    let result = answer(plan, record, &network.bridge, lease);
+    let result = answer(plan, record, &bridge, lease);
     failpoint::pass("add.reply")?;
     Ok(result)
 }
