@@ -29,6 +29,11 @@ fn a_crowd_comes_to_a_chain_and_goes() {
     come_and_go(&Network::chain("mynet", "10.7.0.0/24"));
 }
 
+#[test]
+fn a_crowd_that_is_restricted_comes_and_goes() {
+    come_and_go(&Network::restricted("mynet", "10.7.0.0/24"));
+}
+
 /// Onto a bridge that does not exist yet.
 fn come_and_go(network: &Network) {
     let site = Site::new();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cni::{Attachment, Call, CniResult, Interface, Ip, Request};
 use netlink::{Link, Netlink, Netns, VethPair};
-use store::{LockName, Mode, Namespace, Record, Stage};
+use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Plan, addresses};
 use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, network, ports};
@@ -44,32 +44,46 @@ fn attach(
     failpoint::pass("add.lease")?;
 
     let network = network::hold(host, plan, &lease)?;
-    let pair = link::create(host, plan, record, &network.bridge, container)?;
+    let bridge = network.bridge.clone();
+    let pair = link::create(host, plan, record, &bridge, container)?;
     failpoint::pass("add.veth")?;
 
-    set_port(host, plan, record, &network.bridge, &pair)?;
+    set_port(host, plan, record, &bridge, &pair)?;
     failpoint::pass("add.port")?;
 
-    // Before the container can send: its guards are among them.
+    // Before the container can send: its guard is among them.
     mac_check::admit(host, record)?;
-    let ruleset = firewall::admit(host, record)?;
-    let _ruleset = mac_check::confirm(host, record, ruleset)?;
+    let mut ruleset = rules(host, record)?;
 
     let mut inside = Netlink::inside(container)?;
     link::dress(&mut inside, plan, &record.ifname, pair.container, &lease)?;
     failpoint::pass("add.inside")?;
 
     link::notice_carrier(host, &mut inside, &pair)?;
-    link::probe(&mut inside, plan, container, &record.ifname, pair.container, &lease)?;
+    if plan.duplicate_detection {
+        // That takes two seconds, which nobody should wait for. The network stays, for it has a record by now; what a
+        // rebuild of the ruleset loses meanwhile comes back.
+        drop((ruleset, network));
+        link::probe(&mut inside, plan, container, &record.ifname, pair.container, &lease)?;
+        ruleset = rules(host, record)?;
+    }
     link::announce(&mut inside, plan, record, pair.container)?;
     link::await_addresses(&mut inside, plan, container, &lease)?;
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
+    drop(ruleset);
     failpoint::pass("add.commit")?;
 
-    let result = answer(plan, record, &network.bridge, lease);
+    let result = answer(plan, record, &bridge, lease);
     failpoint::pass("add.reply")?;
     Ok(result)
+}
+
+/// All rules of an attachment; doing so twice is the same as once, but for published ports. The lock is to be held
+/// until the record is committed.
+fn rules(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
+    let ruleset = firewall::admit(host, record)?;
+    mac_check::confirm(host, record, ruleset)
 }
 
 /// DEL: by the record and by names derived from the call, whatever is left of the container. Again is success.

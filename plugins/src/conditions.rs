@@ -320,6 +320,8 @@ fn bits(address: IpAddr) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const ALL: &str = "0.0.0.0-255.255.255.255";
@@ -430,6 +432,59 @@ mod tests {
             );
         }
         assert!(exceptions(Family::V4, &[Value::from(7)]).is_err());
+    }
+
+    /// Few bits, so that conditions meet.
+    fn networks() -> impl Strategy<Value = IpNetwork> {
+        (0..16u32, 28..=32u8).prop_map(|(host, prefix)| IpNetwork::new(small(host), prefix).unwrap())
+    }
+
+    fn small(host: u32) -> IpAddr {
+        Ipv4Addr::from(0x0a00_0000 | host).into()
+    }
+
+    fn written(dialect: Dialect, source: bool, negated: bool, networks: &[IpNetwork]) -> Vec<Value> {
+        let list = networks.iter().map(IpNetwork::to_string).collect::<Vec<_>>().join(",");
+        let words = match (dialect, source) {
+            (Dialect::Iptables, true) => format!("{} -s {list}", if negated { "!" } else { "" }),
+            (Dialect::Iptables, false) => format!("{} -d {list}", if negated { "!" } else { "" }),
+            (Dialect::Nftables, true) => format!("ip saddr {} {{{list}}}", if negated { "!=" } else { "==" }),
+            (Dialect::Nftables, false) => format!("ip daddr {} {{{list}}}", if negated { "!=" } else { "" }),
+        };
+        words.split_whitespace().map(Value::from).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_packet_is_in_one_exception_if_it_fails_a_condition_and_else_in_none(
+            conditions in prop::collection::vec(
+                (any::<bool>(), any::<bool>(), prop::collection::vec(networks(), 1..4)), 1..4),
+            from in 0..16u32,
+            to in 0..16u32,
+        ) {
+            let (from, to) = (small(from), small(to));
+            let holds = |(source, negated, networks): &(bool, bool, Vec<IpNetwork>)| {
+                let address = if *source { from } else { to };
+                networks.iter().any(|network| network.contains(address)) != *negated
+            };
+            let within = |ip: IpAddr, (first, last): (IpAddr, IpAddr)| first <= ip && ip <= last;
+            for dialect in [Dialect::Iptables, Dialect::Nftables] {
+                let words = conditions.iter().flat_map(|(s, n, list)| written(dialect, *s, *n, list));
+                let found = exceptions(Family::V4, &words.collect::<Vec<_>>()).unwrap();
+                let hit = found.iter().filter(|one| within(from, one.sources) && within(to, one.destinations));
+                prop_assert_eq!(hit.count(), usize::from(!conditions.iter().all(holds)));
+            }
+        }
+
+        #[test]
+        fn no_words_make_the_reader_panic(words in prop::collection::vec(
+            prop_oneof![any::<String>(), "(ip6?|[sd]addr|!=?|-[sd]|[{},]|::/0|10.0.0.0/8|fd00::-fd00::9)"], 0..9)
+        ) {
+            let words: Vec<Value> = words.into_iter().map(Value::from).collect();
+            for family in [Family::V4, Family::V6] {
+                let _ = exceptions(family, &words);
+            }
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@
 mod attach;
 mod bridge;
 mod check;
-mod conditions;
+pub mod conditions;
 mod error;
 mod failpoint;
 pub mod firewall;

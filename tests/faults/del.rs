@@ -61,7 +61,8 @@ fn the_chain_leaves_nothing() {
 
 #[test]
 fn del_without_add_is_no_failure_and_makes_nothing() {
-    for network in [Network::rnet("mynet", "10.7.0.0/24"), Network::chain("mynet", "10.7.0.0/24")] {
+    for of in [Network::rnet, Network::chain, Network::restricted] {
+        let network = of("mynet", "10.7.0.0/24");
         let site = Site::new();
         let member = site.member(&network, "web").publishing(8080);
         let before = site.state(&[&member]);
@@ -74,7 +75,8 @@ fn del_without_add_is_no_failure_and_makes_nothing() {
 
 #[test]
 fn the_namespace_has_died() {
-    for network in [Network::rnet("mynet", "10.7.0.0/24"), Network::chain("mynet", "10.7.0.0/24")] {
+    for of in [Network::rnet, Network::chain, Network::restricted] {
+        let network = of("mynet", "10.7.0.0/24");
         let site = Site::new();
         warm_up(&site, &network);
         let before = site.state(&[]);

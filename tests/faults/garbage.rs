@@ -16,7 +16,8 @@ const SPOILS: [Spoil; 3] = [
 
 #[test]
 fn a_del_whose_record_is_garbage_takes_all_away_by_its_key() {
-    for network in [Network::rnet("mynet", "10.7.0.0/24"), Network::chain("mynet", "10.7.0.0/24")] {
+    for of in [Network::rnet, Network::chain, Network::restricted] {
+        let network = of("mynet", "10.7.0.0/24");
         let site = Site::new();
         let web = site.member(&network, "web").publishing(8080);
         let neighbour = site.member(&network, "neighbour").publishing(9000);

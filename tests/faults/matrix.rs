@@ -57,6 +57,15 @@ fn the_chain_alone_on_its_network() {
     run(&Network::chain("mynet", "10.7.0.0/24"), Company::Alone);
 }
 
+/// What restricts a container comes and goes with it, wherever its ADD or DEL ends.
+#[test]
+fn the_restricted_chain_beside_another_container() {
+    let network = Network::restricted("mynet", "10.7.0.0/24");
+    let abrupt = |case: &Case| case.fault.failpoint.ends_with(":abort");
+    let cases = cases(&network, Company::WithSibling).into_iter().filter(abrupt).collect();
+    run_cases(&network, Company::WithSibling, cases);
+}
+
 #[test]
 fn portmap_beside_another_container() {
     let network = Network::chain("mynet", "10.7.0.0/24");

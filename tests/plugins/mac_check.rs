@@ -1,11 +1,12 @@
 //! `macspoofchk` of bridge: the reference plugin's rules, when they come and when they go (cni.md 2.2).
 
 use std::process::Command;
+use std::time::Instant;
 
-use nft::{MacCheck, Subject};
+use nft::{Element, MacCheck, Subject};
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Who, bridge, with};
+use crate::common::{LONG, Lab, Who, bridge, with};
 
 fn checked(subnet: &str) -> Value {
     with(&bridge("n", &[subnet]), json!({"macspoofchk": true}))
@@ -142,6 +143,34 @@ fn a_flushed_table_comes_back_for_all_with_the_next_container() {
         lab.add("bridge", &who, &config());
         assert!(is_checked(&lab, &check));
     }
+}
+
+/// The probe takes its second or two without holding up anybody, and rules that are lost meanwhile come back.
+#[test]
+fn a_flush_during_duplicate_detection_is_mended() {
+    let lab = Lab::new();
+    let config =
+        with(&bridge("n", &["10.1.0.0/24", "fd01::/64"]), json!({"macspoofchk": true, "enabledad": true}));
+    let (_probed, who) = lab.container("probed");
+    let mut adding = lab.call("ADD", "bridge", &who).input(config.to_string()).spawn();
+    let address = "10.1.0.2".parse().unwrap();
+    let has_element =
+        || lab.elements().iter().any(|(element, _)| *element == Element::Masquerade { address });
+    let end = Instant::now() + LONG;
+    while !has_element() {
+        assert!(Instant::now() < end);
+    }
+
+    lab.firewall(|firewall| firewall.drop_tables().unwrap());
+    let subject = Subject::new(&who.id, &who.ifname).unwrap();
+    lab.firewall(|firewall| firewall.uncheck_mac(&subject).unwrap());
+    let (_quick, quick) = lab.container("quick");
+    lab.add("bridge", &quick, &with(&config, json!({"enabledad": false})));
+    assert!(adding.try_wait().unwrap().is_none(), "nobody waited for the probe");
+
+    assert!(adding.wait().unwrap().success());
+    assert!(has_element());
+    assert!(lab.firewall(|firewall| firewall.knows_mac_check(&subject).unwrap()));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use nft::Subject;
 use plugins::firewall;
 use store::{Record, Stage};
 
@@ -23,6 +24,7 @@ impl Site {
         findings.extend(self.links(&records));
         findings.extend(self.elements(&records));
         findings.extend(self.claims(&records));
+        findings.extend(self.mac_checks(&records, members));
         findings.extend(doubles(members));
         findings
     }
@@ -90,6 +92,24 @@ impl Site {
         let wanted = wanted.map(|(element, owner)| (element.to_string(), Some(owner))).collect();
         let found = self.lab.elements().into_iter().map(|(element, owner)| (element.to_string(), owner));
         differences("element", &found.collect(), &wanted, "has no record", "is recorded and not there")
+    }
+
+    /// The rules of macspoofchk are there exactly for those whose record asks for them.
+    fn mac_checks(&self, records: &[Record], members: &[&Member<'_>]) -> Vec<String> {
+        let is_wanted = |member: &Member<'_>| {
+            let of_member =
+                |record: &&Record| record.container == member.who.id && record.ifname == member.who.ifname;
+            records.iter().filter(of_member).any(|record| record.mac_checked)
+        };
+        let is_there = |member: &Member<'_>| {
+            let subject = Subject::new(&member.who.id, &member.who.ifname).unwrap();
+            self.lab.firewall(|firewall| firewall.knows_mac_check(&subject).unwrap())
+        };
+        let states = members.iter().map(|member| (member, is_wanted(member), is_there(member)));
+        let wrong = states.filter(|(_, wanted, found)| wanted != found);
+        wrong
+            .map(|(member, wanted, _)| format!("macspoofchk of {}: recorded {wanted}", member.who.id))
+            .collect()
     }
 
     /// Claims belong to records with ports; the loopback is open exactly where it is claimed.

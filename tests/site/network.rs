@@ -24,6 +24,14 @@ impl Network {
         Self { list: json!({"cniVersion": "1.1.0", "name": name, "plugins": [bridge, {"type": "portmap"}]}) }
     }
 
+    /// The chain with what restricts it: `macspoofchk`, and a condition on the ports.
+    pub fn restricted(name: &str, subnet: &str) -> Self {
+        let mut network = Self::chain(name, subnet);
+        network.list["plugins"][0]["macspoofchk"] = true.into();
+        network.list["plugins"][1]["conditionsV4"] = json!(["!", "-s", "192.0.2.0/24"]);
+        network
+    }
+
     pub fn name(&self) -> &str {
         self.list["name"].as_str().unwrap()
     }
