@@ -58,8 +58,8 @@ impl Leases {
     /// Leases one address out of each of `sets`, in their order: all or none.
     ///
     /// Each set gives at most one of the `requested` addresses that lie in it, or else the one that `choice`
-    /// finds; the owner's old address comes first if its lease is of another boot, then a preferred one. `netns` (device and inode) is
-    /// what [`Leases::gc`] later asks about.
+    /// finds; the owner's old address comes first if its lease is of another boot, then a preferred one. `netns`
+    /// (device and inode) is what [`Leases::gc`] later asks about.
     ///
     /// # Errors
     /// [`Error::Refused`] tells which set has none and why, [`Error::Unfulfilled`] which requested addresses lie

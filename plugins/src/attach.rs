@@ -7,7 +7,7 @@ use netlink::{Link, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Plan, addresses};
-use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, network, ports};
+use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, network, ports, sticky};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
@@ -72,6 +72,7 @@ fn attach(
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
     drop(ruleset);
+    sticky::remember(host, plan, &record.ifname, &lease);
     failpoint::pass("add.commit")?;
 
     let result = answer(plan, record, &bridge, lease);
@@ -79,7 +80,7 @@ fn attach(
     Ok(result)
 }
 
-/// All rules of an attachment; doing so twice is the same as once, but for published ports. The lock is to be held
+/// All rules of an attachment; to ask for them twice is the same as once, but for published ports. The lock is to be held
 /// until the record is committed.
 fn rules(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
     let ruleset = firewall::admit(host, record)?;

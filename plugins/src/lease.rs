@@ -12,20 +12,15 @@ use crate::{Error, Host, failpoint, sticky};
 pub fn add(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     let lease = match &plan.ipam {
         Ipam::None => return Ok(CniResult::default()),
-        Ipam::Own => own(host, plan, request)?,
+        Ipam::Own => {
+            let before = sticky::remembered(host, plan, &request.call.ifname);
+            Pool::own(host, request)?.preferring(before).lease(request)?
+        }
         Ipam::Delegate(name) => call(name, Verb::Add, request)?.unwrap_or_default(),
     };
     if lease.ips.is_empty() {
         return Err(Error::NoAddress);
     }
-    Ok(lease)
-}
-
-fn own(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
-    let ifname = &request.call.ifname;
-    let pool = Pool::own(host, request)?.preferring(sticky::remembered(host, plan, ifname));
-    let lease = pool.lease(request)?;
-    sticky::remember(host, plan, ifname, &lease);
     Ok(lease)
 }
 

@@ -175,12 +175,21 @@ fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
         source: None,
         scope: route.scope,
         table: route.table,
-        priority: route.priority,
+        priority: route.priority.or_else(|| rank(plan, route.dst, index)),
         mtu: route.mtu,
         advmss: route.advmss,
         onlink: false,
     };
     plan.routes(lease).into_iter().map(kernel).collect()
+}
+
+/// The metric of an IPv6 default route. Those of one metric share the traffic; the oldest attachment is to keep it, and
+/// the younger the link, the higher its index.
+fn rank(plan: &Plan, destination: IpNetwork, index: u32) -> Option<u32> {
+    /// IP6_RT_PRIO_USER (linux/ipv6_route.h), which the kernel takes where none is given.
+    const USUAL: u32 = 1024;
+    let is_default = destination.is_ipv6() && destination.prefix() == 0;
+    (plan.default_gateway && is_default).then_some(USUAL + index)
 }
 
 /// RT_SCOPE_LINK and narrower: the kernel takes no gateway with them.

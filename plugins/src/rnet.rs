@@ -99,6 +99,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
     }
     let name = &request.config.name;
     let bridge = if config.bridge.is_empty() { default_bridge(name) } else { config.bridge };
+    let ipam = own_unless_named(config.ipam, name)?;
     Ok(Plan {
         plugin: "rnet",
         network: name.clone(),
@@ -110,7 +111,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         mtu: (config.mtu > 0).then_some(config.mtu),
         inherit_mtu: true,
         snooping: false,
-        sticky: config.sticky_addresses,
+        sticky: config.sticky_addresses && ipam == Ipam::Own,
         promiscuous: false,
         hairpin: config.hairpin_mode,
         port_isolation: config.port_isolation,
@@ -122,7 +123,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         duplicate_detection: false,
         ipv4_only: true,
         mac: bridge::mac(&args, &config.args, &config.runtime_config)?,
-        ipam: own_unless_named(config.ipam, name)?,
+        ipam,
         ports: config.runtime_config.port_mappings,
         dns: config.dns.filter(|dns| !dns.is_empty()),
         name: args.k8s_pod_name().map(str::to_owned),

@@ -255,6 +255,18 @@ fn a_name_gets_its_address_again_while_nobody_has_it() {
     assert_eq!((&again, &stranger), (&second, &first));
     assert!(late != first && late != second);
 
+    // An ADD that fails changes nothing of what is remembered, although it had a lease.
+    let (_eight, other) = lab.container("c8");
+    let other = other.args("IgnoreUnknown=1;K8S_POD_NAME=db");
+    let remembered = memory_of(&lab);
+    let impossible = with(
+        &config,
+        json!({"runtimeConfig": {"portMappings": [
+        {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "203.0.113.9"}]}}),
+    );
+    assert_ne!(lab.cni("ADD", "rnet", &other, &impossible).status, 0);
+    assert_eq!(memory_of(&lab), remembered);
+
     // Garbage in its place is nothing remembered; the key can be turned off.
     let places = lab.host.root().join("var/lib/rnet/addresses");
     let network = fs::read_dir(&places).unwrap().next().unwrap().unwrap().path();
@@ -263,4 +275,13 @@ fn a_name_gets_its_address_again_while_nobody_has_it() {
     }
     assert!(leased("c6", "db", &config).2 != second);
     assert!(leased("c7", "db", &with(&config, json!({"stickyAddresses": false}))).2 != second);
+}
+
+/// What is remembered of names.
+fn memory_of(lab: &Lab) -> Vec<(std::path::PathBuf, String)> {
+    let networks = fs::read_dir(lab.host.root().join("var/lib/rnet/addresses")).unwrap();
+    let files = networks.flat_map(|network| fs::read_dir(network.unwrap().path()).unwrap());
+    let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files.into_iter().map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
 }

@@ -271,7 +271,7 @@ fn an_interface_plugin_later_in_a_list_tells_its_own_result_only() {
 #[test]
 fn the_oldest_attachment_keeps_the_default_route() {
     for (plugin, [one, other]) in [
-        ("rnet", [rnet("one", &["10.7.0.0/24"]), rnet("other", &["10.8.0.0/24"])]),
+        ("rnet", [rnet("one", &["10.7.0.0/24", "fd07::/64"]), rnet("other", &["10.8.0.0/24", "fd08::/64"])]),
         ("bridge", [gateway("one", "10.7.0.0/24"), gateway("other", "10.8.0.0/24")]),
     ] {
         let lab = Lab::new();
@@ -282,6 +282,10 @@ fn the_oldest_attachment_keeps_the_default_route() {
         let eth0 = inside(container.netns()).link("eth0").unwrap().unwrap().index;
         let by = |to: &str| inside(container.netns()).route_to(to.parse().unwrap()).unwrap().unwrap().0;
         assert_eq!(by("192.0.2.1"), eth0, "{plugin}");
+        if plugin == "rnet" {
+            // Among equals a destination's hash would choose.
+            assert!((1..50).all(|n| by(&format!("2001:db8::{n:x}")) == eth0));
+        }
     }
 }
 
