@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
+use std::io::Read;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::OwnedFd;
@@ -21,7 +22,7 @@ const MOST_SERVERS: usize = 3;
 const MOST_LINKS: usize = 8;
 
 /// Larger than any real one; the rest is not read (H3).
-const MOST_BYTES: usize = 64 * 1024;
+const MOST_BYTES: u64 = 64 * 1024;
 
 /// Without inotify the file is looked at so often (R1).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -65,9 +66,12 @@ impl Resolv {
 
     /// What the file says; nothing if it is missing or cannot be read (R3).
     pub fn read(path: &Path) -> Self {
-        let bytes = std::fs::read(path).unwrap_or_default();
-        let start = &bytes[..bytes.len().min(MOST_BYTES)];
-        Self::parse(&String::from_utf8_lossy(start))
+        let mut start = Vec::new();
+        let file = std::fs::File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut start));
+        if file.is_err() {
+            return Self::default();
+        }
+        Self::parse(&String::from_utf8_lossy(&start))
     }
 
     fn take(&mut self, line: &str) {
@@ -107,15 +111,7 @@ impl Nameserver {
 
 /// Strikes our own listening addresses out: asking them would be asking ourselves (R5).
 pub(crate) fn without_own(servers: &[SocketAddr], own: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
-    servers.iter().copied().filter(|server| !own(unmapped(server.ip()))).collect()
-}
-
-/// `::ffff:10.0.0.1` is 10.0.0.1.
-fn unmapped(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
-        IpAddr::V4(_) => address,
-    }
+    servers.iter().copied().filter(|server| !own(server.ip().to_canonical())).collect()
 }
 
 /// `0.0.0.0` and `::` mean this host (resolv.conf(5)).
@@ -226,6 +222,11 @@ mod tests {
         let index = |zone: &str| (zone == "eth0").then_some(7);
         let servers = Resolv::parse(text).nameservers;
         servers.iter().filter_map(|server| server.socket(index)).map(|s| s.to_string()).collect()
+    }
+
+    #[test]
+    fn h3_no_more_of_a_file_is_read_than_any_real_one_has() {
+        assert_eq!(Resolv::read(Path::new("/dev/zero")), Resolv::default());
     }
 
     #[test]
