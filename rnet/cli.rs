@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
-use crate::cmd::{create, demo, exec, inspect, install, ls, ps, rm, run, stop, supervise};
+use crate::cmd::{create, demo, dns, exec, inspect, install, ls, ps, rm, run, stop, supervise};
 use crate::report::{self, Style};
 
 /// Container networks: bridges, leases, published ports, by CNI and by hand.
@@ -57,6 +57,8 @@ enum Verb {
     Stop(stop::Args),
     /// Link rnet's plugins into a folder of CNI plugins
     Install(install::Args),
+    /// The name server: how it goes
+    Dns(dns::Args),
     /// Show it all in a throw-away host; nothing else is touched
     Demo(demo::Args),
     /// Waits for the end of an endpoint and cleans up
@@ -132,6 +134,7 @@ impl Verb {
             Verb::Ps(args) => ps::run(&args, style),
             Verb::Stop(args) => stop::run(&args, style),
             Verb::Install(args) => install::run(&args),
+            Verb::Dns(args) => dns::run(&args, style),
             Verb::Demo(_) => demo::run(),
             Verb::Supervise(args) => supervise::run(&args),
             Verb::Network { verb } => verb.into_verb().run(style),

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use cni::conflist::{self, List};
-use cni::fold;
+use cni::{Dns, fold};
 use ipam::HostLocal;
 use ipnetwork::IpNetwork;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -59,6 +59,10 @@ pub struct Wanted {
     pub chain: bool,
     /// A name gets the addresses that it had before.
     pub sticky: bool,
+    /// Containers find one another by name.
+    pub names: bool,
+    /// The resolver settings.
+    pub dns: Dns,
 }
 
 /// The folder of the definitions.
@@ -115,6 +119,16 @@ impl Network {
     /// The MTU that it asks for.
     pub fn mtu(&self) -> Option<u64> {
         fold::member(self.first_plugin()?, "mtu")?.as_u64().filter(|mtu| *mtu > 0)
+    }
+
+    /// True if its containers find one another by name.
+    pub fn has_names(&self) -> bool {
+        let plugins = self.list.plugins.iter().filter_map(Value::as_object);
+        let mut serving = plugins.filter(|plugin| match text(plugin, "type") {
+            Some("rnet") => fold::member(plugin, "names") == Some(&Value::Bool(true)),
+            kind => kind == Some("dnsname"),
+        });
+        serving.next().is_some()
     }
 
     /// True if a plugin of the list takes this capability (`portMappings`).
@@ -188,6 +202,11 @@ impl Wanted {
         if !self.sticky {
             plugin["stickyAddresses"] = json!(false);
         }
+        if self.names {
+            plugin["names"] = json!(true);
+            plugin["capabilities"]["dns"] = json!(true);
+        }
+        self.put_dns(&mut plugin);
         plugin["ipam"] = json!({"ranges": self.ranges()});
         plugin
     }
@@ -205,7 +224,30 @@ impl Wanted {
         self.put_mtu(&mut bridge);
         bridge["capabilities"] = json!({"ips": true});
         bridge["ipam"] = json!({"type": "host-local", "ranges": self.ranges(), "routes": routes});
-        vec![bridge, json!({"type": "portmap", "capabilities": {"portMappings": true}})]
+        let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+        if self.names {
+            return vec![bridge, portmap, self.dnsname()];
+        }
+        self.put_dns(&mut bridge);
+        vec![bridge, portmap]
+    }
+
+    fn dnsname(&self) -> Value {
+        let mut plugin = json!({"type": "dnsname"});
+        if let Some(domain) = &self.dns.domain {
+            plugin["domainName"] = json!(domain);
+        }
+        if !self.dns.nameservers.is_empty() {
+            plugin["remoteServers"] = json!(self.dns.nameservers);
+        }
+        plugin["capabilities"] = json!({"aliases": true, "dns": true});
+        plugin
+    }
+
+    fn put_dns(&self, plugin: &mut Value) {
+        if !self.dns.is_empty() {
+            plugin["dns"] = json!(self.dns);
+        }
     }
 
     fn bridge(&self) -> String {
@@ -332,6 +374,8 @@ pub fn default_network(subnet: IpNetwork) -> anyhow::Result<Network> {
         mtu: None,
         chain: false,
         sticky: true,
+        names: false,
+        dns: Dns::default(),
     };
     let list = List::parse(wanted.conflist().to_string().as_bytes())?;
     Ok(Network::new(list, None))
@@ -402,7 +446,15 @@ mod tests {
 
     fn wanted(subnet: &str, chain: bool) -> Wanted {
         let subnets = vec![Subnet::of(subnet.parse().unwrap())];
-        Wanted { name: "mynet".into(), subnets, mtu: None, chain, sticky: true }
+        Wanted {
+            name: "mynet".into(),
+            subnets,
+            mtu: None,
+            chain,
+            sticky: true,
+            names: false,
+            dns: Dns::default(),
+        }
     }
 
     fn definitions() -> (tempfile::TempDir, Definitions) {

@@ -3,6 +3,7 @@
 mod cli;
 mod cmd;
 mod definitions;
+mod detach;
 mod endpoint;
 mod files;
 mod hostports;

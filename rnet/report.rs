@@ -121,6 +121,17 @@ pub enum Problem {
     /// No default subnet is free.
     #[error("every default subnet is in use")]
     SubnetsExhausted,
+    /// Text that is no domain.
+    #[error(
+        "{name:?} is not a domain: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+    )]
+    BadDomain {
+        /// What was given.
+        name: String,
+    },
+    /// Nobody serves names.
+    #[error("no name server runs: it is started by the first container on a network with names")]
+    NoNameServer,
     /// No such network.
     #[error("no network {name:?}")]
     NoNetwork {
@@ -352,7 +363,7 @@ impl Problem {
         use Problem::*;
         match self {
             NetworkExists { .. } | EndpointExists { .. } => ("exists", 4),
-            BadName { .. } | Reserved { .. } => ("name-invalid", 2),
+            BadName { .. } | BadDomain { .. } | Reserved { .. } => ("name-invalid", 2),
             Predefined { .. } => ("predefined", 4),
             Overlap { .. } => ("overlap", 4),
             NoSubnet { .. } | HostBits { .. } | TooSmall { .. } | NoPool { .. } => ("subnet-invalid", 2),
@@ -362,7 +373,7 @@ impl Problem {
             Ambiguous { .. } => ("ambiguous", 4),
             NetworkInUse { .. } | EndpointRuns { .. } => ("in-use", 4),
             NotOurs { .. } | ForeignFile { .. } => ("foreign", 4),
-            NotRunning { .. } => ("not-running", 3),
+            NotRunning { .. } | NoNameServer => ("not-running", 3),
             AddressTaken { .. } => ("address-taken", 4),
             AddressesExhausted { .. } => ("addresses-exhausted", 6),
             PortInUse { .. } | PortTwice { .. } => ("port-taken", 4),
@@ -394,6 +405,7 @@ impl Problem {
             NoNetwork { near: Some(near), .. }
             | NoEndpoint { near: Some(near), .. }
             | Nothing { near: Some(near), .. } => Some(format!("did you mean {near:?}?")),
+            NoNameServer => Some("rnet ls (rnet inspect NET shows whether a network has names)".into()),
             NoNetwork { near: None, .. } => Some("rnet ls".into()),
             NoEndpoint { near: None, .. } => Some("rnet ps".into()),
             Ambiguous { hint, .. } => hint.map(str::to_owned),

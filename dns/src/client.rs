@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use crate::control::{Attachment, Request, Response, Status};
+use crate::control::{Attachment, Listening, Request, Response, Status};
 use crate::{Endpoint, Network};
 
 /// A request takes well under a millisecond; longer than this, the server is not there.
@@ -63,11 +63,21 @@ pub enum Error {
     },
 }
 
-/// Makes `network` known, and `endpoint` on it: afterwards its names answer.
-pub fn set(socket: &Path, network: &Network, endpoint: Option<&Endpoint>) -> Result<(), Error> {
+impl Error {
+    /// True if there is no server, or one that is just ending: another can be started.
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Error::NotThere { .. } | Error::NoAnswer { .. })
+    }
+}
+
+/// Makes `network` known, and `endpoint` on it: afterwards its names answer. Tells where its questions are taken.
+///
+/// # Errors
+/// Any of [`Error`]; one that [is absent](Error::is_absent) says that a server has to be started first.
+pub fn set(socket: &Path, network: &Network, endpoint: Option<&Endpoint>) -> Result<Vec<Listening>, Error> {
     let request =
         Request::Set { network: Box::new(network.clone()), endpoint: endpoint.cloned().map(Box::new) };
-    ask(socket, &request).map(drop)
+    Ok(here(socket, ask(socket, &request)?)?.listeners)
 }
 
 /// Makes an endpoint unknown: afterwards its names do not answer.
@@ -88,10 +98,15 @@ pub fn status(socket: &Path) -> Result<Status, Error> {
 
 /// Fails unless the server answers and is in our network namespace (G8, L6).
 pub fn ping(socket: &Path) -> Result<(), Error> {
-    let status = ask(socket, &Request::Ping {})?.unwrap_or_default();
+    here(socket, ask(socket, &Request::Ping {})?).map(drop)
+}
+
+/// Refuses what a server of another network namespace says (L6).
+fn here(socket: &Path, status: Option<Status>) -> Result<Status, Error> {
+    let status = status.unwrap_or_default();
     match netns() {
         Ok(here) if here != status.netns => Err(Error::Elsewhere { path: socket.into(), pid: status.pid }),
-        Ok(_) | Err(_) => Ok(()),
+        Ok(_) | Err(_) => Ok(status),
     }
 }
 

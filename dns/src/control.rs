@@ -55,7 +55,7 @@ pub(crate) enum Response {
     Error(String),
 }
 
-/// How the server goes.
+/// How the server goes. What an answer does not tell is left out of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Status {
@@ -68,7 +68,7 @@ pub struct Status {
     /// The networks it knows.
     pub networks: usize,
     /// The endpoints it knows.
-    pub endpoints: usize,
+    pub endpoints: Vec<Endpoint>,
     /// The host's servers, without our own addresses.
     pub upstreams: Vec<SocketAddr>,
     /// Those that are silent or loop.
@@ -134,15 +134,20 @@ async fn respond(server: &Rc<Server>, line: &str) -> Response {
         Ok(request) => request,
         Err(error) => return Response::Error(error.to_string()),
     };
-    let done = match request {
-        Request::Set { network, endpoint } => server.set(*network, endpoint.map(|endpoint| *endpoint)).await,
-        Request::Remove { network, endpoint } => server.remove(&network, endpoint.as_ref()).await,
-        Request::Status {} => return Response::Ok(Some(server.status())),
-        Request::Ping {} => return Response::Ok(Some(server.identity())),
-    };
-    match done {
-        Ok(()) => Response::Ok(None),
-        Err(error) => Response::Error(error.to_string()),
+    match request {
+        Request::Set { network, endpoint } => {
+            let gateways = network.gateways.clone();
+            match server.set(*network, endpoint.map(|endpoint| *endpoint)).await {
+                Ok(()) => Response::Ok(Some(server.listening_at(&gateways))),
+                Err(error) => Response::Error(error.to_string()),
+            }
+        }
+        Request::Remove { network, endpoint } => {
+            server.remove(&network, endpoint.as_ref()).await;
+            Response::Ok(None)
+        }
+        Request::Status {} => Response::Ok(Some(server.status())),
+        Request::Ping {} => Response::Ok(Some(server.identity())),
     }
 }
 

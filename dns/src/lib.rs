@@ -23,6 +23,6 @@ pub use control::{Listening, Status};
 pub use entry::{Endpoint, Network, valid_name};
 pub use message::{is_reply_to, question_key, refused, servfail};
 pub use resolv::{Nameserver, Resolv, Watch};
-pub use serve::{Error, Serve, serve, work};
+pub use serve::{Control, Error, Serve, serve, work};
 pub use table::Table;
 pub use zone::{Asked, Forward, Reply, Transport};

@@ -9,6 +9,7 @@ use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -54,8 +55,6 @@ const NOBODY: u32 = 65534;
 /// What the server is started with.
 #[derive(Debug)]
 pub struct Serve<F> {
-    /// Its control socket.
-    pub control: PathBuf,
     /// The host's resolv.conf.
     pub resolv_conf: PathBuf,
     /// The port, 53.
@@ -138,12 +137,14 @@ pub(crate) enum Binder {
     Parent(UnixStream),
 }
 
-/// The control socket, and the lock that makes us the only one.
-struct Control {
+/// The control socket, and the lock that makes us the only one. Whoever connects from now on is waited for by
+/// [`serve`]. Dropping it removes the socket.
+#[derive(Debug)]
+pub struct Control {
     listener: OwnedFd,
     folder: OwnedFd,
     path: PathBuf,
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
 /// The sockets of the gateways, kept for the next worker: what has come in meanwhile waits there.
@@ -153,15 +154,17 @@ struct Kept {
 }
 
 /// Serves until there is no network any more (G7). To be called before any thread exists.
-pub fn serve<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(config: Serve<F>) -> Result<(), Error> {
+pub fn serve<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
+    control: &Control,
+    config: Serve<F>,
+) -> Result<(), Error> {
     raise_limit();
-    let control = Control::open(&config.control)?;
     let mut kept = Kept { port: config.port, sockets: HashMap::new() };
     loop {
         let begun = Instant::now();
         let ended = match &config.worker {
-            Some(arguments) => supervise(&config, arguments, &control, &mut kept)?.success(),
-            None => work_here(&config, &control).map(|()| true)?,
+            Some(arguments) => supervise(&config, arguments, control, &mut kept)?.success(),
+            None => work_here(&config, control).map(|()| true)?,
         };
         // A request may have come while it was ending.
         if ended && !control.is_wanted() {
@@ -234,7 +237,7 @@ fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     // This very file, also if another version has taken its place.
     let mut command = Command::new("/proc/self/exe");
-    command.args(arguments).current_dir("/").stdin(theirs).stdout(Stdio::null());
+    command.arg0("rnet").args(arguments).current_dir("/").stdin(theirs).stdout(Stdio::null());
     Ok((ours, command.spawn()?))
 }
 
@@ -303,14 +306,30 @@ fn raise_limit() {
 }
 
 impl Control {
-    fn open(path: &Path) -> Result<Self, Error> {
+    /// Makes the socket at `path`, with its lock beside it.
+    ///
+    /// # Errors
+    /// [`Error::Running`] if another server has the lock, [`Error::Control`] if one of the two cannot be made.
+    pub fn open(path: &Path) -> Result<Self, Error> {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
         let lock = lock(name.into())?;
         let failed = |source| Error::Control { path: path.into(), source };
         let folder = open_folder(path).map_err(failed)?;
         let listener = listen(&folder, path).map_err(failed)?;
-        Ok(Self { listener, folder, path: path.into(), _lock: lock })
+        Ok(Self { listener, folder, path: path.into(), lock })
+    }
+
+    /// Removes the socket: nobody serves it any more. The lock is still held, so it is ours.
+    pub fn remove(&self) {
+        if let Some(name) = self.path.file_name() {
+            let _ = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty());
+        }
+    }
+
+    /// What a child that is to serve in our place must keep.
+    pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
+        [self.listener.as_fd(), self.folder.as_fd(), self.lock.as_fd()]
     }
 
     /// Whether a connection waits.
@@ -321,11 +340,8 @@ impl Control {
 }
 
 impl Drop for Control {
-    /// The lock is still held: the socket is ours.
     fn drop(&mut self) {
-        if let Some(name) = self.path.file_name() {
-            let _ = rustix::fs::unlinkat(&self.folder, name, AtFlags::empty());
-        }
+        self.remove();
     }
 }
 

@@ -294,7 +294,7 @@ impl Server {
     }
 
     /// Makes an endpoint or a whole network unknown. What is not there need not be removed.
-    pub(crate) async fn remove(&self, network: &str, endpoint: Option<&Attachment>) -> Result<(), Error> {
+    pub(crate) async fn remove(&self, network: &str, endpoint: Option<&Attachment>) {
         let mut binder = self.binder.lock().await;
         match endpoint {
             Some(Attachment { container, ifname }) => {
@@ -306,7 +306,6 @@ impl Server {
                 self.changed.notify_one();
             }
         }
-        Ok(())
     }
 
     /// Listens at the gateways where it does not yet; no other listener is touched (L5).
@@ -392,18 +391,22 @@ impl Server {
         Status { pid: std::process::id(), netns: self.netns, ..Status::default() }
     }
 
+    /// The same, and where the questions to `addresses` are taken.
+    pub(crate) fn listening_at(&self, addresses: &[IpAddr]) -> Status {
+        let listeners = self.listeners.borrow();
+        let listening =
+            |address: &IpAddr| Some(Listening { address: *address, port: listeners.get(address)?.port });
+        Status { listeners: addresses.iter().filter_map(listening).collect(), ..self.identity() }
+    }
+
     /// How it goes.
     pub(crate) fn status(&self) -> Status {
         let (in_flight, unwell) = self.forwarder.status();
-        let listeners = self.listeners.borrow();
-        let listening =
-            |(address, listener): (&IpAddr, &Listener)| Listening { address: *address, port: listener.port };
-        let mut listeners: Vec<_> = listeners.iter().map(listening).collect();
-        listeners.sort_by_key(|listening| listening.address);
+        let mut addresses: Vec<_> = self.listeners.borrow().keys().copied().collect();
+        addresses.sort();
         Status {
-            listeners,
             networks: self.networks.borrow().len(),
-            endpoints: self.table.borrow().endpoints().count(),
+            endpoints: self.table.borrow().endpoints().collect(),
             upstreams: self.servers(&[]),
             unwell,
             in_flight,
@@ -411,7 +414,7 @@ impl Server {
             questions: self.counts.questions.get(),
             forwarded: self.counts.forwarded.get(),
             suppressed: self.counts.suppressed.get(),
-            ..self.identity()
+            ..self.listening_at(&addresses)
         }
     }
 }

@@ -27,5 +27,5 @@ pub use mac::{Mac, ParseMacError};
 pub use netns::{Netns, NetnsId, cookie, fork_keeping, spawn_in};
 pub use read::{Address, Link};
 pub use request::{Request, Route};
-pub use signals::{HeldSignal, HeldSignals, finish_before_ending};
+pub use signals::{HeldSignal, HeldSignals, default_signals, finish_before_ending};
 pub use veth::{Veth, VethPair};

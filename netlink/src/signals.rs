@@ -71,7 +71,7 @@ impl AsFd for HeldSignals {
 }
 
 /// Every signal at its default and none blocked. System calls only: it runs between fork and exec.
-pub(crate) fn default_signals() {
+pub fn default_signals() {
     for signal in 1..=libc::SIGRTMAX() {
         // SAFETY: SIG_DFL installs no handler; a signal that cannot be set is refused, harmlessly.
         unsafe { libc::signal(signal, libc::SIG_DFL) };

@@ -7,7 +7,7 @@ use netlink::{Link, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Plan, addresses};
-use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, network, ports, sticky};
+use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, names, network, ports, sticky};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
@@ -43,8 +43,7 @@ fn attach(
     record_lease(host, plan, record, &lease)?;
     failpoint::pass("add.lease")?;
 
-    let network = network::hold(host, plan, &lease)?;
-    let bridge = network.bridge.clone();
+    let (bridge, mut network) = network::hold(host, plan, &lease)?;
     let pair = link::create(host, plan, record, &bridge, container)?;
     failpoint::pass("add.veth")?;
 
@@ -65,6 +64,7 @@ fn attach(
         // rebuild of the ruleset loses meanwhile comes back.
         drop((ruleset, network));
         link::probe(&mut inside, plan, container, &record.ifname, pair.container, &lease)?;
+        (_, network) = network::hold(host, plan, &lease)?;
         ruleset = rules(host, record)?;
     }
     link::announce(&mut inside, plan, record, pair.container)?;
@@ -72,8 +72,11 @@ fn attach(
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
     drop(ruleset);
-    sticky::remember(host, plan, &record.ifname, &lease);
     failpoint::pass("add.commit")?;
+
+    names::announce(host, record, network)?;
+    sticky::remember(host, plan, &record.ifname, &lease);
+    failpoint::pass("add.names")?;
 
     let result = answer(plan, record, &bridge, lease);
     failpoint::pass("add.reply")?;
@@ -103,6 +106,8 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
 /// Removes everything of an attachment, going on after a failure. The record goes last, and only when nothing
 /// failed: as long as it is there, DEL can be repeated. The lease goes after all that still leads to its address.
 fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) -> Result<(), Error> {
+    names::withdraw(host, record);
+    failpoint::pass("del.names")?;
     let mut failures = Vec::new();
     failures.extend(firewall::dismiss(host, record).err());
     failures.extend(mac_check::dismiss(host, record).err());
@@ -310,13 +315,13 @@ fn answer(plan: &Plan, record: &Record, bridge: &Link, lease: CniResult) -> CniR
         interface(record.link.as_deref().unwrap_or_default(), Some(link::host_mac(record).to_string()), None),
         interface(&record.ifname, record.mac.clone(), netns),
     ];
-    let routes = plan.routes(&lease);
+    let (routes, dns) = (plan.routes(&lease), plan.resolver(&lease));
     let ips = lease
         .ips
         .into_iter()
         .map(|ip| Ip { interface: Some(2), gateway: plan.gateway_of(&ip), ..ip })
         .collect();
-    CniResult { interfaces, ips, routes, dns: plan.dns.clone().unwrap_or(lease.dns) }
+    CniResult { interfaces, ips, routes, dns }
 }
 
 /// One record in GC's eyes: kept if valid; without a list, kept unless its container is gone or its ADD died.

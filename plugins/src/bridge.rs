@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::Fault;
+use crate::names::{Aliases, RuntimeDns};
 use crate::plan::{Ipam, Plan};
 use crate::ports::Mapping;
 use crate::{Error, attach, check};
@@ -72,6 +73,10 @@ pub struct RuntimeConfig {
     pub mac: String,
     /// Ports to publish.
     pub port_mappings: Vec<Mapping>,
+    /// Further names, network by network.
+    pub aliases: Aliases,
+    /// The container's own resolver settings.
+    pub dns: RuntimeDns,
 }
 
 impl Plugin for Bridge {
@@ -158,6 +163,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         ipam: delegate(config.ipam),
         ports: Vec::new(),
         dns: config.dns,
+        names: None,
         name: args.k8s_pod_name().map(str::to_owned),
     })
 }

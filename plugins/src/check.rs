@@ -9,7 +9,7 @@ use store::Record;
 
 use crate::error::Finding;
 use crate::plan::Plan;
-use crate::{Error, Host, attach, firewall, lease, link, mac_check, network, ports};
+use crate::{Error, Host, attach, firewall, lease, link, mac_check, names, network, ports};
 
 /// CHECK of an attachment: its lease, its bridge, its pair, what is inside the container, its elements.
 pub fn attachment(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
@@ -24,6 +24,7 @@ pub fn attachment(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     pair(&mut host, plan, &record, &bridge)?;
     container(request, plan, &previous)?;
     mac_check::check(&mut host, &record)?;
+    names::check(&host, &record)?;
     elements(&mut host, &record)
 }
 

@@ -32,6 +32,8 @@ pub mod own {
     pub const KERNEL_REFUSED: u32 = 109;
     /// The kernel refused a change of the ruleset.
     pub const RULESET_REFUSED: u32 = 110;
+    /// Names cannot be served: the name server does not start, or does not answer.
+    pub const NAMES: u32 = 111;
 }
 
 /// A failure of a plugin.
@@ -49,6 +51,15 @@ pub enum Error {
     /// Leases.
     #[error(transparent)]
     Ipam(#[from] ipam::Error),
+    /// The name server was told something and did not do it.
+    #[error(transparent)]
+    Names(#[from] dns::client::Error),
+    /// There is no name server, and none can be started.
+    #[error("cannot start the name server: {said}")]
+    NameServer {
+        /// Its own words, or the kernel's.
+        said: String,
+    },
     /// Records and locks.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -283,6 +294,9 @@ pub enum Finding {
     /// The host does not forward any more.
     #[error("{0} forwarding is off on this host, so containers reach nobody outside their network")]
     NoForwarding(&'static str),
+    /// The name server does not answer.
+    #[error("names are not served: {0}")]
+    Names(String),
     /// 127.0.0.1 does not lead to published ports any more.
     #[error("route_localnet is off on {0}, so published ports do not answer on 127.0.0.1")]
     NoLoopback(String),
@@ -420,6 +434,29 @@ pub enum Fault {
     /// More range sets than a result of that version can tell of.
     #[error("CNI version {} does not support more than 1 address per family", .0.as_str())]
     OneAddressPerFamily(cni::Version),
+    /// An alias that nobody could ask for.
+    #[error(
+        "alias {alias:?} on network {network:?} is no name: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+    )]
+    Alias {
+        /// The alias.
+        alias: String,
+        /// The network.
+        network: String,
+    },
+    /// A domain that nobody could ask for.
+    #[error(
+        "domain {0:?} is no name: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+    )]
+    Domain(String),
+    /// A name server that is no address.
+    #[error("name server {0:?} is not an IP address")]
+    Server(String),
+    /// dnsname after a plugin that made no bridge with an address.
+    #[error(
+        "the first interface of prevResult, {0:?}, is no bridge with an address that containers could ask for names"
+    )]
+    NoBridge(String),
     /// A fault in `runtimeConfig.portMappings`, as portmap reports it.
     #[error("failed to parse config: {0}")]
     Portmap(Box<Fault>),
@@ -453,6 +490,7 @@ impl Error {
                 code::INVALID_NETWORK_CONFIG
             }
             Error::NoAddress | Error::ResolvConf { .. } => code::INVALID_NETWORK_CONFIG,
+            Error::Names(_) | Error::NameServer { .. } => own::NAMES,
             Error::Check(_) => own::CHECK_FAILED,
             Error::Unsupported { .. } | Error::Condition { .. } => code::UNSUPPORTED_FIELD,
             Error::Config(_) => code::INVALID_NETWORK_CONFIG,
@@ -547,10 +585,11 @@ mod tests {
             own::LEFT_BEHIND,
             own::KERNEL_REFUSED,
             own::RULESET_REFUSED,
+            own::NAMES,
         ];
         let documented = include_str!("../../docs/errors.md");
 
-        assert!(codes.into_iter().eq(100..=110));
+        assert!(codes.into_iter().eq(100..=111));
         assert!(codes.iter().all(|code| documented.contains(&format!("| {code} |"))));
     }
 

@@ -4,7 +4,7 @@
 //! Compiled in by the feature `failpoints` only.
 
 /// Every step, in the order in which an attachment passes them.
-pub const STEPS: [&str; 19] = [
+pub const STEPS: [&str; 21] = [
     "add.lock",
     "add.intent",
     "add.lease",
@@ -16,8 +16,10 @@ pub const STEPS: [&str; 19] = [
     "add.conntrack",
     "add.inside",
     "add.commit",
+    "add.names",
     "add.reply",
     "del.lock",
+    "del.names",
     "del.rules",
     "del.conntrack",
     "del.veth",

@@ -9,7 +9,7 @@ use netlink::Mac;
 use nft::{Element, Flow, Owner, Protocol, Range};
 use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage};
 
-use crate::{Error, Host, failpoint, mac_check, network, ports};
+use crate::{Error, Host, failpoint, mac_check, names, network, ports};
 
 /// The note that says which constant part rnet last wrote.
 const NOTE: &str = "ruleset";
@@ -94,7 +94,7 @@ fn is_put_in_by(plugin: &str, element: &Element) -> bool {
         | Element::Published { .. }
         | Element::Snat { .. }
         | Element::MasqueradeAll { .. } => plugin == "portmap" || plugin == "rnet",
-        _ => plugin != "portmap",
+        _ => plugin == "bridge" || plugin == "rnet",
     }
 }
 
@@ -102,6 +102,19 @@ fn is_put_in_by(plugin: &str, element: &Element) -> bool {
 pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let elements = network_elements(network);
     if elements.is_empty() { Ok(()) } else { put(host, &elements).map(drop) }
+}
+
+/// Makes `after` of a network's elements what they were `before`.
+pub fn change_network(host: &mut Host, before: &Network, after: &Network) -> Result<(), Error> {
+    let (old, new) = (network_elements(before), network_elements(after));
+    let gone: Vec<_> = old.iter().filter(|element| !new.contains(element)).cloned().collect();
+    let come: Vec<_> = new.into_iter().filter(|element| !old.contains(element)).collect();
+    if !gone.is_empty() {
+        let _lock = host.lock(LockName::Ruleset, Mode::Shared)?;
+        host.firewall()?.remove(&gone)?;
+        host.note_deletion()?;
+    }
+    if come.is_empty() { Ok(()) } else { put(host, &come).map(drop) }
 }
 
 /// Takes a network's elements out; with the last network our tables go too.
@@ -113,7 +126,11 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
         host.firewall()?.drop_tables()?;
         return host.note_deletion();
     }
-    host.firewall()?.remove(&elements_of_it_alone(network, &others))?;
+    let elements = elements_of_it_alone(network, &others);
+    if elements.is_empty() {
+        return Ok(());
+    }
+    host.firewall()?.remove(&elements)?;
     host.note_deletion()
 }
 
@@ -213,7 +230,15 @@ fn elements_of_bridge(network: &Network) -> Vec<(Element, Owner)> {
         .iter()
         .map(|subnet| Element::Home { subnet: *subnet, bridge: network.bridge.clone() });
     let isolated = network.isolated.then(|| Element::Isolated { bridge: network.bridge.clone() });
-    homes.chain(isolated).map(|element| (element, owner)).collect()
+    let moved = network.zone.iter().flat_map(|zone| &zone.moved).flat_map(|to| questions_to(*to));
+    homes.chain(isolated).chain(moved).map(|element| (element, owner)).collect()
+}
+
+/// Questions to a gateway's port 53, which somebody else has, go to the name server's own port.
+fn questions_to(to: SocketAddr) -> impl Iterator<Item = Element> {
+    let element =
+        move |protocol| Element::Publish { host: Some(to.ip()), protocol, host_port: names::PORT, to };
+    [Protocol::Udp, Protocol::Tcp].into_iter().map(element)
 }
 
 /// The owner that an attachment's elements bear.

@@ -2,18 +2,21 @@
 //!
 //! | plugin | what it does |
 //! |---|---|
-//! | `rnet` | everything in one process: bridge, lease, addresses, published ports, isolation, guards |
+//! | `rnet` | everything in one process: bridge, lease, addresses, published ports, isolation, guards, names |
 //! | `bridge` | a veth pair on a bridge, with the reference plugin's keys |
 //! | `host-local` | leases in a folder, the reference plugin's byte for byte |
 //! | `portmap` | host ports that lead to a container |
+//! | `dnsname` | containers of a list find one another by name |
 //! | `loopback` | `lo` comes up |
 //!
 //! A new plugin is one file and one line in [`PLUGINS`].
 
 mod attach;
 mod bridge;
+mod chained;
 mod check;
 pub mod conditions;
+mod dnsname;
 mod error;
 mod failpoint;
 pub mod firewall;
@@ -25,6 +28,7 @@ mod link;
 mod living;
 mod loopback;
 mod mac_check;
+pub mod names;
 mod network;
 mod plan;
 mod portmap;
@@ -45,8 +49,9 @@ pub use rnet::default_bridge;
 pub const VERSION: &str = concat!("v1.9.1+rnet.", env!("CARGO_PKG_VERSION"));
 
 /// Every plugin by its name.
-pub const PLUGINS: [(&str, &(dyn Plugin + Sync)); 5] = [
+pub const PLUGINS: [(&str, &(dyn Plugin + Sync)); 6] = [
     ("bridge", &bridge::Bridge),
+    ("dnsname", &dnsname::Dnsname),
     ("host-local", &host_local::HostLocal),
     ("loopback", &loopback::Loopback),
     ("portmap", &portmap::Portmap),

@@ -1,36 +1,36 @@
 //! A network on the host: its bridge, the gateway's addresses, forwarding, and their end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Request};
-use store::{Lock, LockName, Mode, Network, NetworkKey};
+use store::{Lock, LockName, Mode, Network, NetworkKey, Zone};
 
 use crate::plan::{Plan, hashed_mac, subnet};
-use crate::{Error, Host, failpoint, firewall, link};
+use crate::{Error, Host, failpoint, firewall, link, names};
 
 /// A network that stays while this is held.
 pub struct Held {
-    /// Its bridge.
-    pub bridge: Link,
-    _lock: Lock,
+    /// What is remembered of it, if its names are served.
+    pub named: Option<Network>,
+    lock: Lock,
 }
 
 /// Makes sure that the network's bridge is there as planned, and keeps it there.
 ///
 /// The first attachment makes it, alone; all others share the network and find it ready.
-pub fn hold(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<Held, Error> {
+pub fn hold(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<(Link, Held), Error> {
     let gateways = plan.gateways(lease)?;
     let mut lock = host.lock(lock_name(plan), Mode::Shared)?;
     loop {
-        if let Some(bridge) = ready(host, plan, &gateways)? {
-            return Ok(Held { bridge, _lock: lock });
+        if let Some((bridge, named)) = ready(host, plan, lease, &gateways)? {
+            return Ok((bridge, Held { named, lock }));
         }
         lock = host.change(lock, Mode::Exclusive)?;
-        if ready(host, plan, &gateways)?.is_none() {
-            let bridge = make(host, plan, lease, &gateways)?;
-            return Ok(Held { bridge, _lock: lock });
+        if ready(host, plan, lease, &gateways)?.is_none() {
+            let (bridge, named) = make(host, plan, lease, &gateways)?;
+            return Ok((bridge, Held { named, lock }));
         }
         lock = host.change(lock, Mode::Shared)?;
     }
@@ -49,7 +49,19 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
     }
     failpoint::pass("del.bridge")?;
     host.store.remove_network(name, plugin)?;
+    names::forget_network(host, &network);
     Ok(host.store.retire(lock)?)
+}
+
+/// Remembers which gateways' port 53 somebody else has, and sends the questions to where the name server listens.
+pub fn redirect_names(host: &mut Host, held: Held, moved: Vec<SocketAddr>) -> Result<(), Error> {
+    let Some(network) = held.named else { return Ok(()) };
+    let _lock = host.change(held.lock, Mode::Exclusive)?;
+    let Some(before) = host.store.network(&network.name, &network.plugin)? else { return Ok(()) };
+    let zone = before.zone.clone().map(|zone| Zone { moved, ..zone });
+    let after = Network { zone, ..before.clone() };
+    host.store.write_network(&after)?;
+    firewall::change_network(host, &before, &after)
 }
 
 /// The other networks that have attachments. One without is on its way out as well: of two that go at once, each would
@@ -69,15 +81,50 @@ fn lock_name(plan: &Plan) -> LockName {
     LockName::Network(NetworkKey::new(&plan.network))
 }
 
-/// The bridge, if nothing is left to do for it.
-fn ready(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) -> Result<Option<Link>, Error> {
-    if host.store.network(&plan.network, plan.plugin)?.is_none() {
+/// The bridge and what is remembered of the network, if nothing is left to do for it.
+fn ready(
+    host: &mut Host,
+    plan: &Plan,
+    lease: &CniResult,
+    gateways: &[IpNetwork],
+) -> Result<Option<(Link, Option<Network>)>, Error> {
+    let Some(network) = host.store.network(&plan.network, plan.plugin)? else { return Ok(None) };
+    if !covers(&network, zone(plan, lease, gateways).as_ref()) {
         return Ok(None);
     }
     let Some(bridge) = find(host, plan)? else { return Ok(None) };
     let fits = bridge.up && plan.mtu.is_none_or(|mtu| mtu == bridge.mtu);
     let ready = fits && (!plan.promiscuous || bridge.promisc) && has_addresses(host, &bridge, gateways)?;
-    Ok(ready.then_some(bridge))
+    Ok(ready.then(|| (bridge, named(network))))
+}
+
+/// Remembers a network that another plugin of a list makes, and keeps it there.
+pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
+    let mut lock = host.lock(LockName::Network(NetworkKey::new(&planned.name)), Mode::Shared)?;
+    let mut known = host.store.network(&planned.name, &planned.plugin)?;
+    if !known.as_ref().is_some_and(|known| covers(known, planned.zone.as_ref())) {
+        lock = host.change(lock, Mode::Exclusive)?;
+        known = host.store.network(&planned.name, &planned.plugin)?;
+        let network = known.map_or(planned.clone(), |known| followed(known, planned, false));
+        host.store.write_network(&network)?;
+        firewall::admit_network(host, &network)?;
+        known = Some(network);
+    }
+    Ok(Held { named: known.and_then(named), lock })
+}
+
+/// True if the names of a network are served as planned.
+fn covers(known: &Network, planned: Option<&Zone>) -> bool {
+    planned.is_none_or(|planned| known.zone.as_ref().is_some_and(|zone| zone.covers(planned)))
+}
+
+fn named(network: Network) -> Option<Network> {
+    network.zone.is_some().then_some(network)
+}
+
+fn zone(plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Option<Zone> {
+    let subnets = lease.ips.iter().map(|ip| subnet(ip.address)).collect();
+    plan.names.as_ref().map(|names| names.zone(gateways.iter().map(IpNetwork::ip).collect(), subnets))
 }
 
 fn has_addresses(host: &mut Host, bridge: &Link, wanted: &[IpNetwork]) -> Result<bool, Error> {
@@ -97,10 +144,15 @@ fn find(host: &mut Host, plan: &Plan) -> Result<Option<Link>, Error> {
     }
 }
 
-fn make(host: &mut Host, plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Result<Link, Error> {
+fn make(
+    host: &mut Host,
+    plan: &Plan,
+    lease: &CniResult,
+    gateways: &[IpNetwork],
+) -> Result<(Link, Option<Network>), Error> {
     let found = find(host, plan)?;
     require_ipv6(host, plan, found.as_ref(), gateways)?;
-    let network = described(host, plan, lease, found.is_some())?;
+    let network = described(host, plan, lease, gateways, found.is_some())?;
     // Written first: whoever finds the bridge after a crash must know whose it is.
     host.store.write_network(&network)?;
     let bridge = match found {
@@ -112,11 +164,17 @@ fn make(host: &mut Host, plan: &Plan, lease: &CniResult, gateways: &[IpNetwork])
     firewall::admit_network(host, &network)?;
     await_gateways(host, gateways)?;
     failpoint::pass("add.address")?;
-    Ok(Link { up: true, mtu: plan.mtu.unwrap_or(bridge.mtu), ..bridge })
+    Ok((Link { up: true, mtu: plan.mtu.unwrap_or(bridge.mtu), ..bridge }, named(network)))
 }
 
 /// What is to be remembered: the network as planned, and of what it was what its older containers still need.
-fn described(host: &Host, plan: &Plan, lease: &CniResult, is_there: bool) -> Result<Network, Error> {
+fn described(
+    host: &Host,
+    plan: &Plan,
+    lease: &CniResult,
+    gateways: &[IpNetwork],
+    is_there: bool,
+) -> Result<Network, Error> {
     let subnets = lease.ips.iter().map(|ip| subnet(ip.address));
     let planned = Network {
         name: plan.network.clone(),
@@ -125,6 +183,7 @@ fn described(host: &Host, plan: &Plan, lease: &CniResult, is_there: bool) -> Res
         owns_bridge: plan.owns_bridge && !is_there,
         subnets: subnets.filter(|_| plan.masquerade || plan.isolated).collect(),
         isolated: plan.isolated,
+        zone: zone(plan, lease, gateways),
         former: Vec::new(),
     };
     let known = host.store.network(&plan.network, plan.plugin)?;
@@ -137,7 +196,11 @@ fn followed(mut known: Network, mut planned: Network, may_own: bool) -> Network 
     past.push(known);
     let (same, former): (Vec<_>, Vec<_>) = past.into_iter().partition(|past| past.bridge == planned.bridge);
     planned.former = former;
-    for Network { owns_bridge, mut subnets, .. } in same {
+    for Network { owns_bridge, mut subnets, zone, .. } in same {
+        planned.zone = match (planned.zone, zone) {
+            (Some(planned), Some(past)) => Some(planned.after(past)),
+            (planned, past) => planned.or(past),
+        };
         planned.owns_bridge |= may_own && owns_bridge;
         subnets.retain(|subnet| !planned.subnets.contains(subnet));
         planned.subnets.append(&mut subnets);

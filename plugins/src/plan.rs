@@ -8,6 +8,7 @@ use netlink::Mac;
 use store::{Address, Key, Namespace, Record};
 
 use crate::Error;
+use crate::names::{self, Names};
 use crate::ports::Mapping;
 
 /// Who leases the addresses.
@@ -73,6 +74,8 @@ pub struct Plan {
     pub ports: Vec<Mapping>,
     /// The resolver settings of the configuration, which win over IPAM's.
     pub dns: Option<Dns>,
+    /// Names, where they are served.
+    pub names: Option<Names>,
     /// The container's name gets the addresses that it had before.
     pub sticky: bool,
     /// The container's name, where the runtime tells it.
@@ -108,6 +111,7 @@ impl Plan {
             ipam,
             ports: Vec::new(),
             dns: None,
+            names: None,
             sticky: false,
             name: None,
         }
@@ -132,6 +136,10 @@ impl Plan {
             ..Record::default()
         };
         record.link = Some(record.key().link(0));
+        if let Some(served) = &self.names {
+            record.names = names::of_container(self.name.as_deref(), &served.aliases, &call.container_id);
+            record.upstreams.clone_from(&served.own_upstreams);
+        }
         record
     }
 
@@ -165,6 +173,14 @@ impl Plan {
             }
         }
         routes
+    }
+
+    /// The resolver settings: those of our name server, else the configuration's, else IPAM's.
+    pub fn resolver(&self, lease: &CniResult) -> Dns {
+        match &self.names {
+            Some(names) => names.resolver(lease.ips.iter().filter_map(|ip| self.gateway_of(ip))),
+            None => self.dns.clone().unwrap_or_else(|| lease.dns.clone()),
+        }
     }
 
     /// The MAC of the container's end: the one asked for, else out of its first address, else out of its key.

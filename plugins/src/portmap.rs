@@ -1,18 +1,17 @@
 //! The plugin `portmap`, with the reference plugin's keys: host ports that lead to a container.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
-use cni::{Args, Attachment, CniResult, Plugin, Request};
+use cni::{CniResult, Plugin, Request};
 use serde::Deserialize;
 use serde_json::Value;
-use store::{Address, Exception, LockName, Mode, Namespace, Network, NetworkKey, Record, Stage};
+use store::{Exception, Network, Record, Stage};
 
 use crate::bridge::RuntimeConfig;
 use crate::conditions::{self, Dialect, Family};
 use crate::error::{Fault, Finding};
 use crate::plan::subnet;
-use crate::{Error, Host, attach, check, failpoint, firewall, ports};
+use crate::{Error, Host, chained, check, failpoint, firewall, network, ports};
 
 const PLUGIN: &str = "portmap";
 
@@ -56,7 +55,7 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(del(request)?)
+        Ok(chained::del(PLUGIN, request)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
@@ -64,13 +63,13 @@ impl Plugin for Portmap {
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        let mut host = open("STATUS", request)?;
+        let mut host = chained::open("STATUS", request)?;
         let usable = host.firewall().and_then(|firewall| Ok(firewall.state()?));
         Ok(usable.map(drop).map_err(|error| Error::NotReady { what: error.to_string() })?)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(gc(request)?)
+        Ok(chained::gc(PLUGIN, request)?)
     }
 }
 
@@ -80,55 +79,23 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     if config.runtime_config.port_mappings.is_empty() {
         return Ok(previous);
     }
-    let mut host = open("ADD", request)?;
+    let mut host = chained::open("ADD", request)?;
     let mut record = planned(&config, request, &previous)?;
-    let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
-    failpoint::pass("add.lock")?;
-    if let Some(stale) = attach::known(&mut host, &record)? {
-        remove(&mut host, &stale)?;
-    }
-    let result = publish(&mut host, &mut record).or_else(|error| {
-        let undone = remove(&mut host, &record);
-        host.store.retire(lock)?;
-        Err(attach::with_undo(error, undone))
-    });
-    host.close();
-    result.map(|()| previous)
+    chained::add(&mut host, &mut record, publish)?;
+    Ok(previous)
 }
 
 fn publish(host: &mut Host, record: &mut Record) -> Result<(), Error> {
     find_bridge(host, record)?;
     host.store.write_record(record)?;
     failpoint::pass("add.intent")?;
-    let _network = hold_network(host, record)?;
+    let _network = network::remember(host, described(record))?;
     failpoint::pass("add.address")?;
     let _ruleset = firewall::admit(host, record)?;
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
     failpoint::pass("add.commit")?;
     failpoint::pass("add.reply")
-}
-
-fn del(request: &Request<'_>) -> Result<(), Error> {
-    let mut host = open("DEL", request)?;
-    let unknown = bare_record(request);
-    let lock = host.lock(LockName::Attachment(unknown.key()), Mode::Exclusive)?;
-    failpoint::pass("del.lock")?;
-    let record = attach::known(&mut host, &unknown)?.unwrap_or(unknown);
-    remove(&mut host, &record)?;
-    host.store.retire(lock)?;
-    host.close();
-    Ok(())
-}
-
-fn remove(host: &mut Host, record: &Record) -> Result<(), Error> {
-    firewall::dismiss(host, record)?;
-    host.store.remove_record(&record.network, PLUGIN, &record.key())?;
-    failpoint::pass("del.record")?;
-    if host.store.has_records(&record.network, PLUGIN)? {
-        return Ok(());
-    }
-    crate::network::retire(host, &record.network, PLUGIN)
 }
 
 fn check(request: &Request<'_>) -> Result<(), Error> {
@@ -139,43 +106,11 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
     if config.runtime_config.port_mappings.is_empty() {
         return Ok(());
     }
-    let mut host = open("CHECK", request)?;
-    let unknown = bare_record(request);
+    let mut host = chained::open("CHECK", request)?;
+    let unknown = chained::bare_record(PLUGIN, request);
     let record = host.store.record(&unknown.network, PLUGIN, &unknown.key())?;
     let record = record.ok_or_else(|| Error::Check(check::no_record(&unknown)))?;
     check::elements(&mut host, &record)
-}
-
-fn gc(request: &Request<'_>) -> Result<(), Error> {
-    let mut host = Host::open(format!("GC {}", request.config.name))?;
-    let valid = request.config.valid_attachments();
-    let mut failures = Vec::new();
-    for record in host.store.records()? {
-        if record.plugin != PLUGIN || record.network != request.config.name {
-            continue;
-        }
-        failures.extend(collect(&mut host, &record, valid.as_deref()).err());
-    }
-    if !host.store.has_records(&request.config.name, PLUGIN)? {
-        failures.extend(crate::network::retire(&mut host, &request.config.name, PLUGIN).err());
-    }
-    host.close();
-    Error::all(failures)
-}
-
-/// One record in GC's eyes: kept if valid; without a list, kept unless its container is gone or its ADD died.
-fn collect(host: &mut Host, record: &Record, valid: Option<&[Attachment]>) -> Result<(), Error> {
-    let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
-    let Some(record) = attach::known(host, record)? else { return Ok(()) };
-    let keep = match valid {
-        Some(valid) => attach::is_valid(valid, &record),
-        None => record.stage == Stage::Committed && attach::is_alive(host, &record)?,
-    };
-    if keep {
-        return Ok(());
-    }
-    remove(host, &record)?;
-    Ok(host.store.retire(lock)?)
 }
 
 fn parse(request: &Request<'_>) -> Result<Config, Error> {
@@ -232,49 +167,17 @@ impl Config {
     }
 }
 
-fn open(verb: &str, request: &Request<'_>) -> Result<Host, Error> {
-    Host::open(attach::what(verb, request.call))
-}
-
-fn bare_record(request: &Request<'_>) -> Record {
-    Record {
-        plugin: PLUGIN.into(),
-        network: request.config.name.clone(),
-        container: request.call.container_id.clone(),
-        ifname: request.call.ifname.clone(),
-        ..Record::default()
-    }
-}
-
 /// The record of the mappings before anything is made.
 fn planned(config: &Config, request: &Request<'_>, previous: &CniResult) -> Result<Record, Error> {
-    let ips = container_addresses(previous, &request.call.ifname);
+    let ips = chained::container_addresses(previous, &request.call.ifname);
     let ports = ports::resolve(&config.runtime_config.port_mappings, &ips).map_err(Error::Config)?;
-    let netns = PathBuf::from(&request.call.netns);
-    let identity = netlink::Netns::open(&netns).map(|netns| attach::namespace(&netns));
     Ok(Record {
-        // portmap parses no CNI_ARGS: what cannot be read is no fault here.
-        name: Args::parse(&request.call.args, &[])
-            .ok()
-            .and_then(|args| args.k8s_pod_name().map(str::to_owned)),
-        netns: Some(identity.unwrap_or(Namespace { path: netns, dev: 0, ino: 0 })),
-        addresses: ips.iter().map(|ip| Address { address: ip.address, gateway: ip.gateway }).collect(),
         ports,
         exceptions: config.exceptions()?,
         snat: config.snat,
         masquerade_all: config.masq_all,
-        ..bare_record(request)
+        ..chained::record(PLUGIN, request, previous)
     })
-}
-
-/// The addresses on the container's interface, or on none in particular.
-fn container_addresses(previous: &CniResult, ifname: &str) -> Vec<cni::Ip> {
-    let is_the_containers =
-        |ip: &&cni::Ip| match ip.interface.and_then(|index| previous.interfaces.get(index)) {
-            Some(interface) => interface.name == ifname && interface.sandbox.is_some(),
-            None => true,
-        };
-    previous.ips.iter().filter(is_the_containers).cloned().collect()
 }
 
 /// The interface that the container is reached by, which loopback clients need `route_localnet` on.
@@ -289,22 +192,12 @@ fn find_bridge(host: &mut Host, record: &mut Record) -> Result<(), Error> {
 }
 
 /// Makes hairpin clients recognisable: which subnet lives on which bridge.
-fn hold_network(host: &mut Host, record: &Record) -> Result<store::Lock, Error> {
-    let mut lock = host.lock(LockName::Network(NetworkKey::new(&record.network)), Mode::Shared)?;
-    if host.store.network(&record.network, PLUGIN)?.is_some() {
-        return Ok(lock);
-    }
-    lock = host.change(lock, Mode::Exclusive)?;
-    let network = Network {
+fn described(record: &Record) -> Network {
+    Network {
         name: record.network.clone(),
         plugin: PLUGIN.into(),
         bridge: record.bridge.clone().unwrap_or_default(),
-        owns_bridge: false,
         subnets: record.addresses.iter().map(|address| subnet(address.address)).collect(),
-        isolated: false,
-        former: Vec::new(),
-    };
-    host.store.write_network(&network)?;
-    firewall::admit_network(host, &network)?;
-    Ok(lock)
+        ..Network::default()
+    }
 }

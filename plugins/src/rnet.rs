@@ -7,6 +7,7 @@ use store::NetworkKey;
 use crate::attach;
 use crate::bridge::{self, ArgsMember, IpamMember, RuntimeConfig};
 use crate::error::Fault;
+use crate::names::Names;
 use crate::plan::{Ipam, Plan};
 use crate::{Error, check};
 
@@ -30,6 +31,9 @@ struct Config {
     port_isolation: bool,
     /// A container's name gets the addresses that it had before, while they are free.
     sticky_addresses: bool,
+    /// The network's containers find one another by name. `dns` then says what the name server needs: the domain, and
+    /// the servers that it asks about the world.
+    names: bool,
     dns: Option<Dns>,
     ipam: Option<IpamMember>,
     args: ArgsMember,
@@ -47,6 +51,7 @@ impl Default for Config {
             hairpin_mode: false,
             port_isolation: false,
             sticky_addresses: true,
+            names: false,
             dns: None,
             ipam: None,
             args: ArgsMember::default(),
@@ -97,9 +102,15 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
     for mapping in &config.runtime_config.port_mappings {
         mapping.validate().map_err(Error::Config)?;
     }
+    let mac = bridge::mac(&args, &config.args, &config.runtime_config)?;
     let name = &request.config.name;
     let bridge = if config.bridge.is_empty() { default_bridge(name) } else { config.bridge };
     let ipam = own_unless_named(config.ipam, name)?;
+    let (dns, runtime) = (config.dns.filter(|dns| !dns.is_empty()), config.runtime_config);
+    let names = match config.names {
+        true => Some(Names::new(name, dns.clone().unwrap_or_default(), runtime.dns, &runtime.aliases)?),
+        false => None,
+    };
     Ok(Plan {
         plugin: "rnet",
         network: name.clone(),
@@ -122,10 +133,11 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         interface_up: true,
         duplicate_detection: false,
         ipv4_only: true,
-        mac: bridge::mac(&args, &config.args, &config.runtime_config)?,
+        mac,
         ipam,
-        ports: config.runtime_config.port_mappings,
-        dns: config.dns.filter(|dns| !dns.is_empty()),
+        ports: runtime.port_mappings,
+        dns,
+        names,
         name: args.k8s_pod_name().map(str::to_owned),
     })
 }

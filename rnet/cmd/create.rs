@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use cni::Dns;
+use dns::valid_name;
 use ipnetwork::IpNetwork;
 
 use crate::definitions::{Network, Subnet, Wanted};
@@ -35,10 +37,31 @@ pub struct Args {
     /// Give a name that comes back any free address instead of the one that it had
     #[arg(long, conflicts_with = "chain")]
     pub no_sticky: bool,
+    /// Containers find one another by address only
+    #[arg(long, alias = "disable-dns")]
+    pub no_dns: bool,
+    /// A server to ask about names outside, instead of the host's; several if repeated
+    #[arg(long = "dns", value_name = "IP")]
+    pub servers: Vec<IpAddr>,
+    /// A domain to try for short names, after the network's own; several if repeated
+    #[arg(long = "dns-search", value_name = "DOMAIN")]
+    pub search: Vec<String>,
+    /// The domain that names have besides NAME.NETWORK
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "no_dns")]
+    pub domain: Option<String>,
     /// Succeed if the network is there already
     #[arg(long)]
     pub ignore_existing: bool,
 }
+
+/// The domain of the networks that are given none.
+const DOMAIN: &str = "dns.rnet";
+
+/// See [`is_public`].
+const PUBLIC: [&str; 24] = [
+    "app", "art", "biz", "blog", "cloud", "club", "com", "dev", "edu", "gov", "info", "int", "live", "mil",
+    "mobi", "name", "net", "online", "org", "page", "shop", "site", "tech", "xyz",
+];
 
 /// The smallest networks that have room for a gateway and a container.
 const LONGEST: (u8, u8) = (30, 126);
@@ -57,7 +80,16 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     }
     let name = args.name.clone().unwrap_or_else(|| lowest_free_name(&networks));
     let subnets = asked.subnets(&view.taken()?, style)?;
-    let wanted = Wanted { name, subnets, mtu: args.mtu, chain: args.chain, sticky: !args.no_sticky };
+    warn_of_hidden_names(args, &name, style);
+    let wanted = Wanted {
+        name,
+        subnets,
+        mtu: args.mtu,
+        chain: args.chain,
+        sticky: !args.no_sticky,
+        names: !args.no_dns,
+        dns: asked.dns,
+    };
     view.definitions.write(&wanted)?;
     drop(lock);
     told(&wanted, style)
@@ -69,6 +101,7 @@ struct Asked {
     subnets: Vec<IpNetwork>,
     gateways: Vec<IpAddr>,
     ranges: Vec<IpNetwork>,
+    dns: Dns,
 }
 
 impl Asked {
@@ -82,6 +115,7 @@ impl Asked {
         let asked = Self {
             subnets: args.subnet.iter().map(|text| subnet("--subnet", text)).collect::<Result<_, _>>()?,
             gateways: args.gateway.clone(),
+            dns: dns(args)?,
             ranges: args.ip_range.iter().map(|text| subnet("--ip-range", text)).collect::<Result<_, _>>()?,
         };
         asked.check()?;
@@ -149,6 +183,33 @@ impl Asked {
         let subnets: Vec<String> = self.subnets.iter().map(ToString::to_string).collect();
         Problem::Outside { what, value: value.to_string(), subnet: subnets.join(", ") }
     }
+}
+
+/// The resolver settings; the domain of a network with names is ours unless another is given.
+fn dns(args: &Args) -> Result<Dns, Problem> {
+    let domain = args.domain.clone().or_else(|| (!args.no_dns).then(|| DOMAIN.to_owned()));
+    for name in domain.iter().chain(&args.search) {
+        if !valid_name(name) {
+            return Err(Problem::BadDomain { name: name.clone() });
+        }
+    }
+    let nameservers = args.servers.iter().map(ToString::to_string).collect();
+    Ok(Dns { nameservers, domain, search: args.search.clone(), options: Vec::new() })
+}
+
+/// N9: `example.dev` would be looked for on a network called dev, and nowhere else.
+fn warn_of_hidden_names(args: &Args, name: &str, style: Style) {
+    if !args.no_dns && is_public(&name.to_ascii_lowercase()) {
+        style.warn(format_args!(
+            "{name:?} is also a public domain: names like example.{name} are not found from this network's containers"
+        ));
+    }
+}
+
+/// Countries have two letters; of the other public domains (iana.org/domains/root/db), those that many people use.
+fn is_public(name: &str) -> bool {
+    let letters = name.bytes().all(|letter| letter.is_ascii_lowercase());
+    (letters && name.len() == 2) || PUBLIC.contains(&name)
 }
 
 fn exists(args: &Args, found: &Network) -> anyhow::Result<u8> {
@@ -347,10 +408,34 @@ mod tests {
     }
 
     #[test]
+    fn a_public_domain_is_known_as_one() {
+        assert!(is_public("dev") && is_public("de") && !is_public("mynet") && !is_public("n0"));
+    }
+
+    #[test]
+    fn names_are_served_unless_they_are_not_wanted() {
+        let dns = |args: Args| Asked::of(&args).map(|asked| asked.dns).map_err(|problem| problem.to_string());
+        assert_eq!(dns(Args::default()).unwrap().domain.as_deref(), Some("dns.rnet"));
+        assert_eq!(dns(Args { no_dns: true, ..Args::default() }).unwrap(), Dns::default());
+        let bad = Args { domain: Some("a b".into()), ..Args::default() };
+        assert_eq!(
+            dns(bad).unwrap_err(),
+            "\"a b\" is not a domain: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+        );
+    }
+
+    #[test]
     fn a_network_without_a_name_takes_the_lowest_number() {
         let named = |name: &str| {
-            let wanted =
-                Wanted { name: name.into(), subnets: Vec::new(), mtu: None, chain: false, sticky: true };
+            let wanted = Wanted {
+                name: name.into(),
+                subnets: Vec::new(),
+                mtu: None,
+                chain: false,
+                sticky: true,
+                names: false,
+                dns: Dns::default(),
+            };
             definitions::network_of(&wanted.conflist()).unwrap()
         };
         assert_eq!(lowest_free_name(&[]), "net0");

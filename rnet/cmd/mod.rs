@@ -2,6 +2,7 @@
 
 pub mod create;
 pub mod demo;
+pub mod dns;
 pub mod exec;
 pub mod inspect;
 pub mod install;

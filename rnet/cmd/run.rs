@@ -7,7 +7,7 @@ use cni::conflist::Attachment;
 use cni::{CniResult, Dns};
 use netlink::{HeldSignals, Netlink, Netns, Request};
 use plugins::own;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::inspect;
 use crate::definitions::Network;
@@ -39,6 +39,15 @@ pub struct Args {
     /// The address to have
     #[arg(long, value_name = "IP")]
     pub ip: Option<IpAddr>,
+    /// A further name on its networks; several if repeated
+    #[arg(long = "network-alias", alias = "alias", value_name = "NAME")]
+    pub aliases: Vec<String>,
+    /// A server to ask about names outside, instead of the network's; several if repeated
+    #[arg(long = "dns", value_name = "IP")]
+    pub servers: Vec<IpAddr>,
+    /// A domain to try for short names; several if repeated
+    #[arg(long = "dns-search", value_name = "DOMAIN")]
+    pub search: Vec<String>,
     /// Clean up when the program ends (always so)
     #[arg(long)]
     pub rm: bool,
@@ -192,6 +201,10 @@ fn attach(
     if publisher.is_none() {
         warn_of_ports(args, networks.first().map_or("none", |network| &network.name), style);
     }
+    if !args.aliases.is_empty() && !networks.iter().any(Network::has_names) {
+        style
+            .warn(format_args!("no network of {:?} has names, --network-alias has no effect", endpoint.name));
+    }
     make_netns(view, endpoint)?;
     // A new default network must not be given a subnet that `create` gives to another at this moment.
     let alone = networks.iter().any(|network| network.file.is_none());
@@ -201,7 +214,7 @@ fn attach(
         let network = if network.file.is_none() { view.default_network()? } else { network.clone() };
         join(args, &network, &ports, view, endpoint)?;
     }
-    Ok(write_files(view, endpoint)?)
+    Ok(write_files(args, view, endpoint)?)
 }
 
 fn warn_of_ports(args: &Args, network: &str, style: Style) {
@@ -239,7 +252,7 @@ fn join(
         network: network.name.clone(),
         ifname: format!("eth{}", endpoint.joined.len()),
         args: cni_args(args, endpoint),
-        capabilities: capabilities(ports),
+        capabilities: capabilities(args, &network.name, ports),
         definition: network.list.raw.clone(),
         result: None,
     };
@@ -262,10 +275,16 @@ fn cni_args(args: &Args, endpoint: &Endpoint) -> Vec<(String, String)> {
     always.into_iter().chain(ip).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-fn capabilities(ports: &[Mapping]) -> Map<String, Value> {
+fn capabilities(args: &Args, network: &str, ports: &[Mapping]) -> Map<String, Value> {
     let mut capabilities = Map::new();
     if !ports.is_empty() {
         capabilities.insert("portMappings".into(), ports.iter().map(Mapping::to_json).collect());
+    }
+    if !args.aliases.is_empty() {
+        capabilities.insert("aliases".into(), json!({network: args.aliases}));
+    }
+    if !args.servers.is_empty() || !args.search.is_empty() {
+        capabilities.insert("dns".into(), json!({"servers": args.servers, "searches": args.search}));
     }
     capabilities
 }
@@ -304,13 +323,18 @@ fn exhausted(network: &Network, users: &[&seats::Party]) -> Problem {
     }
 }
 
-fn write_files(view: &View, endpoint: &Endpoint) -> Result<(), Problem> {
+fn write_files(args: &Args, view: &View, endpoint: &Endpoint) -> Result<(), Problem> {
     let results: Vec<CniResult> = endpoint.joined.iter().filter_map(result).collect();
     let addresses: Vec<IpAddr> =
         results.iter().flat_map(|result| &result.ips).map(|ip| ip.address.ip()).collect();
     let dns = results.into_iter().map(|result| result.dns).find(|dns| !dns.nameservers.is_empty());
+    let given = || Dns {
+        nameservers: args.servers.iter().map(ToString::to_string).collect(),
+        search: args.search.clone(),
+        ..Dns::default()
+    };
     let (resolv_conf, hosts) =
-        (files::resolv_conf(&dns.unwrap_or_else(Dns::default)), files::hosts(&endpoint.name, &addresses));
+        (files::resolv_conf(&dns.unwrap_or_else(given)), files::hosts(&endpoint.name, &addresses));
     files::write(&view.endpoints.path(&endpoint.id), &resolv_conf, &hosts)
 }
 

@@ -16,5 +16,5 @@ pub use files::{boot_id, create_whole, open_dir, read_whole, replace_whole};
 pub use key::{Key, NetworkKey};
 pub use lock::{Lock, LockName, Mode};
 pub use paths::Paths;
-pub use record::{Address, Exception, Namespace, Network, Port, Record, Stage, Sysctl};
+pub use record::{Address, Exception, Namespace, Network, Port, Record, Stage, Sysctl, Zone};
 pub use state::Store;

@@ -23,6 +23,8 @@ pub enum LockName {
     Ports,
     /// Our nftables tables: shared from the first element until the record is changed, exclusive for a rebuild.
     Ruleset,
+    /// The start of the name server.
+    Names,
 }
 
 /// Shared or alone.
@@ -41,6 +43,7 @@ impl LockName {
             LockName::Network(key) => format!("network-{key}"),
             LockName::Ports => "ports".into(),
             LockName::Ruleset => "ruleset".into(),
+            LockName::Names => "names".into(),
         }
     }
 
@@ -50,6 +53,7 @@ impl LockName {
             LockName::Network(key) => format!("the network {key}"),
             LockName::Ports => "the published ports".into(),
             LockName::Ruleset => "the ruleset".into(),
+            LockName::Names => "the start of the name server".into(),
         }
     }
 }

@@ -51,6 +51,11 @@ impl Paths {
         self.run().join("leases")
     }
 
+    /// The name server's control socket, with its lock beside it.
+    pub fn name_server(&self) -> PathBuf {
+        self.run().join("locks/dns")
+    }
+
     /// `path`, an absolute path out of a configuration, below the root.
     pub fn rooted(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))

@@ -1,6 +1,6 @@
 //! What is remembered of an attachment, of a network, and of a published port.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
@@ -75,6 +75,12 @@ pub struct Record {
     /// All clients of its ports are masqueraded.
     #[serde(skip_serializing_if = "is_false")]
     pub masquerade_all: bool,
+    /// What it answers to on its network, where names are served: the container's name, aliases, its short id.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
+    /// The servers that its questions about the world go to, before the network's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<SocketAddr>,
     /// The folder of our own leases that holds its addresses; none where another plugin leased them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leases: Option<PathBuf>,
@@ -156,9 +162,55 @@ pub struct Network {
     pub subnets: Vec<IpNetwork>,
     /// It is cut off from other networks but for published ports.
     pub isolated: bool,
+    /// Its names, where they are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub zone: Option<Zone>,
     /// What it was before its definition named another bridge: containers of that time may be there still.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<Network>,
+}
+
+/// The names of a network, as the name server is told of them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Zone {
+    /// The domain that its names also have, besides `name.NETWORK`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+    /// Where its containers ask.
+    pub gateways: Vec<IpAddr>,
+    /// Whose addresses belong to it.
+    pub subnets: Vec<IpNetwork>,
+    /// No question leaves the host.
+    #[serde(skip_serializing_if = "is_false")]
+    pub internal: bool,
+    /// Its servers for all other questions; none means the host's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub upstreams: Vec<SocketAddr>,
+    /// The gateways whose port 53 somebody else has: where the name server listens instead.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub moved: Vec<SocketAddr>,
+}
+
+impl Zone {
+    /// True if this is `planned`, or that and more.
+    pub fn covers(&self, planned: &Zone) -> bool {
+        let same = (&self.domain, self.internal, &self.upstreams)
+            == (&planned.domain, planned.internal, &planned.upstreams);
+        same && planned.gateways.iter().all(|gateway| self.gateways.contains(gateway))
+            && planned.subnets.iter().all(|subnet| self.subnets.contains(subnet))
+    }
+
+    /// This in place of `past`, whose gateways and subnets its older containers still need.
+    pub fn after(mut self, past: Zone) -> Self {
+        let (gateways, subnets) = (past.gateways.into_iter(), past.subnets.into_iter());
+        let gateways: Vec<_> = gateways.filter(|gateway| !self.gateways.contains(gateway)).collect();
+        let subnets: Vec<_> = subnets.filter(|subnet| !self.subnets.contains(subnet)).collect();
+        self.gateways.extend(gateways);
+        self.subnets.extend(subnets);
+        self.moved = past.moved;
+        self
+    }
 }
 
 /// A kernel setting and the value it had before rnet changed it.

@@ -14,7 +14,7 @@ use nft::{Element, Firewall, Owner};
 use serde_json::{Value, json};
 
 /// Every plugin that the binary can be.
-pub const PLUGINS: [&str; 5] = ["bridge", "host-local", "loopback", "portmap", "rnet"];
+pub const PLUGINS: [&str; 6] = ["bridge", "dnsname", "host-local", "loopback", "portmap", "rnet"];
 
 /// Every version of the specification.
 pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];

@@ -1,0 +1,143 @@
+//! The plugin `dnsname`, with the keys of Podman's: containers of a list find one another by name. Here it is the same
+//! name server as for networks of `rnet`.
+
+use cni::{Args, CniResult, Plugin, Request};
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+use store::{Network, Record, Stage};
+
+use crate::error::{Fault, Finding};
+use crate::names::{self, Aliases, Names, RuntimeDns};
+use crate::plan::subnet;
+use crate::{Error, Host, chained, check, failpoint, network};
+
+const PLUGIN: &str = "dnsname";
+
+/// The plugin of this file.
+pub struct Dnsname;
+
+/// Its keys (github.com/containers/dnsname, README).
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Config {
+    domain_name: String,
+    /// The servers for all other questions; none means the host's.
+    remote_servers: Vec<String>,
+    runtime_config: RuntimeConfig,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RuntimeConfig {
+    aliases: Aliases,
+    dns: RuntimeDns,
+}
+
+impl Plugin for Dnsname {
+    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
+        Ok(add(request)?)
+    }
+
+    /// Never an error: the DELs of the plugins before this one would not be called.
+    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        let _ = chained::del(PLUGIN, request);
+        Ok(())
+    }
+
+    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(check(request)?)
+    }
+
+    fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(parse(request).map(drop)?)
+    }
+
+    fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
+        Ok(chained::gc(PLUGIN, request)?)
+    }
+}
+
+fn add(request: &Request<'_>) -> Result<CniResult, Error> {
+    let names = parse(request)?;
+    let previous = request.config.prev_result()?.ok_or(Error::Config(Fault::NotChained))?;
+    let mut host = chained::open("ADD", request)?;
+    let bridge = previous.interfaces.first().map(|interface| interface.name.clone()).unwrap_or_default();
+    let gateways = addresses_of(&mut host, &bridge)?;
+    let mut record = chained::record(PLUGIN, request, &previous);
+    record.bridge = Some(bridge);
+    record.names = names::of_container(record.name.as_deref(), &names.aliases, &request.call.container_id);
+    record.upstreams.clone_from(&names.own_upstreams);
+    chained::add(&mut host, &mut record, |host, record| publish(host, record, &names, &gateways))?;
+    Ok(with_names(previous, &names, &gateways))
+}
+
+fn publish(host: &mut Host, record: &mut Record, names: &Names, gateways: &[IpNetwork]) -> Result<(), Error> {
+    host.store.write_record(record)?;
+    failpoint::pass("add.intent")?;
+    let network = network::remember(host, described(record, names, gateways))?;
+    failpoint::pass("add.address")?;
+    record.stage = Stage::Committed;
+    host.store.write_record(record)?;
+    failpoint::pass("add.commit")?;
+    names::announce(host, record, network)?;
+    failpoint::pass("add.names")?;
+    failpoint::pass("add.reply")
+}
+
+fn check(request: &Request<'_>) -> Result<(), Error> {
+    parse(request)?;
+    if request.config.prev_result()?.is_none() {
+        return Err(Error::Check(Finding::NoPrevResult));
+    }
+    let host = chained::open("CHECK", request)?;
+    let unknown = chained::bare_record(PLUGIN, request);
+    let record = host.store.record(&unknown.network, PLUGIN, &unknown.key())?;
+    let record = record.ok_or_else(|| Error::Check(check::no_record(&unknown)))?;
+    names::check(&host, &record)
+}
+
+fn parse(request: &Request<'_>) -> Result<Names, Error> {
+    let config: Config = request.config.section()?;
+    // Podman passes CNI_ARGS, of which only the name is for us; what cannot be read is a fault all the same.
+    Args::parse(&request.call.args, &[]).map_err(Error::Cni)?;
+    let domain = Some(config.domain_name).filter(|domain| !domain.is_empty());
+    let dns = cni::Dns { nameservers: config.remote_servers, domain, ..cni::Dns::default() };
+    let RuntimeConfig { aliases, dns: runtime } = config.runtime_config;
+    Names::new(&request.config.name, dns, runtime, &aliases)
+}
+
+/// The addresses of the bridge that containers can ask at.
+fn addresses_of(host: &mut Host, bridge: &str) -> Result<Vec<IpNetwork>, Error> {
+    let none = || Error::Config(Fault::NoBridge(bridge.to_owned()));
+    let link = host.netlink.link(bridge)?.ok_or_else(none)?;
+    let found = host.netlink.addresses(Some(link.index))?.into_iter().map(|found| found.address);
+    let global: Vec<_> = found.filter(is_global).collect();
+    if global.is_empty() { Err(none()) } else { Ok(global) }
+}
+
+fn is_global(address: &IpNetwork) -> bool {
+    match address {
+        IpNetwork::V4(v4) => !v4.ip().is_link_local(),
+        IpNetwork::V6(v6) => !v6.ip().is_unicast_link_local(),
+    }
+}
+
+fn described(record: &Record, names: &Names, gateways: &[IpNetwork]) -> Network {
+    let subnets = record.addresses.iter().map(|address| subnet(address.address)).collect();
+    Network {
+        name: record.network.clone(),
+        plugin: PLUGIN.into(),
+        bridge: record.bridge.clone().unwrap_or_default(),
+        zone: Some(names.zone(gateways.iter().map(IpNetwork::ip).collect(), subnets)),
+        ..Network::default()
+    }
+}
+
+/// The bridge's addresses before the servers of the plugins before this one, the domain after their list.
+fn with_names(previous: CniResult, names: &Names, gateways: &[IpNetwork]) -> CniResult {
+    let mut dns = previous.dns.clone();
+    let own = gateways.iter().map(|gateway| gateway.ip().to_string());
+    dns.nameservers = own.chain(dns.nameservers).collect();
+    dns.search.extend(names.domain.clone());
+    CniResult { dns, ..previous }
+}

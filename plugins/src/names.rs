@@ -1,0 +1,292 @@
+//! Names: what a container answers to on its network, and the name server that is told of it.
+//!
+//! The records are the truth, and the server is told of changes to them: at ADD after the record is committed, at DEL
+//! after it is an intent again. So a server that starts at any moment knows no less and no more.
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use cni::Dns;
+use dns::{Endpoint, Listening, Resolv, client, valid_name};
+use ipnetwork::IpNetwork;
+use serde::Deserialize;
+use store::{LockName, Mode, Network, Record, Stage, Store, Zone};
+
+use crate::error::{Fault, Finding};
+use crate::network::{self, Held};
+use crate::{Error, Host};
+
+/// Where questions are taken, and where the servers outside take them (RFC 1035, 4.2).
+pub const PORT: u16 = 53;
+
+/// The host's resolver settings.
+pub const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The characters of a container's id that docker shows, and that it answers to.
+const SHORT_ID: usize = 12;
+
+/// How names are served to a container.
+#[derive(Clone, Debug, Default)]
+pub struct Names {
+    /// The domain that names also have.
+    pub domain: Option<String>,
+    /// The network's own servers for all other questions.
+    pub upstreams: Vec<SocketAddr>,
+    /// The container's aliases.
+    pub aliases: Vec<String>,
+    /// The container's own servers, before the network's.
+    pub own_upstreams: Vec<SocketAddr>,
+    /// What the container's resolver tries after the domain; none means the host's list.
+    pub search: Vec<String>,
+    /// Options for the container's resolver.
+    pub options: Vec<String>,
+}
+
+/// `runtimeConfig.dns` (capability `dns`): one container's own settings.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct RuntimeDns {
+    /// Servers.
+    pub servers: Vec<String>,
+    /// The search list.
+    pub searches: Vec<String>,
+    /// Options.
+    pub options: Vec<String>,
+}
+
+/// `runtimeConfig.aliases` (capability `aliases`): network by network.
+pub type Aliases = HashMap<String, Vec<String>>;
+
+impl Names {
+    /// As the network's `dns` member and the container's own settings have it.
+    ///
+    /// # Errors
+    /// A domain or an alias that nobody could ask for, a server that is no address.
+    pub fn new(network: &str, dns: Dns, runtime: RuntimeDns, aliases: &Aliases) -> Result<Self, Error> {
+        if let Some(domain) = dns.domain.as_ref().filter(|domain| !valid_name(domain)) {
+            return Err(Error::Config(Fault::Domain(domain.clone())));
+        }
+        let pick = |own: Vec<String>, of_network: Vec<String>| if own.is_empty() { of_network } else { own };
+        Ok(Self {
+            domain: dns.domain,
+            upstreams: upstreams(&dns.nameservers)?,
+            aliases: valid_aliases(network, aliases)?,
+            own_upstreams: upstreams(&runtime.servers)?,
+            search: pick(runtime.searches, dns.search),
+            options: pick(runtime.options, dns.options),
+        })
+    }
+
+    /// The network's part.
+    pub fn zone(&self, gateways: Vec<IpAddr>, subnets: Vec<IpNetwork>) -> Zone {
+        let (domain, upstreams) = (self.domain.clone(), self.upstreams.clone());
+        Zone { domain, gateways, subnets, upstreams, ..Zone::default() }
+    }
+
+    /// What the container is told: to ask the gateways, and to try the network's domain first (N3).
+    pub fn resolver(&self, gateways: impl Iterator<Item = IpAddr>) -> Dns {
+        let further = if self.search.is_empty() {
+            Resolv::read(Path::new(RESOLV_CONF)).search
+        } else {
+            self.search.clone()
+        };
+        let mut search: Vec<String> = self.domain.clone().into_iter().collect();
+        search.extend(further.into_iter().filter(|domain| Some(domain) != self.domain.as_ref()));
+        Dns {
+            nameservers: gateways.map(|gateway| gateway.to_string()).collect(),
+            search,
+            options: self.options.clone(),
+            domain: None,
+        }
+    }
+}
+
+/// What a container answers to, in the order of preference (N1): its name, its aliases, the beginning of its id. Never
+/// empty.
+pub fn of_container(name: Option<&str>, aliases: &[String], container: &str) -> Vec<String> {
+    let short: String = container.chars().take(SHORT_ID).collect();
+    let mut names: Vec<String> = Vec::with_capacity(aliases.len() + 2);
+    for name in name.into_iter().chain(aliases.iter().map(String::as_str)).chain([short.as_str()]) {
+        if !names.iter().any(|known| known == name) {
+            names.push(name.to_owned());
+        }
+    }
+    names
+}
+
+/// The aliases on `network`.
+///
+/// # Errors
+/// The first one that nobody could ask for (N6).
+pub fn valid_aliases(network: &str, aliases: &Aliases) -> Result<Vec<String>, Error> {
+    let aliases = aliases.get(network).cloned().unwrap_or_default();
+    match aliases.iter().find(|alias| !valid_name(alias)) {
+        Some(bad) => Err(Error::Config(Fault::Alias { alias: bad.clone(), network: network.to_owned() })),
+        None => Ok(aliases),
+    }
+}
+
+/// Tells the name server of a committed attachment; afterwards its names answer. Starts the server if need be.
+pub fn announce(host: &mut Host, record: &Record, held: Held) -> Result<(), Error> {
+    let Some(network) = &held.named else { return Ok(()) };
+    let Some(zone) = &network.zone else { return Ok(()) };
+    let told = (served(network, zone), endpoint(record));
+    let socket = host.store.paths().name_server();
+    let tell = || client::set(&socket, &told.0, Some(&told.1));
+    let listening = match tell() {
+        Err(absent) if absent.is_absent() => start(host, &socket).and_then(|()| Ok(tell()?))?,
+        other => other?,
+    };
+    let moved = moved(&listening);
+    if moved == zone.moved { Ok(()) } else { network::redirect_names(host, held, moved) }
+}
+
+/// Tells the name server that an attachment is going: afterwards its names do not answer.
+///
+/// A server that does not answer now gives no answer to anybody either; what it is told waits at its socket, and one
+/// that starts anew reads the record.
+pub fn withdraw(host: &Host, record: &Record) {
+    if record.names.is_empty() {
+        return;
+    }
+    let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
+    let socket = host.store.paths().name_server();
+    let _ = client::remove_endpoint(&socket, &record.network, &record.container, &record.ifname);
+}
+
+/// Tells the name server that a network has gone, after its record has.
+pub fn forget_network(host: &Host, network: &Network) {
+    if network.zone.is_some() {
+        let _ = client::remove_network(&host.store.paths().name_server(), &network.name);
+    }
+}
+
+/// CHECK: the name server answers, in this namespace.
+pub fn check(host: &Host, record: &Record) -> Result<(), Error> {
+    if record.names.is_empty() {
+        return Ok(());
+    }
+    let answers = client::ping(&host.store.paths().name_server());
+    answers.map_err(|error| Finding::Names(error.to_string()).into())
+}
+
+/// All that is on record: what a server that starts is to know.
+pub fn table(store: &Store) -> Result<Vec<(dns::Network, Vec<Endpoint>)>, Error> {
+    let mut endpoints: HashMap<(String, String), Vec<Endpoint>> = HashMap::new();
+    for record in store.records()?.into_iter().filter(|record| record.stage == Stage::Committed) {
+        let network = (record.network.clone(), record.plugin.clone());
+        endpoints.entry(network).or_default().push(endpoint(&record));
+    }
+    let networks = store.networks()?.into_iter();
+    let known = networks.filter_map(|network| {
+        let served = served(&network, network.zone.as_ref()?);
+        Some((served, endpoints.remove(&(network.name, network.plugin)).unwrap_or_default()))
+    });
+    Ok(known.collect())
+}
+
+fn served(network: &Network, zone: &Zone) -> dns::Network {
+    dns::Network {
+        name: network.name.clone(),
+        domain: zone.domain.clone(),
+        bridge: network.bridge.clone(),
+        gateways: zone.gateways.clone(),
+        subnets: zone.subnets.clone(),
+        internal: zone.internal,
+        upstreams: zone.upstreams.clone(),
+    }
+}
+
+fn endpoint(record: &Record) -> Endpoint {
+    Endpoint {
+        network: record.network.clone(),
+        container: record.container.clone(),
+        ifname: record.ifname.clone(),
+        names: record.names.clone(),
+        addresses: record.addresses.iter().map(|address| address.address.ip()).collect(),
+        upstreams: record.upstreams.clone(),
+    }
+}
+
+/// The gateways whose port somebody else has, with the port in its place (L3).
+fn moved(listening: &[Listening]) -> Vec<SocketAddr> {
+    let elsewhere = listening.iter().filter(|listening| listening.port != PORT);
+    elsewhere.map(|listening| SocketAddr::new(listening.address, listening.port)).collect()
+}
+
+/// Starts the server, unless another was quicker. It has detached itself and takes requests when this returns.
+fn start(host: &Host, socket: &Path) -> Result<(), Error> {
+    let _alone = host.lock(LockName::Names, Mode::Exclusive)?;
+    if client::ping(socket).is_ok() {
+        return Ok(());
+    }
+    let root: Option<OsString> = std::env::var_os("RNET_ROOT");
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("rnet").args(["dns", "serve", "--detach"]);
+    command.env_clear().envs(root.map(|root| ("RNET_ROOT", root)));
+    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let output = command.output().map_err(|error| Error::NameServer { said: error.to_string() })?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(Error::NameServer { said: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+}
+
+fn upstreams(servers: &[String]) -> Result<Vec<SocketAddr>, Error> {
+    let parse = |server: &String| {
+        let address: IpAddr = server.parse().map_err(|_| Error::Config(Fault::Server(server.clone())))?;
+        Ok(SocketAddr::new(address, PORT))
+    };
+    servers.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_answers_to_its_name_its_aliases_and_its_short_id() {
+        let aliases = ["www".to_owned(), "4f2a9c001122".to_owned()];
+        let id = "4f2a9c00112233445566";
+        assert_eq!(of_container(Some("web"), &aliases, id), ["web", "www", "4f2a9c001122"]);
+        assert_eq!(of_container(None, &[], "lab-1"), ["lab-1"]);
+    }
+
+    #[test]
+    fn a_bad_alias_domain_or_server_is_named() {
+        let aliases =
+            |alias: &str| Aliases::from([("mynet".to_owned(), vec!["ok".into(), alias.to_owned()])]);
+        let names = |dns, alias| {
+            Names::new("mynet", dns, RuntimeDns::default(), &aliases(alias))
+                .map(|_| ())
+                .map_err(|e| e.to_string())
+        };
+        let server = Dns { nameservers: vec!["9.9.9".into()], ..Dns::default() };
+        let domain = Dns { domain: Some("a..b".into()), ..Dns::default() };
+
+        assert_eq!(names(Dns::default(), "api"), Ok(()));
+        assert!(names(Dns::default(), "a b").unwrap_err().contains("\"a b\""));
+        assert!(names(server, "api").unwrap_err().contains("\"9.9.9\""));
+        assert!(names(domain, "api").unwrap_err().contains("\"a..b\""));
+        assert!(valid_aliases("other", &aliases("a b")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_container_asks_its_gateway_and_tries_its_own_domain_first() {
+        let dns = Dns { domain: Some("dns.rnet".into()), search: vec!["lan".into()], ..Dns::default() };
+        let runtime = RuntimeDns { options: vec!["ndots:2".into()], ..RuntimeDns::default() };
+        let names = Names::new("mynet", dns, runtime, &Aliases::new()).unwrap();
+
+        let resolver = names.resolver(["172.18.0.1".parse().unwrap()].into_iter());
+
+        assert_eq!(resolver.nameservers, ["172.18.0.1"]);
+        assert_eq!(
+            (resolver.search, resolver.options),
+            (vec!["dns.rnet".into(), "lan".into()], vec!["ndots:2".into()])
+        );
+    }
+}

@@ -1,0 +1,177 @@
+//! `rnet dns`: the name server, and how it goes.
+
+use dns::{Control, Endpoint, Serve, Status, client};
+use plugins::names::{self, PORT, RESOLV_CONF};
+use serde_json::json;
+use store::{Paths, Store};
+
+use crate::report::{Problem, Style, print, print_json};
+use crate::{detach, rights, table};
+
+/// What can be given.
+#[derive(Debug, clap::Args)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
+pub struct Args {
+    /// What to do
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// What can be done.
+#[derive(Debug, clap::Subcommand)]
+pub enum Verb {
+    /// Show where the name server listens, which names it knows and whom it asks about the world
+    Status,
+    /// Serve names until no network needs them; the first container that needs it starts it by itself
+    Serve {
+        /// Return when it serves; it goes on by itself
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Answers for `serve`, without any privilege
+    #[command(hide = true)]
+    Worker,
+}
+
+const LISTENERS: [&str; 3] = ["LISTENER", "PORT", "STATE"];
+const NAMES: [&str; 4] = ["NETWORK", "NAMES", "ADDRESSES", "CONTAINER"];
+
+/// Does it.
+pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
+    match args.verb {
+        Verb::Status => status(style),
+        Verb::Serve { detach } => serve(detach),
+        Verb::Worker => Ok(dns::work().map(|()| 0)?),
+    }
+}
+
+fn serve(detached: bool) -> anyhow::Result<u8> {
+    rights::require()?;
+    let store = Store::open(Paths::new(netlink::cookie()?))?;
+    let control = Control::open(&store.paths().name_server())?;
+    if !detached {
+        return Ok(serve_here(&control, &store).map(|()| 0)?);
+    }
+    detach::run(&control.descriptors(), &store.paths().run(), || {
+        let _ = serve_here(&control, &store);
+        // The child ends without dropping anything.
+        control.remove();
+    })?;
+    // The socket is the child's now.
+    std::mem::forget(control);
+    Ok(0)
+}
+
+fn serve_here(control: &Control, store: &Store) -> Result<(), dns::Error> {
+    let load = || names::table(store).unwrap_or_default();
+    let worker = Some(vec!["dns".into(), "worker".into()]);
+    dns::serve(
+        control,
+        Serve { resolv_conf: RESOLV_CONF.into(), port: PORT, rebinding_guard: false, worker, load },
+    )
+}
+
+fn status(style: Style) -> anyhow::Result<u8> {
+    let paths = Paths::new(netlink::cookie()?);
+    let status = match client::status(&paths.name_server()) {
+        Err(client::Error::NotThere { .. }) => return Err(Problem::NoNameServer.into()),
+        other => other?,
+    };
+    if style.json {
+        print_json(&json!(status))?
+    } else {
+        print(&text(&status))?
+    }
+    Ok(0)
+}
+
+fn text(status: &Status) -> String {
+    let listeners: Vec<_> = status.listeners.iter().map(listener).collect();
+    let mut endpoints: Vec<_> = status.endpoints.iter().collect();
+    endpoints.sort_by(|one, other| (&one.network, &one.names).cmp(&(&other.network, &other.names)));
+    let endpoints: Vec<_> = endpoints.into_iter().map(endpoint).collect();
+    [
+        table::render(&LISTENERS, &listeners),
+        table::render(&NAMES, &endpoints),
+        world(status),
+        counters(status),
+    ]
+    .join("\n")
+}
+
+fn listener(listening: &dns::Listening) -> Vec<String> {
+    let state = if listening.port == PORT { "ok" } else { "redirected: somebody else has port 53" };
+    vec![listening.address.to_string(), listening.port.to_string(), state.into()]
+}
+
+fn endpoint(endpoint: &Endpoint) -> Vec<String> {
+    let addresses: Vec<_> = endpoint.addresses.iter().map(ToString::to_string).collect();
+    let container = endpoint.container.chars().take(12).collect();
+    vec![endpoint.network.clone(), endpoint.names.join(","), addresses.join(","), container]
+}
+
+/// Whom the host asks: a network or a container may have servers of its own.
+fn world(status: &Status) -> String {
+    let upstream = |server: &std::net::SocketAddr| {
+        let state = if status.unwell.contains(server) { " (silent)" } else { "" };
+        format!("{}{state}", server.ip())
+    };
+    let upstreams: Vec<_> = status.upstreams.iter().map(upstream).collect();
+    match upstreams.is_empty() {
+        true => format!("upstreams: none ({RESOLV_CONF} names no server): names outside get SERVFAIL\n"),
+        false => format!("upstreams: {}\n", upstreams.join(", ")),
+    }
+}
+
+fn counters(status: &Status) -> String {
+    format!(
+        "questions: {}, forwarded: {} ({} waiting), errors kept back: {}, connections: {}, pid: {}\n",
+        status.questions,
+        status.forwarded,
+        status.in_flight,
+        status.suppressed,
+        status.connections,
+        status.pid
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_a_page_for_people() {
+        let at = |text: &str, port| dns::Listening { address: text.parse().unwrap(), port };
+        let web = Endpoint {
+            network: "mynet".into(),
+            container: "4f2a9c00112233445566".into(),
+            names: vec!["web".into(), "www".into(), "4f2a9c001122".into()],
+            addresses: vec!["172.18.0.2".parse().unwrap()],
+            ..Endpoint::default()
+        };
+        let status = Status {
+            pid: 4711,
+            listeners: vec![at("172.18.0.1", 53), at("172.19.0.1", 40053)],
+            endpoints: vec![web],
+            upstreams: vec!["9.9.9.9:53".parse().unwrap(), "192.0.2.1:53".parse().unwrap()],
+            unwell: vec!["192.0.2.1:53".parse().unwrap()],
+            questions: 12,
+            forwarded: 3,
+            ..Status::default()
+        };
+        let expected = "\
+LISTENER     PORT    STATE
+172.18.0.1   53      ok
+172.19.0.1   40053   redirected: somebody else has port 53
+
+NETWORK   NAMES                  ADDRESSES    CONTAINER
+mynet     web,www,4f2a9c001122   172.18.0.2   4f2a9c001122
+
+upstreams: 9.9.9.9, 192.0.2.1 (silent)
+
+questions: 12, forwarded: 3 (0 waiting), errors kept back: 0, connections: 0, pid: 4711
+";
+        assert_eq!(text(&status), expected);
+        assert!(text(&Status::default()).contains("upstreams: none (/etc/resolv.conf names no server)"));
+    }
+}
