@@ -1,7 +1,7 @@
 //! Network definitions: the conflist files that every runtime reads, and the built-in default network.
 
 use std::collections::HashSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use ipnetwork::IpNetwork;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde_json::{Map, Value, json};
-use store::{NetworkKey, Paths};
+use store::{NetworkKey, Paths, Zone};
 
 use crate::lock::{self, Held};
 use crate::names;
@@ -129,6 +129,28 @@ impl Network {
             kind => kind == Some("dnsname"),
         });
         serving.next().is_some()
+    }
+
+    /// How its names will be served when somebody is on it.
+    pub fn zone(&self) -> Zone {
+        let plugins = || self.list.plugins.iter().filter_map(Value::as_object);
+        let dns = plugins().find_map(|plugin| serde_json::from_value::<Dns>(plugin.get("dns")?.clone()).ok());
+        let dnsname = |key| plugins().find_map(move |plugin| plugin.get(key).cloned());
+        let dns = dns.unwrap_or_else(|| Dns {
+            domain: dnsname("domainName").and_then(|domain| Some(domain.as_str()?.to_owned())),
+            nameservers: dnsname("remoteServers")
+                .and_then(|servers| serde_json::from_value(servers).ok())
+                .unwrap_or_default(),
+            ..Dns::default()
+        });
+        let upstreams = dns.nameservers.iter().filter_map(|server| server.parse().ok());
+        Zone {
+            domain: dns.domain,
+            gateways: self.subnets.iter().map(|subnet| subnet.gateway).collect(),
+            subnets: self.subnets.iter().map(|subnet| subnet.subnet).collect(),
+            upstreams: upstreams.map(|address| SocketAddr::new(address, plugins::names::PORT)).collect(),
+            ..Zone::default()
+        }
     }
 
     /// True if a plugin of the list takes this capability (`portMappings`).

@@ -12,17 +12,14 @@ use rustix::thread::LinkNameSpaceType;
 /// The control group that detached processes are in.
 const GROUP: &str = "rnet";
 
-/// Runs `f` in a process that no caller's end, session, terminal, control group or mount namespace can take with it; it
+/// Runs `f` in a child with a session of its own that no caller's end, session, terminal, control group or mount namespace can take with it; it
 /// keeps `keep` and no other descriptor. Returns at once, in the caller; `f` must be called before any thread exists.
 ///
 /// `witness` is a folder that must look the same from process 1's mount namespace, for it to be entered.
 pub fn run(keep: &[BorrowedFd<'_>], witness: &Path, f: impl FnOnce()) -> Result<(), netlink::Error> {
-    // Twice: the first child leads a session, and might be given a terminal.
     netlink::fork_keeping(keep, || {
-        let _ = netlink::fork_keeping(keep, || {
-            settle(witness);
-            f();
-        });
+        settle(witness);
+        f();
     })
 }
 

@@ -12,8 +12,8 @@ use crate::names::{self, Found};
 use crate::publish::host_text;
 use crate::report::Problem;
 
-/// The plugin whose records only add ports to the interface of another.
-const PORTMAP: &str = "portmap";
+/// The plugins whose records only add to the interface of another: ports, names.
+const CHAINED: [&str; 2] = ["portmap", "dnsname"];
 
 /// One interface of an endpoint on a network.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,6 +30,8 @@ pub struct Seat {
     pub mac: Option<String>,
     /// The host ports that lead to it.
     pub ports: Vec<Port>,
+    /// What it answers to there, where names are served.
+    pub names: Vec<String>,
     /// The host end of its veth pair.
     pub link: Option<String>,
 }
@@ -60,14 +62,16 @@ impl Seat {
         self.ports.iter().map(port_text).collect::<Vec<_>>().join(", ")
     }
 
-    fn of_record(record: &Record, ports: Vec<Port>) -> Self {
+    fn of_records(record: &Record, chained: &[&Record]) -> Self {
+        let all = || std::iter::once(&record).chain(chained);
         Self {
             network: record.network.clone(),
             ifname: record.ifname.clone(),
             addresses: record.addresses.iter().map(|address| address.address).collect(),
             gateway: record.addresses.iter().find_map(|address| address.gateway),
             mac: record.mac.clone(),
-            ports,
+            ports: all().flat_map(|record| record.ports.clone()).collect(),
+            names: all().flat_map(|record| record.names.clone()).collect(),
             link: record.link.clone(),
         }
     }
@@ -118,17 +122,17 @@ impl Party {
 
 /// Everybody, sorted by name, each with its interfaces sorted by their names.
 pub fn parties(records: &[Record], endpoints: &[Endpoint]) -> Vec<Party> {
-    let mut ports = ports_of_portmap(records);
+    let chained = chained(records);
     let mut parties: HashMap<&str, Party> = HashMap::new();
-    for record in records.iter().filter(|record| record.plugin != PORTMAP) {
+    for record in records.iter().filter(|record| !is_chained(record)) {
         let party = parties.entry(&record.container).or_insert_with(|| Party {
             id: record.container.clone(),
             name: record.who().to_owned(),
             netns: record.netns.as_ref().map(|netns| netns.path.clone()),
             ..Party::default()
         });
-        let own = record.ports.iter().cloned().chain(ports.remove(&record.key()).unwrap_or_default());
-        party.seats.push(Seat::of_record(record, own.collect()));
+        let added = chained.get(&record.key()).map(Vec::as_slice).unwrap_or_default();
+        party.seats.push(Seat::of_records(record, added));
     }
     for endpoint in endpoints {
         let party = parties
@@ -169,9 +173,16 @@ fn port_text(port: &Port) -> String {
     format!("{host}:{}->{}{protocol}", port.host_port, port.container_port)
 }
 
-fn ports_of_portmap(records: &[Record]) -> HashMap<Key, Vec<Port>> {
-    let of_portmap = records.iter().filter(|record| record.plugin == PORTMAP);
-    of_portmap.map(|record| (record.key(), record.ports.clone())).collect()
+fn chained(records: &[Record]) -> HashMap<Key, Vec<&Record>> {
+    let mut chained: HashMap<Key, Vec<&Record>> = HashMap::new();
+    for record in records.iter().filter(|record| is_chained(record)) {
+        chained.entry(record.key()).or_default().push(record);
+    }
+    chained
+}
+
+fn is_chained(record: &Record) -> bool {
+    CHAINED.contains(&record.plugin.as_str())
 }
 
 fn short(party: &Party) -> String {
@@ -208,15 +219,19 @@ mod tests {
     }
 
     #[test]
-    fn records_of_one_container_are_one_party_and_portmap_only_adds_ports() {
+    fn records_of_one_container_are_one_party_and_chained_plugins_only_add_to_it() {
         let mut portmap = record("portmap", "c1", Some("web"));
         portmap.ports = vec![port(None, "tcp"), port(Some("127.0.0.1"), "udp")];
 
-        let parties = parties(&[portmap, record("bridge", "c1", Some("web"))], &[]);
+        let mut dnsname = record("dnsname", "c1", Some("web"));
+        dnsname.names = vec!["web".into(), "www".into()];
+
+        let parties = parties(&[portmap, dnsname, record("bridge", "c1", Some("web"))], &[]);
 
         assert_eq!(parties.len(), 1);
         assert_eq!(parties[0].user_text("mynet"), "web (172.18.0.2)");
         assert_eq!(parties[0].place(), "/run/netns/blue");
+        assert_eq!((parties[0].seats.len(), parties[0].seats[0].names.join(" ")), (1, "web www".into()));
         assert_eq!(parties[0].seats[0].port_text(), "0.0.0.0:8080->80, 127.0.0.1:8080->80/udp");
     }
 

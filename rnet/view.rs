@@ -7,7 +7,7 @@ use std::path::Path;
 use netlink::{Link, Route};
 use plugins::Host;
 use serde::Deserialize;
-use store::Record;
+use store::{Record, Zone};
 
 use crate::definitions::{DEFAULT_DEVICE, Definitions, Network, default_network};
 use crate::endpoint::Endpoints;
@@ -92,6 +92,18 @@ impl View {
         }
         let mut networks = self.definitions.list()?.networks;
         Ok(networks.swap_remove(which(word, &networks)?))
+    }
+
+    /// How the names of a network are served: as it was made, else as it is defined.
+    pub fn zone(&self, network: &Network) -> anyhow::Result<Option<Zone>> {
+        for plugin in [network.kind(), "dnsname"] {
+            if let Some(zone) =
+                self.host.store.network(&network.name, plugin)?.and_then(|network| network.zone)
+            {
+                return Ok(Some(zone));
+            }
+        }
+        Ok(network.has_names().then(|| network.zone()))
     }
 
     /// Every record of every runtime.

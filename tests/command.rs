@@ -605,7 +605,7 @@ fn every_mistake_has_its_words_and_its_exit_status() {
             "install --only nosuch /tmp/never",
             3,
             "not-found",
-            "no plugin \"nosuch\": there are bridge, host-local, loopback, portmap, rnet",
+            "no plugin \"nosuch\": there are bridge, dnsname, host-local, loopback, portmap, rnet",
         ),
         (
             "rm podman",

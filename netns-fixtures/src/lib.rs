@@ -4,7 +4,7 @@
 //! - [`Host`] is a network namespace with a temporary directory; [`Container`] and [`Outside`] are
 //!   its inhabitants and its neighbours.
 //! - The probes ([`ping`], [`http_get`], [`HttpServer`], [`tcp_connect`], [`UdpEcho`],
-//!   [`UdpClient`], [`Frames`]) see what the network really does; no other program is needed.
+//!   [`UdpClient`], [`lookup`], [`Frames`]) see what the network really does; no other program is needed.
 //! - [`Snapshot`] is everything a namespace and some directories hold, comparable and with a
 //!   readable difference.
 //! - [`wait_for_carrier`] listens until a link works.
@@ -27,6 +27,7 @@ mod view;
 pub use carrier::wait_for_carrier;
 pub use error::Error;
 pub use host::{Container, Host, Outside};
+pub use probe::dns::{Lookup, lookup, lookup_address};
 pub use probe::frame;
 pub use probe::frames::Frames;
 pub use probe::http::{HttpServer, Page, http_get};

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 
@@ -58,6 +59,12 @@ impl<'a> Program<'a> {
     /// Empties its environment.
     pub fn env_clear(mut self) -> Self {
         self.command.env_clear();
+        self
+    }
+
+    /// The process group it is in; 0 is a new one.
+    pub fn process_group(mut self, group: u32) -> Self {
+        self.command.process_group(group as i32);
         self
     }
 

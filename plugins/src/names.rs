@@ -233,7 +233,8 @@ fn start(host: &Host, socket: &Path) -> Result<(), Error> {
     if output.status.success() {
         return Ok(());
     }
-    Err(Error::NameServer { said: String::from_utf8_lossy(&output.stderr).trim().to_owned() })
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::NameServer { said: said.trim().trim_start_matches("error: ").to_owned() })
 }
 
 fn upstreams(servers: &[String]) -> Result<Vec<SocketAddr>, Error> {

@@ -12,7 +12,7 @@ use ipnetwork::IpNetwork;
 use netlink::Netns;
 use netns_fixtures::{
     Container, Dialect, Host, HttpServer, Outside, Snapshot, bridge_link, enter_sandbox, http_get, ip_addr,
-    ip_route, ping, wait_for_carrier,
+    ip_route, lookup, ping, wait_for_carrier,
 };
 use serde_json::{Value, json};
 
@@ -38,6 +38,7 @@ pub fn run() -> Result<u8> {
     demo.on_the_host()?;
     demo.pings()?;
     demo.published()?;
+    demo.names()?;
     demo.stopped()?;
     demo.nothing_left()?;
     Ok(0)
@@ -48,6 +49,8 @@ struct Demo {
     host: Host,
     outside: Outside,
     tomcats: [Container; 2],
+    /// Who is never restarted while others are.
+    client: Container,
     /// The host before the first container.
     before: Snapshot,
 }
@@ -59,9 +62,10 @@ impl Demo {
         // Forwarding is the one thing that stays on a host when its last container network has gone.
         host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
         let tomcats = [host.container("tomcat01")?, host.container("tomcat02")?];
+        let client = host.container("client")?;
         let before = Snapshot::of(host.netns(), &[])?;
         let program = std::env::current_exe().context("where is this program?")?;
-        let demo = Self { program, host, outside, tomcats, before };
+        let demo = Self { program, host, outside, tomcats, client, before };
         say(
             "rnet demo: a docker0-style network in a throw-away host; this machine's own network is not touched.",
         )?;
@@ -80,11 +84,7 @@ impl Demo {
     fn containers(&self) -> Result<()> {
         step("Two containers: a bridge, and for each a veth pair whose one end is the container's eth0")?;
         for (number, publish) in [(0, true), (1, false)] {
-            let result = self.call("ADD", number, publish)?;
-            let address = result["ips"][0]["address"].as_str().unwrap_or_default().to_owned();
-            let expected = format!("172.18.0.{}/16", number + 2);
-            ensure!(address == expected, "{} got {address}, not {expected}", self.tomcats[number].name());
-            say(&format!("{} has {address}", self.tomcats[number].name()))?;
+            self.add(&self.tomcats[number], publish, true, number as u8 + 2)?;
         }
         ensure!(
             wait_for_carrier(self.tomcats[0].netns(), "eth0", PATIENCE)?,
@@ -155,9 +155,54 @@ impl Demo {
         show(&lines.join("\n"))
     }
 
+    fn names(&self) -> Result<()> {
+        step("A container's address changes at every start: names are how the others go on reaching it")?;
+        self.add(&self.client, false, true, 4)?;
+        self.ping_by_name()?;
+        say(
+            "\nBoth are stopped and run again in the other order, on a network without sticky addresses: they swap.",
+        )?;
+        self.run_again(false, [3, 2])?;
+        self.ping_by_name()?;
+        say("\nOnce more, with sticky addresses, as `rnet create` has them: each gets its own back.")?;
+        self.run_again(true, [2, 3])?;
+        self.ping_by_name()?;
+        self.call("DEL", &self.client, false, true).map(drop)
+    }
+
+    /// Stops both tomcats and runs them again, the second first; they get these addresses.
+    fn run_again(&self, sticky: bool, [first, second]: [u8; 2]) -> Result<()> {
+        let [tomcat01, tomcat02] = &self.tomcats;
+        self.call("DEL", tomcat01, true, sticky)?;
+        self.call("DEL", tomcat02, false, sticky)?;
+        self.add(tomcat02, false, sticky, second)?;
+        self.add(tomcat01, true, sticky, first)
+    }
+
+    /// Each asks its gateway for the others' addresses, as its resolv.conf would have it, and pings them.
+    fn ping_by_name(&self) -> Result<()> {
+        let [tomcat01, tomcat02] = &self.tomcats;
+        let pings =
+            [(tomcat01, tomcat02), (tomcat02, tomcat01), (&self.client, tomcat01), (&self.client, tomcat02)];
+        pings.into_iter().try_for_each(|(from, to)| {
+            let (who, name) = (from.name(), to.name());
+            let answer = lookup(from.netns(), SocketAddr::new(address(1), 53), name, false, PATIENCE)?;
+            let Some(found) = answer.and_then(|answer| answer.addresses.first().copied()) else {
+                bail!("{who} finds no {name}")
+            };
+            let Some(time) = ping(from.netns(), found, PATIENCE)? else {
+                bail!("{who} does not reach {found}")
+            };
+            show(&format!(
+                "{who:<9} ping {name} ({found}) answered after {:.3} ms",
+                time.as_secs_f64() * 1000.0
+            ))
+        })
+    }
+
     fn stopped(&self) -> Result<()> {
         step("tomcat02 is stopped: its pair is gone, at both ends")?;
-        self.call("DEL", 1, false)?;
+        self.call("DEL", &self.tomcats[1], false, true)?;
         let ports = self.ports()?;
         ensure!(ports.len() == 1, "the bridge still has {} ports", ports.len());
         let left = ip_addr(self.tomcats[1].netns(), Dialect::Busybox)?;
@@ -168,7 +213,7 @@ impl Demo {
 
     fn nothing_left(&self) -> Result<()> {
         step("tomcat01 too: with the last container the bridge and every rule go")?;
-        self.call("DEL", 0, true)?;
+        self.call("DEL", &self.tomcats[0], true, true)?;
         let after = Snapshot::of(self.host.netns(), &[])?;
         if let Some(difference) = self.before.diff(&after) {
             bail!("the host is not as it was before:\n{difference}");
@@ -178,16 +223,26 @@ impl Demo {
         say("All steps worked.")
     }
 
+    /// Attaches a container, which must get the network's address with that last number.
+    fn add(&self, container: &Container, publish: bool, sticky: bool, last: u8) -> Result<()> {
+        let result = self.call("ADD", container, publish, sticky)?;
+        let found = result["ips"][0]["address"].as_str().unwrap_or_default();
+        let expected = format!("{}/16", address(last));
+        ensure!(found == expected, "{} got {found}, not {expected}", container.name());
+        say(&format!("{} has {found}", container.name()))
+    }
+
     /// Calls this program as the CNI plugin `rnet`, as a runtime does.
-    fn call(&self, verb: &str, number: usize, publish: bool) -> Result<Value> {
-        let container = &self.tomcats[number];
-        let config = self.config(publish)?;
+    fn call(&self, verb: &str, container: &Container, publish: bool, sticky: bool) -> Result<Value> {
+        let config = self.config(publish, sticky)?;
+        let name = format!("IgnoreUnknown=1;K8S_POD_NAME={}", container.name());
         let netns = container.path().to_string_lossy().into_owned();
         let environment = [
             ("CNI_COMMAND", verb),
             ("CNI_CONTAINERID", container.name()),
             ("CNI_NETNS", &netns),
             ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", &name),
             ("CNI_PATH", "/opt/cni/bin"),
         ];
         let published = if publish && verb == "ADD" { "   (-p 3344:80)" } else { "" };
@@ -199,17 +254,20 @@ impl Demo {
         let output = program.output()?;
         say(&line)?;
         let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "{verb} of {} failed: {text}", self.tomcats[number].name());
+        ensure!(output.status.success(), "{verb} of {} failed: {text}", container.name());
         if text.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
     }
 
     /// The plugin's configuration out of the conflist that `rnet create` wrote.
-    fn config(&self, publish: bool) -> Result<Value> {
+    fn config(&self, publish: bool, sticky: bool) -> Result<Value> {
         let file = self.host.root().join("etc/cni/net.d/rnet-mynet.conflist");
         let list: Value = serde_json::from_slice(&std::fs::read(&file).context("reading the conflist")?)?;
         let mut config = list["plugins"][0].clone();
         config["cniVersion"] = list["cniVersion"].clone();
         config["name"] = list["name"].clone();
+        if !sticky {
+            config["stickyAddresses"] = json!(false);
+        }
         if publish {
             let port = json!({"hostPort": 3344, "containerPort": 80, "protocol": "tcp"});
             config["runtimeConfig"] = json!({"portMappings": [port]});

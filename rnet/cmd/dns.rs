@@ -47,13 +47,15 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
 
 fn serve(detached: bool) -> anyhow::Result<u8> {
     rights::require()?;
-    let store = Store::open(Paths::new(netlink::cookie()?))?;
-    let control = Control::open(&store.paths().name_server())?;
+    let paths = Paths::new(netlink::cookie()?);
+    // Makes the folder, if nobody has.
+    Store::open(paths.clone())?;
+    let control = Control::open(&paths.name_server())?;
     if !detached {
-        return Ok(serve_here(&control, &store).map(|()| 0)?);
+        return Ok(serve_here(&control, &paths).map(|()| 0)?);
     }
-    detach::run(&control.descriptors(), &store.paths().run(), || {
-        let _ = serve_here(&control, &store);
+    detach::run(&control.descriptors(), &paths.run(), || {
+        let _ = serve_here(&control, &paths);
         // The child ends without dropping anything.
         control.remove();
     })?;
@@ -62,8 +64,10 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn serve_here(control: &Control, store: &Store) -> Result<(), dns::Error> {
-    let load = || names::table(store).unwrap_or_default();
+fn serve_here(control: &Control, paths: &Paths) -> Result<(), dns::Error> {
+    // What cannot be read now is told by the next ADD; names of which nothing is known do not answer.
+    let load =
+        || Store::open(paths.clone()).ok().and_then(|store| names::table(&store).ok()).unwrap_or_default();
     let worker = Some(vec!["dns".into(), "worker".into()]);
     dns::serve(
         control,

@@ -1,7 +1,10 @@
 //! `rnet inspect`: all about networks and endpoints, as JSON.
 
+use std::net::SocketAddr;
+
 use clap::ValueEnum;
 use serde_json::{Value, json};
+use store::Zone;
 
 use super::ps::traffic;
 use crate::definitions::{Network, Subnet};
@@ -46,7 +49,8 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         match find(word, args.kind, &mut view, &parties) {
             Ok(Thing::Network(net)) => {
                 let users = users_of(&net.name, &parties);
-                found.push(network(&net, &users, &kernel.state(&net, &users)));
+                let zone = view.zone(&net)?;
+                found.push(network(&net, zone.as_ref(), &users, &kernel.state(&net, &users)));
             }
             Ok(Thing::Endpoint(party)) => found.push(endpoint(party, &kernel)),
             Err(error) => failures.push(error),
@@ -86,7 +90,7 @@ pub fn find<'a>(
 }
 
 /// A network with its users.
-pub fn network(network: &Network, users: &[&Party], state: &State) -> Value {
+pub fn network(network: &Network, dns: Option<&Zone>, users: &[&Party], state: &State) -> Value {
     let users = users.iter().flat_map(|party| {
         let seats = party.seats.iter().filter(|seat| seat.network == network.name);
         seats.map(|seat| json!({"name": party.name, "id": party.id, "ifname": seat.ifname, "addresses": seat.addresses, "mac": seat.mac}))
@@ -101,6 +105,7 @@ pub fn network(network: &Network, users: &[&Party], state: &State) -> Value {
         "subnets": network.subnets.iter().map(subnet).collect::<Vec<_>>(),
         "bridge": network.bridge(),
         "mtu": network.mtu(),
+        "dns": dns.map(dns_of),
         "state": state.to_string(),
         "endpoints": users.collect::<Vec<_>>(),
     })
@@ -131,8 +136,20 @@ fn attachment(seat: &Seat, kernel: &Kernel) -> Value {
         "mac": seat.mac,
         "link": seat.link,
         "ports": seat.ports,
+        "names": seat.names,
         "rxBytes": traffic.map(|(rx, _)| rx),
         "txBytes": traffic.map(|(_, tx)| tx),
+    })
+}
+
+/// Where names are asked for; `redirected` are the gateways whose port 53 somebody else has.
+fn dns_of(zone: &Zone) -> Value {
+    let upstreams: Vec<_> = zone.upstreams.iter().map(SocketAddr::ip).collect();
+    json!({
+        "domain": zone.domain,
+        "servers": zone.gateways,
+        "upstreams": upstreams,
+        "redirected": zone.moved,
     })
 }
 

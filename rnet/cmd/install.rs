@@ -126,7 +126,7 @@ mod tests {
     fn unknown_plugins_are_refused_with_a_list() {
         let error = names(&["bridge".into(), "brigde".into()]).unwrap_err();
         assert!(
-            error.to_string().starts_with("no plugin \"brigde\": there are bridge, host-local"),
+            error.to_string().starts_with("no plugin \"brigde\": there are bridge, dnsname, host-local"),
             "{error}"
         );
     }

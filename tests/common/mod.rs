@@ -46,6 +46,7 @@ pub struct Call<'a> {
     program: PathBuf,
     variables: BTreeMap<String, String>,
     input: Vec<u8>,
+    group: Option<u32>,
 }
 
 /// What a call left behind.
@@ -91,7 +92,7 @@ impl Lab {
     /// A call without any variable of CNI.
     pub fn bare_call(&self, plugin: &str) -> Call<'_> {
         let program = self.plugins.join(plugin);
-        Call { lab: self, program, variables: BTreeMap::new(), input: Vec::new() }
+        Call { lab: self, program, variables: BTreeMap::new(), input: Vec::new(), group: None }
     }
 
     /// ADD, which must succeed: its result.
@@ -258,6 +259,11 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Makes the call in a process group that is there.
+    pub fn in_group(self, group: u32) -> Self {
+        Self { group: Some(group), ..self }
+    }
+
     /// Makes the call and waits for its end.
     pub fn run(self) -> Outcome {
         let output = self.program().input(self.input.clone()).output().unwrap();
@@ -282,7 +288,10 @@ impl<'a> Call<'a> {
     /// Nothing of the caller's environment reaches the plugin, but for how it ends.
     fn program(&self) -> Program<'a> {
         let root = self.lab.host.root();
-        let program = self.lab.host.command(&self.program).env_clear().env("RNET_ROOT", root);
+        let mut program = self.lab.host.command(&self.program).env_clear().env("RNET_ROOT", root);
+        if let Some(group) = self.group {
+            program = program.process_group(group);
+        }
         program.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").envs(&self.variables)
     }
 }

@@ -1,6 +1,7 @@
 //! Probes: what one machine sees of another. Blocking sockets, made inside the namespace by a short
 //! thread; every wait is bounded.
 
+pub(crate) mod dns;
 pub mod frame;
 pub(crate) mod frames;
 pub(crate) mod http;

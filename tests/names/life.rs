@@ -1,0 +1,278 @@
+//! The server's life: started when it is needed, replaced when it dies, gone when nobody needs it.
+
+use std::net::UdpSocket;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use netns_fixtures::{Container, lookup};
+use serde_json::{Value, json};
+
+use crate::common::{SOON, Who, address, differences, rnet, with};
+use crate::scene::{
+    GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, named, parent, unknown, wait_until,
+};
+
+/// Our own code: names cannot be served.
+const NAMES: u64 = 111;
+
+/// It must serve again within this (G8).
+const SECOND: Duration = Duration::from_secs(1);
+
+#[test]
+fn one_server_starts_with_the_first_name_and_ends_with_the_last() {
+    let scene = Scene::new();
+    let before = scene.lab.snapshot();
+    let (_nameless, nameless, _) = scene.member("nameless", &rnet("other", &["10.9.0.0/24"]));
+    assert_eq!(scene.status().status, 3, "a network without names needs none");
+
+    let (_web, web, _) = scene.member("web", &mynet());
+    let first = scene.server();
+    let (_db, db, _) = scene.member("db", &named("back", &["10.8.0.0/24"]));
+    assert_eq!(scene.server(), first);
+
+    scene.lab.del("rnet", &web, &mynet());
+    assert_eq!(scene.server(), first);
+    scene.lab.del("rnet", &db, &named("back", &["10.8.0.0/24"]));
+    scene.lab.del("rnet", &nameless, &rnet("other", &["10.9.0.0/24"]));
+    scene.is_as(&before);
+}
+
+#[test]
+fn a_killed_worker_is_replaced_with_the_same_table() {
+    let scene = Scene::new();
+    let (_web, _, web_ip) = scene.member("web", &mynet());
+    let (db, db_who, _) = scene.member("db", &mynet());
+    for _ in 0..3 {
+        let (worker, parent) = scene.server();
+
+        kill(worker);
+
+        let answer = lookup(db.netns(), at(GATEWAY), "web", false, SECOND).unwrap();
+        // What was in its hands is lost with it, as a datagram may be; the next question is not.
+        let answer = answer.or_else(|| lookup(db.netns(), at(GATEWAY), "web", false, SOON).unwrap());
+        assert_eq!(answer, Some(known(&[web_ip])));
+        assert_ne!(scene.server().0, worker);
+        assert_eq!(scene.server().1, parent);
+    }
+    scene.lab.del("rnet", &db_who, &mynet());
+    assert_eq!(scene.status().json()["endpoints"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn the_next_container_starts_a_dead_server_again_with_all_names() {
+    let scene = Scene::new();
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    let (_gone, gone, _) = scene.member("gone", &mynet());
+    let (_, parent) = scene.server();
+    kill(parent);
+    wait_until("its death", || scene.status().status != 0);
+    // DEL needs no server.
+    scene.lab.del("rnet", &gone, &mynet());
+
+    let (db, db_who, db_ip) = scene.member("db", &mynet());
+
+    assert_eq!((ask(&db, "web"), ask(&web, "db")), (known(&[web_ip]), known(&[db_ip])));
+    assert_eq!(ask(&db, "gone"), unknown());
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.lab.del("rnet", &db_who, &mynet());
+    scene.wait_for_its_end();
+}
+
+#[test]
+fn a_stale_socket_is_no_server() {
+    let scene = Scene::new();
+    let (_web, web, _) = scene.member("web", &mynet());
+    scene.lab.del("rnet", &web, &mynet());
+    scene.wait_for_its_end();
+    let socket = scene.lab.run_folder().join("locks/dns");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    assert!(socket.exists());
+
+    let (db, _, db_ip) = scene.member("db", &mynet());
+
+    assert_eq!(ask(&db, "db"), known(&[db_ip]));
+}
+
+#[test]
+fn an_add_fails_and_leaves_nothing_if_there_can_be_no_server() {
+    let scene = Scene::new();
+    // Where its socket should be is a folder: it cannot start.
+    let (_other, other, _) = scene.member("other", &rnet("other", &["10.9.0.0/24"]));
+    std::fs::create_dir(scene.lab.run_folder().join("locks/dns")).unwrap();
+    let (_web, who) = scene.named("web");
+    let before = scene.lab.snapshot();
+
+    let (code, message) = scene.lab.cni("ADD", "rnet", &who, &mynet()).refusal();
+
+    assert_eq!(code, NAMES);
+    assert!(message.starts_with("cannot start the name server: cannot make "), "{message}");
+    assert!(differences(&before, &scene.lab.snapshot()).iter().all(|line| line.contains("/leases/")));
+    std::fs::remove_dir(scene.lab.run_folder().join("locks/dns")).unwrap();
+    scene.lab.add("rnet", &who, &mynet());
+    scene.lab.del("rnet", &who, &mynet());
+    scene.lab.del("rnet", &other, &rnet("other", &["10.9.0.0/24"]));
+}
+
+#[test]
+fn whoever_started_it_may_die_with_all_its_group() {
+    let scene = Scene::new();
+    let (web, who) = scene.named("web");
+    // As a service would: in a group of its own, which is ended as a whole, with pipes that are read to their end.
+    let call = scene.lab.call("ADD", "rnet", &who).input(mynet().to_string());
+    let mut leader = scene.lab.host.command("sleep").args(["1000"]).process_group(0).spawn().unwrap();
+    let group = leader.id();
+    let added = call.in_group(group).run().json();
+
+    rustix::process::kill_process_group(
+        rustix::process::Pid::from_raw(group as i32).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    leader.wait().unwrap();
+
+    assert_eq!(ask(&web, "web"), known(&[address(&added, false)]));
+    let (_, server) = scene.server();
+    let stat = std::fs::read_to_string(format!("/proc/{server}/stat")).unwrap();
+    let field = |n: usize| stat.rsplit(')').next().unwrap().split_whitespace().nth(n).unwrap().to_owned();
+    let (group_of_it, session, terminal) = (field(2), field(3), field(4));
+    assert_ne!(group_of_it, group.to_string());
+    assert_eq!((session, terminal), (server.to_string(), "0".into()), "a session without a terminal");
+    assert_eq!(std::fs::read_link(format!("/proc/{server}/cwd")).unwrap().to_str(), Some("/"));
+    for fd in 0..3 {
+        assert_eq!(
+            std::fs::read_link(format!("/proc/{server}/fd/{fd}")).unwrap().to_str(),
+            Some("/dev/null")
+        );
+    }
+    let status = std::fs::read_to_string(format!("/proc/{server}/status")).unwrap();
+    assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
+    assert_ne!(parent(server), std::process::id());
+}
+
+#[test]
+fn somebody_elses_port_53_is_gone_around() {
+    let scene = Scene::new();
+    let before = scene.lab.snapshot();
+    let everywhere = scene.lab.host.run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap();
+    let (_web, web_who, web_ip) = scene.member("web", &mynet());
+    let (db, db_who, _) = scene.member("db", &mynet());
+
+    assert_eq!(ask(&db, "web"), known(&[web_ip]));
+    let from_host = lookup(scene.lab.host.netns(), at(GATEWAY), "web", false, LONG).unwrap();
+    assert_eq!(from_host, Some(known(&[web_ip])));
+    let port = scene.status().json()["listeners"][0]["port"].as_u64().unwrap();
+    assert_ne!(port, 53);
+
+    // The redirect comes back with everything else.
+    scene.lab.firewall(|firewall| firewall.drop_tables().unwrap());
+    let (_late, late_who, _) = scene.member("late", &mynet());
+    assert_eq!(ask(&db, "web"), known(&[web_ip]));
+
+    // A server that starts anew finds another port, or the right one if it is free by now.
+    drop(everywhere);
+    kill(scene.server().1);
+    wait_until("its death", || scene.status().status != 0);
+    let (_more, more_who, _) = scene.member("more", &mynet());
+    assert_eq!(scene.status().json()["listeners"][0]["port"], json!(53));
+    assert_eq!(ask(&db, "web"), known(&[web_ip]));
+
+    for who in [&web_who, &db_who, &late_who, &more_who] {
+        scene.lab.del("rnet", who, &mynet());
+    }
+    scene.is_as(&before);
+}
+
+#[test]
+fn a_server_that_listens_elsewhere_does_not_keep_a_second_network_from_its_port() {
+    let scene = Scene::new();
+    let taken = scene.lab.host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    let socket = scene.lab.host.run(|| UdpSocket::bind((taken.host_address(), 53)).unwrap()).unwrap();
+    let (web, _, web_ip) = scene.member("web", &mynet());
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(scene.status().json()["listeners"][0]["port"], json!(53), "it takes one address, not all");
+    drop(socket);
+}
+
+#[test]
+fn without_servers_outside_names_fail_at_once_and_own_names_go_on() {
+    let scene = Scene::new();
+    // A server that nobody routes to.
+    let config = with(&mynet(), json!({"names": true, "dns": {"nameservers": ["192.0.2.99"]}}));
+    let (web, _, web_ip) = scene.member("web", &config);
+    let begun = Instant::now();
+
+    assert_eq!(ask(&web, "example.org").code, SERVFAIL);
+
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+}
+
+/// A crowd comes and goes while others ask: no living name fails, no address of the dead is told.
+#[test]
+fn a_crowd_comes_and_goes_under_a_stream_of_questions() {
+    const CROWD: usize = 20;
+    const ROUNDS: usize = 5;
+    let scene = Scene::new();
+    let before = scene.lab.snapshot();
+    let (asker, asker_who, asker_ip) = scene.member("asker", &mynet());
+    let crowd: Vec<(Container, Who)> = (0..CROWD).map(|n| scene.named(&format!("c{n}"))).collect();
+    let done = AtomicBool::new(false);
+
+    let asked = thread::scope(|scope| {
+        let stream = scope.spawn(|| {
+            let mut asked = 0;
+            while !done.load(Ordering::SeqCst) {
+                assert_eq!(ask(&asker, "asker"), known(&[asker_ip]));
+                asked += 1;
+            }
+            asked
+        });
+        let members: Vec<_> = crowd
+            .iter()
+            .map(|(container, who)| {
+                let scene = &scene;
+                scope.spawn(move || {
+                    for _ in 0..ROUNDS {
+                        come_and_go(scene, container, who);
+                    }
+                })
+            })
+            .collect();
+        members.into_iter().for_each(|member| member.join().unwrap());
+        done.store(true, Ordering::SeqCst);
+        stream.join().unwrap()
+    });
+
+    assert!(asked > CROWD * ROUNDS, "{asked}");
+    assert_eq!(scene.status().json()["endpoints"].as_array().unwrap().len(), 1);
+    scene.lab.del("rnet", &asker_who, &mynet());
+    scene.is_as(&before);
+}
+
+fn come_and_go(scene: &Scene, container: &Container, who: &Who) {
+    let config: Value = mynet();
+    let name = container.name();
+    let own = address(&scene.lab.add("rnet", who, &config), false);
+    assert_eq!(ask(container, name), known(&[own]), "{name} is there when its ADD returns");
+    scene.lab.del("rnet", who, &config);
+    let gone = lookup(scene.lab.host.netns(), at(GATEWAY), name, false, LONG).unwrap().unwrap();
+    assert_eq!(gone, unknown(), "{name} is gone when its DEL returns");
+}
+
+#[test]
+fn names_can_be_turned_on_and_off_while_containers_are_there() {
+    let scene = Scene::new();
+    let off = rnet("mynet", &["10.7.0.0/24"]);
+    let (_old, old, _) = scene.member("old", &off);
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_ne!(ask(&web, "old").code, NOERROR, "it came without a name");
+
+    let (_late, late, _) = scene.member("late", &off);
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    for (who, config) in [(&old, &off), (&web_who, &off), (&late, &mynet())] {
+        scene.lab.del("rnet", who, config);
+    }
+    scene.wait_for_its_end();
+}

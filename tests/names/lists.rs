@@ -1,0 +1,123 @@
+//! The plugin `dnsname`, as Podman 4.3 calls it.
+
+use serde_json::{Value, json};
+
+use crate::common::{Who, address};
+use crate::scene::{NXDOMAIN, Scene, ask, known, unknown};
+
+/// Seven: the configuration is at fault.
+const FAULT: u64 = 7;
+
+fn list(name: &str, subnet: &str, bridge: &str) -> Value {
+    json!({"cniVersion": "0.4.0", "name": name, "plugins": [
+        {"type": "bridge", "bridge": bridge, "isGateway": true, "ipMasq": true, "hairpinMode": true,
+         "ipam": {"type": "host-local", "routes": [{"dst": "0.0.0.0/0"}], "ranges": [[{"subnet": subnet}]]},
+         "capabilities": {"ips": true}},
+        {"type": "portmap", "capabilities": {"portMappings": true}},
+        {"type": "dnsname", "domainName": "dns.podman", "capabilities": {"aliases": true},
+         "runtimeConfig": {"aliases": {name: ["www", "4f2a9c001122"]}}},
+    ]})
+}
+
+fn mylist() -> Value {
+    list("mynet", "10.7.0.0/24", "cni-podman1")
+}
+
+#[test]
+fn podmans_list_has_names_and_leaves_none() {
+    let scene = Scene::new();
+    let (_web, web_who) = scene.named("web");
+    let (db, db_who) = scene.named("db");
+
+    let result = scene.lab.add_list(&mylist(), &web_who).json();
+    scene.lab.add_list(&mylist(), &db_who).json();
+
+    assert_eq!(result["dns"], json!({"nameservers": ["10.7.0.1"], "search": ["dns.podman"]}));
+    assert_eq!(result["interfaces"].as_array().unwrap().len(), 3, "the rest is prevResult's");
+    let web_ip = address(&result, false);
+    for name in ["web", "web.dns.podman", "web.mynet", "www.dns.podman"] {
+        assert!(ask(&db, name).addresses.contains(&web_ip), "{name}");
+    }
+    scene.lab.check_list(&mylist(), &web_who, &result).silent();
+
+    scene.lab.del_list(&mylist(), &web_who, Some(&result)).silent();
+    assert_eq!(ask(&db, "web"), unknown());
+    scene.lab.del_list(&mylist(), &web_who, None).silent();
+    scene.lab.del_list(&mylist(), &db_who, None).silent();
+    scene.wait_for_its_end();
+    assert_eq!(scene.lab.elements(), []);
+}
+
+#[test]
+fn without_a_bridge_before_it_dnsname_says_what_is_missing() {
+    let scene = Scene::new();
+    let (_web, who) = scene.named("web");
+    let mut config =
+        json!({"cniVersion": "0.4.0", "name": "mynet", "type": "dnsname", "domainName": "dns.podman"});
+
+    assert_eq!(
+        scene.lab.cni("ADD", "dnsname", &who, &config).refusal(),
+        (FAULT, "must be called as chained plugin".into())
+    );
+
+    config["prevResult"] = json!({"cniVersion": "0.4.0", "interfaces": [{"name": "nosuch"}], "ips": []});
+    let (code, message) = scene.lab.cni("ADD", "dnsname", &who, &config).refusal();
+    assert!(code == FAULT && message.contains("\"nosuch\""), "{message}");
+    assert_eq!(scene.status().status, 3, "nothing was started");
+}
+
+#[test]
+fn a_bad_alias_is_an_error_that_names_it_and_leaves_nothing() {
+    let scene = Scene::new();
+    let (_web, who) = scene.named("web");
+    let mut bad = mylist();
+    bad["plugins"][2]["runtimeConfig"]["aliases"]["mynet"] = json!(["ok", "a b"]);
+
+    let (code, message) = scene.lab.add_list(&bad, &who).refusal();
+
+    assert_eq!(code, FAULT);
+    assert!(message.starts_with("alias \"a b\" on network \"mynet\" is no name"), "{message}");
+    assert_eq!((scene.lab.elements(), scene.status().status), (Vec::new(), 3));
+}
+
+#[test]
+fn dnsname_never_fails_to_delete() {
+    let scene = Scene::new();
+    let config =
+        json!({"cniVersion": "0.4.0", "name": "mynet", "type": "dnsname", "domainName": 7, "prevResult": {}});
+    scene.lab.del("dnsname", &Who::named("nobody", "/nowhere"), &config);
+    scene.lab.del("dnsname", &Who::named("nobody", ""), &config);
+}
+
+#[test]
+fn check_tells_that_names_are_not_served() {
+    let scene = Scene::new();
+    let (_web, who) = scene.named("web");
+    let result = scene.lab.add_list(&mylist(), &who).json();
+    let (_, parent) = scene.server();
+    crate::scene::kill(parent);
+    crate::scene::wait_until("its death", || scene.status().status != 0);
+
+    let (code, message) = scene.lab.check_list(&mylist(), &who, &result).refusal();
+
+    assert!(
+        code == 107 && message.starts_with("names are not served: no name server listens at"),
+        "{message}"
+    );
+}
+
+#[test]
+fn two_lists_have_two_views() {
+    let scene = Scene::new();
+    let other = list("other", "10.8.0.0/24", "cni-podman2");
+    let (web, web_who) = scene.named("web");
+    let (_db, db_who) = scene.named("db");
+    scene.lab.add_list(&mylist(), &web_who).json();
+    let result = scene.lab.add_list(&other, &db_who).json();
+
+    assert_eq!(ask(&web, "db").code, NXDOMAIN);
+
+    let second = web_who.ifname("eth1");
+    scene.lab.add_list(&other, &second).json();
+    assert_eq!(ask(&web, "db"), known(&[address(&result, false)]));
+}

@@ -1,0 +1,10 @@
+//! Names as containers see them: plugins, name server and kernel together.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod life;
+mod lists;
+mod scene;
+mod views;

@@ -1,0 +1,143 @@
+//! A host whose networks have names.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use netns_fixtures::{Container, Lookup, Snapshot, lookup, lookup_address};
+use serde_json::{Value, json};
+
+use crate::common::{Lab, Outcome, Who, address, differences, rnet, with};
+
+/// Longer than any answer takes.
+pub const LONG: Duration = Duration::from_secs(6);
+
+pub const NOERROR: u8 = 0;
+pub const SERVFAIL: u8 = 2;
+pub const NXDOMAIN: u8 = 3;
+pub const REFUSED: u8 = 5;
+
+/// The network `mynet`, whose gateway is .1.
+pub const GATEWAY: &str = "10.7.0.1";
+
+pub struct Scene {
+    pub lab: Lab,
+}
+
+impl Scene {
+    pub fn new() -> Self {
+        let lab = Lab::new();
+        // The first network turns it on, and it stays on.
+        lab.set_sysctl("ipv4/ip_forward", "1");
+        Self { lab }
+    }
+
+    /// A container that is called `name`.
+    pub fn named(&self, name: &str) -> (Container, Who) {
+        let (container, who) = self.lab.container(name);
+        (container, who.args(&format!("IgnoreUnknown=1;K8S_POD_NAME={name}")))
+    }
+
+    /// A container that is called `name`, on `config`'s network; and its address there.
+    pub fn member(&self, name: &str, config: &Value) -> (Container, Who, IpAddr) {
+        let (container, who) = self.named(name);
+        let result = self.lab.add("rnet", &who, config);
+        (container, who, address(&result, false))
+    }
+
+    /// What `rnet dns status` says.
+    pub fn status(&self) -> Outcome {
+        let program = self.lab.host.command(env!("CARGO_BIN_EXE_rnet"));
+        let output = program.args(["dns", "status", "--json"]).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Outcome {
+            status: output.status.code().unwrap(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+
+    /// The process that answers, and its parent.
+    pub fn server(&self) -> (u32, u32) {
+        let pid = self.status().json()["pid"].as_u64().unwrap() as u32;
+        (pid, parent(pid))
+    }
+
+    /// Waits until the server has ended by itself, which takes two seconds.
+    pub fn wait_for_its_end(&self) {
+        wait_until("the server's end", || self.status().status == 3);
+    }
+
+    /// Nothing is there that was not there before, but for what the leases' folder remembers, and nobody serves.
+    #[track_caller]
+    pub fn is_as(&self, before: &Snapshot) {
+        self.wait_for_its_end();
+        let left = differences(before, &self.lab.snapshot());
+        let left: Vec<_> = left.into_iter().filter(|line| !line.contains("/leases/")).collect();
+        assert!(left.is_empty(), "{left:#?}");
+    }
+}
+
+/// `mynet` with names.
+pub fn mynet() -> Value {
+    named("mynet", &["10.7.0.0/24"])
+}
+
+/// A network of type `rnet` with names.
+pub fn named(name: &str, subnets: &[&str]) -> Value {
+    with(&rnet(name, subnets), json!({"names": true, "dns": {"domain": "dns.rnet"}}))
+}
+
+/// What `mynet`'s gateway says to `container` about the IPv4 addresses of `name`.
+#[track_caller]
+pub fn ask(container: &Container, name: &str) -> Lookup {
+    ask_at(container, GATEWAY, name)
+}
+
+#[track_caller]
+pub fn ask_at(container: &Container, gateway: &str, name: &str) -> Lookup {
+    lookup(container.netns(), at(gateway), name, false, LONG).unwrap().expect("an answer")
+}
+
+/// The name of an address.
+#[track_caller]
+pub fn name_of(container: &Container, address: IpAddr) -> Lookup {
+    let IpAddr::V4(address) = address else { panic!("{address} is not of IPv4") };
+    let address: Ipv4Addr = address;
+    lookup_address(container.netns(), at(GATEWAY), address, LONG).unwrap().expect("an answer")
+}
+
+pub fn at(gateway: &str) -> SocketAddr {
+    SocketAddr::new(gateway.parse().unwrap(), 53)
+}
+
+/// An answer with these addresses.
+pub fn known(addresses: &[IpAddr]) -> Lookup {
+    Lookup { addresses: addresses.to_vec(), ..Lookup::default() }
+}
+
+/// The answer that there is no such name.
+pub fn unknown() -> Lookup {
+    Lookup { code: NXDOMAIN, ..Lookup::default() }
+}
+
+/// Looks again and again, and fails if it never comes.
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < LONG, "{what}: not in {LONG:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+pub fn parent(pid: u32) -> u32 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
+    line.trim().parse().unwrap()
+}
+
+/// Ends a process that this test started.
+pub fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}

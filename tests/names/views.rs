@@ -1,0 +1,181 @@
+//! Who is found by which name, and by whom.
+
+use std::net::IpAddr;
+
+use netns_fixtures::{Frames, lookup};
+use serde_json::json;
+
+use crate::common::{SOON, address, with};
+use crate::scene::{
+    GATEWAY, LONG, NOERROR, NXDOMAIN, Scene, ask, ask_at, at, known, mynet, name_of, named, unknown,
+};
+
+#[test]
+fn every_name_of_a_container_answers_at_once_and_none_after_its_del() {
+    let scene = Scene::new();
+    let before = scene.lab.snapshot();
+    let config =
+        with(&mynet(), json!({"runtimeConfig": {"aliases": {"mynet": ["www", "api"], "other": ["no"]}}}));
+    let (web, web_who, web_ip) = scene.member("web", &config);
+    let (db, db_who, db_ip) = scene.member("db", &mynet());
+
+    for name in ["web", "WeB", "www", "api", "web.mynet", "www.mynet", "web.dns.rnet", "api.dns.rnet"] {
+        assert_eq!(ask(&db, name), known(&[web_ip]), "{name}");
+    }
+    assert_eq!(ask(&web, "db"), known(&[db_ip]));
+    for name in ["no", "nosuch", "nosuch.mynet", "nosuch.dns.rnet", "mynet.web"] {
+        assert_ne!(ask(&db, name).code, NOERROR, "{name}");
+    }
+    assert_eq!(name_of(&db, web_ip).names, ["web.mynet"]);
+
+    scene.lab.del("rnet", &web_who, &config);
+
+    for name in ["web", "www", "web.mynet", "web.dns.rnet"] {
+        assert_eq!(ask(&db, name), unknown(), "{name}");
+    }
+    assert_eq!(name_of(&db, web_ip), unknown());
+    scene.lab.del("rnet", &db_who, &mynet());
+    scene.is_as(&before);
+}
+
+#[test]
+fn a_container_without_a_name_answers_to_the_beginning_of_its_id() {
+    let scene = Scene::new();
+    let (_web, who) = scene.lab.container("4f2a9c00112233445566");
+    let (db, ..) = scene.member("db", &mynet());
+
+    let web_ip = address(&scene.lab.add("rnet", &who, &mynet()), false);
+
+    assert_eq!(ask(&db, "4f2a9c001122"), known(&[web_ip]));
+}
+
+#[test]
+fn names_stay_on_their_network_unless_a_container_is_on_two() {
+    let scene = Scene::new();
+    let (front, back) = (mynet(), named("back", &["10.8.0.0/24"]));
+    let (web, web_who, web_ip) = scene.member("web", &front);
+    let (db, _, db_ip) = scene.member("db", &back);
+
+    assert_eq!(ask(&web, "db"), unknown());
+    assert_eq!(ask(&web, "db.back"), unknown());
+    assert_eq!(ask_at(&db, "10.8.0.1", "web"), unknown());
+
+    let second = web_who.clone().ifname("eth1");
+    let web_back = address(&scene.lab.add("rnet", &second, &back), false);
+
+    assert_eq!(ask(&web, "db"), known(&[db_ip]), "it sees both");
+    assert_eq!(ask(&web, "web"), known(&[web_ip, web_back]), "the network asked at comes first");
+    assert_eq!(ask_at(&db, "10.8.0.1", "web"), known(&[web_back]), "and is seen with its address there");
+    scene.lab.del("rnet", &second, &back);
+    assert_eq!(ask(&web, "db"), unknown());
+    assert_eq!(ask_at(&db, "10.8.0.1", "web"), unknown());
+}
+
+#[test]
+fn the_host_may_ask_any_gateway_and_a_stranger_none() {
+    let scene = Scene::new();
+    let stranger = scene.lab.host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    stranger.route_via_host("10.7.0.0/24".parse().unwrap()).unwrap();
+    let (_web, _, web_ip) = scene.member("web", &mynet());
+
+    let from_host = lookup(scene.lab.host.netns(), at(GATEWAY), "web", false, LONG).unwrap();
+    let from_outside = lookup(stranger.netns(), at(GATEWAY), "web", false, SOON).unwrap();
+
+    assert_eq!(from_host, Some(known(&[web_ip])));
+    assert!(from_outside.is_none_or(|answer| answer.code == crate::scene::REFUSED));
+}
+
+#[test]
+fn both_families_are_served_and_asked_at() {
+    let scene = Scene::new();
+    let config = named("mynet", &["10.7.0.0/24", "fd07::/64"]);
+    let (_web, who) = scene.named("web");
+    let result = scene.lab.add("rnet", &who, &config);
+    let (db, ..) = scene.member("db", &config);
+
+    assert_eq!(result["dns"]["nameservers"], json!(["10.7.0.1", "fd07::1"]));
+    for gateway in [GATEWAY, "fd07::1"] {
+        for v6 in [false, true] {
+            let answer = lookup(db.netns(), at(gateway), "web", v6, LONG).unwrap();
+            assert_eq!(answer, Some(known(&[address(&result, v6)])), "{gateway} {v6}");
+        }
+    }
+}
+
+#[test]
+fn own_names_never_leave_the_host() {
+    let scene = Scene::new();
+    let world = scene.lab.host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    scene.lab.host.default_route_via(&world).unwrap();
+    // The world's machine is the network's server, so whatever is forwarded comes by its link.
+    let upstream =
+        json!({"names": true, "dns": {"domain": "dns.rnet", "nameservers": [world.address().to_string()]}});
+    let config = with(&mynet(), upstream);
+    let (_web, who, web_ip) = scene.member("web", &config);
+    let (db, ..) = scene.member("db", &config);
+    scene.lab.del("rnet", &who, &config);
+    let frames = Frames::on(world.netns(), "eth0").unwrap();
+    let is_question = |frame: &[u8]| frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 53]);
+
+    for name in
+        ["web", "web.mynet", "web.dns.rnet", "nosuch", "a.mynet", "dns.rnet", "localhost", "x.localhost"]
+    {
+        ask(&db, name);
+    }
+    name_of(&db, web_ip);
+    name_of(&db, "10.7.0.77".parse().unwrap());
+    assert_eq!(frames.wait_for(SOON, is_question).unwrap(), None);
+
+    // The capture is no deaf one: what is not ours does go there.
+    assert_ne!(ask(&db, "example.org").code, NXDOMAIN);
+    assert!(frames.wait_for(LONG, is_question).unwrap().is_some());
+}
+
+#[test]
+fn several_containers_of_one_name_are_all_found() {
+    let scene = Scene::new();
+    let config = with(&mynet(), json!({"runtimeConfig": {"aliases": {"mynet": ["web"]}}}));
+    let (_one, one_who, one) = scene.member("web1", &config);
+    let (_two, _, two) = scene.member("web2", &config);
+    let (db, ..) = scene.member("db", &mynet());
+    let sorted = |name: &str| {
+        let mut addresses: Vec<IpAddr> = ask(&db, name).addresses;
+        addresses.sort();
+        addresses
+    };
+
+    assert_eq!(sorted("web"), [one, two]);
+    scene.lab.del("rnet", &one_who, &config);
+    assert_eq!(sorted("web"), [two], "the namesake stays");
+}
+
+#[test]
+fn a_result_tells_the_container_whom_to_ask() {
+    let scene = Scene::new();
+    let search =
+        json!({"names": true, "dns": {"domain": "lab", "search": ["example.net"], "options": ["ndots:1"]}});
+    let (_web, who) = scene.named("web");
+
+    let result = scene.lab.add("rnet", &who, &with(&mynet(), search));
+
+    let expected =
+        json!({"nameservers": ["10.7.0.1"], "search": ["lab", "example.net"], "options": ["ndots:1"]});
+    assert_eq!(result["dns"], expected);
+}
+
+#[test]
+fn a_name_follows_its_container_to_another_address() {
+    let scene = Scene::new();
+    // Without sticky addresses a container that comes back gets whatever is free.
+    let config = with(&mynet(), json!({"stickyAddresses": false}));
+    let (_one, one, one_ip) = scene.member("one", &config);
+    let (_two, two, two_ip) = scene.member("two", &config);
+    let (db, ..) = scene.member("db", &config);
+
+    scene.lab.del("rnet", &one, &config);
+    scene.lab.del("rnet", &two, &config);
+    scene.lab.add("rnet", &two, &config);
+    scene.lab.add("rnet", &one, &config);
+
+    assert_eq!((ask(&db, "one"), ask(&db, "two")), (known(&[two_ip]), known(&[one_ip])), "they have swapped");
+}
