@@ -49,6 +49,7 @@ fn plugin_name() -> Option<&'static str> {
 
 fn plugin(name: &str) -> ExitCode {
     let Some(plugin) = plugins::find(name) else { return ExitCode::FAILURE };
+    cni::tell_panics();
     netlink::finish_before_ending();
     let status = cni::main(
         name,

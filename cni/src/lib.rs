@@ -33,7 +33,7 @@ pub use config::{Attachment, Config};
 pub use error::{Error, Fault, code};
 pub use input::Input;
 pub use result::{CniResult, Dns, Interface, Ip, Route, cidr};
-pub use skeleton::{Plugin, Request, main};
+pub use skeleton::{Plugin, Request, main, tell_panics};
 pub use version::Version;
 
 /// JSON as the reference plugins print it: four blanks of indentation, no final newline.

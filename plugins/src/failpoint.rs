@@ -1,6 +1,6 @@
 //! Failpoints: a test build can be told to die, fail or wait at any step of ADD and DEL.
 //!
-//! `RNET_FAILPOINT=STEP:abort`, `STEP:error`, `STEP:stop` or `STEP:delay=MS`, where STEP is one of [`STEPS`].
+//! `RNET_FAILPOINT=STEP:abort`, `STEP:error`, `STEP:panic`, `STEP:stop` or `STEP:delay=MS`, where STEP is one of [`STEPS`].
 //! Compiled in by the feature `failpoints` only.
 
 /// Every step, in the order in which an attachment passes them.
@@ -43,6 +43,7 @@ pub fn pass(step: &'static str) -> Result<(), crate::Error> {
     let Some(("", how)) = asked.split_once(step) else { return Ok(()) };
     match how.strip_prefix(':') {
         Some("abort") => std::process::abort(),
+        Some("panic") => panic!("failpoint {step}"),
         Some("error") => Err(crate::Error::Failpoint { step }),
         Some("stop") => {
             // Until somebody sends SIGCONT; its parent learns of it by waitid(2).

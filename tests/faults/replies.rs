@@ -37,3 +37,21 @@ fn a_del_says_nothing_and_needs_no_reader() {
     assert!(child.wait().unwrap().success());
     before.assert_same(&site.state(&[&member]));
 }
+
+#[test]
+fn a_panic_is_told_as_code_999_and_the_del_that_follows_undoes_it() {
+    let site = Site::new();
+    let network = Network::rnet("mynet", "10.7.0.0/24");
+    let member = site.member(&network, "web").publishing(8080);
+    let before = site.state(&[&member]);
+    for step in ["add.veth", "add.inside"] {
+        let call = member.call("ADD", "rnet", None, None).set("RNET_FAILPOINT", &format!("{step}:panic"));
+
+        let (code, message) = call.run().refusal();
+
+        assert_eq!(code, 999);
+        assert!(message.starts_with(&format!("the plugin panicked: failpoint {step} (")), "{message}");
+        member.del().unwrap();
+        before.assert_same(&site.state(&[&member]));
+    }
+}
