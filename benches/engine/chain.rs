@@ -33,6 +33,12 @@ impl Chain {
         Self { plugin_dir: programs.ours.clone(), root: root.into(), plugins: vec![plugin] }
     }
 
+    /// The same, and its containers find one another by name.
+    pub fn with_names(mut self) -> Self {
+        self.plugins[0]["names"] = true.into();
+        self
+    }
+
     /// Our plugins by the standard chain.
     pub fn ours(programs: &Programs, root: &Path) -> Self {
         Self::standard(programs.ours.clone(), root)

@@ -28,6 +28,8 @@ pub trait Contender: Sync + Send {
 pub enum Kind {
     /// Our plugin `rnet`, all in one process.
     Rnet,
+    /// The same on a network with names.
+    RnetNames,
     /// Our `bridge` (with `host-local`) and `portmap`, as processes of their own.
     OurChain,
     /// The reference `bridge` (with `host-local`) and `portmap`.
@@ -43,6 +45,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Rnet => "rnet",
+            Self::RnetNames => "rnet with names",
             Self::OurChain => "our bridge+portmap",
             Self::Reference => "bridge+portmap",
             Self::ReferenceFirewall => "bridge+portmap+firewall",
@@ -54,6 +57,7 @@ impl Kind {
     pub fn contender(self, programs: &Programs, root: &Path) -> Box<dyn Contender> {
         match self {
             Self::Rnet => Box::new(Chain::rnet(programs, root)),
+            Self::RnetNames => Box::new(Chain::rnet(programs, root).with_names()),
             Self::OurChain => Box::new(Chain::ours(programs, root)),
             Self::Reference => Box::new(Chain::reference(programs, root)),
             Self::ReferenceFirewall => Box::new(Chain::reference(programs, root).and_firewall()),

@@ -11,12 +11,14 @@ mod measure;
 mod netavark;
 mod programs;
 mod report;
+mod servers;
 mod site;
 
 mod add_del;
 mod connect;
 mod ipam;
 mod mix;
+mod names;
 mod parallel;
 mod ports;
 mod scale;
@@ -41,7 +43,7 @@ pub struct Bench {
 type Benchmark = fn(&mut Bench) -> Result<()>;
 
 /// By name, in the order in which they run.
-const BENCHMARKS: [(&str, Benchmark); 8] = [
+const BENCHMARKS: [(&str, Benchmark); 9] = [
     ("version", version::run),
     ("add-del", add_del::run),
     ("scale", scale::run),
@@ -50,6 +52,7 @@ const BENCHMARKS: [(&str, Benchmark); 8] = [
     ("ports", ports::run),
     ("ipam", ipam::run),
     ("connect", connect::run),
+    ("names", names::run),
 ];
 
 impl Bench {
