@@ -351,7 +351,7 @@ fn recording_plugins(lab: &Lab<'_>, record: &Path) -> anyhow::Result<PathBuf> {
         fs::write(&file, script)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
     }
-    ["host-local", "loopback"]
+    ["host-local", "loopback", "dnsname"]
         .iter()
         .try_for_each(|name| symlink(Path::new(PLUGINS).join(name), folder.join(name)))?;
     Ok(folder)

@@ -20,6 +20,7 @@ mod containerd;
 mod ctr;
 mod harness;
 mod lab;
+mod names;
 mod network;
 mod podman;
 mod program;
@@ -81,6 +82,9 @@ fn tests(setup: &Setup) -> Vec<Test> {
         tests.extend(podman::tests(flavour));
         tests.extend(containerd::tests(flavour));
         tests.extend(ctr::tests(flavour));
+        if !setup.peer {
+            tests.extend(names::tests(flavour));
+        }
     }
     tests
 }

@@ -47,7 +47,7 @@ impl Network {
         let network = Self { name: format!("net{number}"), number, flavour };
         match flavour {
             Flavour::Created => network.create(lab)?,
-            Flavour::Chain => fs::write(network.file(), network.chain())?,
+            Flavour::Chain => fs::write(network.file(), network.chain(lab.setup.peer))?,
         }
         Ok(network)
     }
@@ -70,6 +70,11 @@ impl Network {
         }
     }
 
+    /// The domain of its names.
+    pub fn domain(&self) -> String {
+        if self.flavour == Flavour::Created { "dns.rnet".into() } else { "dns.podman".into() }
+    }
+
     fn create(&self, lab: &Lab<'_>) -> anyhow::Result<()> {
         let subnet = format!("10.89.{}.0/24", self.number);
         lab.rnet(&["create", "--subnet", &subnet, &self.name]).map(drop)
@@ -83,16 +88,22 @@ impl Network {
         Path::new(NETWORKS).join(format!("{}.conflist", self.name))
     }
 
-    /// What podman 4.3 writes (its `firewall` and `tuning` are no plugins of ours yet).
-    fn chain(&self) -> String {
+    /// What podman 4.3 writes (its `firewall` and `tuning` are no plugins of ours yet) if there is a plugin `dnsname`, which the
+    /// reference plugins have not.
+    fn chain(&self, peer: bool) -> String {
         let (subnet, gateway) = (format!("10.89.{}.0/24", self.number), self.gateway().to_string());
-        json!({"cniVersion": "0.4.0", "name": self.name, "plugins": [
+        let mut list = json!({"cniVersion": "0.4.0", "name": self.name, "plugins": [
             {"type": "bridge", "bridge": self.bridge(), "isGateway": true, "ipMasq": true, "hairpinMode": true,
              "ipam": {"type": "host-local", "routes": [{"dst": "0.0.0.0/0"}],
                       "ranges": [[{"subnet": subnet, "gateway": gateway}]]},
              "capabilities": {"ips": true}},
             {"type": "portmap", "capabilities": {"portMappings": true}},
-        ]})
-        .to_string()
+        ]});
+        if let Some(plugins) = list["plugins"].as_array_mut().filter(|_| !peer) {
+            plugins.push(
+                json!({"type": "dnsname", "domainName": self.domain(), "capabilities": {"aliases": true}}),
+            );
+        }
+        list.to_string()
     }
 }

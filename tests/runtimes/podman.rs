@@ -1,6 +1,7 @@
 //! podman with its CNI backend.
 
 use std::fs;
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, bail, ensure};
@@ -65,20 +66,30 @@ pub fn prepare(setup: &Setup, netns: &Netns) -> anyhow::Result<()> {
 }
 
 /// podman on the host of a lab. Containers that a test leaves are removed on drop.
-struct Podman<'a> {
-    lab: &'a Lab<'a>,
+pub struct Podman<'a> {
+    /// The lab.
+    pub lab: &'a Lab<'a>,
 }
 
 impl Podman<'_> {
     /// `podman ARGS`
-    fn call(&self, args: &[&str]) -> anyhow::Result<String> {
+    pub fn call(&self, args: &[&str]) -> anyhow::Result<String> {
         stdout(program(self.lab.setup, self.lab.host.netns()), "podman", args)
     }
 
     /// `podman run -d --name NAME --network NETWORK OPTIONS`
-    fn run(&self, name: &str, network: &str, options: &[&str]) -> anyhow::Result<Running> {
+    pub fn run(&self, name: &str, network: &str, options: &[&str]) -> anyhow::Result<Running> {
         let fixed = ["run", "-d", "--name", name, "--network", network];
         self.call(&[&fixed[..], options, &[IMAGE]].concat())?;
+        self.inspect(name, network)?.serving()
+    }
+
+    /// The same, by a podman that is in this control group, and so is what it starts.
+    pub fn run_in(&self, group: &Path, name: &str, network: &str) -> anyhow::Result<Running> {
+        let script = format!("echo $$ > {}/cgroup.procs && exec podman \"$@\"", group.display());
+        let program = environment(self.lab.setup, bounded(self.lab.host.netns(), "sh"));
+        let fixed = ["-c", &script, "podman", "run", "-d", "--name", name, "--network", network, IMAGE];
+        stdout(program, "sh", &fixed)?;
         self.inspect(name, network)?.serving()
     }
 
@@ -98,7 +109,7 @@ impl Podman<'_> {
     }
 
     /// `podman rm`, by force and at once.
-    fn remove(&self, name: &str) -> anyhow::Result<()> {
+    pub fn remove(&self, name: &str) -> anyhow::Result<()> {
         self.call(&["rm", "-f", "-t", "0", name]).map(drop)
     }
 }
@@ -111,7 +122,11 @@ impl Drop for Podman<'_> {
 }
 
 fn program<'a>(setup: &Setup, netns: &'a Netns) -> Program<'a> {
-    bounded(netns, "podman")
+    environment(setup, bounded(netns, "podman"))
+}
+
+fn environment<'a>(setup: &Setup, program: Program<'a>) -> Program<'a> {
+    program
         .env("CONTAINERS_CONF", setup.dir.join("containers.conf"))
         .env("CONTAINERS_STORAGE_CONF", setup.dir.join("storage.conf"))
 }

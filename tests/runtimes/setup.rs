@@ -19,7 +19,7 @@ pub const PAGE: &str = "a page out of a container";
 /// Configurations of networks, for all runtimes.
 pub const NETWORKS: &str = "/etc/cni/net.d";
 
-const OURS: [&str; 5] = ["bridge", "host-local", "loopback", "portmap", "rnet"];
+const OURS: [&str; 6] = ["bridge", "host-local", "loopback", "portmap", "rnet", "dnsname"];
 const RUNTIMES: [&str; 5] = ["podman", "conmon", "crun", "runc", "containerd"];
 
 /// The surroundings of one run.
@@ -52,6 +52,8 @@ impl Setup {
         };
         private_mounts()?;
         fs::create_dir_all(&setup.dir)?;
+        // The machine's own networks are none of the tests'.
+        let _ = fs::remove_dir_all(NETWORKS);
         fs::create_dir_all(NETWORKS)?;
         setup.fill_plugin_folder(foreign.as_deref())?;
         make_image(&netns, &setup.image())?;

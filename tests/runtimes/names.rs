@@ -1,0 +1,190 @@
+//! Names as containers of real runtimes use them, and as the usual clients ask for them.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+
+use crate::checks;
+use crate::harness::{Body, Test};
+use crate::lab::{Lab, Running, wait_until};
+use crate::network::{Flavour, Network};
+use crate::podman::Podman;
+use crate::program::{bounded, stdout};
+use crate::setup::Setup;
+
+/// A control group that stands for a unit of systemd's: whoever stops the unit ends all processes in it.
+const UNIT: &str = "rnet-test-unit";
+
+/// All tests of this file, for one kind of network.
+pub fn tests(flavour: &Flavour) -> Vec<Test> {
+    let tests: &[(&str, Body)] = &[
+        ("containers_find_one_another_by_name", by_name),
+        ("a_name_follows_its_container", follows),
+        ("a_second_network_has_names_too", second_network),
+        ("every_client_finds_the_same", clients),
+        ("names_outlive_the_unit_that_started_them", outlives_its_unit),
+    ];
+    tests.iter().map(|test| Test::new("names", *flavour, *test)).collect()
+}
+
+/// What a program in the container prints.
+fn exec(podman: &Podman<'_>, container: &str, command: &[&str]) -> anyhow::Result<String> {
+    podman.call(&[&["exec", container], command].concat())
+}
+
+/// busybox's ping and nslookup in the container find `name` at `address`.
+fn finds(podman: &Podman<'_>, container: &str, name: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+    let pinged = exec(podman, container, &["ping", "-c", "1", "-W", "2", name])?;
+    ensure!(pinged.contains(&format!("PING {name} ({address})")), "{container} pings {name}: {pinged}");
+    let looked_up = exec(podman, container, &["nslookup", name])?;
+    ensure!(looked_up.contains(&address.to_string()), "{container} looks {name} up: {looked_up}");
+    Ok(())
+}
+
+fn finds_nobody(podman: &Podman<'_>, container: &str, name: &str) -> anyhow::Result<()> {
+    let found = exec(podman, container, &["ping", "-c", "1", "-W", "1", name]);
+    ensure!(found.is_err(), "{container} still finds {name}: {found:?}");
+    Ok(())
+}
+
+fn by_name(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    let network = Network::make(&lab, flavour, 1)?;
+    let web = podman.run("web", &network.name, &["--network-alias", "www"])?;
+    let db = podman.run("db", &network.name, &[])?;
+    let id = podman.call(&["inspect", "--format", "{{.Id}}", "web"])?;
+    let in_domain = format!("web.{}", network.domain());
+
+    for name in ["web", "www", &id[..12], "web.net1", &in_domain] {
+        finds(&podman, "db", name, web.address)?;
+    }
+    finds(&podman, "web", "db", db.address)?;
+    let resolv = exec(&podman, "db", &["cat", "/etc/resolv.conf"])?;
+    ensure!(resolv.contains(&format!("nameserver {}", network.gateway())), "resolv.conf: {resolv}");
+    ensure!(resolv.contains(&network.domain()), "resolv.conf: {resolv}");
+
+    podman.remove("web")?;
+    finds_nobody(&podman, "db", "web")?;
+    podman.remove("db")?;
+    network.remove(&lab)?;
+    lab.ensure_nothing_left()
+}
+
+/// It comes back with another address; the other side is not restarted.
+fn follows(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    let network = Network::make(&lab, flavour, 1)?;
+    podman.run("db", &network.name, &[])?;
+    for address in ["10.89.1.50", "10.89.1.60"] {
+        podman.run("web", &network.name, &["--ip", address])?;
+        finds(&podman, "db", "web", address.parse()?)?;
+        podman.remove("web")?;
+        finds_nobody(&podman, "db", "web")?;
+    }
+    Ok(())
+}
+
+fn second_network(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    let (front, back) = (Network::make(&lab, flavour, 1)?, Network::make(&lab, flavour, 2)?);
+    podman.run("web", &front.name, &[])?;
+    let db = podman.run("db", &back.name, &[])?;
+    finds_nobody(&podman, "web", "db")?;
+
+    podman.call(&["network", "connect", &back.name, "web"])?;
+
+    finds(&podman, "web", "db", db.address)?;
+    let there: Value = serde_json::from_str(&podman.call(&[
+        "inspect",
+        "--format",
+        "{{json .NetworkSettings.Networks}}",
+        "web",
+    ])?)?;
+    let address: Ipv4Addr = there[&back.name]["IPAddress"].as_str().context("no second address")?.parse()?;
+    finds(&podman, "db", "web", address)?;
+    podman.call(&["network", "disconnect", &back.name, "web"])?;
+    finds_nobody(&podman, "web", "db")?;
+    finds_nobody(&podman, "db", "web")
+}
+
+/// dig, host and glibc's getent, in the container's namespace with a resolv.conf like the container's.
+fn clients(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    let network = Network::make(&lab, flavour, 1)?;
+    let web = podman.run("web", &network.name, &["--network-alias", "www"])?;
+    let db = podman.run("db", &network.name, &[])?;
+    let (gateway, address) = (network.gateway().to_string(), web.address.to_string());
+    let resolv = setup.dir.join("resolv.conf");
+    fs::write(&resolv, format!("nameserver {gateway}\nsearch {}\n", network.domain()))?;
+
+    for name in ["web", "www", "WEB", "web.net1"] {
+        for transport in ["+notcp", "+tcp"] {
+            let said = dig(&db, &gateway, &["+short", transport, name])?;
+            ensure!(said == address, "dig {transport} {name}: {said}");
+        }
+    }
+    let named = dig(&db, &gateway, &["+short", "-x", &address])?;
+    ensure!(named == "web.net1.", "dig -x {address}: {named}");
+    for (question, status) in [
+        (["web", "AAAA"], "NOERROR"),
+        (["web", "MX"], "NOERROR"),
+        (["web", "HTTPS"], "NOERROR"),
+        (["nosuch", "A"], "NXDOMAIN"),
+        (["nosuch.net1", "A"], "NXDOMAIN"),
+        (["10.89.1.0", "AXFR"], "Transfer failed"),
+    ] {
+        let said = dig(&db, &gateway, &question)?;
+        ensure!(said.contains(status), "dig {question:?} should say {status}: {said}");
+    }
+    let hosted = stdout(bounded(&db.netns, "host"), "host", &["web.net1", &gateway])?;
+    ensure!(hosted.contains(&format!("web.net1 has address {address}")), "host: {hosted}");
+    let script = format!("mount --bind {} /etc/resolv.conf && getent ahostsv4 web", resolv.display());
+    let got = stdout(bounded(&db.netns, "unshare"), "unshare", &["--mount", "sh", "-c", &script])?;
+    ensure!(got.starts_with(&address), "getent: {got}");
+    Ok(())
+}
+
+fn dig(from: &Running, gateway: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let server = format!("@{gateway}");
+    stdout(bounded(&from.netns, "dig"), "dig", &[&["+time=3", "+tries=1", &server], arguments].concat())
+}
+
+/// The first container is started by a unit, which is then stopped with everything in its control group.
+fn outlives_its_unit(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    let network = Network::make(&lab, flavour, 1)?;
+    let group = Path::new("/sys/fs/cgroup/systemd").join(UNIT);
+    fs::create_dir_all(&group)?;
+    let web = podman.run_in(&group, "web", &network.name)?;
+    let server: Value = serde_json::from_str(&lab.rnet(&["dns", "status", "--json"])?)?;
+    let own = fs::read_to_string(format!("/proc/{}/cgroup", server["pid"]))?;
+    ensure!(!own.contains(UNIT), "the server is in the unit's group: {own}");
+
+    for pid in fs::read_to_string(group.join("cgroup.procs"))?.split_whitespace() {
+        // One may have ended with another.
+        let _ = stdout(bounded(lab.host.netns(), "kill"), "kill", &["-9", pid]);
+    }
+    wait_until("the unit's end", || Ok(fs::read_to_string(group.join("cgroup.procs"))?.is_empty()))?;
+
+    podman.run("db", &network.name, &[])?;
+    finds(&podman, "db", "web", web.address).or_else(|_| {
+        // Its processes are dead and cannot answer a ping; its name does.
+        let looked_up = exec(&podman, "db", &["nslookup", "web"])?;
+        ensure!(looked_up.contains(&web.address.to_string()), "db looks web up: {looked_up}");
+        Ok(())
+    })?;
+    podman.remove("web")?;
+    podman.remove("db")?;
+    std::thread::sleep(Duration::from_millis(100));
+    fs::remove_dir(&group)?;
+    checks::answers(lab.host.netns(), "the host", lab.outside.address())
+}
