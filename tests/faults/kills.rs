@@ -25,6 +25,11 @@ fn rnet_killed_at_random() {
 }
 
 #[test]
+fn rnet_with_names_killed_at_random() {
+    kill_at_random(&Network::named("mynet", "10.7.0.0/24"));
+}
+
+#[test]
 fn the_chain_killed_at_random() {
     kill_at_random(&Network::chain("mynet", "10.7.0.0/24"));
 }

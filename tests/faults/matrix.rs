@@ -53,6 +53,26 @@ fn rnet_beside_another_container() {
 }
 
 #[test]
+fn rnet_with_names_alone_on_its_network() {
+    run(&Network::named("mynet", "10.7.0.0/24"), Company::Alone);
+}
+
+#[test]
+fn rnet_with_names_beside_another_container() {
+    run(&Network::named("mynet", "10.7.0.0/24"), Company::WithSibling);
+}
+
+#[test]
+fn dnsname_beside_another_container() {
+    let network = Network::named_chain("mynet", "10.7.0.0/24");
+    // Its DEL never says that it has failed.
+    let told = |case: &Case| case.is_add() || case.fault.failpoint.ends_with(":abort");
+    let of_dnsname = |case: &Case| case.fault.plugin == "dnsname" && told(case);
+    let cases = cases(&network, Company::WithSibling).into_iter().filter(of_dnsname).collect();
+    run_cases(&network, Company::WithSibling, cases);
+}
+
+#[test]
 fn the_chain_alone_on_its_network() {
     run(&Network::chain("mynet", "10.7.0.0/24"), Company::Alone);
 }
@@ -157,7 +177,11 @@ fn passes(plugin: &str, step: &str, company: Company) -> bool {
     ];
     match plugin {
         // It holds the network in every ADD.
-        "portmap" if step == "add.address" => true,
+        "portmap" | "dnsname" if step == "add.address" => true,
+        // It publishes nothing.
+        "dnsname" if step == "add.names" => true,
+        "dnsname" if ["add.rules", "add.conntrack", "del.conntrack"].contains(&step) => false,
+        "dnsname" if OF_AN_INTERFACE.contains(&step) => false,
         "portmap" if OF_AN_INTERFACE.contains(&step) => false,
         _ => company == Company::Alone || !OF_THE_NETWORK.contains(&step),
     }

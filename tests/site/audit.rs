@@ -25,6 +25,7 @@ impl Site {
         findings.extend(self.elements(&records));
         findings.extend(self.claims(&records));
         findings.extend(self.mac_checks(&records, members));
+        findings.extend(self.names(&records));
         findings.extend(doubles(members));
         findings
     }
@@ -48,7 +49,8 @@ impl Site {
     fn leases(&self, records: &[Record], members: &[&Member<'_>]) -> Vec<String> {
         let networks: BTreeMap<_, _> = members.iter().map(|m| (m.network.name(), m.network)).collect();
         let leased = networks.values().flat_map(|network| leases_in(&self.lease_folder(network))).collect();
-        let interfaces = records.iter().filter(|record| record.plugin != "portmap");
+        let chained = ["portmap", "dnsname"];
+        let interfaces = records.iter().filter(|record| !chained.contains(&record.plugin.as_str()));
         let recorded = interfaces.flat_map(|record| {
             let holder = |ip| (ip, record.container.clone(), record.ifname.clone());
             record.addresses.iter().map(move |address| holder(address.address.ip()))
@@ -135,6 +137,28 @@ impl Site {
             }
         }
         findings
+    }
+
+    /// The name server knows exactly those that the records name. Where no network has names, there need be none.
+    fn names(&self, records: &[Record]) -> Vec<String> {
+        let networks = self.store().networks().unwrap();
+        if networks.iter().all(|network| network.zone.is_none()) {
+            return Vec::new();
+        }
+        let status = match dns::client::status(&self.store().paths().name_server()) {
+            Ok(status) => status,
+            Err(error) => return vec![error.to_string()],
+        };
+        let told = status.endpoints.into_iter();
+        let told = told.map(|told| (told.network, told.container, told.ifname, told.names, told.addresses));
+        let recorded = records.iter().filter(|record| !record.names.is_empty()).map(|record| {
+            let addresses: Vec<IpAddr> =
+                record.addresses.iter().map(|address| address.address.ip()).collect();
+            let Record { network, container, ifname, names, .. } = record.clone();
+            (network, container, ifname, names, addresses)
+        });
+        let (told, recorded) = (told.collect(), recorded.collect());
+        differences("name", &told, &recorded, "has no record", "is recorded and not served")
     }
 
     fn lease_folder(&self, network: &Network) -> PathBuf {

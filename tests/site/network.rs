@@ -17,6 +17,21 @@ impl Network {
         Self { list: json!({"cniVersion": "1.1.0", "name": name, "plugins": [rnet]}) }
     }
 
+    /// The same with names.
+    pub fn named(name: &str, subnet: &str) -> Self {
+        let mut network = Self::rnet(name, subnet);
+        network.list["plugins"][0]["names"] = true.into();
+        network
+    }
+
+    /// The chain with names.
+    pub fn named_chain(name: &str, subnet: &str) -> Self {
+        let mut network = Self::chain(name, subnet);
+        let plugins = network.list["plugins"].as_array_mut().unwrap();
+        plugins.push(json!({"type": "dnsname", "domainName": "dns.podman"}));
+        network
+    }
+
     /// `bridge` with `host-local`, then `portmap`.
     pub fn chain(name: &str, subnet: &str) -> Self {
         let mut bridge = common::bridge(name, &[subnet]);
