@@ -45,10 +45,24 @@ fn what_a_call_costs_is_frozen() {
         rules,
         "a container adds elements only"
     );
+    names_cost_no_more(&site, [add, del]);
     match executed(&site, &site.member(&mynet, "traced").publishing(8082)) {
         Some(programs) => assert_eq!(programs, [1, 1], "a call executes nothing but itself"),
         None => eprintln!("without strace the number of programs is not compared, only that of processes"),
     }
+}
+
+/// The first container starts the name server; from then on names are told over its socket, by nobody but the plugin.
+fn names_cost_no_more(site: &Site, cost: [Cost; 2]) {
+    let named = Network::named("named", "10.8.0.0/24");
+    let resident = site.member(&named, "named-resident").publishing(9002);
+    resident.add().unwrap();
+
+    assert_eq!(costs(site, &site.member(&named, "named-web"), &[("tcp", 8083)]), cost, "with names");
+
+    let programs = executed(site, &site.member(&named, "named-traced").publishing(8084));
+    assert!(programs.is_none_or(|programs| programs == [1, 1]), "{programs:?}");
+    resident.del().unwrap();
 }
 
 /// The programs that an ADD and a DEL execute, their own among them; `None` where strace is missing or may not trace.
