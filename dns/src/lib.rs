@@ -4,6 +4,7 @@
 //! bytes into a [`Reply`], without socket, clock or file.
 
 pub mod client;
+mod confine;
 mod control;
 mod entry;
 mod forward;

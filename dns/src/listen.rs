@@ -175,7 +175,7 @@ impl Family for SockaddrIn6 {
 
 impl<S: Family> Batch<S> {
     pub(crate) fn new() -> Self {
-        let control = nix::cmsg_space!(nix::libc::in6_pktinfo);
+        let control = nix::cmsg_space!(libc::in6_pktinfo);
         Self {
             received: MultiHeaders::preallocate(BATCH, Some(control)),
             sent: MultiHeaders::preallocate(BATCH, None),

@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
 use crate::client::{address, netns, open_folder};
+use crate::confine::confine;
 use crate::listen::{self, Bound};
 use crate::worker::{self, Start};
 use crate::{Endpoint, Network};
@@ -185,6 +186,8 @@ pub fn work() -> Result<(), Error> {
         <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Error::Talk(io::ErrorKind::InvalidData.into()))?;
     let table = read_table(table.into()).map_err(Error::Talk)?;
     drop_privileges(greeting.parent).map_err(Error::Privileges)?;
+    // On a kernel or a processor without it, the rest has to do.
+    let _ = confine();
     let start = Start {
         control: control.into(),
         uid: greeting.uid,

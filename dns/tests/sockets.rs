@@ -357,7 +357,7 @@ fn a_worker_has_no_capabilities_and_only_one_server_runs() {
     let bare = tasks.filter(|task| {
         let path = task.as_ref().unwrap().path().join("status");
         let status = std::fs::read_to_string(path).unwrap();
-        ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1"]
+        ["CapEff:\t0000000000000000", "CapPrm:\t0000000000000000", "NoNewPrivs:\t1", "Seccomp:\t2"]
             .iter()
             .all(|s| status.contains(s))
     });
