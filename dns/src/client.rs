@@ -96,6 +96,25 @@ pub fn status(socket: &Path) -> Result<Status, Error> {
     ask(socket, &Request::Status {}).map(Option::unwrap_or_default)
 }
 
+/// Lets what lies where the server's program was started from go on in its place, with its sockets and all names (G9).
+/// Returns when that answers, within two seconds.
+pub fn restart(socket: &Path) -> Result<(), Error> {
+    let (old, until) =
+        (ask(socket, &Request::Restart {})?.unwrap_or_default().pid, Instant::now() + PATIENCE);
+    loop {
+        match ask(socket, &Request::Ping {}) {
+            Ok(Some(status)) if status.pid != old => return Ok(()),
+            Ok(_) if Instant::now() > until => {
+                return Err(Error::NoAnswer { path: socket.into(), source: io::ErrorKind::TimedOut.into() });
+            }
+            // The old one, or its last words.
+            Ok(_) => std::thread::sleep(Duration::from_millis(2)),
+            Err(error) if Instant::now() > until => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+}
+
 /// Fails unless the server answers and is in our network namespace (G8, L6).
 pub fn ping(socket: &Path) -> Result<(), Error> {
     here(socket, ask(socket, &Request::Ping {})?).map(drop)

@@ -38,6 +38,8 @@ pub(crate) enum Request {
     Status {},
     /// The same, but only what costs nothing at any number of names: the process and its namespace.
     Ping {},
+    /// What lies where the program was started from goes on in its place.
+    Restart {},
 }
 
 /// An endpoint's place on its network.
@@ -126,6 +128,10 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
         let mut response = serde_json::to_vec(&respond(server, &line).await)?;
         response.push(b'\n');
         stream.write_all(&response).await?;
+        // Only then: this process ends by it.
+        if server.restart_wanted.get() {
+            server.hand_over().await;
+        }
     }
 }
 
@@ -148,6 +154,10 @@ async fn respond(server: &Rc<Server>, line: &str) -> Response {
         }
         Request::Status {} => Response::Ok(Some(server.status())),
         Request::Ping {} => Response::Ok(Some(server.identity())),
+        Request::Restart {} => {
+            server.restart_wanted.set(true);
+            Response::Ok(Some(server.identity()))
+        }
     }
 }
 

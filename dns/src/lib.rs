@@ -3,11 +3,13 @@
 //! The idea stands apart from the machine: a [`Table`] says who has which name, [`Table::answer`] turns a question's
 //! bytes into a [`Reply`], without socket, clock or file.
 
+mod channel;
 pub mod client;
 mod confine;
 mod control;
 mod entry;
 mod forward;
+mod handover;
 mod index;
 mod listen;
 mod message;
@@ -22,8 +24,9 @@ mod zone;
 
 pub use control::{Listening, Status};
 pub use entry::{Endpoint, Network, valid_name};
+pub use handover::taken_over;
 pub use message::{is_reply_to, question_key, refused, servfail};
 pub use resolv::{Nameserver, Resolv, Watch};
-pub use serve::{Control, Error, Serve, serve, work};
+pub use serve::{Control, Error, Kept, Serve, serve, work};
 pub use table::Table;
 pub use zone::{Asked, Forward, Reply, Transport};

@@ -2,35 +2,33 @@
 //! privilege that answers. When the worker dies, the next one finds the same sockets and the same table.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Seek, Write};
-use std::mem::MaybeUninit;
+use std::io::{self, Read, Seek, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, FlockOperation, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
-};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
+use crate::channel::{receive, send};
 use crate::client::{address, netns, open_folder};
 use crate::confine::confine;
 use crate::listen::{self, Bound};
 use crate::worker::{self, Start};
-use crate::{Endpoint, Network};
+use crate::{Endpoint, Network, handover};
 
 /// A worker that lived shorter than this is not replaced at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
@@ -47,9 +45,6 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Control connections that wait while there is no worker.
 const BACKLOG: i32 = 256;
 
-/// The longest message between the two processes.
-const LONGEST: usize = 8192;
-
 /// nobody, nogroup.
 const NOBODY: u32 = 65534;
 
@@ -65,6 +60,8 @@ pub struct Serve<F> {
     /// The arguments with which this executable calls [`work`]. None: it answers in this very process, with all its
     /// privileges.
     pub worker: Option<Vec<OsString>>,
+    /// The arguments with which this executable's file calls [`crate::taken_over`] and [`serve`] in our place (G9).
+    pub successor: Vec<OsString>,
     /// The table as the records have it, asked for before each worker's first answer (G5).
     pub load: F,
 }
@@ -113,8 +110,24 @@ struct Greeting {
 /// What a worker wants of its parent.
 #[derive(Debug, Serialize, Deserialize)]
 enum Wish {
-    Bind { address: IpAddr, link: String },
-    Close { address: IpAddr },
+    Bind {
+        address: IpAddr,
+        link: String,
+    },
+    Close {
+        address: IpAddr,
+    },
+    /// Another version of the program is to go on in the parent's place.
+    HandOver,
+}
+
+/// How a worker's life ended.
+enum End {
+    /// Nobody needs it any more.
+    Unused,
+    Died,
+    /// By us, for a successor.
+    HandOver,
 }
 
 /// The answer to [`Wish::Bind`]; the sockets come with the port.
@@ -142,37 +155,39 @@ pub(crate) enum Binder {
 /// [`serve`]. Dropping it removes the socket.
 #[derive(Debug)]
 pub struct Control {
-    listener: OwnedFd,
-    folder: OwnedFd,
-    path: PathBuf,
-    lock: OwnedFd,
+    pub(crate) listener: OwnedFd,
+    pub(crate) folder: OwnedFd,
+    pub(crate) path: PathBuf,
+    pub(crate) lock: OwnedFd,
 }
 
 /// The sockets of the gateways, kept for the next worker: what has come in meanwhile waits there.
-struct Kept {
-    port: u16,
-    sockets: HashMap<IpAddr, Bound>,
+#[derive(Debug, Default)]
+pub struct Kept {
+    pub(crate) sockets: HashMap<IpAddr, Bound>,
 }
 
-/// Serves until there is no network any more (G7). To be called before any thread exists.
+/// Serves until there is no network any more (G7), with the sockets that a server before us has kept. To be called
+/// before any thread exists.
 pub fn serve<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
     control: &Control,
+    mut kept: Kept,
     config: Serve<F>,
 ) -> Result<(), Error> {
     raise_limit();
-    let mut kept = Kept { port: config.port, sockets: HashMap::new() };
     loop {
         let begun = Instant::now();
-        let ended = match &config.worker {
-            Some(arguments) => supervise(&config, arguments, control, &mut kept)?.success(),
-            None => work_here(&config, control).map(|()| true)?,
+        let end = match &config.worker {
+            Some(arguments) => supervise(&config, arguments, control, &mut kept)?,
+            None => work_here(&config, control).map(|()| End::Unused)?,
         };
-        // A request may have come while it was ending.
-        if ended && !control.is_wanted() {
-            return Ok(());
-        }
-        if !ended && begun.elapsed() < SHORT_LIFE {
-            std::thread::sleep(BREATH);
+        match end {
+            // A request may have come while it was ending.
+            End::Unused if !control.is_wanted() => return Ok(()),
+            End::Died if begun.elapsed() < SHORT_LIFE => std::thread::sleep(BREATH),
+            // Returns if there is no successor: then we go on.
+            End::HandOver => drop(handover::to_successor(control, &kept, &config.successor)),
+            End::Unused | End::Died => {}
         }
     }
 }
@@ -222,17 +237,29 @@ fn supervise<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
     arguments: &[OsString],
     control: &Control,
     kept: &mut Kept,
-) -> Result<ExitStatus, Error> {
+) -> Result<End, Error> {
     let (ours, mut child) = spawn(arguments).map_err(Error::Spawn)?;
-    let greeted = greet(config, control, ours.as_fd());
-    if greeted.is_ok() {
+    let mut handing_over = false;
+    if greet(config, control, ours.as_fd()).is_ok() {
         // Ends when the worker does, for it alone has the other end.
         while let Ok((wish, _)) = receive::<Wish>(ours.as_fd(), RecvFlags::empty()) {
-            kept.grant(wish, ours.as_fd());
+            if matches!(wish, Wish::HandOver) {
+                handing_over = true;
+                child.kill().map_err(Error::Spawn)?;
+                break;
+            }
+            kept.grant(wish, ours.as_fd(), config.port);
         }
     }
     drop(ours);
-    child.wait().map_err(Error::Spawn)
+    let success = child.wait().map_err(Error::Spawn)?.success();
+    Ok(if handing_over {
+        End::HandOver
+    } else if success {
+        End::Unused
+    } else {
+        End::Died
+    })
 }
 
 fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
@@ -373,11 +400,12 @@ fn listen(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 impl Kept {
-    fn grant(&mut self, wish: Wish, channel: BorrowedFd<'_>) {
+    fn grant(&mut self, wish: Wish, channel: BorrowedFd<'_>, port: u16) {
         match wish {
+            Wish::HandOver => {}
             Wish::Close { address } => drop(self.sockets.remove(&address)),
             // If it cannot be sent, the worker is dead: seen at the next receive.
-            Wish::Bind { address, link } => drop(match self.bound(address, &link) {
+            Wish::Bind { address, link } => drop(match self.bound(address, &link, port) {
                 Ok(bound) => {
                     send(channel, &Granted::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()])
                 }
@@ -386,11 +414,11 @@ impl Kept {
         }
     }
 
-    fn bound(&mut self, address: IpAddr, link: &str) -> Result<&Bound, Errno> {
-        if !self.sockets.contains_key(&address) {
-            self.sockets.insert(address, listen::bind(address, link, self.port)?);
-        }
-        self.sockets.get(&address).ok_or(Errno::NOENT)
+    fn bound(&mut self, address: IpAddr, link: &str, port: u16) -> Result<&Bound, Errno> {
+        Ok(match self.sockets.entry(address) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => new.insert(listen::bind(address, link, port)?),
+        })
     }
 }
 
@@ -412,6 +440,13 @@ impl Binder {
         match self {
             Self::Here(port) => listen::bind(address, link, *port),
             Self::Parent(channel) => ask(channel, address, link).await,
+        }
+    }
+
+    /// Asks the parent to let a successor go on; this process ends by that.
+    pub(crate) async fn hand_over(&mut self) {
+        if let Self::Parent(channel) = self {
+            let _ = wish(channel, &Wish::HandOver).await;
         }
     }
 
@@ -439,34 +474,4 @@ async fn ask(channel: &UnixStream, address: IpAddr, link: &str) -> Result<Bound,
 
 async fn wish(channel: &UnixStream, wish: &Wish) -> io::Result<()> {
     channel.async_io(tokio::io::Interest::WRITABLE, || send(channel.as_fd(), wish, &[])).await
-}
-
-/// One message, with descriptors.
-fn send(channel: BorrowedFd<'_>, message: &impl Serialize, handed: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let text = serde_json::to_vec(message)?;
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !handed.is_empty() {
-        ancillary.push(SendAncillaryMessage::ScmRights(handed));
-    }
-    rustix::net::sendmsg(channel, &[IoSlice::new(&text)], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-fn receive<T: for<'a> Deserialize<'a>>(
-    channel: BorrowedFd<'_>,
-    flags: RecvFlags,
-) -> io::Result<(T, Vec<OwnedFd>)> {
-    let mut buffer = [0; LONGEST];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let flags = flags | RecvFlags::CMSG_CLOEXEC;
-    let received = rustix::net::recvmsg(channel, &mut [IoSliceMut::new(&mut buffer)], &mut ancillary, flags)?;
-    let mut handed = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(sockets) = message {
-            handed.extend(sockets);
-        }
-    }
-    Ok((serde_json::from_slice(&buffer[..received.bytes])?, handed))
 }

@@ -31,6 +31,9 @@ const ERRORS: u32 = 100;
 /// So long without a network: the end (G7).
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// So long is waited for the servers outside before a successor takes over.
+const LANDING: Duration = Duration::from_millis(300);
+
 /// So many links are remembered by number.
 const MOST_LINKS: usize = 1024;
 
@@ -71,6 +74,8 @@ pub(crate) struct Server {
     /// Held during a change, because one may wait for sockets.
     binder: Mutex<Binder>,
     changed: Notify,
+    /// Somebody has asked for a successor.
+    pub(crate) restart_wanted: Cell<bool>,
     counts: Counts,
     uid: u32,
     netns: (u64, u64),
@@ -171,6 +176,7 @@ impl Server {
             errors: RefCell::new(Buckets::new(ERRORS, ERRORS)),
             binder: Mutex::new(binder),
             changed: Notify::new(),
+            restart_wanted: Cell::new(false),
             counts: Counts::default(),
             uid,
             netns,
@@ -291,6 +297,21 @@ impl Server {
             let networks = self.networks.borrow();
             self.forwarder.guard(networks.values().flat_map(|network| network.subnets.clone()).collect());
         }
+    }
+
+    /// Asks the parent for a successor. Nothing is taken any more, so that nothing is lost with us: what comes in
+    /// waits in the sockets, and what was forwarded has a moment to come back.
+    pub(crate) async fn hand_over(&self) {
+        self.restart_wanted.set(false);
+        let mut binder = self.binder.lock().await;
+        self.listeners.borrow_mut().clear();
+        let landed = async {
+            while self.forwarder.status().0 > 0 {
+                tokio::time::sleep(LANDING / 100).await;
+            }
+        };
+        let _ = tokio::time::timeout(LANDING, landed).await;
+        binder.hand_over().await;
     }
 
     /// Makes an endpoint or a whole network unknown. What is not there need not be removed.

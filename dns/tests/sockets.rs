@@ -61,7 +61,9 @@ impl Scene {
         let host = Arc::clone(&self.host);
         let serve = move || {
             let load = move || table.clone();
-            dns::serve(&control, Serve { resolv_conf, port: 53, rebinding_guard: false, worker, load })
+            let successor = Vec::new();
+            let config = Serve { resolv_conf, port: 53, rebinding_guard: false, worker, successor, load };
+            dns::serve(&control, dns::Kept::default(), config)
         };
         self.server = Some(std::thread::spawn(move || host.run(serve).unwrap()));
         wait_for(|| self.host.run(|| client::ping(&self.control())).unwrap().is_ok());

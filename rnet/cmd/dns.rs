@@ -1,6 +1,6 @@
 //! `rnet dns`: the name server, and how it goes.
 
-use dns::{Control, Endpoint, Serve, Status, client};
+use dns::{Control, Endpoint, Kept, Serve, Status, client};
 use plugins::names::{self, PORT, RESOLV_CONF};
 use serde_json::json;
 use store::{Paths, Store};
@@ -27,7 +27,12 @@ pub enum Verb {
         /// Return when it serves; it goes on by itself
         #[arg(long)]
         detach: bool,
+        /// Go on with the sockets of the server that has just become this process
+        #[arg(long, hide = true, conflicts_with = "detach")]
+        resume: bool,
     },
+    /// Let the installed version of rnet go on in place of the running server, with all names and no question lost
+    Restart,
     /// Answers for `serve`, without any privilege
     #[command(hide = true)]
     Worker,
@@ -40,7 +45,9 @@ const NAMES: [&str; 4] = ["NETWORK", "NAMES", "ADDRESSES", "CONTAINER"];
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     match args.verb {
         Verb::Status => status(style),
-        Verb::Serve { detach } => serve(detach),
+        Verb::Serve { resume: true, .. } => resume(),
+        Verb::Serve { detach, .. } => serve(detach),
+        Verb::Restart => restart(),
         Verb::Worker => Ok(dns::work().map(|()| 0)?),
     }
 }
@@ -52,10 +59,10 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     Store::open(paths.clone())?;
     let control = Control::open(&paths.name_server())?;
     if !detached {
-        return Ok(serve_here(&control, &paths).map(|()| 0)?);
+        return Ok(serve_here(&control, Kept::default(), &paths).map(|()| 0)?);
     }
     detach::run(&control.descriptors(), &paths.run(), || {
-        let _ = serve_here(&control, &paths);
+        let _ = serve_here(&control, Kept::default(), &paths);
         // The child ends without dropping anything.
         control.remove();
     })?;
@@ -64,14 +71,37 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn serve_here(control: &Control, paths: &Paths) -> Result<(), dns::Error> {
+/// In the place of a server that has handed over.
+fn resume() -> anyhow::Result<u8> {
+    let (control, kept) = dns::taken_over()?;
+    Ok(serve_here(&control, kept, &Paths::new(netlink::cookie()?)).map(|()| 0)?)
+}
+
+fn restart() -> anyhow::Result<u8> {
+    rights::require()?;
+    match client::restart(&Paths::new(netlink::cookie()?).name_server()) {
+        Err(client::Error::NotThere { .. }) => Err(Problem::NoNameServer.into()),
+        other => Ok(other.map(|()| 0)?),
+    }
+}
+
+fn serve_here(control: &Control, kept: Kept, paths: &Paths) -> Result<(), dns::Error> {
     // What cannot be read now is told by the next ADD; names of which nothing is known do not answer.
     let load =
         || Store::open(paths.clone()).ok().and_then(|store| names::table(&store).ok()).unwrap_or_default();
     let worker = Some(vec!["dns".into(), "worker".into()]);
+    let successor = vec!["dns".into(), "serve".into(), "--resume".into()];
     dns::serve(
         control,
-        Serve { resolv_conf: RESOLV_CONF.into(), port: PORT, rebinding_guard: false, worker, load },
+        kept,
+        Serve {
+            resolv_conf: RESOLV_CONF.into(),
+            port: PORT,
+            rebinding_guard: false,
+            worker,
+            successor,
+            load,
+        },
     )
 }
 

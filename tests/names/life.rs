@@ -208,6 +208,53 @@ fn without_servers_outside_names_fail_at_once_and_own_names_go_on() {
     assert_eq!(ask(&web, "web"), known(&[web_ip]));
 }
 
+#[test]
+fn an_upgrade_loses_no_question_and_no_name() {
+    let scene = Scene::new();
+    let before = scene.lab.snapshot();
+    let installed = scene.lab.host.root().join("installed");
+    let install = || {
+        let new = installed.with_extension("new");
+        std::fs::copy(env!("CARGO_BIN_EXE_rnet"), &new).unwrap();
+        std::fs::rename(new, &installed).unwrap();
+    };
+    install();
+    std::fs::remove_file(scene.lab.plugins.join("rnet")).unwrap();
+    std::os::unix::fs::symlink(&installed, scene.lab.plugins.join("rnet")).unwrap();
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    let (_, server) = scene.server();
+    let done = AtomicBool::new(false);
+
+    thread::scope(|scope| {
+        let stream = scope.spawn(|| {
+            let mut asked = 0;
+            while !done.load(Ordering::SeqCst) {
+                // Once: no resolver asks again for it.
+                assert_eq!(ask(&web, "web"), known(&[web_ip]));
+                asked += 1;
+            }
+            asked
+        });
+        for round in 0..5 {
+            let (worker, _) = scene.server();
+            install();
+            let restarted = scene.lab.host.command(&installed).args(["dns", "restart"]).output().unwrap();
+            assert!(restarted.status.success(), "{restarted:?}");
+            assert_eq!(scene.server().1, server, "round {round}");
+            assert_ne!(scene.server().0, worker, "round {round}");
+        }
+        done.store(true, Ordering::SeqCst);
+        assert!(stream.join().unwrap() > 5);
+    });
+
+    assert_eq!(std::fs::read_link(format!("/proc/{server}/exe")).unwrap(), installed, "the file of now");
+    let (_db, db_who, db_ip) = scene.member("db", &mynet());
+    assert_eq!(ask(&web, "db"), known(&[db_ip]));
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.lab.del("rnet", &db_who, &mynet());
+    scene.is_as(&before);
+}
+
 /// A crowd comes and goes while others ask: no living name fails, no address of the dead is told.
 #[test]
 fn a_crowd_comes_and_goes_under_a_stream_of_questions() {
