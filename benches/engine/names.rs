@@ -64,7 +64,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 }
 
 fn at_size(bench: &mut Bench, names: u32) -> Result<()> {
-    let (rounds, seconds) = bench.pick((3, "4"), (1, "1"));
+    let (rounds, seconds) = bench.pick((2, "3"), (1, "1"));
     bench.report.case(format!("{names} names, {rounds} rounds of {seconds} s"))?;
     let towns = KINDS.into_iter().map(|kind| Town::new(bench, kind, names));
     let mut towns = towns.collect::<Result<Vec<_>>>()?;
@@ -250,7 +250,7 @@ fn report_change(bench: &mut Bench, town: &mut Town, names: u32) -> Result<()> {
 
 /// ADD and DEL with names, the server running, against those without.
 fn adds(bench: &mut Bench) -> Result<()> {
-    let rounds = bench.pick(100, 10);
+    let rounds = bench.pick(40, 10);
     bench.report.case(format!("ADD and DEL on a network with names and on one without, {rounds} pairs"))?;
     let kinds = [Plugins::RnetNames, Plugins::Rnet];
     let mut sites = kinds.iter().map(|kind| Site::new(*kind, &bench.programs)).collect::<Result<Vec<_>>>()?;

@@ -8,13 +8,15 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
 use ipnetwork::IpNetwork;
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use rustix::rand::GetRandomFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
@@ -24,6 +26,9 @@ use crate::upstream::{Attempt, Buckets, Health, InFlight, PATIENCE, SILENCE, Ste
 
 /// Forwards a second and in one burst, for each client (H2).
 const RATE: (u32, u32) = (1000, 2000);
+
+/// So many sockets are kept for the next questions, of each family.
+const MOST_IDLE: usize = 64;
 
 /// The label of a probe for loops: 128 random bits.
 const PROBE_LABEL: usize = 32;
@@ -83,6 +88,8 @@ pub(crate) struct Forwarder {
     state: RefCell<State>,
     /// Replies are received here, then copied: they may be long and seldom are.
     scratch: RefCell<Box<[u8]>>,
+    /// Sockets whose reply has come, of IPv4 and IPv6.
+    idle: [RefCell<Vec<UdpSocket>>; 2],
 }
 
 struct State {
@@ -105,7 +112,8 @@ impl Forwarder {
             probes: HashMap::new(),
             guarded: Vec::new(),
         };
-        Rc::new(Self { state: RefCell::new(state), scratch: RefCell::new(vec![0; 1 << 16].into()) })
+        let scratch = RefCell::new(vec![0; 1 << 16].into());
+        Rc::new(Self { state: RefCell::new(state), scratch, idle: Default::default() })
     }
 
     /// Asks `question`; `answer` gets what comes of it. What can be said at once is returned instead.
@@ -238,10 +246,38 @@ impl Forwarder {
         Ask { server, since, asking }
     }
 
-    /// A new socket for each query: the kernel gives it a random port (F6). Only `server` is heard.
+    /// A new random port for each query, which the kernel chooses (F6). Only `server` is heard.
     async fn exchange(&self, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-        let socket = connected(server)?;
-        rustix::net::send(socket.as_fd(), query, SendFlags::DONTWAIT)?;
+        let socket = self.connected(server)?;
+        let send = || rustix::net::send(socket.as_fd(), query, SendFlags::DONTWAIT);
+        // An ICMP message about a kept socket's question before is told to the next who uses it, once.
+        send().or_else(|error| if error == Errno::CONNREFUSED { send() } else { Err(error) })?;
+        let reply = self.reply(&socket, query).await?;
+        self.keep(socket, server);
+        Ok(reply)
+    }
+
+    /// A socket that is given a port by being connected: a new one, or one that has lost its port.
+    fn connected(&self, server: SocketAddr) -> io::Result<UdpSocket> {
+        let idle = self.idle[usize::from(server.is_ipv6())].borrow_mut().pop();
+        let socket = match idle {
+            Some(socket) => socket,
+            None => unconnected(server)?,
+        };
+        rustix::net::connect(socket.as_fd(), &server)?;
+        Ok(socket)
+    }
+
+    /// Keeps a socket for another question. It loses its port at once (udp_disconnect in the kernel); what came late lies
+    /// there still, and answers no other question.
+    fn keep(&self, socket: UdpSocket, server: SocketAddr) {
+        let mut idle = self.idle[usize::from(server.is_ipv6())].borrow_mut();
+        if idle.len() < MOST_IDLE && rustix::net::connect_unspec(socket.as_fd()).is_ok() {
+            idle.push(socket);
+        }
+    }
+
+    async fn reply(&self, socket: &UdpSocket, query: &[u8]) -> io::Result<Vec<u8>> {
         loop {
             // An ICMP message makes a socket erroneous, not readable.
             let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
@@ -278,20 +314,29 @@ impl Forwarder {
 
 /// The first outcome; None if there is none until then. A flood of forged replies must not keep the clock from
 /// being looked at, so that comes first.
+///
+/// Who answers at once needs no clock: to start one costs a system call.
 async fn first(asks: &mut Vec<Ask>, until: Instant) -> Option<(SocketAddr, Outcome)> {
+    if let Some(outcome) = poll_fn(|context| Poll::Ready(outcome_of_any(asks, context))).await {
+        return Some(outcome);
+    }
     let mut sleep = pin!(tokio::time::sleep_until(until.into()));
     poll_fn(|context| {
         if sleep.as_mut().poll(context).is_ready() {
             return Poll::Ready(None);
         }
-        for (index, ask) in asks.iter_mut().enumerate() {
-            if let Poll::Ready(outcome) = ask.asking.as_mut().poll(context) {
-                return Poll::Ready(Some((asks.swap_remove(index).server, outcome)));
-            }
-        }
-        Poll::Pending
+        outcome_of_any(asks, context).map_or(Poll::Pending, |outcome| Poll::Ready(Some(outcome)))
     })
     .await
+}
+
+fn outcome_of_any(asks: &mut Vec<Ask>, context: &mut Context<'_>) -> Option<(SocketAddr, Outcome)> {
+    let mut polled = asks.iter_mut().map(|ask| ask.asking.as_mut().poll(context)).enumerate();
+    let (index, outcome) = polled.find_map(|(index, polled)| match polled {
+        Poll::Ready(outcome) => Some((index, outcome)),
+        Poll::Pending => None,
+    })?;
+    Some((asks.swap_remove(index).server, outcome))
 }
 
 fn outcome(reply: io::Result<Vec<u8>>) -> Outcome {
@@ -302,11 +347,10 @@ fn outcome(reply: io::Result<Vec<u8>>) -> Outcome {
     }
 }
 
-fn connected(server: SocketAddr) -> io::Result<UdpSocket> {
+fn unconnected(server: SocketAddr) -> io::Result<UdpSocket> {
     let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
-    rustix::net::connect(&socket, &server)?;
     UdpSocket::from_std(socket.into())
 }
 
@@ -349,8 +393,8 @@ fn name_len(wire: &[u8]) -> usize {
 
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // It cannot fail on Linux once the machine has booted.
-    let _ = getrandom::fill(&mut bytes);
+    // It cannot fail on Linux once the machine has booted; 256 bytes come at once (getrandom(2)).
+    let _ = rustix::rand::getrandom(&mut bytes, GetRandomFlags::empty());
     bytes
 }
 

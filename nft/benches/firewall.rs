@@ -91,7 +91,6 @@ fn container(n: u16) -> Vec<(Element, Owner)> {
     let elements = [
         Element::Publish { host: None, protocol, host_port: 40_000 + n, to },
         Element::Published { to, protocol },
-        Element::Snat { to, protocol },
         Element::Masquerade { address },
         Element::Port { link: link.clone() },
         Element::PortAddress { link, mac: [2; 6], address },
@@ -101,15 +100,15 @@ fn container(n: u16) -> Vec<(Element, Owner)> {
     elements.map(|element| (element, owner(n.into()))).into()
 }
 
-/// Three elements for each port of one container.
+/// Two elements for each port of one container.
 fn ports(elements: usize) -> Vec<(Element, Owner)> {
     let address: IpAddr = "172.18.0.2".parse().unwrap();
     let one = |port: u16| {
         let (protocol, to) = (Protocol::Tcp, SocketAddr::new(address, port));
         let publish = Element::Publish { host: None, protocol, host_port: port, to };
-        [publish, Element::Published { to, protocol }, Element::Snat { to, protocol }]
+        [publish, Element::Published { to, protocol }]
     };
-    (1..=elements.div_ceil(3) as u16)
+    (1..=elements.div_ceil(2) as u16)
         .flat_map(one)
         .take(elements)
         .map(|element| (element, owner(7)))

@@ -123,15 +123,9 @@ pub enum Element {
         /// Where they go to, before any translation.
         destinations: Range,
     },
-    /// An endpoint that may be reached from outside its network, by DNAT only (sets `published4/6`).
+    /// An endpoint that may be reached by DNAT, from outside its network too, and whose hairpin and loopback clients are
+    /// masqueraded (sets `published4/6`).
     Published {
-        /// The container's address and port.
-        to: SocketAddr,
-        /// The transport protocol.
-        protocol: Protocol,
-    },
-    /// An endpoint whose hairpin and loopback clients are masqueraded (sets `snat4/6`).
-    Snat {
         /// The container's address and port.
         to: SocketAddr,
         /// The transport protocol.
@@ -233,7 +227,6 @@ impl Element {
             Self::Published { to, protocol } => {
                 endpoint(&ruleset::PUBLISHED4, &ruleset::PUBLISHED6, *to, *protocol)
             }
-            Self::Snat { to, protocol } => endpoint(&ruleset::SNAT4, &ruleset::SNAT6, *to, *protocol),
             Self::MasqueradeAll { to, protocol } => {
                 endpoint(&ruleset::MASQALL4, &ruleset::MASQALL6, *to, *protocol)
             }
@@ -283,7 +276,6 @@ impl Element {
             "published4" | "published6" => {
                 key.endpoint(v6).map(|(to, protocol)| Self::Published { to, protocol })?
             }
-            "snat4" | "snat6" => key.endpoint(v6).map(|(to, protocol)| Self::Snat { to, protocol })?,
             "masqall4" | "masqall6" => {
                 key.endpoint(v6).map(|(to, protocol)| Self::MasqueradeAll { to, protocol })?
             }
@@ -486,7 +478,6 @@ impl fmt::Display for Element {
                 )
             }
             Self::Published { to, protocol } => write_endpoint(f, "published", *to, *protocol),
-            Self::Snat { to, protocol } => write_endpoint(f, "snat", *to, *protocol),
             Self::MasqueradeAll { to, protocol } => write_endpoint(f, "masqall", *to, *protocol),
             Self::Masquerade { address } => {
                 write!(f, "inet rnet masq{} {{ {address} }}", digit(*address))
@@ -581,7 +572,6 @@ mod tests {
             excepts(),
             homes(),
             endpoints().prop_map(|(to, protocol)| Element::Published { to, protocol }),
-            endpoints().prop_map(|(to, protocol)| Element::Snat { to, protocol }),
             endpoints().prop_map(|(to, protocol)| Element::MasqueradeAll { to, protocol }),
             addresses().prop_map(|address| Element::Masquerade { address }),
             names().prop_map(|bridge| Element::Isolated { bridge }),
@@ -614,7 +604,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_the_reader_panic(key in prop::collection::vec(any::<u8>(), 0..50), set in 0..21usize) {
+        fn no_bytes_make_the_reader_panic(key in prop::collection::vec(any::<u8>(), 0..50), set in 0..19usize) {
             let set = ruleset::Ruleset::constant().sets().nth(set).unwrap();
             let entry = Entry { set, key: key.clone(), end: Some(key.clone()), data: Some(key) };
             let _ = Element::from_entry(&entry);

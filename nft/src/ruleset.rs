@@ -127,8 +127,6 @@ pub(crate) static EXCEPT6: Set =
     Set::inet("except6", &[IPV6_ADDR, IPV6_ADDR, INET_PROTO, INET_SERVICE]).intervals().v6();
 pub(crate) static PUBLISHED4: Set = Set::inet("published4", ENDPOINT4);
 pub(crate) static PUBLISHED6: Set = Set::inet("published6", ENDPOINT6).v6();
-pub(crate) static SNAT4: Set = Set::inet("snat4", ENDPOINT4);
-pub(crate) static SNAT6: Set = Set::inet("snat6", ENDPOINT6).v6();
 pub(crate) static MASQALL4: Set = Set::inet("masqall4", ENDPOINT4);
 pub(crate) static MASQALL6: Set = Set::inet("masqall6", ENDPOINT6).v6();
 pub(crate) static MASQ4: Set = Set::inet("masq4", &[IPV4_ADDR]);
@@ -313,8 +311,6 @@ static INET: Table = Table {
         &EXCEPT6,
         &PUBLISHED4,
         &PUBLISHED6,
-        &SNAT4,
-        &SNAT6,
         &MASQALL4,
         &MASQALL6,
         &MASQ4,
@@ -390,12 +386,12 @@ const MASQUERADE: &[&[Term]] = &[
     &[IPV4, Within(IP_DADDR, MULTICAST4, 4), Return],
     &[IPV6, Within(IP6_DADDR, MULTICAST6, 8), Return],
     // Hairpin: a client of the container's own network must get its answer by way of the host.
-    &[DNATED, IPV4, In(&[IP_SADDR, OIFNAME], &HOME4), In(TO_ENDPOINT4, &SNAT4), Masquerade],
+    &[DNATED, IPV4, In(&[IP_SADDR, OIFNAME], &HOME4), In(TO_ENDPOINT4, &PUBLISHED4), Masquerade],
     // Loopback: 127.0.0.1 means nothing to the container.
-    &[IPV4, Within(IP_SADDR, LOOPBACK, 8), DNATED, In(TO_ENDPOINT4, &SNAT4), Masquerade],
+    &[IPV4, Within(IP_SADDR, LOOPBACK, 8), DNATED, In(TO_ENDPOINT4, &PUBLISHED4), Masquerade],
     &[DNATED, IPV4, In(TO_ENDPOINT4, &MASQALL4), Masquerade],
     &[IPV4, In(&[IP_SADDR], &MASQ4), NotIn(&[IP_SADDR, OIFNAME], &HOME4), Masquerade],
-    &[DNATED, IPV6, In(&[IP6_SADDR, OIFNAME], &HOME6), In(TO_ENDPOINT6, &SNAT6), Masquerade],
+    &[DNATED, IPV6, In(&[IP6_SADDR, OIFNAME], &HOME6), In(TO_ENDPOINT6, &PUBLISHED6), Masquerade],
     &[DNATED, IPV6, In(TO_ENDPOINT6, &MASQALL6), Masquerade],
     &[IPV6, In(&[IP6_SADDR], &MASQ6), NotIn(&[IP6_SADDR, OIFNAME], &HOME6), Masquerade],
 ];

@@ -53,7 +53,6 @@ fn one_container(n: u32, port: u16) -> Vec<(Element, Owner)> {
     let elements = [
         Element::Publish { host: None, protocol, host_port: port, to },
         Element::Published { to, protocol },
-        Element::Snat { to, protocol },
         Element::Masquerade { address },
         Element::Home { subnet: "172.18.0.0/16".parse().unwrap(), bridge: bridge.clone() },
         Element::Isolated { bridge },
@@ -180,7 +179,6 @@ fn every_kind_of_element_is_read_back_with_its_owner() {
                 Element::Publish { host: Some(host), protocol, host_port: 9000, to },
                 Element::Publish { host: None, protocol, host_port: 9001, to },
                 Element::Published { to, protocol },
-                Element::Snat { to, protocol },
                 Element::MasqueradeAll { to, protocol },
                 Element::Masquerade { address: to.ip() },
                 Element::Home { subnet, bridge: "rnet0".into() },
@@ -249,7 +247,7 @@ fn two_host_ports_may_lead_to_one_endpoint() {
 
         firewall.add(&elements).unwrap();
 
-        assert_eq!(firewall.messages() - before, 1 + 9 + 1, "one batch was enough");
+        assert_eq!(firewall.messages() - before, 1 + 8 + 1, "one batch was enough");
         firewall.remove(&elements).unwrap();
         assert_eq!(firewall.elements().unwrap(), []);
     });
@@ -389,7 +387,7 @@ fn an_add_is_one_batch_of_one_message_for_each_element() {
 
         firewall.add(&one_container(2, 80)).unwrap();
 
-        assert_eq!(firewall.messages() - before, 1 + 8 + 1);
+        assert_eq!(firewall.messages() - before, 1 + 7 + 1);
         assert_eq!(Ruleset::constant().rules(), RULES, "rules never grow with what is added");
     });
 }
@@ -415,22 +413,18 @@ fn many_elements_fit_into_one_add_and_one_rebuild() {
     });
 }
 
-/// Three elements for each of `n` ports of one container.
+/// Two elements for each of `n` ports of one container.
 fn ports(n: u16) -> Vec<(Element, Owner)> {
     let address: IpAddr = "172.18.0.2".parse().unwrap();
     let one = |port: u16| {
         let (protocol, to) = (Protocol::Tcp, SocketAddr::new(address, port));
-        [
-            Element::Publish { host: None, protocol, host_port: port, to },
-            Element::Published { to, protocol },
-            Element::Snat { to, protocol },
-        ]
+        [Element::Publish { host: None, protocol, host_port: port, to }, Element::Published { to, protocol }]
     };
     (1..=n).flat_map(one).map(|element| (element, owner(7))).collect()
 }
 
 fn ports_of(elements: usize) -> Vec<(Element, Owner)> {
-    let mut all = ports((elements / 3 + 1) as u16);
+    let mut all = ports((elements / 2 + 1) as u16);
     all.truncate(elements);
     all
 }
@@ -454,7 +448,7 @@ fn adds_and_removes_at_once_lose_nothing() {
 
         let left = Firewall::open().unwrap().elements().unwrap();
         let ports = left.iter().filter(|(element, _)| matches!(element, Element::Port { .. })).count();
-        assert_eq!((ports, left.len()), (8, 8 * 6 + 2));
+        assert_eq!((ports, left.len()), (8, 8 * 5 + 2));
     });
 }
 

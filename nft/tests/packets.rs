@@ -122,7 +122,6 @@ fn elements() -> Vec<(Element, Owner)> {
             Element::Publish { host: None, protocol: TCP, host_port: 3344, to },
             Element::Publish { host, protocol: TCP, host_port: 3345, to },
             Element::Published { to, protocol: TCP },
-            Element::Snat { to, protocol: TCP },
         ]);
     }
     let loopback = Some("127.0.0.1".parse().unwrap());

@@ -24,7 +24,7 @@ pub fn admit(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
     let _ports = ports::reserve(host, record)?;
     // Each dead holder is buried once, so this ends.
     let lock = loop {
-        match put(host, &elements) {
+        match put(host, &elements, &elements) {
             Err(Error::PortTaken { key: Some(key), .. }) if ports::bury_dead_holder(host, &key)? => {}
             other => break other?,
         }
@@ -92,29 +92,32 @@ fn is_put_in_by(plugin: &str, element: &Element) -> bool {
         Element::Publish { .. }
         | Element::Except { .. }
         | Element::Published { .. }
-        | Element::Snat { .. }
         | Element::MasqueradeAll { .. } => plugin == "portmap" || plugin == "rnet",
         _ => plugin == "bridge" || plugin == "rnet",
     }
 }
 
-/// Puts a network's elements into the ruleset.
+/// Puts the elements of a network that is on record into the ruleset, those that are not there yet: other networks of
+/// its bridge have the same.
 pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let elements = network_elements(network);
-    if elements.is_empty() { Ok(()) } else { put(host, &elements).map(drop) }
+    let keys: Vec<Element> = elements.iter().map(|(element, _)| element.clone()).collect();
+    let owners = if keys.is_empty() { Vec::new() } else { host.firewall()?.owners(&keys)? };
+    let missing = elements.into_iter().zip(owners).filter(|((_, own), owner)| owner.as_ref() != Some(own));
+    let missing: Vec<_> = missing.map(|(element, _)| element).collect();
+    if missing.is_empty() { Ok(()) } else { put(host, &missing, &[]).map(drop) }
 }
 
-/// Makes `after` of a network's elements what they were `before`.
+/// The same for a network that was another `before`.
 pub fn change_network(host: &mut Host, before: &Network, after: &Network) -> Result<(), Error> {
-    let (old, new) = (network_elements(before), network_elements(after));
-    let gone: Vec<_> = old.iter().filter(|element| !new.contains(element)).cloned().collect();
-    let come: Vec<_> = new.into_iter().filter(|element| !old.contains(element)).collect();
+    let new = network_elements(after);
+    let gone: Vec<_> = network_elements(before).into_iter().filter(|old| !new.contains(old)).collect();
     if !gone.is_empty() {
         let _lock = host.lock(LockName::Ruleset, Mode::Shared)?;
         host.firewall()?.remove(&gone)?;
         host.note_deletion()?;
     }
-    if come.is_empty() { Ok(()) } else { put(host, &come).map(drop) }
+    admit_network(host, after)
 }
 
 /// Takes a network's elements out; with the last network our tables go too.
@@ -251,8 +254,13 @@ pub fn endpoint(port: &Port) -> SocketAddr {
     SocketAddr::new(port.container, port.container_port)
 }
 
-/// Adds elements, and mends the ruleset first where somebody flushed or changed it.
-fn put(host: &mut Host, elements: &[(Element, Owner)]) -> Result<Lock, Error> {
+/// Adds elements. Where somebody flushed or changed the ruleset, it is made anew instead, with those that are
+/// `unrecorded` besides.
+fn put(
+    host: &mut Host,
+    elements: &[(Element, Owner)],
+    unrecorded: &[(Element, Owner)],
+) -> Result<Lock, Error> {
     let mut lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     let before = host.firewall()?.generation()?;
     let added = match host.firewall()?.add(elements) {
@@ -262,7 +270,7 @@ fn put(host: &mut Host, elements: &[(Element, Owner)]) -> Result<Lock, Error> {
     };
     if !added || !is_intact_after(host, before)? {
         lock = host.change(lock, Mode::Exclusive)?;
-        rebuild(host, elements)?;
+        rebuild(host, unrecorded)?;
     }
     Ok(lock)
 }
@@ -272,11 +280,8 @@ fn published(record: &Record, port: &Port) -> Vec<Element> {
     let to = endpoint(port);
     let mut elements = vec![Element::Publish { host: port.host, protocol, host_port: port.host_port, to }];
     elements.extend(exceptions(record, port, protocol));
-    if record.isolated {
-        elements.push(Element::Published { to, protocol });
-    }
     if record.snat {
-        elements.push(Element::Snat { to, protocol });
+        elements.push(Element::Published { to, protocol });
     }
     if record.masquerade_all {
         elements.push(Element::MasqueradeAll { to, protocol });

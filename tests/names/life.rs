@@ -183,6 +183,33 @@ fn somebody_elses_port_53_is_gone_around() {
     scene.is_as(&before);
 }
 
+/// Two lists share a bridge, and so its gateway and the way around.
+#[test]
+fn networks_of_one_bridge_go_around_together() {
+    let scene = Scene::new();
+    let everywhere = scene.lab.host.run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap();
+    let on = |name: &str| with(&named(name, &["10.7.0.0/24"]), json!({"bridge": "br-shared"}));
+    let (web, web_who, web_ip) = scene.member("web", &on("one"));
+    let second = with(
+        &on("two"),
+        json!({"ipam": {"ranges": [[{"subnet": "10.7.0.0/24", "rangeStart": "10.7.0.100"}]]}}),
+    );
+    let (db, db_who, db_ip) = scene.member("db", &second);
+
+    assert_eq!((ask(&web, "web"), ask(&db, "db")), (known(&[web_ip]), known(&[db_ip])));
+    // Once more from the start, after somebody flushed it.
+    scene.lab.del("rnet", &web_who, &on("one"));
+    scene.lab.firewall(|firewall| firewall.drop_tables().unwrap());
+    let (web, web_who, web_ip) = scene.member("web2", &on("one"));
+    assert_eq!((ask(&web, "web2"), ask(&db, "db")), (known(&[web_ip]), known(&[db_ip])));
+
+    scene.lab.del("rnet", &web_who, &on("one"));
+    assert_eq!(ask(&db, "db"), known(&[db_ip]), "the other still needs it");
+    scene.lab.del("rnet", &db_who, &second);
+    assert_eq!(scene.lab.elements(), []);
+    drop(everywhere);
+}
+
 #[test]
 fn a_server_that_listens_elsewhere_does_not_keep_a_second_network_from_its_port() {
     let scene = Scene::new();

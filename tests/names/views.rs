@@ -131,6 +131,34 @@ fn own_names_never_leave_the_host() {
     assert!(frames.wait_for(LONG, is_question).unwrap().is_some());
 }
 
+/// No command makes internal networks yet; the server knows them.
+#[test]
+fn nothing_of_an_internal_network_leaves_the_host() {
+    let scene = Scene::new();
+    let world = scene.lab.host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    scene.lab.host.default_route_via(&world).unwrap();
+    let (_web, _, web_ip) = scene.member("web", &mynet());
+    let (db, ..) = scene.member("db", &mynet());
+    let told = dns::Network {
+        name: "mynet".into(),
+        bridge: "rnet-mynet".into(),
+        gateways: vec![GATEWAY.parse().unwrap()],
+        subnets: vec!["10.7.0.0/24".parse().unwrap()],
+        upstreams: vec![at(&world.address().to_string())],
+        internal: true,
+        ..dns::Network::default()
+    };
+    let socket = scene.lab.run_folder().join("locks/dns");
+    scene.lab.host.run(|| dns::client::set(&socket, &told, None).unwrap()).unwrap();
+    let frames = Frames::on(world.netns(), "eth0").unwrap();
+
+    assert_eq!(ask(&db, "example.org"), unknown());
+    assert_eq!(ask(&db, "web"), known(&[web_ip]));
+
+    let is_question = |frame: &[u8]| frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 53]);
+    assert_eq!(frames.wait_for(SOON, is_question).unwrap(), None);
+}
+
 #[test]
 fn several_containers_of_one_name_are_all_found() {
     let scene = Scene::new();
