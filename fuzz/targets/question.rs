@@ -16,8 +16,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(table);
 fuzz_target!(|input: (bool, u64, &[u8])| {
     let (stream, turn, message) = input;
     let transport = if stream { Transport::Tcp } else { Transport::Udp };
-    let asked =
-        Asked { message, from: ip("10.7.0.2"), link: "br0", to: ip("10.7.0.1"), transport };
+    let asked = Asked { message, from: ip("10.7.0.2"), link: "br0", to: ip("10.7.0.1"), transport };
     match TABLE.answer(&asked, turn) {
         Reply::Answer(answer) | Reply::Error(answer) => check(message, &answer, stream),
         Reply::Forward(_) => {
@@ -58,8 +57,14 @@ fn table() -> Table {
         let container = format!("c{host}");
         let names = vec![container.clone(), "all".into()];
         let addresses = vec![ip(&format!("10.7.0.{host}")), ip(&format!("fd07::{host}"))];
-        let endpoint =
-            Endpoint { network: "net".into(), container, ifname: "eth0".into(), names, addresses, ..Endpoint::default() };
+        let endpoint = Endpoint {
+            network: "net".into(),
+            container,
+            ifname: "eth0".into(),
+            names,
+            addresses,
+            ..Endpoint::default()
+        };
         assert!(table.set_endpoint(&endpoint));
     }
     table

@@ -11,8 +11,12 @@ fuzz_target!(|text: &str| {
         assert!(!word.contains(char::is_whitespace) && text.contains(word.as_str()));
     }
     let resolv = dns::Resolv::parse(text);
-    assert!(resolv.nameservers.len() <= 3 && resolv.search.iter().all(|domain| text.contains(domain.as_str())));
+    assert!(
+        resolv.nameservers.len() <= 3 && resolv.search.iter().all(|domain| text.contains(domain.as_str()))
+    );
     for server in &resolv.nameservers {
-        assert!(server.socket(|_| None).is_none_or(|socket| socket.ip() == server.address && socket.port() == 53));
+        assert!(
+            server.socket(|_| None).is_none_or(|socket| socket.ip() == server.address && socket.port() == 53)
+        );
     }
 });

@@ -150,7 +150,8 @@ pub fn announce(host: &mut Host, record: &Record, held: Held) -> Result<(), Erro
 /// A server that does not answer now gives no answer to anybody either; what it is told waits at its socket, and one
 /// that starts anew reads the record.
 pub fn withdraw(host: &Host, record: &Record) {
-    if record.names.is_empty() {
+    // dnsname keeps its records for nothing else: one that was lost had names.
+    if record.names.is_empty() && record.plugin != "dnsname" {
         return;
     }
     let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });

@@ -90,6 +90,28 @@ fn dnsname_never_fails_to_delete() {
 }
 
 #[test]
+fn a_lost_record_loses_no_del() {
+    let scene = Scene::new();
+    let (_web, web_who) = scene.named("web");
+    let (db, db_who) = scene.named("db");
+    scene.lab.add_list(&mylist(), &web_who).json();
+    scene.lab.add_list(&mylist(), &db_who).json();
+    let records = crate::common::entries(&scene.lab.run_folder().join("records"));
+    let folder = records.iter().find(|folder| folder.to_string_lossy().ends_with(".dnsname")).unwrap();
+    for record in crate::common::entries(folder) {
+        if std::fs::read_to_string(&record).unwrap().contains("\"web\"") {
+            std::fs::write(record, "garbage").unwrap();
+        }
+    }
+
+    scene.lab.del_list(&mylist(), &web_who, None).silent();
+
+    assert_eq!(ask(&db, "web"), unknown());
+    scene.lab.del_list(&mylist(), &db_who, None).silent();
+    scene.wait_for_its_end();
+}
+
+#[test]
 fn check_tells_that_names_are_not_served() {
     let scene = Scene::new();
     let (_web, who) = scene.named("web");
