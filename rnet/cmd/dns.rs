@@ -107,10 +107,11 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths) -> Result<(), dns::E
 
 fn status(style: Style) -> anyhow::Result<u8> {
     let paths = Paths::new(netlink::cookie()?);
-    let status = match client::status(&paths.name_server()) {
+    let mut status = match client::status(&paths.name_server()) {
         Err(client::Error::NotThere { .. }) => return Err(Problem::NoNameServer.into()),
         other => other?,
     };
+    status.endpoints.sort_by(|one, other| (&one.network, &one.names).cmp(&(&other.network, &other.names)));
     if style.json {
         print_json(&json!(status))?
     } else {
@@ -121,9 +122,7 @@ fn status(style: Style) -> anyhow::Result<u8> {
 
 fn text(status: &Status) -> String {
     let listeners: Vec<_> = status.listeners.iter().map(listener).collect();
-    let mut endpoints: Vec<_> = status.endpoints.iter().collect();
-    endpoints.sort_by(|one, other| (&one.network, &one.names).cmp(&(&other.network, &other.names)));
-    let endpoints: Vec<_> = endpoints.into_iter().map(endpoint).collect();
+    let endpoints: Vec<_> = status.endpoints.iter().map(endpoint).collect();
     [
         table::render(&LISTENERS, &listeners),
         table::render(&NAMES, &endpoints),
