@@ -1,7 +1,7 @@
 //! Network definitions: the conflist files that every runtime reads, and the built-in default network.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
@@ -12,7 +12,7 @@ use ipnetwork::IpNetwork;
 use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use serde_json::{Map, Value, json};
-use store::{NetworkKey, Paths, Zone};
+use store::{NetworkKey, Paths};
 
 use crate::lock::{self, Held};
 use crate::names;
@@ -131,28 +131,6 @@ impl Network {
         serving.next().is_some()
     }
 
-    /// How its names will be served when somebody is on it.
-    pub fn zone(&self) -> Zone {
-        let plugins = || self.list.plugins.iter().filter_map(Value::as_object);
-        let dns = plugins().find_map(|plugin| serde_json::from_value::<Dns>(plugin.get("dns")?.clone()).ok());
-        let dnsname = |key| plugins().find_map(move |plugin| plugin.get(key).cloned());
-        let dns = dns.unwrap_or_else(|| Dns {
-            domain: dnsname("domainName").and_then(|domain| Some(domain.as_str()?.to_owned())),
-            nameservers: dnsname("remoteServers")
-                .and_then(|servers| serde_json::from_value(servers).ok())
-                .unwrap_or_default(),
-            ..Dns::default()
-        });
-        let upstreams = dns.nameservers.iter().filter_map(|server| server.parse().ok());
-        Zone {
-            domain: dns.domain,
-            gateways: self.subnets.iter().map(|subnet| subnet.gateway).collect(),
-            subnets: self.subnets.iter().map(|subnet| subnet.subnet).collect(),
-            upstreams: upstreams.map(|address| SocketAddr::new(address, plugins::names::PORT)).collect(),
-            ..Zone::default()
-        }
-    }
-
     /// True if a plugin of the list takes this capability (`portMappings`).
     pub fn has_capability(&self, name: &str) -> bool {
         self.list.plugins.iter().filter_map(Value::as_object).any(|plugin| {
@@ -228,7 +206,7 @@ impl Wanted {
             plugin["names"] = json!(true);
             plugin["capabilities"]["dns"] = json!(true);
         }
-        self.put_dns(&mut plugin);
+        put_dns(&mut plugin, &self.dns);
         plugin["ipam"] = json!({"ranges": self.ranges()});
         plugin
     }
@@ -247,11 +225,13 @@ impl Wanted {
         bridge["capabilities"] = json!({"ips": true});
         bridge["ipam"] = json!({"type": "host-local", "ranges": self.ranges(), "routes": routes});
         let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
-        if self.names {
-            return vec![bridge, portmap, self.dnsname()];
+        if !self.names {
+            put_dns(&mut bridge, &self.dns);
+            return vec![bridge, portmap];
         }
-        self.put_dns(&mut bridge);
-        vec![bridge, portmap]
+        // The rest is dnsname's, which adds to what the plugins before it tell.
+        put_dns(&mut bridge, &Dns { search: self.dns.search.clone(), ..Dns::default() });
+        vec![bridge, portmap, self.dnsname()]
     }
 
     fn dnsname(&self) -> Value {
@@ -264,12 +244,6 @@ impl Wanted {
         }
         plugin["capabilities"] = json!({"aliases": true, "dns": true});
         plugin
-    }
-
-    fn put_dns(&self, plugin: &mut Value) {
-        if !self.dns.is_empty() {
-            plugin["dns"] = json!(self.dns);
-        }
     }
 
     fn bridge(&self) -> String {
@@ -385,6 +359,12 @@ impl Definitions {
 
     fn open(&self) -> Result<OwnedFd, store::Error> {
         store::open_dir(&self.folder, 0o755)
+    }
+}
+
+fn put_dns(plugin: &mut Value, dns: &Dns) {
+    if !dns.is_empty() {
+        plugin["dns"] = json!(dns);
     }
 }
 
@@ -535,6 +515,31 @@ mod tests {
                 r#"{"type":"portmap","capabilities":{"portMappings":true}}]"#
             )
         );
+    }
+
+    #[test]
+    fn names_and_resolver_settings_go_to_the_plugins_that_take_them() {
+        let dns = Dns {
+            domain: Some("lab".into()),
+            nameservers: vec!["9.9.9.9".into()],
+            search: vec!["example.net".into()],
+            ..Dns::default()
+        };
+        let written =
+            |chain, names| Wanted { names, dns: dns.clone(), ..wanted("10.9.0.0/24", chain) }.conflist();
+        let whole = json!({"nameservers": ["9.9.9.9"], "domain": "lab", "search": ["example.net"]});
+
+        let one = &written(false, true)["plugins"][0];
+        assert_eq!((&one["names"], &one["dns"]), (&json!(true), &whole));
+        assert_eq!(one["capabilities"]["dns"], json!(true));
+
+        let chain = &written(true, true)["plugins"];
+        assert_eq!(chain[0]["dns"], json!({"search": ["example.net"]}));
+        assert_eq!(
+            chain[2].to_string(),
+            r#"{"type":"dnsname","domainName":"lab","remoteServers":["9.9.9.9"],"capabilities":{"aliases":true,"dns":true}}"#
+        );
+        assert_eq!(written(true, false)["plugins"][0]["dns"], whole);
     }
 
     #[test]

@@ -12,8 +12,8 @@ use rustix::thread::LinkNameSpaceType;
 /// The control group that detached processes are in.
 const GROUP: &str = "rnet";
 
-/// Runs `f` in a child with a session of its own that no caller's end, session, terminal, control group or mount namespace can take with it; it
-/// keeps `keep` and no other descriptor. Returns at once, in the caller; `f` must be called before any thread exists.
+/// Runs `f` in a child that no caller's end, session, terminal, control group or mount namespace can take with it; it
+/// keeps `keep` and no other descriptor. Returns at once, in the caller. To be called before any thread exists.
 ///
 /// `witness` is a folder that must look the same from process 1's mount namespace, for it to be entered.
 pub fn run(keep: &[BorrowedFd<'_>], witness: &Path, f: impl FnOnce()) -> Result<(), netlink::Error> {

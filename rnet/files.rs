@@ -27,12 +27,12 @@ pub fn resolv_conf(dns: &Dns) -> String {
     }
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let own = read("/etc/resolv.conf");
-    let reachable = without_loopback(&own);
+    let mut reachable = without_loopback(&own);
     if has_server(&own) && !has_server(&reachable) {
-        without_loopback(&read(BEHIND_RESOLVED))
-    } else {
-        reachable
+        reachable = without_loopback(&read(BEHIND_RESOLVED));
     }
+    // The last search list of a file counts (resolv.conf(5)).
+    reachable + &of_network(dns)
 }
 
 /// Writes both files into the folder of an endpoint.
@@ -92,6 +92,12 @@ mod tests {
         assert!(
             has_server("nameserver 127.0.0.53") && !has_server(&without_loopback("nameserver 127.0.0.53"))
         );
+    }
+
+    #[test]
+    fn a_search_list_goes_with_the_hosts_servers() {
+        let dns = Dns { search: vec!["example.net".into()], ..Dns::default() };
+        assert!(resolv_conf(&dns).ends_with("search example.net\n"));
     }
 
     #[test]

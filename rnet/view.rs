@@ -94,16 +94,15 @@ impl View {
         Ok(networks.swap_remove(which(word, &networks)?))
     }
 
-    /// How the names of a network are served: as it was made, else as it is defined.
+    /// How the names of a network are served, while anybody is on it.
     pub fn zone(&self, network: &Network) -> anyhow::Result<Option<Zone>> {
-        for plugin in [network.kind(), "dnsname"] {
-            if let Some(zone) =
-                self.host.store.network(&network.name, plugin)?.and_then(|network| network.zone)
-            {
+        for plugin in network.plugin_types() {
+            let made = self.host.store.network(&network.name, plugin)?;
+            if let Some(zone) = made.and_then(|made| made.zone) {
                 return Ok(Some(zone));
             }
         }
-        Ok(network.has_names().then(|| network.zone()))
+        Ok(None)
     }
 
     /// Every record of every runtime.

@@ -797,6 +797,9 @@ fn a_network_without_names_says_so_where_they_are_asked_for() {
     assert!(lab.json("inspect bare")[0]["dns"].is_null());
     let said = lab.rnet("run --name web --net bare --network-alias www cat /etc/resolv.conf");
     assert_eq!(said.stdout, "nameserver 192.0.2.53\n");
+    assert_eq!(lab.json("inspect bare")[0]["names"], serde_json::json!(false));
+    let own = lab.ok("run --net bare --dns 192.0.2.99 --dns-search example.net cat /etc/resolv.conf");
+    assert_eq!(own, "nameserver 192.0.2.99\nsearch example.net\n", "what is given wins");
     assert_eq!(said.stderr, "warning: no network of \"web\" has names, --network-alias has no effect\n");
     assert_eq!(lab.rnet("dns status").exit, 3, "nobody has started a server");
     lab.fails(

@@ -99,19 +99,19 @@ pub fn status(socket: &Path) -> Result<Status, Error> {
 /// Lets what lies where the server's program was started from go on in its place, with its sockets and all names (G9).
 /// Returns when that answers, within two seconds.
 pub fn restart(socket: &Path) -> Result<(), Error> {
-    let (old, until) =
-        (ask(socket, &Request::Restart {})?.unwrap_or_default().pid, Instant::now() + PATIENCE);
+    let old = ask(socket, &Request::Restart {})?.unwrap_or_default().pid;
+    let until = Instant::now() + PATIENCE;
     loop {
-        match ask(socket, &Request::Ping {}) {
-            Ok(Some(status)) if status.pid != old => return Ok(()),
-            Ok(_) if Instant::now() > until => {
-                return Err(Error::NoAnswer { path: socket.into(), source: io::ErrorKind::TimedOut.into() });
-            }
-            // The old one, or its last words.
-            Ok(_) => std::thread::sleep(Duration::from_millis(2)),
-            Err(error) if Instant::now() > until => return Err(error),
-            Err(_) => std::thread::sleep(Duration::from_millis(2)),
+        // Until then the old one answers, or nobody to the end.
+        let answer = ask(socket, &Request::Ping {});
+        if matches!(&answer, Ok(Some(status)) if status.pid != old) {
+            return Ok(());
         }
+        if Instant::now() > until {
+            let silence = Error::NoAnswer { path: socket.into(), source: io::ErrorKind::TimedOut.into() };
+            return Err(answer.err().unwrap_or(silence));
+        }
+        std::thread::sleep(Duration::from_millis(2));
     }
 }
 

@@ -125,21 +125,23 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
         if read.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
             return Ok(());
         }
-        let mut response = serde_json::to_vec(&respond(server, &line).await)?;
+        let request = serde_json::from_str(&line);
+        let restarts = matches!(request, Ok(Request::Restart {}));
+        let response = match request {
+            Ok(request) => respond(server, request).await,
+            Err(error) => Response::Error(error.to_string()),
+        };
+        let mut response = serde_json::to_vec(&response)?;
         response.push(b'\n');
         stream.write_all(&response).await?;
         // Only then: this process ends by it.
-        if server.restart_wanted.get() {
+        if restarts {
             server.hand_over().await;
         }
     }
 }
 
-async fn respond(server: &Rc<Server>, line: &str) -> Response {
-    let request = match serde_json::from_str(line) {
-        Ok(request) => request,
-        Err(error) => return Response::Error(error.to_string()),
-    };
+async fn respond(server: &Rc<Server>, request: Request) -> Response {
     match request {
         Request::Set { network, endpoint } => {
             let gateways = network.gateways.clone();
@@ -153,11 +155,7 @@ async fn respond(server: &Rc<Server>, line: &str) -> Response {
             Response::Ok(None)
         }
         Request::Status {} => Response::Ok(Some(server.status())),
-        Request::Ping {} => Response::Ok(Some(server.identity())),
-        Request::Restart {} => {
-            server.restart_wanted.set(true);
-            Response::Ok(Some(server.identity()))
-        }
+        Request::Ping {} | Request::Restart {} => Response::Ok(Some(server.identity())),
     }
 }
 

@@ -1,8 +1,8 @@
 //! The server as processes: a small privileged one that binds the sockets and keeps them, and a worker without any
 //! privilege that answers. When the worker dies, the next one finds the same sockets and the same table.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -240,15 +240,20 @@ fn supervise<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
 ) -> Result<End, Error> {
     let (ours, mut child) = spawn(arguments).map_err(Error::Spawn)?;
     let mut handing_over = false;
-    if greet(config, control, ours.as_fd()).is_ok() {
+    let table = (config.load)();
+    kept.forget_all_but(&table);
+    if greet(config, control, &table, ours.as_fd()).is_ok() {
         // Ends when the worker does, for it alone has the other end.
         while let Ok((wish, _)) = receive::<Wish>(ours.as_fd(), RecvFlags::empty()) {
-            if matches!(wish, Wish::HandOver) {
-                handing_over = true;
-                child.kill().map_err(Error::Spawn)?;
-                break;
+            match wish {
+                Wish::Bind { address, link } => kept.grant(address, &link, config.port, ours.as_fd()),
+                Wish::Close { address } => drop(kept.sockets.remove(&address)),
+                Wish::HandOver => {
+                    handing_over = true;
+                    child.kill().map_err(Error::Spawn)?;
+                    break;
+                }
             }
-            kept.grant(wish, ours.as_fd(), config.port);
         }
     }
     drop(ours);
@@ -274,9 +279,10 @@ fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
 fn greet<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
     config: &Serve<F>,
     control: &Control,
+    table: &[(Network, Vec<Endpoint>)],
     channel: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    let table = written_table(&(config.load)())?;
+    let table = written_table(table)?;
     let greeting = Greeting {
         parent: rustix::process::getpid().as_raw_pid(),
         uid: rustix::process::geteuid().as_raw(),
@@ -400,18 +406,18 @@ fn listen(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 impl Kept {
-    fn grant(&mut self, wish: Wish, channel: BorrowedFd<'_>, port: u16) {
-        match wish {
-            Wish::HandOver => {}
-            Wish::Close { address } => drop(self.sockets.remove(&address)),
-            // If it cannot be sent, the worker is dead: seen at the next receive.
-            Wish::Bind { address, link } => drop(match self.bound(address, &link, port) {
-                Ok(bound) => {
-                    send(channel, &Granted::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()])
-                }
-                Err(errno) => send(channel, &Granted::Errno(errno.raw_os_error()), &[]),
-            }),
-        }
+    /// Of networks that have gone while there was no worker, nobody tells a new one.
+    fn forget_all_but(&mut self, table: &[(Network, Vec<Endpoint>)]) {
+        let needed: HashSet<_> = table.iter().flat_map(|(network, _)| &network.gateways).collect();
+        self.sockets.retain(|address, _| needed.contains(address));
+    }
+
+    /// If the answer cannot be sent, the worker is dead: seen at the next receive.
+    fn grant(&mut self, address: IpAddr, link: &str, port: u16, channel: BorrowedFd<'_>) {
+        let _ = match self.bound(address, link, port) {
+            Ok(bound) => send(channel, &Granted::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()]),
+            Err(errno) => send(channel, &Granted::Errno(errno.raw_os_error()), &[]),
+        };
     }
 
     fn bound(&mut self, address: IpAddr, link: &str, port: u16) -> Result<&Bound, Errno> {

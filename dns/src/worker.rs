@@ -74,8 +74,6 @@ pub(crate) struct Server {
     /// Held during a change, because one may wait for sockets.
     binder: Mutex<Binder>,
     changed: Notify,
-    /// Somebody has asked for a successor.
-    pub(crate) restart_wanted: Cell<bool>,
     counts: Counts,
     uid: u32,
     netns: (u64, u64),
@@ -176,7 +174,6 @@ impl Server {
             errors: RefCell::new(Buckets::new(ERRORS, ERRORS)),
             binder: Mutex::new(binder),
             changed: Notify::new(),
-            restart_wanted: Cell::new(false),
             counts: Counts::default(),
             uid,
             netns,
@@ -266,6 +263,8 @@ impl Server {
         known: Option<Network>,
     ) -> Result<(), Error> {
         let name = network.name.clone();
+        let past = known.iter().flat_map(|known| known.gateways.clone());
+        let touched: Vec<_> = past.chain(network.gateways.clone()).collect();
         self.know(network.clone());
         let listening = self.listen(binder, &network).await;
         match (&listening, known) {
@@ -273,7 +272,7 @@ impl Server {
             (Err(_), Some(known)) => self.know(known),
             (Err(_), None) => self.forget(&name),
         }
-        self.close_unused(binder).await;
+        self.close_unused(binder, &touched).await;
         self.changed.notify_one();
         listening
     }
@@ -302,7 +301,6 @@ impl Server {
     /// Asks the parent for a successor. Nothing is taken any more, so that nothing is lost with us: what comes in
     /// waits in the sockets, and what was forwarded has a moment to come back.
     pub(crate) async fn hand_over(&self) {
-        self.restart_wanted.set(false);
         let mut binder = self.binder.lock().await;
         self.listeners.borrow_mut().clear();
         let landed = async {
@@ -322,8 +320,9 @@ impl Server {
                 self.table.borrow_mut().remove_endpoint(network, container, ifname);
             }
             None => {
+                let known = self.networks.borrow().get(network).cloned();
                 self.forget(network);
-                self.close_unused(&mut binder).await;
+                self.close_unused(&mut binder, &known.unwrap_or_default().gateways).await;
                 self.changed.notify_one();
             }
         }
@@ -356,16 +355,13 @@ impl Server {
         Listener { port: bound.port, tasks: [datagrams, streams] }
     }
 
-    async fn close_unused(&self, binder: &mut Binder) {
-        let unused: Vec<_> = {
-            let networks = self.networks.borrow();
-            let used = |address: &IpAddr| networks.values().any(|network| network.gateways.contains(address));
-            let listeners = self.listeners.borrow();
-            listeners.keys().filter(|address| !used(address)).copied().collect()
-        };
-        for address in unused {
-            self.listeners.borrow_mut().remove(&address);
-            binder.close(address).await;
+    /// Listens no more at those of the addresses that no network needs.
+    async fn close_unused(&self, binder: &mut Binder, touched: &[IpAddr]) {
+        for address in touched {
+            let used = self.networks.borrow().values().any(|network| network.gateways.contains(address));
+            if !used && self.listeners.borrow_mut().remove(address).is_some() {
+                binder.close(*address).await;
+            }
         }
     }
 

@@ -198,9 +198,13 @@ pub fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error>
     }
 }
 
-/// True if GC may not touch an attachment.
-pub fn is_valid(valid: &[Attachment], record: &Record) -> bool {
-    valid.iter().any(|valid| valid.container_id == record.container && valid.ifname == record.ifname)
+/// True if GC may not touch an attachment: it is valid; without a list, its container is there and its ADD came to an end.
+pub fn is_to_stay(host: &mut Host, record: &Record, valid: Option<&[Attachment]>) -> Result<bool, Error> {
+    let is_it = |valid: &Attachment| valid.container_id == record.container && valid.ifname == record.ifname;
+    match valid {
+        Some(valid) => Ok(valid.iter().any(is_it)),
+        None => Ok(record.stage == Stage::Committed && is_alive(host, record)?),
+    }
 }
 
 /// True if frames may leave by the port that they came in by: as configured, and on an `rnet` network for a
@@ -324,7 +328,6 @@ fn answer(plan: &Plan, record: &Record, bridge: &Link, lease: CniResult) -> CniR
     CniResult { interfaces, ips, routes, dns }
 }
 
-/// One record in GC's eyes: kept if valid; without a list, kept unless its container is gone or its ADD died.
 fn collect(
     host: &mut Host,
     plan: &Plan,
@@ -334,11 +337,7 @@ fn collect(
 ) -> Result<(), Error> {
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     let Some(record) = known(host, record)? else { return Ok(()) };
-    let keep = match valid {
-        Some(valid) => is_valid(valid, &record),
-        None => record.stage == Stage::Committed && is_alive(host, &record)?,
-    };
-    if keep {
+    if is_to_stay(host, &record, valid)? {
         return Ok(());
     }
     let call = Call {

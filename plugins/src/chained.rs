@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use cni::{Args, Attachment, CniResult, Request};
-use store::{Address, LockName, Mode, Namespace, Record, Stage};
+use store::{Address, LockName, Mode, Namespace, Record};
 
 use crate::{Error, Host, attach, failpoint, firewall, names, network};
 
@@ -30,7 +30,7 @@ pub fn record(plugin: &str, request: &Request<'_>, previous: &CniResult) -> Reco
     let netns = PathBuf::from(&request.call.netns);
     let identity = netlink::Netns::open(&netns).map(|netns| attach::namespace(&netns));
     Record {
-        // Chained plugins parse no CNI_ARGS: what cannot be read is no fault here.
+        // portmap parses no CNI_ARGS, and dnsname has done so: what cannot be read is no fault here.
         name: Args::parse(&request.call.args, &[])
             .ok()
             .and_then(|args| args.k8s_pod_name().map(str::to_owned)),
@@ -70,10 +70,9 @@ pub fn add(
     made
 }
 
-/// DEL: by the record. Again is success.
-pub fn del(plugin: &str, request: &Request<'_>) -> Result<(), Error> {
+/// DEL: by the record, and where there is none or it was lost, by what would be in it at least. Again is success.
+pub fn del(unknown: Record, request: &Request<'_>) -> Result<(), Error> {
     let mut host = open("DEL", request)?;
-    let unknown = bare_record(plugin, request);
     let lock = host.lock(LockName::Attachment(unknown.key()), Mode::Exclusive)?;
     failpoint::pass("del.lock")?;
     let record = attach::known(&mut host, &unknown)?.unwrap_or(unknown);
@@ -102,15 +101,10 @@ pub fn gc(plugin: &str, request: &Request<'_>) -> Result<(), Error> {
     Error::all(failures)
 }
 
-/// One record in GC's eyes: kept if valid; without a list, kept unless its container is gone or its ADD died.
 fn collect(host: &mut Host, record: &Record, valid: Option<&[Attachment]>) -> Result<(), Error> {
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     let Some(record) = attach::known(host, record)? else { return Ok(()) };
-    let keep = match valid {
-        Some(valid) => attach::is_valid(valid, &record),
-        None => record.stage == Stage::Committed && attach::is_alive(host, &record)?,
-    };
-    if keep {
+    if attach::is_to_stay(host, &record, valid)? {
         return Ok(());
     }
     remove(host, &record)?;

@@ -40,7 +40,10 @@ impl Plugin for Dnsname {
 
     /// Never an error: the DELs of the plugins before this one would not be called.
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        let _ = chained::del(PLUGIN, request);
+        // A record that was lost had names: of a container without a name and aliases, for the server asks for none.
+        let mut lost = chained::bare_record(PLUGIN, request);
+        Names::default().describe(&mut lost);
+        let _ = chained::del(lost, request);
         Ok(())
     }
 
@@ -65,8 +68,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let gateways = addresses_of(&mut host, &bridge)?;
     let mut record = chained::record(PLUGIN, request, &previous);
     record.bridge = Some(bridge);
-    record.names = names::of_container(record.name.as_deref(), &names.aliases, &request.call.container_id);
-    record.upstreams.clone_from(&names.own_upstreams);
+    names.describe(&mut record);
     chained::add(&mut host, &mut record, |host, record| publish(host, record, &names, &gateways))?;
     Ok(with_names(previous, &names, &gateways))
 }
@@ -98,7 +100,7 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
 
 fn parse(request: &Request<'_>) -> Result<Names, Error> {
     let config: Config = request.config.section()?;
-    // Podman passes CNI_ARGS, of which only the name is for us; what cannot be read is a fault all the same.
+    // Only the name is for us; what cannot be read is a fault all the same, as for Podman's.
     Args::parse(&request.call.args, &[]).map_err(Error::Cni)?;
     let domain = Some(config.domain_name).filter(|domain| !domain.is_empty());
     let dns = cni::Dns { nameservers: config.remote_servers, domain, ..cni::Dns::default() };

@@ -4,7 +4,6 @@
 //! after it is an intent again. So a server that starts at any moment knows no less and no more.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -81,6 +80,12 @@ impl Names {
         })
     }
 
+    /// The container's part, in its record.
+    pub fn describe(&self, record: &mut Record) {
+        record.names = of_container(record.name.as_deref(), &self.aliases, &record.container);
+        record.upstreams.clone_from(&self.own_upstreams);
+    }
+
     /// The network's part.
     pub fn zone(&self, gateways: Vec<IpAddr>, subnets: Vec<IpNetwork>) -> Zone {
         let (domain, upstreams) = (self.domain.clone(), self.upstreams.clone());
@@ -122,7 +127,7 @@ pub fn of_container(name: Option<&str>, aliases: &[String], container: &str) -> 
 ///
 /// # Errors
 /// The first one that nobody could ask for (N6).
-pub fn valid_aliases(network: &str, aliases: &Aliases) -> Result<Vec<String>, Error> {
+fn valid_aliases(network: &str, aliases: &Aliases) -> Result<Vec<String>, Error> {
     let aliases = aliases.get(network).cloned().unwrap_or_default();
     match aliases.iter().find(|alias| !valid_name(alias)) {
         Some(bad) => Err(Error::Config(Fault::Alias { alias: bad.clone(), network: network.to_owned() })),
@@ -132,9 +137,8 @@ pub fn valid_aliases(network: &str, aliases: &Aliases) -> Result<Vec<String>, Er
 
 /// Tells the name server of a committed attachment; afterwards its names answer. Starts the server if need be.
 pub fn announce(host: &mut Host, record: &Record, held: Held) -> Result<(), Error> {
-    let Some(network) = &held.named else { return Ok(()) };
-    let Some(zone) = &network.zone else { return Ok(()) };
-    let told = (served(network, zone), endpoint(record));
+    let Some(zone) = &held.network.zone else { return Ok(()) };
+    let told = (served(&held.network, zone), endpoint(record));
     let socket = host.store.paths().name_server();
     let tell = || client::set(&socket, &told.0, Some(&told.1));
     let listening = match tell() {
@@ -150,11 +154,12 @@ pub fn announce(host: &mut Host, record: &Record, held: Held) -> Result<(), Erro
 /// A server that does not answer now gives no answer to anybody either; what it is told waits at its socket, and one
 /// that starts anew reads the record.
 pub fn withdraw(host: &Host, record: &Record) {
-    // dnsname keeps its records for nothing else: one that was lost had names.
-    if record.names.is_empty() && record.plugin != "dnsname" {
+    if record.names.is_empty() {
         return;
     }
-    let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
+    if record.stage == Stage::Committed {
+        let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
+    }
     let socket = host.store.paths().name_server();
     let _ = client::remove_endpoint(&socket, &record.network, &record.container, &record.ifname);
 }
@@ -225,10 +230,9 @@ fn start(host: &Host, socket: &Path) -> Result<(), Error> {
     if client::ping(socket).is_ok() {
         return Ok(());
     }
-    let root: Option<OsString> = std::env::var_os("RNET_ROOT");
     let mut command = Command::new("/proc/self/exe");
     command.arg0("rnet").args(["dns", "serve", "--detach"]);
-    command.env_clear().envs(root.map(|root| ("RNET_ROOT", root)));
+    command.env_clear().envs(host.store.paths().environment());
     command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let output = command.output().map_err(|error| Error::NameServer { said: error.to_string() })?;
     if output.status.success() {

@@ -12,8 +12,8 @@ use crate::{Error, Host, failpoint, firewall, link, names};
 
 /// A network that stays while this is held.
 pub struct Held {
-    /// What is remembered of it, if its names are served.
-    pub named: Option<Network>,
+    /// What is remembered of it.
+    pub network: Network,
     lock: Lock,
 }
 
@@ -22,15 +22,16 @@ pub struct Held {
 /// The first attachment makes it, alone; all others share the network and find it ready.
 pub fn hold(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<(Link, Held), Error> {
     let gateways = plan.gateways(lease)?;
+    let planned = planned(plan, lease, &gateways);
     let mut lock = host.lock(lock_name(plan), Mode::Shared)?;
     loop {
-        if let Some((bridge, named)) = ready(host, plan, lease, &gateways)? {
-            return Ok((bridge, Held { named, lock }));
+        if let Some((bridge, network)) = ready(host, plan, &planned, &gateways)? {
+            return Ok((bridge, Held { network, lock }));
         }
         lock = host.change(lock, Mode::Exclusive)?;
-        if ready(host, plan, lease, &gateways)?.is_none() {
-            let (bridge, named) = make(host, plan, lease, &gateways)?;
-            return Ok((bridge, Held { named, lock }));
+        if ready(host, plan, &planned, &gateways)?.is_none() {
+            let (bridge, network) = make(host, plan, planned, &gateways)?;
+            return Ok((bridge, Held { network, lock }));
         }
         lock = host.change(lock, Mode::Shared)?;
     }
@@ -55,9 +56,9 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
 
 /// Remembers which gateways' port 53 somebody else has, and sends the questions to where the name server listens.
 pub fn redirect_names(host: &mut Host, held: Held, moved: Vec<SocketAddr>) -> Result<(), Error> {
-    let Some(network) = held.named else { return Ok(()) };
     let _lock = host.change(held.lock, Mode::Exclusive)?;
-    let Some(before) = host.store.network(&network.name, &network.plugin)? else { return Ok(()) };
+    let known = host.store.network(&held.network.name, &held.network.plugin)?;
+    let Some(before) = known else { return Ok(()) };
     let zone = before.zone.clone().map(|zone| Zone { moved, ..zone });
     let after = Network { zone, ..before.clone() };
     host.store.write_network(&after)?;
@@ -85,46 +86,35 @@ fn lock_name(plan: &Plan) -> LockName {
 fn ready(
     host: &mut Host,
     plan: &Plan,
-    lease: &CniResult,
+    planned: &Network,
     gateways: &[IpNetwork],
-) -> Result<Option<(Link, Option<Network>)>, Error> {
-    let Some(network) = host.store.network(&plan.network, plan.plugin)? else { return Ok(None) };
-    if !covers(&network, zone(plan, lease, gateways).as_ref()) {
-        return Ok(None);
-    }
+) -> Result<Option<(Link, Network)>, Error> {
+    let known = host.store.network(&planned.name, &planned.plugin)?;
+    let Some(network) = known.filter(|known| serves_names_of(known, planned)) else { return Ok(None) };
     let Some(bridge) = find(host, plan)? else { return Ok(None) };
     let fits = bridge.up && plan.mtu.is_none_or(|mtu| mtu == bridge.mtu);
     let ready = fits && (!plan.promiscuous || bridge.promisc) && has_addresses(host, &bridge, gateways)?;
-    Ok(ready.then(|| (bridge, named(network))))
+    Ok(ready.then_some((bridge, network)))
 }
 
 /// Remembers a network that another plugin of a list makes, and keeps it there.
 pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
     let mut lock = host.lock(LockName::Network(NetworkKey::new(&planned.name)), Mode::Shared)?;
-    let mut known = host.store.network(&planned.name, &planned.plugin)?;
-    if !known.as_ref().is_some_and(|known| covers(known, planned.zone.as_ref())) {
-        lock = host.change(lock, Mode::Exclusive)?;
-        known = host.store.network(&planned.name, &planned.plugin)?;
-        let network = known.map_or(planned.clone(), |known| followed(known, planned, false));
-        host.store.write_network(&network)?;
-        firewall::admit_network(host, &network)?;
-        known = Some(network);
+    let known = host.store.network(&planned.name, &planned.plugin)?;
+    if let Some(network) = known.filter(|known| serves_names_of(known, &planned)) {
+        return Ok(Held { network, lock });
     }
-    Ok(Held { named: known.and_then(named), lock })
+    lock = host.change(lock, Mode::Exclusive)?;
+    let network = described(host, planned, false)?;
+    host.store.write_network(&network)?;
+    firewall::admit_network(host, &network)?;
+    Ok(Held { network, lock })
 }
 
 /// True if the names of a network are served as planned.
-fn covers(known: &Network, planned: Option<&Zone>) -> bool {
-    planned.is_none_or(|planned| known.zone.as_ref().is_some_and(|zone| zone.covers(planned)))
-}
-
-fn named(network: Network) -> Option<Network> {
-    network.zone.is_some().then_some(network)
-}
-
-fn zone(plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Option<Zone> {
-    let subnets = lease.ips.iter().map(|ip| subnet(ip.address)).collect();
-    plan.names.as_ref().map(|names| names.zone(gateways.iter().map(IpNetwork::ip).collect(), subnets))
+fn serves_names_of(known: &Network, planned: &Network) -> bool {
+    let covers = |planned| known.zone.as_ref().is_some_and(|zone| zone.covers(planned));
+    planned.zone.as_ref().is_none_or(covers)
 }
 
 fn has_addresses(host: &mut Host, bridge: &Link, wanted: &[IpNetwork]) -> Result<bool, Error> {
@@ -147,12 +137,13 @@ fn find(host: &mut Host, plan: &Plan) -> Result<Option<Link>, Error> {
 fn make(
     host: &mut Host,
     plan: &Plan,
-    lease: &CniResult,
+    planned: Network,
     gateways: &[IpNetwork],
-) -> Result<(Link, Option<Network>), Error> {
+) -> Result<(Link, Network), Error> {
     let found = find(host, plan)?;
     require_ipv6(host, plan, found.as_ref(), gateways)?;
-    let network = described(host, plan, lease, gateways, found.is_some())?;
+    let owns_bridge = planned.owns_bridge && found.is_none();
+    let network = described(host, Network { owns_bridge, ..planned }, plan.owns_bridge)?;
     // Written first: whoever finds the bridge after a crash must know whose it is.
     host.store.write_network(&network)?;
     let bridge = match found {
@@ -164,30 +155,32 @@ fn make(
     firewall::admit_network(host, &network)?;
     await_gateways(host, gateways)?;
     failpoint::pass("add.address")?;
-    Ok((Link { up: true, mtu: plan.mtu.unwrap_or(bridge.mtu), ..bridge }, named(network)))
+    Ok((Link { up: true, mtu: plan.mtu.unwrap_or(bridge.mtu), ..bridge }, network))
 }
 
-/// What is to be remembered: the network as planned, and of what it was what its older containers still need.
-fn described(
-    host: &Host,
-    plan: &Plan,
-    lease: &CniResult,
-    gateways: &[IpNetwork],
-    is_there: bool,
-) -> Result<Network, Error> {
-    let subnets = lease.ips.iter().map(|ip| subnet(ip.address));
-    let planned = Network {
+/// The network as its first attachment has it.
+fn planned(plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Network {
+    let subnets: Vec<_> = lease.ips.iter().map(|ip| subnet(ip.address)).collect();
+    let askable = gateways.iter().map(IpNetwork::ip).collect();
+    Network {
         name: plan.network.clone(),
         plugin: plan.plugin.into(),
         bridge: plan.bridge.clone(),
-        owns_bridge: plan.owns_bridge && !is_there,
-        subnets: subnets.filter(|_| plan.masquerade || plan.isolated).collect(),
+        owns_bridge: plan.owns_bridge,
         isolated: plan.isolated,
-        zone: zone(plan, lease, gateways),
+        zone: plan.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
+        subnets: if plan.masquerade || plan.isolated { subnets } else { Vec::new() },
         former: Vec::new(),
-    };
-    let known = host.store.network(&plan.network, plan.plugin)?;
-    Ok(known.map_or(planned.clone(), |known| followed(known, planned, plan.owns_bridge)))
+    }
+}
+
+/// What is to be remembered: the network as planned, and of what it was what its older containers still need.
+fn described(host: &Host, planned: Network, may_own: bool) -> Result<Network, Error> {
+    let known = host.store.network(&planned.name, &planned.plugin)?;
+    Ok(match known {
+        Some(known) => followed(known, planned, may_own),
+        None => planned,
+    })
 }
 
 /// `planned` in place of `known`: a bridge of another name is former from now on, a subnet stays beside the new one.

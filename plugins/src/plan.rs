@@ -8,7 +8,7 @@ use netlink::Mac;
 use store::{Address, Key, Namespace, Record};
 
 use crate::Error;
-use crate::names::{self, Names};
+use crate::names::Names;
 use crate::ports::Mapping;
 
 /// Who leases the addresses.
@@ -137,8 +137,7 @@ impl Plan {
         };
         record.link = Some(record.key().link(0));
         if let Some(served) = &self.names {
-            record.names = names::of_container(self.name.as_deref(), &served.aliases, &call.container_id);
-            record.upstreams.clone_from(&served.own_upstreams);
+            served.describe(&mut record);
         }
         record
     }

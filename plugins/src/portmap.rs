@@ -55,7 +55,7 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(chained::del(PLUGIN, request)?)
+        Ok(chained::del(chained::bare_record(PLUGIN, request), request)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {

@@ -223,8 +223,7 @@ fn exists(args: &Args, found: &Network) -> anyhow::Result<u8> {
 fn told(wanted: &Wanted, style: Style) -> anyhow::Result<u8> {
     let network = definitions::network_of(&wanted.conflist())?;
     if style.json {
-        let zone = network.has_names().then(|| network.zone());
-        print_json(&super::inspect::network(&network, zone.as_ref(), &[], &State::Absent))?;
+        print_json(&super::inspect::network(&network, None, &[], &State::Absent))?;
     } else {
         print(&format!("{}\n", wanted.name))?;
     }

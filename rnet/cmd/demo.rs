@@ -83,8 +83,8 @@ impl Demo {
 
     fn containers(&self) -> Result<()> {
         step("Two containers: a bridge, and for each a veth pair whose one end is the container's eth0")?;
-        for (number, publish) in [(0, true), (1, false)] {
-            self.add(&self.tomcats[number], publish, true, number as u8 + 2)?;
+        for (tomcat, last) in self.tomcats.iter().zip(2..) {
+            self.add(tomcat, true, last)?;
         }
         ensure!(
             wait_for_carrier(self.tomcats[0].netns(), "eth0", PATIENCE)?,
@@ -157,7 +157,7 @@ impl Demo {
 
     fn names(&self) -> Result<()> {
         step("A container's address changes at every start: names are how the others go on reaching it")?;
-        self.add(&self.client, false, true, 4)?;
+        self.add(&self.client, true, 4)?;
         self.ping_by_name()?;
         say(
             "\nBoth are stopped and run again in the other order, on a network without sticky addresses: they swap.",
@@ -167,16 +167,16 @@ impl Demo {
         say("\nOnce more, with sticky addresses, as `rnet create` has them: each gets its own back.")?;
         self.run_again(true, [2, 3])?;
         self.ping_by_name()?;
-        self.call("DEL", &self.client, false, true).map(drop)
+        self.call("DEL", &self.client, true).map(drop)
     }
 
     /// Stops both tomcats and runs them again, the second first; they get these addresses.
     fn run_again(&self, sticky: bool, [first, second]: [u8; 2]) -> Result<()> {
         let [tomcat01, tomcat02] = &self.tomcats;
-        self.call("DEL", tomcat01, true, sticky)?;
-        self.call("DEL", tomcat02, false, sticky)?;
-        self.add(tomcat02, false, sticky, second)?;
-        self.add(tomcat01, true, sticky, first)
+        self.call("DEL", tomcat01, sticky)?;
+        self.call("DEL", tomcat02, sticky)?;
+        self.add(tomcat02, sticky, second)?;
+        self.add(tomcat01, sticky, first)
     }
 
     /// Each asks its gateway for the others' addresses, as its resolv.conf would have it, and pings them.
@@ -202,7 +202,7 @@ impl Demo {
 
     fn stopped(&self) -> Result<()> {
         step("tomcat02 is stopped: its pair is gone, at both ends")?;
-        self.call("DEL", &self.tomcats[1], false, true)?;
+        self.call("DEL", &self.tomcats[1], true)?;
         let ports = self.ports()?;
         ensure!(ports.len() == 1, "the bridge still has {} ports", ports.len());
         let left = ip_addr(self.tomcats[1].netns(), Dialect::Busybox)?;
@@ -213,7 +213,7 @@ impl Demo {
 
     fn nothing_left(&self) -> Result<()> {
         step("tomcat01 too: with the last container the bridge and every rule go")?;
-        self.call("DEL", &self.tomcats[0], true, true)?;
+        self.call("DEL", &self.tomcats[0], true)?;
         let after = Snapshot::of(self.host.netns(), &[])?;
         if let Some(difference) = self.before.diff(&after) {
             bail!("the host is not as it was before:\n{difference}");
@@ -224,16 +224,17 @@ impl Demo {
     }
 
     /// Attaches a container, which must get the network's address with that last number.
-    fn add(&self, container: &Container, publish: bool, sticky: bool, last: u8) -> Result<()> {
-        let result = self.call("ADD", container, publish, sticky)?;
+    fn add(&self, container: &Container, sticky: bool, last: u8) -> Result<()> {
+        let result = self.call("ADD", container, sticky)?;
         let found = result["ips"][0]["address"].as_str().unwrap_or_default();
         let expected = format!("{}/16", address(last));
         ensure!(found == expected, "{} got {found}, not {expected}", container.name());
         say(&format!("{} has {found}", container.name()))
     }
 
-    /// Calls this program as the CNI plugin `rnet`, as a runtime does.
-    fn call(&self, verb: &str, container: &Container, publish: bool, sticky: bool) -> Result<Value> {
+    /// Calls this program as the CNI plugin `rnet`, as a runtime does. tomcat01 is the one with a published port.
+    fn call(&self, verb: &str, container: &Container, sticky: bool) -> Result<Value> {
+        let publish = container.name() == self.tomcats[0].name();
         let config = self.config(publish, sticky)?;
         let name = format!("IgnoreUnknown=1;K8S_POD_NAME={}", container.name());
         let netns = container.path().to_string_lossy().into_owned();

@@ -105,6 +105,7 @@ pub fn network(network: &Network, dns: Option<&Zone>, users: &[&Party], state: &
         "subnets": network.subnets.iter().map(subnet).collect::<Vec<_>>(),
         "bridge": network.bridge(),
         "mtu": network.mtu(),
+        "names": network.has_names(),
         "dns": dns.map(dns_of),
         "state": state.to_string(),
         "endpoints": users.collect::<Vec<_>>(),

@@ -327,15 +327,30 @@ fn write_files(args: &Args, view: &View, endpoint: &Endpoint) -> Result<(), Prob
     let results: Vec<CniResult> = endpoint.joined.iter().filter_map(result).collect();
     let addresses: Vec<IpAddr> =
         results.iter().flat_map(|result| &result.ips).map(|ip| ip.address.ip()).collect();
-    let dns = results.into_iter().map(|result| result.dns).find(|dns| !dns.nameservers.is_empty());
-    let given = || Dns {
-        nameservers: args.servers.iter().map(ToString::to_string).collect(),
-        search: args.search.clone(),
-        ..Dns::default()
-    };
-    let (resolv_conf, hosts) =
-        (files::resolv_conf(&dns.unwrap_or_else(given)), files::hosts(&endpoint.name, &addresses));
+    let mut dns = results
+        .into_iter()
+        .map(|result| result.dns)
+        .find(|dns| !dns.nameservers.is_empty())
+        .unwrap_or_else(Dns::default);
+    // Where names are served, the name server has been told of them.
+    if !endpoint.joined.iter().any(has_names) {
+        choose(&mut dns.nameservers, args.servers.iter().map(ToString::to_string));
+        choose(&mut dns.search, args.search.iter().cloned());
+    }
+    let (resolv_conf, hosts) = (files::resolv_conf(&dns), files::hosts(&endpoint.name, &addresses));
     files::write(&view.endpoints.path(&endpoint.id), &resolv_conf, &hosts)
+}
+
+fn has_names(joined: &Joined) -> bool {
+    joined.network().is_ok_and(|network| network.has_names())
+}
+
+/// What is given wins over what the network says.
+fn choose(of_network: &mut Vec<String>, given: impl Iterator<Item = String>) {
+    let given: Vec<String> = given.collect();
+    if !given.is_empty() {
+        *of_network = given;
+    }
 }
 
 fn result(joined: &Joined) -> Option<CniResult> {

@@ -3,6 +3,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+/// The variable that moves all files below another folder.
+const ROOT: &str = "RNET_ROOT";
+
 /// Where rnet keeps its files; `RNET_ROOT` moves all of them below another folder (tests, labs).
 #[derive(Clone, Debug)]
 pub struct Paths {
@@ -15,7 +18,7 @@ impl Paths {
     ///
     /// `RNET_ROOT` is ignored when the program runs setuid or with raised file capabilities.
     pub fn new(cookie: u64) -> Self {
-        let root = trusted_env("RNET_ROOT").unwrap_or_else(|| "/".into());
+        let root = trusted_env(ROOT).unwrap_or_else(|| "/".into());
         Self { root: root.into(), cookie }
     }
 
@@ -49,6 +52,11 @@ impl Paths {
     /// The leases of `rnet` networks, one folder for each.
     pub fn leases(&self) -> PathBuf {
         self.run().join("leases")
+    }
+
+    /// What a program of ours has to find in its environment to use the same paths.
+    pub fn environment(&self) -> Option<(&'static str, &Path)> {
+        (self.root != Path::new("/")).then_some((ROOT, &*self.root))
     }
 
     /// The name server's control socket, with its lock beside it.

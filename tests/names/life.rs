@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common::{SOON, Who, address, differences, rnet, with};
 use crate::scene::{
-    GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, named, parent, unknown, wait_until,
+    GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, named, parent, unknown,
 };
 
 /// Our own code: names cannot be served.
@@ -64,9 +64,7 @@ fn the_next_container_starts_a_dead_server_again_with_all_names() {
     let scene = Scene::new();
     let (web, web_who, web_ip) = scene.member("web", &mynet());
     let (_gone, gone, _) = scene.member("gone", &mynet());
-    let (_, parent) = scene.server();
-    kill(parent);
-    wait_until("its death", || scene.status().status != 0);
+    scene.kill_server();
     // DEL needs no server.
     scene.lab.del("rnet", &gone, &mynet());
 
@@ -171,8 +169,7 @@ fn somebody_elses_port_53_is_gone_around() {
 
     // A server that starts anew finds another port, or the right one if it is free by now.
     drop(everywhere);
-    kill(scene.server().1);
-    wait_until("its death", || scene.status().status != 0);
+    scene.kill_server();
     let (_more, more_who, _) = scene.member("more", &mynet());
     assert_eq!(scene.status().json()["listeners"][0]["port"], json!(53));
     assert_eq!(ask(&db, "web"), known(&[web_ip]));
@@ -280,6 +277,42 @@ fn an_upgrade_loses_no_question_and_no_name() {
     scene.lab.del("rnet", &web_who, &mynet());
     scene.lab.del("rnet", &db_who, &mynet());
     scene.is_as(&before);
+}
+
+/// A message has room for a hundred networks' sockets.
+#[test]
+fn a_successor_gets_the_sockets_of_a_thousand_networks() {
+    const MANY: u16 = 1000;
+    let scene = Scene::new();
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    let socket = scene.lab.run_folder().join("locks/dns");
+    let network = |nth: u16| dns::Network {
+        name: format!("n{nth}"),
+        bridge: format!("br{nth}"),
+        // Not there yet, which does not keep anybody from listening (L2).
+        gateways: vec![[10, 100 + (nth >> 8) as u8, nth as u8, 1].into()],
+        ..dns::Network::default()
+    };
+    let tell = |nth| drop(dns::client::set(&socket, &network(nth), None).unwrap());
+    scene.lab.host.run(|| (0..MANY).for_each(tell)).unwrap();
+    let listeners = || scene.status().json()["listeners"].as_array().unwrap().clone();
+    let before = listeners();
+    assert_eq!(before.len(), usize::from(MANY) + 1);
+
+    scene.lab.host.run(|| dns::client::restart(&socket).unwrap()).unwrap();
+
+    // The new worker reads the records, and the thousand are on none: they are bound again from what was kept.
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    scene.lab.host.run(|| (0..MANY).for_each(tell)).unwrap();
+    assert_eq!(listeners(), before, "each at the port that it had");
+    scene
+        .lab
+        .host
+        .run(|| (0..MANY).for_each(|nth| dns::client::remove_network(&socket, &format!("n{nth}")).unwrap()))
+        .unwrap();
+    assert_eq!(listeners().len(), 1);
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.wait_for_its_end();
 }
 
 /// A crowd comes and goes while others ask: no living name fails, no address of the dead is told.

@@ -116,9 +116,7 @@ fn check_tells_that_names_are_not_served() {
     let scene = Scene::new();
     let (_web, who) = scene.named("web");
     let result = scene.lab.add_list(&mylist(), &who).json();
-    let (_, parent) = scene.server();
-    crate::scene::kill(parent);
-    crate::scene::wait_until("its death", || scene.status().status != 0);
+    scene.kill_server();
 
     let (code, message) = scene.lab.check_list(&mylist(), &who, &result).refusal();
 

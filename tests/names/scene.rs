@@ -62,6 +62,12 @@ impl Scene {
         (pid, parent(pid))
     }
 
+    /// Ends the server as a whole: its parent, and so its worker.
+    pub fn kill_server(&self) {
+        kill(self.server().1);
+        wait_until("its death", || self.status().status != 0);
+    }
+
     /// Waits until the server has ended by itself, which takes two seconds.
     pub fn wait_for_its_end(&self) {
         // To ask it would keep it: a request that waits when it ends is served.

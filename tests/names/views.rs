@@ -102,6 +102,11 @@ fn both_families_are_served_and_asked_at() {
     }
 }
 
+/// A datagram of IPv4 to port 53.
+fn is_question(frame: &[u8]) -> bool {
+    frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 53])
+}
+
 #[test]
 fn own_names_never_leave_the_host() {
     let scene = Scene::new();
@@ -115,7 +120,6 @@ fn own_names_never_leave_the_host() {
     let (db, ..) = scene.member("db", &config);
     scene.lab.del("rnet", &who, &config);
     let frames = Frames::on(world.netns(), "eth0").unwrap();
-    let is_question = |frame: &[u8]| frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 53]);
 
     for name in
         ["web", "web.mynet", "web.dns.rnet", "nosuch", "a.mynet", "dns.rnet", "localhost", "x.localhost"]
@@ -155,7 +159,6 @@ fn nothing_of_an_internal_network_leaves_the_host() {
     assert_eq!(ask(&db, "example.org"), unknown());
     assert_eq!(ask(&db, "web"), known(&[web_ip]));
 
-    let is_question = |frame: &[u8]| frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 53]);
     assert_eq!(frames.wait_for(SOON, is_question).unwrap(), None);
 }
 
