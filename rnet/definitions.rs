@@ -63,6 +63,8 @@ pub struct Wanted {
     pub names: bool,
     /// The resolver settings.
     pub dns: Dns,
+    /// No answer from outside points into a subnet of ours.
+    pub rebinding_guard: bool,
 }
 
 /// The folder of the definitions.
@@ -206,6 +208,7 @@ impl Wanted {
             plugin["names"] = json!(true);
             plugin["capabilities"]["dns"] = json!(true);
         }
+        self.put_rebinding_guard(&mut plugin);
         put_dns(&mut plugin, &self.dns);
         plugin["ipam"] = json!({"ranges": self.ranges()});
         plugin
@@ -242,8 +245,15 @@ impl Wanted {
         if !self.dns.nameservers.is_empty() {
             plugin["remoteServers"] = json!(self.dns.nameservers);
         }
+        self.put_rebinding_guard(&mut plugin);
         plugin["capabilities"] = json!({"aliases": true, "dns": true});
         plugin
+    }
+
+    fn put_rebinding_guard(&self, plugin: &mut Value) {
+        if self.rebinding_guard {
+            plugin["rebindingGuard"] = json!(true);
+        }
     }
 
     fn bridge(&self) -> String {
@@ -378,6 +388,7 @@ pub fn default_network(subnet: IpNetwork) -> anyhow::Result<Network> {
         sticky: true,
         names: false,
         dns: Dns::default(),
+        rebinding_guard: false,
     };
     let list = List::parse(wanted.conflist().to_string().as_bytes())?;
     Ok(Network::new(list, None))
@@ -456,6 +467,7 @@ mod tests {
             sticky: true,
             names: false,
             dns: Dns::default(),
+            rebinding_guard: false,
         }
     }
 
@@ -540,6 +552,11 @@ mod tests {
             r#"{"type":"dnsname","domainName":"lab","remoteServers":["9.9.9.9"],"capabilities":{"aliases":true,"dns":true}}"#
         );
         assert_eq!(written(true, false)["plugins"][0]["dns"], whole);
+
+        for (chain, place) in [(false, 0), (true, 2)] {
+            let guarded = Wanted { rebinding_guard: true, names: true, ..wanted("10.9.0.0/24", chain) };
+            assert_eq!(guarded.conflist()["plugins"][place]["rebindingGuard"], json!(true));
+        }
     }
 
     #[test]

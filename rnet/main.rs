@@ -8,6 +8,7 @@ mod endpoint;
 mod files;
 mod hostports;
 mod lock;
+mod log;
 mod names;
 mod process;
 mod program;

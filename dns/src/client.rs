@@ -13,7 +13,7 @@ use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::control::{Attachment, Listening, Request, Response, Status};
-use crate::{Endpoint, Network};
+use crate::{Endpoint, Network, Seen};
 
 /// A request takes well under a millisecond; longer than this, the server is not there.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -53,6 +53,11 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// The version that was there goes on: another could not be started.
+    #[error(
+        "the version of the name server that ran before goes on: its program cannot be started again (see `rnet dns log`)"
+    )]
+    NotReplaced,
     /// It serves another network namespace.
     #[error("the name server at {} (process {pid}) is in another network namespace", path.display())]
     Elsewhere {
@@ -99,13 +104,15 @@ pub fn status(socket: &Path) -> Result<Status, Error> {
 /// Lets what lies where the server's program was started from go on in its place, with its sockets and all names (G9).
 /// Returns when that answers, within two seconds.
 pub fn restart(socket: &Path) -> Result<(), Error> {
-    let old = ask(socket, &Request::Restart {})?.unwrap_or_default().pid;
+    let old = ask(socket, &Request::Restart {})?.unwrap_or_default();
     let until = Instant::now() + PATIENCE;
     loop {
         // Until then the old one answers, or nobody to the end.
         let answer = ask(socket, &Request::Ping {});
-        if matches!(&answer, Ok(Some(status)) if status.pid != old) {
-            return Ok(());
+        if let Ok(Some(status)) = &answer
+            && status.pid != old.pid
+        {
+            return if status.since == old.since { Err(Error::NotReplaced) } else { Ok(()) };
         }
         if Instant::now() > until {
             let silence = Error::NoAnswer { path: socket.into(), source: io::ErrorKind::TimedOut.into() };
@@ -113,6 +120,31 @@ pub fn restart(socket: &Path) -> Result<(), Error> {
         }
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Fails unless the server answers, is in our network namespace (G8, L6) and knows both just so.
+///
+/// # Errors
+/// Any of [`Error`]; [`Error::Refused`] says what it does not know.
+pub fn check(socket: &Path, network: &Network, endpoint: &Endpoint) -> Result<(), Error> {
+    let request = Request::Check { network: Box::new(network.clone()), endpoint: Box::new(endpoint.clone()) };
+    here(socket, ask(socket, &request)?).map(drop)
+}
+
+/// Calls `each` for every question that anybody asks from now on, until it or the server has enough.
+///
+/// # Errors
+/// Any of [`Error`] at the beginning, and [`Error::NoAnswer`] with what `each` returned.
+pub fn watch(socket: &Path, mut each: impl FnMut(Seen) -> io::Result<()>) -> Result<(), Error> {
+    let failed = |source| Error::NoAnswer { path: socket.into(), source };
+    let stream = connect(socket).map_err(|source| Error::NotThere { path: socket.into(), source })?;
+    (&stream).write_all(b"{\"watch\":{}}\n").map_err(failed)?;
+    // The first line says who answers.
+    for line in BufReader::new(stream).lines().skip(1) {
+        let seen = serde_json::from_str(&line.map_err(failed)?);
+        each(seen.map_err(|source| Error::Answer { path: socket.into(), source })?).map_err(failed)?;
+    }
+    Ok(())
 }
 
 /// Fails unless the server answers and is in our network namespace (G8, L6).

@@ -20,6 +20,8 @@ const CALLS: &[libc::c_long] = &[
     // resolv.conf and what links lead to it: to be read only, for it has no right to anything more.
     libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_fstat, libc::SYS_statx, libc::SYS_readlinkat, libc::SYS_lseek,
     libc::SYS_inotify_init1, libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch, libc::SYS_getcwd,
+    // The log, which is kept short.
+    libc::SYS_ftruncate, libc::SYS_pread64,
     // Memory, and the end.
     libc::SYS_mmap, libc::SYS_munmap, libc::SYS_mremap, libc::SYS_mprotect, libc::SYS_madvise, libc::SYS_brk,
     libc::SYS_getrandom, libc::SYS_getpid, libc::SYS_gettid, libc::SYS_tgkill,

@@ -8,9 +8,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
 
 use crate::worker::Server;
-use crate::{Endpoint, Network};
+use crate::{Endpoint, Network, Seen};
 
 /// Longer lines are nobody's.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -34,12 +36,16 @@ pub(crate) enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         endpoint: Option<Attachment>,
     },
+    /// Whether a network and an endpoint on it are known just so, and questions are taken for it. Nothing changes.
+    Check { network: Box<Network>, endpoint: Box<Endpoint> },
     /// How it goes.
     Status {},
     /// The same, but only what costs nothing at any number of names: the process and its namespace.
     Ping {},
     /// What lies where the program was started from goes on in its place.
     Restart {},
+    /// After the answer, a line for each question that is asked, until either side hangs up (G11).
+    Watch {},
 }
 
 /// An endpoint's place on its network.
@@ -65,6 +71,8 @@ pub struct Status {
     pub pid: u32,
     /// Its network namespace: device and inode.
     pub netns: (u64, u64),
+    /// When this version of the program began to serve, in milliseconds since the boot.
+    pub since: u64,
     /// Where it listens.
     pub listeners: Vec<Listening>,
     /// The networks it knows.
@@ -83,6 +91,8 @@ pub struct Status {
     pub questions: u64,
     /// Of those, the ones that a server outside was to answer.
     pub forwarded: u64,
+    /// Those who see all questions just now.
+    pub watchers: usize,
     /// Error answers that were not sent, because their askers caused too many.
     pub suppressed: u64,
 }
@@ -127,6 +137,7 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
         }
         let request = serde_json::from_str(&line);
         let restarts = matches!(request, Ok(Request::Restart {}));
+        let watch = matches!(request, Ok(Request::Watch {})).then(|| server.watchers.join());
         let response = match request {
             Ok(request) => respond(server, request).await,
             Err(error) => Response::Error(error.to_string()),
@@ -138,6 +149,29 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
         if restarts {
             server.hand_over().await;
         }
+        if let Some(watch) = watch {
+            return report(watch, stream.into_inner()).await;
+        }
+    }
+}
+
+/// Tells what is seen for as long as anybody listens.
+async fn report(mut watch: Receiver<Seen>, stream: UnixStream) -> io::Result<()> {
+    let (mut from, mut to) = stream.into_split();
+    loop {
+        let seen = tokio::select! {
+            seen = watch.recv() => seen,
+            // Nothing more is to be said to us: it is the end.
+            _ = from.read_u8() => return Ok(()),
+        };
+        let seen = match seen {
+            Ok(seen) => seen,
+            Err(RecvError::Lagged(missed)) => Seen { missed, ..Seen::default() },
+            Err(RecvError::Closed) => return Ok(()),
+        };
+        let mut line = serde_json::to_vec(&seen)?;
+        line.push(b'\n');
+        to.write_all(&line).await?;
     }
 }
 
@@ -154,8 +188,12 @@ async fn respond(server: &Rc<Server>, request: Request) -> Response {
             server.remove(&network, endpoint.as_ref()).await;
             Response::Ok(None)
         }
+        Request::Check { network, endpoint } => match server.check(&network, &endpoint) {
+            Ok(()) => Response::Ok(Some(server.identity())),
+            Err(error) => Response::Error(error.to_string()),
+        },
         Request::Status {} => Response::Ok(Some(server.status())),
-        Request::Ping {} | Request::Restart {} => Response::Ok(Some(server.identity())),
+        Request::Ping {} | Request::Restart {} | Request::Watch {} => Response::Ok(Some(server.identity())),
     }
 }
 

@@ -24,6 +24,9 @@ pub struct Network {
     pub internal: bool,
     /// Its own upstream servers, before the host's.
     pub upstreams: Vec<SocketAddr>,
+    /// Answers from outside that point into one of our subnets are dropped (H5).
+    #[serde(skip_serializing_if = "is_false")]
+    pub rebinding_guard: bool,
 }
 
 /// An attachment with names.
@@ -42,6 +45,10 @@ pub struct Endpoint {
     pub addresses: Vec<IpAddr>,
     /// The container's own upstream servers, before the network's.
     pub upstreams: Vec<SocketAddr>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 impl Endpoint {

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::fmt::{self, Display, Formatter};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +14,6 @@ use std::time::Instant;
 
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
-use ipnetwork::IpNetwork;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::rand::GetRandomFlags;
@@ -36,11 +36,24 @@ const PROBE_LABEL: usize = 32;
 /// What takes the answer, bearing the asker's id.
 pub(crate) type Answerer = Box<dyn FnOnce(&[u8])>;
 
+/// Says whether an address is one that no answer from outside may point to.
+pub(crate) type Forbidden = Box<dyn Fn(IpAddr) -> bool>;
+
 /// Who is charged for a forward.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Client {
+    /// Network and id.
     Container(String, String),
     Address(IpAddr),
+}
+
+impl Display for Client {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container(network, container) => write!(f, "container {container} on {network}"),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
 }
 
 /// A question on its way out.
@@ -49,6 +62,8 @@ pub(crate) struct Question<'a> {
     pub(crate) transport: Transport,
     pub(crate) servers: Vec<SocketAddr>,
     pub(crate) client: Client,
+    /// None if all answers are welcome (H5).
+    pub(crate) forbidden: Option<Forbidden>,
 }
 
 /// Equal questions to equal servers: one is asked for all (F5).
@@ -57,6 +72,8 @@ struct Flight {
     key: Vec<u8>,
     transport: Transport,
     servers: Vec<SocketAddr>,
+    /// Not all answers are welcome.
+    guarded: bool,
 }
 
 struct Waiter {
@@ -98,8 +115,8 @@ struct State {
     in_flight: InFlight<Client>,
     flights: HashMap<Flight, Vec<Waiter>>,
     probes: HashMap<[u8; PROBE_LABEL], SocketAddr>,
-    /// Answers that point into these are dropped (H5); empty if that is not wanted.
-    guarded: Vec<IpNetwork>,
+    /// When it was last said that somebody asks too much.
+    complained: Option<Instant>,
 }
 
 impl Forwarder {
@@ -110,7 +127,7 @@ impl Forwarder {
             in_flight: InFlight::default(),
             flights: HashMap::new(),
             probes: HashMap::new(),
-            guarded: Vec::new(),
+            complained: None,
         };
         let scratch = RefCell::new(vec![0; 1 << 16].into());
         Rc::new(Self { state: RefCell::new(state), scratch, idle: Default::default() })
@@ -122,23 +139,23 @@ impl Forwarder {
         question: Question<'_>,
         answer: impl FnOnce() -> Answerer,
     ) -> Option<Vec<u8>> {
-        let Question { message, transport, servers, client } = question;
+        let Question { message, transport, servers, client, forbidden } = question;
         // What has no key is no question that a server could answer.
         let key = question_key(message)?;
         if servers.is_empty() {
             return servfail(message);
         }
         let mut state = self.state.borrow_mut();
-        if !state.buckets.take(client.clone(), Instant::now()) || !state.in_flight.begin(client.clone()) {
+        if !state.may(&client, Instant::now()) {
             return refused(message);
         }
-        let flight = Flight { key, transport, servers };
+        let flight = Flight { key, transport, servers, guarded: forbidden.is_some() };
         let waiter = Waiter { message: message.into(), client, answer: answer() };
         match state.flights.get_mut(&flight) {
             Some(waiters) => waiters.push(waiter),
             None => {
                 state.flights.insert(flight.clone(), vec![waiter]);
-                drop(tokio::task::spawn_local(Rc::clone(self).fly(flight, message.into())));
+                drop(tokio::task::spawn_local(Rc::clone(self).fly(flight, message.into(), forbidden)));
             }
         }
         None
@@ -152,17 +169,15 @@ impl Forwarder {
         }
         let label = message.get(13..).and_then(|rest| rest.first_chunk::<PROBE_LABEL>());
         let server = label.and_then(|label| state.probes.remove(&label.to_ascii_lowercase()[..]));
-        server.inspect(|server| state.health.looping(*server, Instant::now())).is_some()
+        let Some(server) = server else { return false };
+        state.health.looping(server, Instant::now());
+        tracing::warn!("server {server} asks us what we ask it: it is left out");
+        true
     }
 
     /// The host has other servers now.
     pub(crate) fn forget(&self) {
         self.state.borrow_mut().health.forget();
-    }
-
-    /// Answers that point into `subnets` are dropped from now on (H5).
-    pub(crate) fn guard(&self, subnets: Vec<IpNetwork>) {
-        self.state.borrow_mut().guarded = subnets;
     }
 
     /// How many questions wait, and the servers that are silent or loop.
@@ -171,8 +186,10 @@ impl Forwarder {
         (state.in_flight.count(), state.health.unwell(Instant::now()).collect())
     }
 
-    async fn fly(self: Rc<Self>, flight: Flight, message: Vec<u8>) {
-        let answer = self.ask_in_turn(&flight, &message).await.filter(|answer| !self.points_inside(answer));
+    async fn fly(self: Rc<Self>, flight: Flight, message: Vec<u8>, forbidden: Option<Forbidden>) {
+        let welcome =
+            |answer: &Vec<u8>| !forbidden.as_ref().is_some_and(|forbidden| addresses(answer).any(forbidden));
+        let answer = self.ask_in_turn(&flight, &message).await.filter(welcome);
         let waiters = self.land(&flight);
         let Some(mut answer) = answer.or_else(|| servfail(&message)) else { return };
         for waiter in waiters {
@@ -214,8 +231,8 @@ impl Forwarder {
     fn judge(&self, server: SocketAddr, outcome: Outcome, attempt: &mut Attempt) -> Option<Vec<u8>> {
         let (health, now) = (&mut self.state.borrow_mut().health, Instant::now());
         match outcome {
-            Outcome::Unreachable => health.silent(server, now),
-            Outcome::Answer(_) | Outcome::Declined => health.answered(server),
+            Outcome::Unreachable => note_silent(health, server, now),
+            Outcome::Answer(_) | Outcome::Declined => note_answered(health, server),
         }
         match outcome {
             Outcome::Answer(answer) => Some(answer),
@@ -229,7 +246,7 @@ impl Forwarder {
     fn note_silence(&self, asks: &[Ask]) {
         let (health, now) = (&mut self.state.borrow_mut().health, Instant::now());
         let silent = asks.iter().filter(|ask| now.saturating_duration_since(ask.since) >= SILENCE);
-        silent.for_each(|ask| health.silent(ask.server, now));
+        silent.for_each(|ask| note_silent(health, ask.server, now));
     }
 
     fn ask(self: &Rc<Self>, server: SocketAddr, transport: Transport, message: &[u8]) -> Ask {
@@ -305,10 +322,30 @@ impl Forwarder {
         let _ = tokio::time::timeout(PATIENCE, self.exchange(server, &probe_query(&label))).await;
         self.state.borrow_mut().probes.remove(&label);
     }
+}
 
-    fn points_inside(&self, answer: &[u8]) -> bool {
-        let guarded = &self.state.borrow().guarded;
-        !guarded.is_empty() && addresses(answer).any(|ip| guarded.iter().any(|subnet| subnet.contains(ip)))
+impl State {
+    /// F10 and H2. Whoever asks too much is named in the log, once a second at most.
+    fn may(&mut self, client: &Client, now: Instant) -> bool {
+        let may = self.buckets.take(client.clone(), now) && self.in_flight.begin(client.clone());
+        let quiet = self.complained.is_some_and(|last| now.saturating_duration_since(last) < SILENCE);
+        if !may && !quiet {
+            self.complained = Some(now);
+            tracing::warn!("{client} asks about the world too often: some questions are refused");
+        }
+        may
+    }
+}
+
+fn note_silent(health: &mut Health, server: SocketAddr, now: Instant) {
+    if health.silent(server, now) {
+        tracing::warn!("server {server} is silent: others are asked first");
+    }
+}
+
+fn note_answered(health: &mut Health, server: SocketAddr) {
+    if health.answered(server) {
+        tracing::info!("server {server} answers again");
     }
 }
 

@@ -19,6 +19,7 @@ mod serve;
 mod stream;
 mod table;
 mod upstream;
+mod watch;
 mod worker;
 mod zone;
 
@@ -29,4 +30,5 @@ pub use message::{is_reply_to, question_key, refused, servfail};
 pub use resolv::{Nameserver, Resolv, Watch};
 pub use serve::{Control, Error, Kept, Serve, serve, work};
 pub use table::Table;
+pub use watch::Seen;
 pub use zone::{Asked, Forward, Reply, Transport};

@@ -55,8 +55,6 @@ pub struct Serve<F> {
     pub resolv_conf: PathBuf,
     /// The port, 53.
     pub port: u16,
-    /// Answers from outside that point into our subnets are dropped (H5).
-    pub rebinding_guard: bool,
     /// The arguments with which this executable calls [`work`]. None: it answers in this very process, with all its
     /// privileges.
     pub worker: Option<Vec<OsString>>,
@@ -103,8 +101,8 @@ struct Greeting {
     parent: i32,
     uid: u32,
     netns: (u64, u64),
+    since: u64,
     resolv_conf: PathBuf,
-    rebinding_guard: bool,
 }
 
 /// What a worker wants of its parent.
@@ -175,21 +173,35 @@ pub fn serve<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
     config: Serve<F>,
 ) -> Result<(), Error> {
     raise_limit();
+    let since = since_boot();
+    tracing::info!(control = %control.path.display(), "serving");
     loop {
         let begun = Instant::now();
         let end = match &config.worker {
-            Some(arguments) => supervise(&config, arguments, control, &mut kept)?,
-            None => work_here(&config, control).map(|()| End::Unused)?,
+            Some(arguments) => supervise(&config, arguments, control, &mut kept, since)?,
+            None => work_here(&config, control, since).map(|()| End::Unused)?,
         };
         match end {
             // A request may have come while it was ending.
-            End::Unused if !control.is_wanted() => return Ok(()),
+            End::Unused if !control.is_wanted() => {
+                tracing::info!("no network needs names any more: the end");
+                return Ok(());
+            }
             End::Died if begun.elapsed() < SHORT_LIFE => std::thread::sleep(BREATH),
             // Returns if there is no successor: then we go on.
-            End::HandOver => drop(handover::to_successor(control, &kept, &config.successor)),
+            End::HandOver => {
+                let error = handover::to_successor(control, &kept, &config.successor);
+                tracing::error!(%error, "no other version can take over: this one goes on");
+            }
             End::Unused | End::Died => {}
         }
     }
+}
+
+/// In milliseconds.
+fn since_boot() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now.tv_sec as u64) * 1000 + (now.tv_nsec as u64) / 1_000_000
 }
 
 /// The worker's life. Its standard input is the socket to its parent.
@@ -207,8 +219,8 @@ pub fn work() -> Result<(), Error> {
         control: control.into(),
         uid: greeting.uid,
         netns: greeting.netns,
+        since: greeting.since,
         resolv_conf: greeting.resolv_conf,
-        rebinding_guard: greeting.rebinding_guard,
         table,
         way: Way::Parent(channel),
     };
@@ -218,13 +230,14 @@ pub fn work() -> Result<(), Error> {
 fn work_here<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
     config: &Serve<F>,
     control: &Control,
+    since: u64,
 ) -> Result<(), Error> {
     let start = Start {
         control: UnixListener::from(control.listener.try_clone().map_err(Error::Work)?),
         uid: rustix::process::geteuid().as_raw(),
         netns: netns().map_err(Error::Work)?,
+        since,
         resolv_conf: config.resolv_conf.clone(),
-        rebinding_guard: config.rebinding_guard,
         table: (config.load)(),
         way: Way::Here(config.port),
     };
@@ -237,12 +250,16 @@ fn supervise<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
     arguments: &[OsString],
     control: &Control,
     kept: &mut Kept,
+    since: u64,
 ) -> Result<End, Error> {
     let (ours, mut child) = spawn(arguments).map_err(Error::Spawn)?;
     let mut handing_over = false;
     let table = (config.load)();
     kept.forget_all_but(&table);
-    if greet(config, control, &table, ours.as_fd()).is_ok() {
+    let greeted = greet(config, control, &table, since, ours.as_fd());
+    // It may be large, and a worker's life is long.
+    drop(table);
+    if greeted.is_ok() {
         // Ends when the worker does, for it alone has the other end.
         while let Ok((wish, _)) = receive::<Wish>(ours.as_fd(), RecvFlags::empty()) {
             match wish {
@@ -257,12 +274,13 @@ fn supervise<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
         }
     }
     drop(ours);
-    let success = child.wait().map_err(Error::Spawn)?.success();
+    let status = child.wait().map_err(Error::Spawn)?;
     Ok(if handing_over {
         End::HandOver
-    } else if success {
+    } else if status.success() {
         End::Unused
     } else {
+        tracing::error!(%status, "the process that answers has ended: another takes its place");
         End::Died
     })
 }
@@ -280,6 +298,7 @@ fn greet<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
     config: &Serve<F>,
     control: &Control,
     table: &[(Network, Vec<Endpoint>)],
+    since: u64,
     channel: BorrowedFd<'_>,
 ) -> io::Result<()> {
     let table = written_table(table)?;
@@ -287,8 +306,8 @@ fn greet<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
         parent: rustix::process::getpid().as_raw_pid(),
         uid: rustix::process::geteuid().as_raw(),
         netns: netns()?,
+        since,
         resolv_conf: std::path::absolute(&config.resolv_conf)?,
-        rebinding_guard: config.rebinding_guard,
     };
     send(channel, &greeting, &[control.listener.as_fd(), table.as_fd()])
 }

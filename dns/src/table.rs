@@ -45,7 +45,7 @@ pub(crate) struct Served {
 }
 
 /// An endpoint in the table; small, for there are many.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Attached {
     /// The network's name, which all its endpoints share.
     pub network: Arc<str>,
@@ -130,6 +130,13 @@ impl Table {
         }
     }
 
+    /// Whether an endpoint is known just so.
+    pub fn knows(&self, endpoint: &Endpoint) -> bool {
+        let told =
+            Attached::new(endpoint.network.as_str().into(), endpoint.container.as_str().into(), endpoint);
+        self.containers.get(endpoint.container.as_str()).iter().any(|known| **known == told)
+    }
+
     /// The networks.
     pub fn networks(&self) -> impl Iterator<Item = &Network> {
         self.networks.values().map(|served| &served.network)
@@ -155,9 +162,14 @@ impl Table {
         }
         match self.served(here).find(|served| served.contains(from)) {
             Some(served) => Asker::Known(View::of_network(served)),
-            None if owners.is_empty() && self.subnet_of(from, bits(from)).is_none() => Asker::Stranger,
+            None if owners.is_empty() && !self.is_inside(from) => Asker::Stranger,
             None => Asker::Forged,
         }
+    }
+
+    /// Whether an address is in a subnet of ours.
+    pub(crate) fn is_inside(&self, address: IpAddr) -> bool {
+        self.subnet_of(address, bits(address)).is_some()
     }
 
     /// The endpoints with an address.

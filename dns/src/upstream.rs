@@ -165,21 +165,22 @@ impl Health {
         Attempt::new(&order, beside, now)
     }
 
-    /// It answered, whatever it said.
-    pub fn answered(&mut self, server: SocketAddr) {
-        if let Some(record) = self.servers.get_mut(&server) {
-            record.penalty = None;
-        }
+    /// It answered, whatever it said; true if it had been silent.
+    pub fn answered(&mut self, server: SocketAddr) -> bool {
+        self.servers.get_mut(&server).is_some_and(|record| record.penalty.take().is_some())
     }
 
-    /// It did not answer for [`SILENCE`], or nobody is there. Many questions notice the same silence: one penalty.
-    pub fn silent(&mut self, server: SocketAddr, now: Instant) {
-        let Some(record) = self.record(server) else { return };
-        match record.penalty {
+    /// It did not answer for [`SILENCE`], or nobody is there. Many questions notice the same silence: one penalty. True
+    /// if it had answered before.
+    pub fn silent(&mut self, server: SocketAddr, now: Instant) -> bool {
+        let Some(record) = self.record(server) else { return false };
+        let before = record.penalty;
+        match before {
             Some((_, until)) if until > now => {}
             Some((last, _)) => record.penalty = Some(penalty((last * 2).min(LONGEST_PENALTY), now)),
             None => record.penalty = Some(penalty(PENALTY, now)),
         }
+        before.is_none()
     }
 
     /// It sent us our own question.
@@ -412,7 +413,7 @@ mod tests {
         assert!(buckets.take(7_000_000, now + SECOND * 5));
         assert_eq!(buckets.buckets.len(), 1);
         let mut health = Health::default();
-        (0..10_000).for_each(|port| health.silent(SocketAddr::new([10, 0, 0, 1].into(), port), now));
+        (0..10_000).for_each(|port| _ = health.silent(SocketAddr::new([10, 0, 0, 1].into(), port), now));
         assert_eq!(health.servers.len(), MOST_REMEMBERED);
     }
 

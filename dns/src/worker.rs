@@ -17,12 +17,13 @@ use tokio::sync::{Mutex, Notify};
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::control::{Attachment, Listening, Status};
-use crate::forward::{Answerer, Client, Forwarder, Question};
+use crate::forward::{Answerer, Client, Forbidden, Forwarder, Question};
 use crate::listen::{Batch, Bound, link_index, link_name};
 use crate::resolv::{Watch, localhost_for_any, without_own};
 use crate::serve::{Binder, Way};
 use crate::stream::Connections;
 use crate::upstream::Buckets;
+use crate::watch::Watchers;
 use crate::{Asked, Endpoint, Network, Reply, Resolv, Table, control, listen, stream};
 
 /// Error answers a second for each client, and at once (H2).
@@ -44,6 +45,10 @@ pub(crate) enum Error {
     Bind { network: String, address: IpAddr, source: Errno },
     #[error("endpoint {container} {ifname} is on network {network}, not on {other}")]
     Network { container: String, ifname: String, network: String, other: String },
+    #[error("network {network} is not known as it is on record")]
+    UnknownNetwork { network: String },
+    #[error("the names of {container} {ifname} on network {network} are not known as they are on record")]
+    UnknownEndpoint { container: String, ifname: String, network: String },
 }
 
 /// What a worker starts with.
@@ -52,9 +57,9 @@ pub(crate) struct Start {
     /// Who may speak on the control socket, besides root.
     pub(crate) uid: u32,
     pub(crate) netns: (u64, u64),
+    /// See [`Status::since`].
+    pub(crate) since: u64,
     pub(crate) resolv_conf: PathBuf,
-    /// Answers from outside that point into our subnets are dropped (H5).
-    pub(crate) rebinding_guard: bool,
     pub(crate) table: Vec<(Network, Vec<Endpoint>)>,
     pub(crate) way: Way,
 }
@@ -64,6 +69,7 @@ pub(crate) struct Server {
     pub(crate) batches: Batches,
     pub(crate) links: Links,
     pub(crate) connections: Connections,
+    pub(crate) watchers: Watchers,
     table: RefCell<Table>,
     networks: RefCell<HashMap<String, Network>>,
     listeners: RefCell<HashMap<IpAddr, Listener>>,
@@ -77,7 +83,7 @@ pub(crate) struct Server {
     counts: Counts,
     uid: u32,
     netns: (u64, u64),
-    rebinding_guard: bool,
+    since: u64,
 }
 
 #[derive(Default)]
@@ -126,7 +132,7 @@ impl Links {
         name
     }
 
-    /// A link may have been renamed.
+    /// They may have been renamed.
     fn forget(&self) {
         self.names.borrow_mut().clear();
     }
@@ -141,7 +147,7 @@ pub(crate) fn run(start: Start) -> io::Result<()> {
 async fn serve(start: Start) -> io::Result<()> {
     start.control.set_nonblocking(true)?;
     let control = UnixListener::from_std(start.control)?;
-    let server = Server::new(Binder::new(start.way)?, start.uid, start.netns, start.rebinding_guard);
+    let server = Server::new(Binder::new(start.way)?, start.uid, start.netns, start.since);
     let watch = Watch::new(&start.resolv_conf);
     server.read_upstreams(&start.resolv_conf);
     server.fill(start.table).await;
@@ -160,12 +166,13 @@ async fn follow(server: Rc<Server>, mut watch: Watch, path: PathBuf) {
 }
 
 impl Server {
-    fn new(binder: Binder, uid: u32, netns: (u64, u64), rebinding_guard: bool) -> Rc<Self> {
+    fn new(binder: Binder, uid: u32, netns: (u64, u64), since: u64) -> Rc<Self> {
         let batches = Batches { v4: RefCell::new(Batch::new()), v6: RefCell::new(Batch::new()) };
         Rc::new(Self {
             batches,
             links: Links::default(),
             connections: Connections::default(),
+            watchers: Watchers::new(),
             table: RefCell::new(Table::new()),
             networks: RefCell::default(),
             listeners: RefCell::default(),
@@ -177,7 +184,7 @@ impl Server {
             counts: Counts::default(),
             uid,
             netns,
-            rebinding_guard,
+            since,
         })
     }
 
@@ -192,6 +199,7 @@ impl Server {
             return None;
         }
         let reply = self.table.borrow().answer(asked, turn);
+        self.watchers.tell(&self.table.borrow(), asked, &reply);
         match reply {
             Reply::Answer(answer) => Some(answer),
             Reply::Error(answer) => self.error(asked.from, answer),
@@ -203,12 +211,19 @@ impl Server {
                     None => Client::Address(asked.from),
                 };
                 let servers = self.servers(&forward.upstreams);
-                let question =
-                    Question { message: asked.message, transport: asked.transport, servers, client };
+                let forbidden = forward.guarded.then(|| self.forbidden());
+                let (message, transport) = (asked.message, asked.transport);
+                let question = Question { message, transport, servers, client, forbidden };
                 let answer = self.forwarder.forward(question, later)?;
                 self.error(asked.from, answer)
             }
         }
+    }
+
+    /// H5: no answer from outside may point into a subnet of ours.
+    fn forbidden(self: &Rc<Self>) -> Forbidden {
+        let server = Rc::clone(self);
+        Box::new(move |address| server.table.borrow().is_inside(address))
     }
 
     /// H2: whoever causes too many errors gets no answer to some.
@@ -251,8 +266,22 @@ impl Server {
         }
         if let Some(endpoint) = endpoint {
             self.table.borrow_mut().set_endpoint(&endpoint);
+            let Endpoint { network, container, ifname, names, addresses, .. } = &endpoint;
+            tracing::info!(network, container, ifname, ?names, ?addresses, "set");
         }
         Ok(())
+    }
+
+    /// Whether both are known just so.
+    pub(crate) fn check(&self, network: &Network, endpoint: &Endpoint) -> Result<(), Error> {
+        if self.networks.borrow().get(&network.name) != Some(network) || !self.listens(network) {
+            return Err(Error::UnknownNetwork { network: network.name.clone() });
+        }
+        if self.table.borrow().knows(endpoint) {
+            return Ok(());
+        }
+        let Endpoint { container, ifname, network, .. } = endpoint.clone();
+        Err(Error::UnknownEndpoint { container, ifname, network })
     }
 
     /// The table first: a listener never meets a network it does not know. Back to `known` if it cannot listen.
@@ -280,22 +309,14 @@ impl Server {
     fn know(&self, network: Network) {
         self.table.borrow_mut().set_network(network.clone());
         self.networks.borrow_mut().insert(network.name.clone(), network);
-        self.renew();
+        // One of its links may have been renamed.
+        self.links.forget();
     }
 
     fn forget(&self, network: &str) {
         self.table.borrow_mut().remove_network(network);
         self.networks.borrow_mut().remove(network);
-        self.renew();
-    }
-
-    /// What depends on the networks.
-    fn renew(&self) {
         self.links.forget();
-        if self.rebinding_guard {
-            let networks = self.networks.borrow();
-            self.forwarder.guard(networks.values().flat_map(|network| network.subnets.clone()).collect());
-        }
     }
 
     /// Asks the parent for a successor. Nothing is taken any more, so that nothing is lost with us: what comes in
@@ -318,12 +339,14 @@ impl Server {
         match endpoint {
             Some(Attachment { container, ifname }) => {
                 self.table.borrow_mut().remove_endpoint(network, container, ifname);
+                tracing::info!(network, container, ifname, "removed");
             }
             None => {
                 let known = self.networks.borrow().get(network).cloned();
                 self.forget(network);
                 self.close_unused(&mut binder, &known.unwrap_or_default().gateways).await;
                 self.changed.notify_one();
+                tracing::info!(network, "network removed");
             }
         }
     }
@@ -334,11 +357,13 @@ impl Server {
             if self.listeners.borrow().contains_key(&address) {
                 continue;
             }
-            let bound = binder.bind(address, &network.bridge).await.map_err(|source| Error::Bind {
-                network: network.name.clone(),
-                address,
-                source,
-            })?;
+            let bound = binder.bind(address, &network.bridge).await;
+            let name = &network.name;
+            match &bound {
+                Ok(Bound { port, .. }) => tracing::info!(network = name, %address, port, "listening"),
+                Err(error) => tracing::warn!(network = name, %address, %error, "cannot listen"),
+            }
+            let bound = bound.map_err(|source| Error::Bind { network: name.clone(), address, source })?;
             self.listeners.borrow_mut().insert(address, self.begin(bound, address));
         }
         Ok(())
@@ -368,6 +393,8 @@ impl Server {
     /// The table as the records have it, before the first answer (G5). A network that cannot be listened on does not
     /// keep the others from it.
     async fn fill(self: &Rc<Self>, table: Vec<(Network, Vec<Endpoint>)>) {
+        let endpoints: usize = table.iter().map(|(_, endpoints)| endpoints.len()).sum();
+        tracing::info!(networks = table.len(), endpoints, "answering");
         for (network, endpoints) in &table {
             self.know(network.clone());
             let mut table = self.table.borrow_mut();
@@ -386,6 +413,7 @@ impl Server {
         let sockets = servers.iter().filter_map(|server| server.socket(link_index));
         let sockets: Vec<_> = sockets.map(localhost_for_any).collect();
         if *self.upstreams.borrow() != sockets {
+            tracing::info!(servers = ?sockets, "resolv.conf");
             self.upstreams.replace(sockets);
             self.forwarder.forget();
         }
@@ -405,7 +433,7 @@ impl Server {
 
     /// Who answers, and where.
     pub(crate) fn identity(&self) -> Status {
-        Status { pid: std::process::id(), netns: self.netns, ..Status::default() }
+        Status { pid: std::process::id(), netns: self.netns, since: self.since, ..Status::default() }
     }
 
     /// The same, and where the questions to `addresses` are taken.
@@ -428,6 +456,7 @@ impl Server {
             unwell,
             in_flight,
             connections: self.connections.count(),
+            watchers: self.watchers.count(),
             questions: self.counts.questions.get(),
             forwarded: self.counts.forwarded.get(),
             suppressed: self.counts.suppressed.get(),

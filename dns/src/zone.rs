@@ -61,6 +61,8 @@ pub struct Forward {
     pub upstreams: Vec<SocketAddr>,
     /// The container that is charged for it: (network, id); none for the host or an unknown asker.
     pub client: Option<(String, String)>,
+    /// An answer that points into one of our subnets is not to be passed on (H5).
+    pub guarded: bool,
 }
 
 /// What a name means to an asker.
@@ -188,6 +190,11 @@ impl View<'_> {
         self.networks.iter().any(|served| !served.network.internal)
     }
 
+    /// Whether one of the networks wants the rebinding guard (H5).
+    fn is_guarded(&self) -> bool {
+        self.networks.iter().any(|served| served.network.rebinding_guard)
+    }
+
     /// The container's own servers, else a network's (F1).
     fn upstreams(&self) -> Vec<SocketAddr> {
         let own = self.endpoints.iter().map(|own| &*own.upstreams);
@@ -273,7 +280,7 @@ fn forward(view: &View<'_>, question: &Question<'_>) -> Reply {
         return Reply::Error(question.error(ResponseCode::Refused));
     }
     let client = view.endpoints.first().map(|own| (own.network.to_string(), own.container.to_string()));
-    Reply::Forward(Forward { upstreams: view.upstreams(), client })
+    Reply::Forward(Forward { upstreams: view.upstreams(), client, guarded: view.is_guarded() })
 }
 
 /// The name and what follows each of its dots.

@@ -517,7 +517,10 @@ fn f1_the_containers_own_servers_come_before_the_networks_and_those_before_the_h
         upstreams: own.clone(),
         ..endpoint("back", "c-db", &["db"], &["172.19.0.2"])
     });
-    assert_eq!(world.forward(DB), Forward { upstreams: own, client: Some(("back".into(), "c-db".into())) });
+    assert_eq!(
+        world.forward(DB),
+        Forward { upstreams: own, client: Some(("back".into(), "c-db".into())), guarded: false }
+    );
 }
 
 #[test]

@@ -62,7 +62,7 @@ impl Scene {
         let serve = move || {
             let load = move || table.clone();
             let successor = Vec::new();
-            let config = Serve { resolv_conf, port: 53, rebinding_guard: false, worker, successor, load };
+            let config = Serve { resolv_conf, port: 53, worker, successor, load };
             dns::serve(&control, dns::Kept::default(), config)
         };
         self.server = Some(std::thread::spawn(move || host.run(serve).unwrap()));
@@ -391,6 +391,28 @@ fn outside_names_are_forwarded_shared_and_end_in_servfail_without_servers() {
     scene.write_resolv("");
     wait_for(|| scene.status().upstreams.is_empty());
     assert_eq!(scene.rcode("example.org"), 2);
+}
+
+/// H5. The upstream says where everything is: in a subnet of ours, or elsewhere.
+#[test]
+fn an_answer_that_points_inside_is_dropped_where_a_network_wants_it() {
+    let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
+    let _upstream = scene.upstream("192.0.2.1", |query| vec![answer(query, 1)]);
+    let inside = Network {
+        name: "net8".into(),
+        subnets: vec!["198.51.100.0/24".parse().unwrap()],
+        bridge: "elsewhere".into(),
+        ..Network::default()
+    };
+    let guarded = Network { rebinding_guard: true, ..network() };
+
+    scene.set(&network(), None);
+    scene.set(&inside, None);
+    assert_eq!(scene.rcode("example.org"), 0, "nobody wants it");
+    scene.set(&guarded, None);
+    assert_eq!(scene.rcode("example.org"), 2, "it points to the other network");
+    scene.set(&Network { subnets: vec!["203.0.113.0/24".parse().unwrap()], ..inside }, None);
+    assert_eq!(scene.rcode("example.org"), 0, "it points outside");
 }
 
 #[test]

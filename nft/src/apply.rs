@@ -14,6 +14,7 @@ use crate::conntrack::{Flow, Tracked, count, filters};
 use crate::element::{Element, Entry, Owner};
 use crate::encode::{Reply, Requests, replies};
 use crate::error::Error;
+use crate::foreign::Dropping;
 use crate::mac_check::{Found, MacCheck, Subject};
 use crate::ruleset::{Ruleset, Set, Table};
 use crate::state::{Fingerprint, State, TableState};
@@ -252,6 +253,13 @@ impl Firewall {
     /// True if the chain is there that the rules of `macspoofchk` hang on.
     pub fn has_bridge_nat(&mut self) -> Result<bool, Error> {
         self.is_there(Requests::get_bridge_nat)
+    }
+
+    /// Other people's chains that drop whatever comes to the host, unless a rule of theirs accepts it. An accept of ours
+    /// changes nothing there: in nf_tables it ends its own chain only.
+    pub fn droppers_of_input(&mut self) -> Result<Vec<Dropping>, Error> {
+        let found = self.dump("reading the chains", Requests::dump_chains, |reply| Some(reply.dropping()))?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// How many netlink messages were sent so far.

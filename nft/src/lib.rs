@@ -7,7 +7,7 @@
 //! The rules of `bridge`'s `macspoofchk` are the exception: the reference plugin's, in a table of others
 //! ([`MacCheck`]).
 //!
-//! `element`, `ruleset`, `mac_check`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
+//! `element`, `ruleset`, `mac_check`, `foreign`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
 //! to the kernel, through one [`Firewall`] socket.
 
 mod apply;
@@ -15,6 +15,7 @@ mod conntrack;
 mod element;
 mod encode;
 mod error;
+mod foreign;
 mod mac_check;
 mod ruleset;
 mod state;
@@ -23,6 +24,7 @@ pub use apply::Firewall;
 pub use conntrack::Flow;
 pub use element::{Element, Owner, ParseProtocolError, Protocol, Range};
 pub use error::Error;
+pub use foreign::Dropping;
 pub use mac_check::{MacCheck, Subject};
 pub use ruleset::Ruleset;
 pub use state::{ParseStateError, State};

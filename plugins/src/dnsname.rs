@@ -23,6 +23,8 @@ struct Config {
     domain_name: String,
     /// The servers for all other questions; none means the host's.
     remote_servers: Vec<String>,
+    /// Answers from outside that point into a subnet of ours are dropped (ours alone).
+    rebinding_guard: bool,
     runtime_config: RuntimeConfig,
 }
 
@@ -105,7 +107,8 @@ fn parse(request: &Request<'_>) -> Result<Names, Error> {
     let domain = Some(config.domain_name).filter(|domain| !domain.is_empty());
     let dns = cni::Dns { nameservers: config.remote_servers, domain, ..cni::Dns::default() };
     let RuntimeConfig { aliases, dns: runtime } = config.runtime_config;
-    Names::new(&request.config.name, dns, runtime, &aliases)
+    let names = Names::new(&request.config.name, dns, runtime, &aliases)?;
+    Ok(Names { rebinding_guard: config.rebinding_guard, ..names })
 }
 
 /// The addresses of the bridge that containers can ask at.

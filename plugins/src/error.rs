@@ -167,7 +167,11 @@ pub enum Error {
         bridge: String,
     },
     /// Duplicate detection (`enabledad`) did not end.
-    #[error("link {ifname} still has tentative address {address} after {} seconds", patience.as_secs())]
+    #[error(
+        "link {ifname} still has tentative address {address} after {} seconds; \
+         hint: net.ipv6.conf.{ifname}.dad_transmits says how often it is asked for, a second apart",
+        patience.as_secs()
+    )]
     StillTentative {
         /// The container's interface.
         ifname: String,

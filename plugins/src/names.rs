@@ -43,6 +43,8 @@ pub struct Names {
     pub search: Vec<String>,
     /// Options for the container's resolver.
     pub options: Vec<String>,
+    /// Answers from outside that point into a subnet of ours are dropped.
+    pub rebinding_guard: bool,
 }
 
 /// `runtimeConfig.dns` (capability `dns`): one container's own settings.
@@ -77,6 +79,7 @@ impl Names {
             own_upstreams: upstreams(&runtime.servers)?,
             search: pick(runtime.searches, dns.search),
             options: pick(runtime.options, dns.options),
+            rebinding_guard: false,
         })
     }
 
@@ -89,7 +92,8 @@ impl Names {
     /// The network's part.
     pub fn zone(&self, gateways: Vec<IpAddr>, subnets: Vec<IpNetwork>) -> Zone {
         let (domain, upstreams) = (self.domain.clone(), self.upstreams.clone());
-        Zone { domain, gateways, subnets, upstreams, ..Zone::default() }
+        let rebinding_guard = self.rebinding_guard;
+        Zone { domain, gateways, subnets, upstreams, rebinding_guard, ..Zone::default() }
     }
 
     /// What the container is told: to ask the gateways, and to try the network's domain first (N3).
@@ -171,13 +175,16 @@ pub fn forget_network(host: &Host, network: &Network) {
     }
 }
 
-/// CHECK: the name server answers, in this namespace.
+/// CHECK: the name server answers, in this namespace, and knows what is on record.
 pub fn check(host: &Host, record: &Record) -> Result<(), Error> {
     if record.names.is_empty() {
         return Ok(());
     }
-    let answers = client::ping(&host.store.paths().name_server());
-    answers.map_err(|error| Finding::Names(error.to_string()).into())
+    let network = host.store.network(&record.network, &record.plugin)?.unwrap_or_default();
+    let Some(zone) = &network.zone else { return Ok(()) };
+    let socket = host.store.paths().name_server();
+    let known = client::check(&socket, &served(&network, zone), &endpoint(record));
+    known.map_err(|error| Finding::Names(error.to_string()).into())
 }
 
 /// All that is on record: what a server that starts is to know.
@@ -204,6 +211,7 @@ fn served(network: &Network, zone: &Zone) -> dns::Network {
         subnets: zone.subnets.clone(),
         internal: zone.internal,
         upstreams: zone.upstreams.clone(),
+        rebinding_guard: zone.rebinding_guard,
     }
 }
 

@@ -34,6 +34,9 @@ struct Config {
     /// The network's containers find one another by name. `dns` then says what the name server needs: the domain, and
     /// the servers that it asks about the world.
     names: bool,
+    /// Answers from outside that point into a subnet of ours are dropped: no web page reaches a container by a name of
+    /// its own making.
+    rebinding_guard: bool,
     dns: Option<Dns>,
     ipam: Option<IpamMember>,
     args: ArgsMember,
@@ -52,6 +55,7 @@ impl Default for Config {
             port_isolation: false,
             sticky_addresses: true,
             names: false,
+            rebinding_guard: false,
             dns: None,
             ipam: None,
             args: ArgsMember::default(),
@@ -108,7 +112,10 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
     let ipam = own_unless_named(config.ipam, name)?;
     let (dns, runtime) = (config.dns.filter(|dns| !dns.is_empty()), config.runtime_config);
     let names = match config.names {
-        true => Some(Names::new(name, dns.clone().unwrap_or_default(), runtime.dns, &runtime.aliases)?),
+        true => {
+            let names = Names::new(name, dns.clone().unwrap_or_default(), runtime.dns, &runtime.aliases)?;
+            Some(Names { rebinding_guard: config.rebinding_guard, ..names })
+        }
         false => None,
     };
     Ok(Plan {

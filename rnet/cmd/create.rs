@@ -49,6 +49,9 @@ pub struct Args {
     /// The domain that names have besides NAME.NETWORK
     #[arg(long, value_name = "DOMAIN", conflicts_with = "no_dns")]
     pub domain: Option<String>,
+    /// Drop answers from outside that point into a subnet of ours
+    #[arg(long, conflicts_with = "no_dns")]
+    pub dns_rebinding_guard: bool,
     /// Succeed if the network is there already
     #[arg(long)]
     pub ignore_existing: bool,
@@ -89,6 +92,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         sticky: !args.no_sticky,
         names: !args.no_dns,
         dns: asked.dns,
+        rebinding_guard: args.dns_rebinding_guard,
     };
     view.definitions.write(&wanted)?;
     drop(lock);
@@ -435,6 +439,7 @@ mod tests {
                 sticky: true,
                 names: false,
                 dns: Dns::default(),
+                rebinding_guard: false,
             };
             definitions::network_of(&wanted.conflist()).unwrap()
         };

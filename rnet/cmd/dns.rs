@@ -1,6 +1,11 @@
 //! `rnet dns`: the name server, and how it goes.
 
+use std::collections::BTreeSet;
+use std::io::ErrorKind;
+
+use anyhow::Context;
 use dns::{Control, Endpoint, Kept, Serve, Status, client};
+use nft::{Dropping, Firewall};
 use plugins::names::{self, PORT, RESOLV_CONF};
 use serde_json::json;
 use store::{Paths, Store};
@@ -22,6 +27,10 @@ pub struct Args {
 pub enum Verb {
     /// Show where the name server listens, which names it knows and whom it asks about the world
     Status,
+    /// Show what happened to the name server, to networks and to containers' names; no question is ever written down
+    Log,
+    /// Show each question that is asked from now on, and what it was answered, until Ctrl-C
+    Watch,
     /// Serve names until no network needs them; the first container that needs it starts it by itself
     Serve {
         /// Return when it serves; it goes on by itself
@@ -45,10 +54,15 @@ const NAMES: [&str; 4] = ["NETWORK", "NAMES", "ADDRESSES", "CONTAINER"];
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     match args.verb {
         Verb::Status => status(style),
+        Verb::Log => log(),
+        Verb::Watch => watch(style),
         Verb::Serve { resume: true, .. } => resume(),
         Verb::Serve { detach, .. } => serve(detach),
         Verb::Restart => restart(),
-        Verb::Worker => Ok(dns::work().map(|()| 0)?),
+        Verb::Worker => {
+            crate::log::start();
+            Ok(dns::work().map(|()| 0)?)
+        }
     }
 }
 
@@ -59,10 +73,15 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     Store::open(paths.clone())?;
     let control = Control::open(&paths.name_server())?;
     if !detached {
+        crate::log::start();
         return Ok(serve_here(&control, Kept::default(), &paths).map(|()| 0)?);
     }
     detach::run(&control.descriptors(), &paths.run(), || {
-        let _ = serve_here(&control, Kept::default(), &paths);
+        let _ = crate::log::open(&paths.name_server_log());
+        crate::log::start();
+        if let Err(error) = serve_here(&control, Kept::default(), &paths) {
+            tracing::error!(error = &error as &dyn std::error::Error, "the end");
+        }
         // The child ends without dropping anything.
         control.remove();
     })?;
@@ -73,15 +92,39 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
 
 /// In the place of a server that has handed over.
 fn resume() -> anyhow::Result<u8> {
+    crate::log::start();
     let (control, kept) = dns::taken_over()?;
     Ok(serve_here(&control, kept, &Paths::new(netlink::cookie()?)).map(|()| 0)?)
 }
 
 fn restart() -> anyhow::Result<u8> {
     rights::require()?;
-    match client::restart(&Paths::new(netlink::cookie()?).name_server()) {
+    found(client::restart(&Paths::new(netlink::cookie()?).name_server())).map(|()| 0)
+}
+
+fn log() -> anyhow::Result<u8> {
+    let path = Paths::new(netlink::cookie()?).name_server_log();
+    match std::fs::read_to_string(&path) {
+        Ok(log) => print(&log).map(|()| 0),
+        Err(error) if error.kind() == ErrorKind::NotFound => Err(Problem::NoNameServer.into()),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+fn watch(style: Style) -> anyhow::Result<u8> {
+    let mut printed = Ok(());
+    let watched = client::watch(&Paths::new(netlink::cookie()?).name_server(), |seen| {
+        printed = print(&if style.json { format!("{}\n", json!(seen)) } else { format!("{seen}\n") });
+        if printed.is_ok() { Ok(()) } else { Err(ErrorKind::BrokenPipe.into()) }
+    });
+    printed.and_then(|()| found(watched)).map(|()| 0)
+}
+
+/// What the name server said, or that there is none.
+fn found<T>(said: Result<T, client::Error>) -> anyhow::Result<T> {
+    match said {
         Err(client::Error::NotThere { .. }) => Err(Problem::NoNameServer.into()),
-        other => Ok(other.map(|()| 0)?),
+        other => Ok(other?),
     }
 }
 
@@ -91,33 +134,37 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths) -> Result<(), dns::E
         || Store::open(paths.clone()).ok().and_then(|store| names::table(&store).ok()).unwrap_or_default();
     let worker = Some(vec!["dns".into(), "worker".into()]);
     let successor = vec!["dns".into(), "serve".into(), "--resume".into()];
-    dns::serve(
-        control,
-        kept,
-        Serve {
-            resolv_conf: RESOLV_CONF.into(),
-            port: PORT,
-            rebinding_guard: false,
-            worker,
-            successor,
-            load,
-        },
-    )
+    dns::serve(control, kept, Serve { resolv_conf: RESOLV_CONF.into(), port: PORT, worker, successor, load })
 }
 
 fn status(style: Style) -> anyhow::Result<u8> {
     let paths = Paths::new(netlink::cookie()?);
-    let mut status = match client::status(&paths.name_server()) {
-        Err(client::Error::NotThere { .. }) => return Err(Problem::NoNameServer.into()),
-        other => other?,
-    };
+    let mut status = found(client::status(&paths.name_server()))?;
+    let droppers = Firewall::open()?.droppers_of_input()?;
     status.endpoints.sort_by(|one, other| (&one.network, &one.names).cmp(&(&other.network, &other.names)));
     if style.json {
-        print_json(&json!(status))?
+        let mut whole = json!(status);
+        whole["inputDroppedBy"] = droppers.iter().map(Dropping::to_string).collect();
+        print_json(&whole)?
     } else {
         print(&text(&status))?
     }
+    droppers.iter().for_each(|dropping| warn_of(dropping, &status, style));
     Ok(0)
+}
+
+/// L4: an accept of ours would change nothing in a chain of others. A rule for each protocol and port, for iptables
+/// reads a set wrongly.
+fn warn_of(dropping: &Dropping, status: &Status, style: Style) {
+    style.warn(format_args!(
+        "chain {dropping} drops what no rule of it accepts: containers get answers only if it accepts their questions"
+    ));
+    let ports: BTreeSet<u16> = status.listeners.iter().map(|listening| listening.port).collect();
+    for (port, protocol) in ports.into_iter().flat_map(|port| [(port, "udp"), (port, "tcp")]) {
+        style.hint(format_args!(
+            "nft 'insert rule {dropping} iifname \"rnet*\" {protocol} dport {port} counter accept'"
+        ));
+    }
 }
 
 fn text(status: &Status) -> String {

@@ -140,9 +140,12 @@ fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
+/// The variable that says which boot this is (tests).
+pub(crate) const BOOT_ID: &str = "RNET_BOOT_ID";
+
 /// The kernel's id of this boot (/proc/sys/kernel/random/boot_id), or what `RNET_BOOT_ID` says (tests).
 pub fn boot_id() -> Result<String, Error> {
-    if let Some(id) = trusted_env("RNET_BOOT_ID") {
+    if let Some(id) = trusted_env(BOOT_ID) {
         return Ok(id.to_string_lossy().into_owned());
     }
     let path = "/proc/sys/kernel/random/boot_id";

@@ -3,14 +3,21 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use crate::boot_id;
+use crate::files::BOOT_ID;
+
 /// The variable that moves all files below another folder.
 const ROOT: &str = "RNET_ROOT";
+
+/// So much of the kernel's boot id tells one boot from another.
+const BOOT: usize = 8;
 
 /// Where rnet keeps its files; `RNET_ROOT` moves all of them below another folder (tests, labs).
 #[derive(Clone, Debug)]
 pub struct Paths {
     root: PathBuf,
-    cookie: u64,
+    /// The folder of what lives as long as this host and this boot.
+    host: String,
 }
 
 impl Paths {
@@ -18,20 +25,29 @@ impl Paths {
     ///
     /// `RNET_ROOT` is ignored when the program runs setuid or with raised file capabilities.
     pub fn new(cookie: u64) -> Self {
-        let root = trusted_env(ROOT).unwrap_or_else(|| "/".into());
-        Self { root: root.into(), cookie }
+        match trusted_env(ROOT) {
+            Some(root) => Self::under(Path::new(&root), cookie),
+            None => Self { root: "/".into(), host: cookie.to_string() },
+        }
     }
 
-    /// The same below `root`.
+    /// The same below `root`, which may lie on a disk, where /run does not: what an earlier boot has left is not to be
+    /// taken for what is there now.
     pub fn under(root: &Path, cookie: u64) -> Self {
-        Self { root: root.to_owned(), cookie }
+        Self::in_boot(root, cookie, &boot_id().unwrap_or_default())
+    }
+
+    /// The same in the boot with this id.
+    pub fn in_boot(root: &Path, cookie: u64, boot: &str) -> Self {
+        let host = format!("{cookie}-{}", boot.get(..BOOT).unwrap_or(boot));
+        Self { root: root.to_owned(), host }
     }
 
     /// What lives as long as the boot: records, locks, leases of `rnet` networks.
     ///
     /// Several host namespaces may share one /run, so the namespace's cookie is part of the path.
     pub fn run(&self) -> PathBuf {
-        self.root.join("run/rnet").join(self.cookie.to_string())
+        self.root.join("run/rnet").join(&self.host)
     }
 
     /// What outlives a boot: the index of leases, reservations.
@@ -55,13 +71,19 @@ impl Paths {
     }
 
     /// What a program of ours has to find in its environment to use the same paths.
-    pub fn environment(&self) -> Option<(&'static str, &Path)> {
-        (self.root != Path::new("/")).then_some((ROOT, &*self.root))
+    pub fn environment(&self) -> impl Iterator<Item = (&'static str, OsString)> {
+        let moved = (self.root != Path::new("/")).then(|| (ROOT, self.root.clone().into()));
+        moved.into_iter().chain(trusted_env(BOOT_ID).map(|boot| (BOOT_ID, boot)))
     }
 
     /// The name server's control socket, with its lock beside it.
     pub fn name_server(&self) -> PathBuf {
         self.run().join("locks/dns")
+    }
+
+    /// What the name server has to say.
+    pub fn name_server_log(&self) -> PathBuf {
+        self.run().join("locks/dns.log")
     }
 
     /// `path`, an absolute path out of a configuration, below the root.
@@ -93,8 +115,9 @@ mod tests {
     fn every_path_lies_below_the_root() {
         let paths = Paths::under(Path::new("/lab"), 7);
 
-        assert_eq!(paths.run(), Path::new("/lab/run/rnet/7"));
-        assert_eq!(paths.leases(), Path::new("/lab/run/rnet/7/leases"));
+        let run = format!("/lab/run/rnet/7-{}", &boot_id().unwrap()[..8]);
+        assert_eq!(paths.run(), Path::new(&run));
+        assert_eq!(paths.leases(), Path::new(&run).join("leases"));
         assert_eq!(paths.rooted(Path::new("/var/run/cni")), Path::new("/lab/var/run/cni"));
     }
 }

@@ -187,6 +187,9 @@ pub struct Zone {
     /// Its servers for all other questions; none means the host's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<SocketAddr>,
+    /// Answers from outside that point into a subnet of ours are dropped.
+    #[serde(skip_serializing_if = "is_false")]
+    pub rebinding_guard: bool,
     /// The gateways whose port 53 somebody else has: where the name server listens instead.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<SocketAddr>,
@@ -195,9 +198,10 @@ pub struct Zone {
 impl Zone {
     /// True if this is `planned`, or that and more.
     pub fn covers(&self, planned: &Zone) -> bool {
-        let same = (&self.domain, self.internal, &self.upstreams)
-            == (&planned.domain, planned.internal, &planned.upstreams);
-        same && planned.gateways.iter().all(|gateway| self.gateways.contains(gateway))
+        let kept =
+            |zone: &Zone| (zone.domain.clone(), zone.internal, zone.upstreams.clone(), zone.rebinding_guard);
+        kept(self) == kept(planned)
+            && planned.gateways.iter().all(|gateway| self.gateways.contains(gateway))
             && planned.subnets.iter().all(|subnet| self.subnets.contains(subnet))
     }
 

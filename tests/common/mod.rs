@@ -196,7 +196,7 @@ impl Lab {
     /// Where the host's records, locks and leases lie.
     pub fn run_folder(&self) -> PathBuf {
         let cookie = self.host.run(|| netlink::cookie().unwrap()).unwrap();
-        self.host.root().join("run/rnet").join(cookie.to_string())
+        store::Paths::under(self.host.root(), cookie).run()
     }
 
     /// A file below the host's directory, its content as text.

@@ -1,6 +1,8 @@
 //! The server's life: started when it is needed, replaced when it dies, gone when nobody needs it.
 
+use std::io::{BufRead, BufReader};
 use std::net::UdpSocket;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::common::{SOON, Who, address, differences, rnet, with};
 use crate::scene::{
-    GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, named, parent, unknown,
+    GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, named, parent, unknown, wait_until,
 };
 
 /// Our own code: names cannot be served.
@@ -137,11 +139,10 @@ fn whoever_started_it_may_die_with_all_its_group() {
     assert_ne!(group_of_it, group.to_string());
     assert_eq!((session, terminal), (server.to_string(), "0".into()), "a session without a terminal");
     assert_eq!(std::fs::read_link(format!("/proc/{server}/cwd")).unwrap().to_str(), Some("/"));
-    for fd in 0..3 {
-        assert_eq!(
-            std::fs::read_link(format!("/proc/{server}/fd/{fd}")).unwrap().to_str(),
-            Some("/dev/null")
-        );
+    let log = scene.lab.run_folder().join("locks/dns.log");
+    for (fd, target) in [(0, "/dev/null"), (1, "/dev/null"), (2, log.to_str().unwrap())] {
+        let open = std::fs::read_link(format!("/proc/{server}/fd/{fd}")).unwrap();
+        assert_eq!(open.to_str(), Some(target), "descriptor {fd}");
     }
     let status = std::fs::read_to_string(format!("/proc/{server}/status")).unwrap();
     assert!(status.contains("SigBlk:\t0000000000000000"), "{status}");
@@ -277,6 +278,115 @@ fn an_upgrade_loses_no_question_and_no_name() {
     scene.lab.del("rnet", &web_who, &mynet());
     scene.lab.del("rnet", &db_who, &mynet());
     scene.is_as(&before);
+}
+
+#[test]
+fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
+    let scene = Scene::new();
+    let installed = scene.lab.host.root().join("installed");
+    std::fs::copy(env!("CARGO_BIN_EXE_rnet"), &installed).unwrap();
+    std::fs::remove_file(scene.lab.plugins.join("rnet")).unwrap();
+    std::os::unix::fs::symlink(&installed, scene.lab.plugins.join("rnet")).unwrap();
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    std::fs::remove_file(&installed).unwrap();
+
+    let restarted = scene.command(&["dns", "restart"]);
+
+    let expected =
+        "error: the version of the name server that ran before goes on: its program cannot be started again";
+    assert!(restarted.status == 1 && restarted.stderr.starts_with(expected), "{restarted:?}");
+    assert!(scene.command(&["dns", "log"]).stdout.contains("no other version can take over"));
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    std::fs::copy(env!("CARGO_BIN_EXE_rnet"), &installed).unwrap();
+    assert_eq!(scene.command(&["dns", "restart"]).status, 0);
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.wait_for_its_end();
+}
+
+/// Where /run is on a disk (RNET_ROOT), records outlive the boot that they are of.
+#[test]
+fn records_of_an_earlier_boot_are_not_served() {
+    let scene = Scene::new();
+    let (_web, web, web_ip) = scene.member("web", &mynet());
+    scene.kill_server();
+    let (db, db_who) = scene.named("db");
+    let next_boot = |verb, who| {
+        let call = scene.lab.call(verb, "rnet", who).set("RNET_BOOT_ID", "the-next");
+        call.input(mynet().to_string()).run()
+    };
+
+    let added = next_boot("ADD", &db_who).json();
+
+    assert_eq!(address(&added, false), web_ip, "nobody has it any more");
+    assert_eq!((ask(&db, "db"), ask(&db, "web")), (known(&[web_ip]), unknown()));
+    next_boot("DEL", &db_who).silent();
+    scene.lab.del("rnet", &web, &mynet());
+}
+
+#[test]
+fn the_log_tells_networks_and_containers_and_no_question() {
+    let scene = Scene::new();
+    assert_eq!(scene.command(&["dns", "log"]).status, 3);
+    let (web, web_who, _) = scene.member("web", &mynet());
+    let (worker, _) = scene.server();
+    assert_eq!(ask(&web, "secret"), unknown());
+    kill(worker);
+    wait_until("another worker", || scene.server().0 != worker);
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.wait_for_its_end();
+
+    let log = scene.command(&["dns", "log"]).stdout;
+
+    let expected = [
+        "serving control=",
+        "answering networks=1 endpoints=1",
+        "listening network=\"mynet\" address=10.7.0.1 port=53",
+        "set network=\"mynet\" container=\"web\" ifname=\"eth0\" names=[\"web\"] addresses=[10.7.0.2]",
+        "the process that answers has ended: another takes its place status=signal: 9 (SIGKILL)",
+        "answering networks=1 endpoints=1",
+        "removed network=\"mynet\" container=\"web\" ifname=\"eth0\"",
+        "network removed network=\"mynet\"",
+        "no network needs names any more: the end",
+    ];
+    let mut lines = log.lines();
+    for part in expected {
+        assert!(lines.any(|line| line.contains(part)), "{part} is missing, or not there in order:\n{log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
+}
+
+#[test]
+fn whoever_watches_sees_each_question_and_its_answer() {
+    let scene = Scene::new();
+    let (web, _, web_ip) = scene.member("web", &mynet());
+    let (db, _, db_ip) = scene.member("db", &mynet());
+    let watch = scene.lab.host.command(env!("CARGO_BIN_EXE_rnet"));
+    let mut watch = watch.args(["dns", "watch"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
+    // It has begun when the first one is told.
+    let first = thread::scope(|scope| {
+        let asking = scope.spawn(|| {
+            while scene.status().json()["watchers"] == 0 {
+                thread::sleep(Duration::from_millis(5));
+            }
+            ask(&db, "web")
+        });
+        let first = lines.next().unwrap().unwrap();
+        assert_eq!(asking.join().unwrap(), known(&[web_ip]));
+        first
+    });
+
+    assert_eq!(first, format!("{db_ip} db on mynet: web. A: NOERROR {web_ip}"));
+    assert_eq!(ask(&web, "nosuch"), unknown());
+    assert_eq!(lines.next().unwrap().unwrap(), format!("{web_ip} web on mynet: nosuch. A: NXDOMAIN"));
+    ask(&web, "example.org");
+    assert_eq!(lines.next().unwrap().unwrap(), format!("{web_ip} web on mynet: example.org. A: forwarded"));
+    watch.kill().unwrap();
+    watch.wait().unwrap();
+    wait_until("its leaving", || {
+        ask(&web, "web");
+        scene.status().json()["watchers"] == 0
+    });
 }
 
 /// A message has room for a hundred networks' sockets.

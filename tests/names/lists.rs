@@ -127,6 +127,24 @@ fn check_tells_that_names_are_not_served() {
 }
 
 #[test]
+fn check_tells_that_a_name_is_not_served() {
+    let scene = Scene::new();
+    let (_web, who) = scene.named("web");
+    let (_db, db_who) = scene.named("db");
+    let result = scene.lab.add_list(&mylist(), &who).json();
+    let db_result = scene.lab.add_list(&mylist(), &db_who).json();
+    scene.lab.check_list(&mylist(), &who, &result).silent();
+    let socket = scene.lab.run_folder().join("locks/dns");
+    scene.lab.host.run(|| dns::client::remove_endpoint(&socket, "mynet", "web", "eth0").unwrap()).unwrap();
+
+    let (code, message) = scene.lab.check_list(&mylist(), &who, &result).refusal();
+
+    let expected = "the names of web eth0 on network mynet are not known as they are on record";
+    assert!(code == 107 && message.ends_with(expected), "{message}");
+    scene.lab.check_list(&mylist(), &db_who, &db_result).silent();
+}
+
+#[test]
 fn two_lists_have_two_views() {
     let scene = Scene::new();
     let other = list("other", "10.8.0.0/24", "cni-podman2");

@@ -46,8 +46,13 @@ impl Scene {
 
     /// What `rnet dns status` says.
     pub fn status(&self) -> Outcome {
+        self.command(&["dns", "status", "--json"])
+    }
+
+    /// What the command says.
+    pub fn command(&self, arguments: &[&str]) -> Outcome {
         let program = self.lab.host.command(env!("CARGO_BIN_EXE_rnet"));
-        let output = program.args(["dns", "status", "--json"]).output().unwrap();
+        let output = program.args(arguments).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         Outcome {
             status: output.status.code().unwrap(),

@@ -357,6 +357,22 @@ fn an_address_that_somebody_has_is_refused_by_name_and_nothing_stays() {
     lab.add("bridge", &who, &with(&config, json!({"enabledad": false})));
 }
 
+/// A container whose kernel asks eight times, a second apart.
+#[test]
+fn a_probe_without_end_fails_after_five_seconds_and_nothing_stays() {
+    const TRY_AGAIN_LATER: u64 = 11;
+    let lab = Lab::new();
+    let config = with(&bridge("n", &["fd01::/64"]), json!({"enabledad": true}));
+    let (container, who) = lab.container("c1");
+    inside(container.netns()).set_sysctl("ipv6/conf/default/dad_transmits", "8").unwrap();
+    let text = "link eth0 still has tentative address fd01::2 after 5 seconds; \
+                hint: net.ipv6.conf.eth0.dad_transmits says how often it is asked for, a second apart";
+    assert_eq!(lab.cni("ADD", "bridge", &who, &config).refusal(), (TRY_AGAIN_LATER, text.into()));
+    assert_eq!(lab.links(), ["br0"]);
+    inside(container.netns()).set_sysctl("ipv6/conf/default/dad_transmits", "1").unwrap();
+    lab.add("bridge", &who, &config);
+}
+
 /// A host that was booted without IPv6 for its links.
 #[test]
 fn without_ipv6_on_the_host_ipv4_works_and_ipv6_fails_clearly() {

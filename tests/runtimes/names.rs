@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         ("a_second_network_has_names_too", second_network),
         ("every_client_finds_the_same", clients),
         ("names_outlive_the_unit_that_started_them", outlives_its_unit),
+        ("a_chain_that_drops_questions_is_told_with_what_opens_it", dropped_input),
+        ("only_root_may_speak_to_the_server", root_alone),
     ];
     tests.iter().map(|test| Test::new("names", *flavour, *test)).collect()
 }
@@ -155,6 +158,69 @@ fn clients(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
 fn dig(from: &Running, gateway: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let server = format!("@{gateway}");
     stdout(bounded(&from.netns, "dig"), "dig", &[&["+time=3", "+tries=1", &server], arguments].concat())
+}
+
+/// iptables' own table, as ufw and many a guide leave it.
+fn dropped_input(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    let network = Network::make(&lab, flavour, 1)?;
+    let web = podman.run("web", &network.name, &[])?;
+    podman.run("db", &network.name, &[])?;
+    let open: Value = serde_json::from_str(&lab.rnet(&["dns", "status", "--json"])?)?;
+    ensure!(open["inputDroppedBy"] == serde_json::json!([]), "{open}");
+    stdout(bounded(lab.host.netns(), "iptables"), "iptables", &["-P", "INPUT", "DROP"])?;
+    finds_nobody(&podman, "db", "web")?;
+
+    let status = lab.host.command(&setup.rnet).args(["dns", "status"]).output()?;
+
+    let told = String::from_utf8(status.stderr)?;
+    ensure!(status.status.success() && told.contains("warning: chain ip filter INPUT drops"), "told: {told}");
+    let hints = told.lines().filter_map(|line| line.trim().strip_prefix("hint: "));
+    for hint in hints {
+        // The bridge of a list has a name of its own.
+        let hint =
+            if flavour == Flavour::Chain { hint.replace("rnet*", &network.bridge()) } else { hint.into() };
+        stdout(bounded(lab.host.netns(), "sh"), "sh", &["-c", &hint])?;
+    }
+    finds(&podman, "db", "web", web.address)?;
+    // What was typed is what iptables reads, too.
+    let listed = stdout(bounded(lab.host.netns(), "iptables"), "iptables", &["-S", "INPUT"])?;
+    ensure!(listed.contains("-p udp -m udp --dport 53"), "listed: {listed}");
+    Ok(())
+}
+
+/// The folder keeps others out; if it did not, the server would hang up on them.
+fn root_alone(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    let network = Network::make(&lab, flavour, 1)?;
+    podman.run("web", &network.name, &[])?;
+    let as_nobody = || -> anyhow::Result<String> {
+        let nobody = lab.host.command("setpriv");
+        let asked = nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&setup.rnet);
+        let asked = asked.args(["dns", "status"]).output()?;
+        ensure!(!asked.status.success(), "nobody is answered: {asked:?}");
+        Ok(String::from_utf8(asked.stderr)?)
+    };
+    let shut = as_nobody()?;
+    ensure!(shut.contains("no name server listens") || shut.contains("no name server runs"), "shut: {shut}");
+    let socket = store::Paths::new(lab.host.run(netlink::cookie)??).name_server();
+    for (place, mode) in [(socket.as_path(), 0o777)].into_iter().chain(
+        socket
+            .ancestors()
+            .skip(1)
+            .take_while(|place| *place != Path::new("/run"))
+            .map(|place| (place, 0o755)),
+    ) {
+        fs::set_permissions(place, fs::Permissions::from_mode(mode))?;
+    }
+
+    let open = as_nobody()?;
+
+    ensure!(open.contains("does not answer"), "open: {open}");
+    lab.rnet(&["dns", "status"])?;
+    Ok(())
 }
 
 /// The first container is started by a unit, which is then stopped with everything in its control group.

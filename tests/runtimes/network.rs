@@ -80,7 +80,8 @@ impl Network {
         lab.rnet(&["create", "--subnet", &subnet, &self.name]).map(drop)
     }
 
-    fn bridge(&self) -> String {
+    /// The bridge of a list.
+    pub fn bridge(&self) -> String {
         format!("cni-podman{}", self.number)
     }
 

@@ -64,7 +64,12 @@ impl Site {
     /// rnet's records and claims.
     pub fn store(&self) -> Store {
         let cookie = self.lab.host.run(|| netlink::cookie().unwrap()).unwrap();
-        Store::open(Paths::under(self.lab.host.root(), cookie)).unwrap()
+        let root = self.lab.host.root();
+        let paths = match self.boot.get() {
+            Some(boot) => Paths::in_boot(root, cookie, boot),
+            None => Paths::under(root, cookie),
+        };
+        Store::open(paths).unwrap()
     }
 
     /// host-local's folder.

@@ -1,0 +1,137 @@
+//! Who asks what, for those who want to see it (G11): it is told to whoever listens just then, and written down nowhere.
+
+use std::cell::Cell;
+use std::fmt::{self, Display, Formatter};
+use std::net::IpAddr;
+
+use hickory_proto::op::{Message, Query, ResponseCode};
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast::{self, Receiver, Sender};
+
+use crate::{Asked, Reply, Table};
+
+/// A watcher who is so many questions behind misses some.
+const MOST_WAITING: usize = 1024;
+
+/// A question and what became of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Seen {
+    /// The asker's address; none if questions were missed here.
+    pub from: Option<IpAddr>,
+    /// The asker's network.
+    pub network: String,
+    /// The asker's id.
+    pub container: String,
+    /// The asker's first name.
+    pub asker: String,
+    /// The name asked for.
+    pub name: String,
+    /// The type asked for.
+    pub rtype: String,
+    /// `NOERROR 172.18.0.2`, `NXDOMAIN`, `forwarded`, `dropped`.
+    pub answer: String,
+    /// Questions that came too fast to be told.
+    pub missed: u64,
+}
+
+impl Display for Seen {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Some(from) = self.from else { return write!(f, "… {} questions came too fast", self.missed) };
+        match self.asker.as_str() {
+            "" => write!(f, "{from}")?,
+            asker => write!(f, "{from} {asker} on {}", self.network)?,
+        }
+        write!(f, ": {} {}: {}", self.name, self.rtype, self.answer)
+    }
+}
+
+impl Seen {
+    fn of(table: &Table, asked: &Asked<'_>, reply: &Reply) -> Self {
+        let mut seen = Self { from: Some(asked.from), answer: answer(reply), ..Self::default() };
+        if let Some(own) = table.owners(asked.from.to_canonical()).first() {
+            seen.network = own.network.to_string();
+            seen.container = own.container.to_string();
+            seen.asker = own.names().next().unwrap_or(&own.container).to_owned();
+        }
+        match query(asked.message) {
+            Some(query) => {
+                seen.name = query.name().to_utf8();
+                seen.rtype = query.query_type().to_string();
+            }
+            None => seen.name = format!("{} bytes that are no question", asked.message.len()),
+        }
+        seen
+    }
+}
+
+fn query(message: &[u8]) -> Option<Query> {
+    Message::from_vec(message).ok()?.queries.first().cloned()
+}
+
+fn answer(reply: &Reply) -> String {
+    match reply {
+        Reply::Forward(_) => "forwarded".into(),
+        Reply::Drop => "dropped".into(),
+        Reply::Answer(bytes) | Reply::Error(bytes) => Message::from_vec(bytes).map_or_else(
+            |error| error.to_string(),
+            |message| {
+                let data = message.answers.iter().map(|record| format!(" {}", record.data));
+                [mnemonic(message.metadata.response_code)].into_iter().chain(data).collect()
+            },
+        ),
+    }
+}
+
+/// As dig writes it (RFC 6895, 2.3).
+fn mnemonic(code: ResponseCode) -> String {
+    format!("{code:?}").to_ascii_uppercase()
+}
+
+/// Those who watch.
+pub(crate) struct Watchers {
+    seen: Sender<Seen>,
+    /// Looked at for each question: no more than this may it cost.
+    any: Cell<bool>,
+}
+
+impl Watchers {
+    pub(crate) fn new() -> Self {
+        Self { seen: broadcast::channel(MOST_WAITING).0, any: Cell::new(false) }
+    }
+
+    pub(crate) fn join(&self) -> Receiver<Seen> {
+        self.any.set(true);
+        self.seen.subscribe()
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.seen.receiver_count()
+    }
+
+    pub(crate) fn tell(&self, table: &Table, asked: &Asked<'_>, reply: &Reply) {
+        if self.any.get() {
+            self.any.set(self.seen.send(Seen::of(table, asked, reply)).is_ok());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_question_is_a_line_for_people() {
+        let seen = Seen {
+            from: Some("172.18.0.3".parse().unwrap()),
+            network: "mynet".into(),
+            asker: "db".into(),
+            name: "web.".into(),
+            rtype: "A".into(),
+            answer: "NOERROR 172.18.0.2".into(),
+            ..Seen::default()
+        };
+        assert_eq!(seen.to_string(), "172.18.0.3 db on mynet: web. A: NOERROR 172.18.0.2");
+        assert_eq!(Seen { missed: 7, ..Seen::default() }.to_string(), "… 7 questions came too fast");
+    }
+}
