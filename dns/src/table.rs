@@ -1,9 +1,10 @@
 //! Who has which name, and who may know it.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::{IpAddr, SocketAddr};
-use std::ptr;
 use std::sync::Arc;
+use std::{ptr, slice};
 
 use crate::entry::{Endpoint, Network, valid_name};
 use crate::index::Index;
@@ -28,7 +29,9 @@ pub struct Table {
     domains: Index<Box<str>, str>,
     subnets: Subnets,
     addresses: Index<IpAddr, Attached>,
-    containers: Index<Arc<str>, Attached>,
+    /// By the hash of the id, see [`Attached::container`].
+    containers: Index<u64, Attached>,
+    hasher: RandomState,
 }
 
 /// A network with the names on it.
@@ -40,8 +43,10 @@ pub(crate) struct Served {
     pub called: Box<str>,
     /// Its domain in lower case.
     pub domain: Option<Box<str>>,
-    /// The names in lower case.
-    names: Index<Box<str>, Attached>,
+    /// By the hash of a name in lower case: so no name is kept twice. What has the same hash by chance is told apart by
+    /// the endpoint's own names.
+    names: Index<u64, Attached>,
+    hasher: RandomState,
 }
 
 /// An endpoint in the table; small, for there are many.
@@ -49,15 +54,18 @@ pub(crate) struct Served {
 pub(crate) struct Attached {
     /// The network's name, which all its endpoints share.
     pub network: Arc<str>,
-    /// The container's id, which all its endpoints share.
-    pub container: Arc<str>,
-    ifname: Box<str>,
-    /// One after another, with blanks between, which no name has.
-    names: Box<str>,
-    /// Its addresses.
-    pub addresses: Box<[IpAddr]>,
+    /// The container's id, the interface and the names, with blanks between, which none of them has.
+    words: Box<str>,
+    addresses: Addresses,
     /// The container's own upstream servers.
     pub upstreams: Box<[SocketAddr]>,
+}
+
+/// Nearly always it is one, which then needs no memory of its own.
+#[derive(Debug, PartialEq, Eq)]
+enum Addresses {
+    One(IpAddr),
+    Others(Box<[IpAddr]>),
 }
 
 /// Who asks.
@@ -93,7 +101,7 @@ impl Table {
             Some((name, served)) => (name, served.names),
             None => (network.name.as_str().into(), Index::default()),
         };
-        let served = Served::new(network, names);
+        let served = Served::new(network, names, self.hasher.clone());
         self.index(&name, &served);
         self.networks.insert(name, served);
     }
@@ -106,35 +114,37 @@ impl Table {
         }
     }
 
-    /// Adds an endpoint, or changes it, as one change; false if there is no such network, and nothing is changed.
+    /// Adds an endpoint, or changes it, as one change; false if there is no such network, or if no container or interface
+    /// can be called so, and nothing is changed.
     ///
     /// It is known by network, container and interface. Names that nobody could ask for (N6) are left out.
     pub fn set_endpoint(&mut self, endpoint: &Endpoint) -> bool {
         let Some((network, _)) = self.networks.get_key_value(endpoint.network.as_str()) else { return false };
+        let is_word = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
+        if !is_word(&endpoint.container) || !is_word(&endpoint.ifname) {
+            return false;
+        }
         let network = Arc::clone(network);
         self.remove_endpoint(&endpoint.network, &endpoint.container, &endpoint.ifname);
-        let known = self.containers.key(endpoint.container.as_str());
-        let container = known.map_or_else(|| endpoint.container.as_str().into(), Arc::clone);
-        self.insert(&Arc::new(Attached::new(network, container, endpoint)));
+        self.insert(&Arc::new(Attached::new(network, endpoint)));
         true
     }
 
     /// Removes an endpoint, if it is there.
     pub fn remove_endpoint(&mut self, network: &str, container: &str, ifname: &str) {
-        let same = |other: &&Arc<Attached>| *other.network == *network && *other.ifname == *ifname;
-        let Some(endpoint) = self.containers.get(container).iter().find(same).cloned() else { return };
+        let same = |other: &&Arc<Attached>| *other.network == *network && other.ifname() == ifname;
+        let Some(endpoint) = self.of_container(container).find(same).cloned() else { return };
         self.forget(&endpoint);
         let Some(served) = self.networks.get_mut(network) else { return };
-        for key in endpoint.keys() {
+        for key in endpoint.keys(&self.hasher) {
             served.names.remove(&key, &endpoint);
         }
     }
 
     /// Whether an endpoint is known just so.
     pub fn knows(&self, endpoint: &Endpoint) -> bool {
-        let told =
-            Attached::new(endpoint.network.as_str().into(), endpoint.container.as_str().into(), endpoint);
-        self.containers.get(endpoint.container.as_str()).iter().any(|known| **known == told)
+        let told = Attached::new(endpoint.network.as_str().into(), endpoint);
+        self.of_container(&endpoint.container).any(|known| **known == told)
     }
 
     /// The networks.
@@ -192,9 +202,14 @@ impl Table {
         self.domains.key(name).is_some()
     }
 
+    fn of_container<'t>(&'t self, id: &'t str) -> impl Iterator<Item = &'t Arc<Attached>> {
+        let found = self.containers.get(&self.hasher.hash_one(id));
+        found.iter().filter(move |endpoint| endpoint.container() == id)
+    }
+
     /// What the container with that endpoint sees.
     fn view<'t>(&'t self, own: &'t Attached) -> View<'t> {
-        let others = self.containers.get(&own.container).iter().map(|other| &**other);
+        let others = self.of_container(own.container()).map(|other| &**other);
         let endpoints: Vec<_> =
             [own].into_iter().chain(others.filter(|other| !ptr::eq(*other, own))).collect();
         let mut networks: Vec<&Served> = Vec::with_capacity(endpoints.len());
@@ -211,20 +226,20 @@ impl Table {
     }
 
     fn insert(&mut self, endpoint: &Arc<Attached>) {
-        self.containers.add(Arc::clone(&endpoint.container), endpoint);
-        for address in &endpoint.addresses {
+        self.containers.add(self.hasher.hash_one(endpoint.container()), endpoint);
+        for address in endpoint.addresses() {
             self.addresses.add(*address, endpoint);
         }
         let Some(served) = self.networks.get_mut(&endpoint.network) else { return };
-        for key in endpoint.keys() {
+        for key in endpoint.keys(&self.hasher) {
             served.names.add(key, endpoint);
         }
     }
 
     /// Takes an endpoint out of everything but its network.
     fn forget(&mut self, endpoint: &Arc<Attached>) {
-        self.containers.remove(&endpoint.container, endpoint);
-        for address in &endpoint.addresses {
+        self.containers.remove(&self.hasher.hash_one(endpoint.container()), endpoint);
+        for address in endpoint.addresses() {
             self.addresses.remove(address, endpoint);
         }
     }
@@ -251,17 +266,18 @@ impl Table {
 }
 
 impl Served {
-    fn new(network: Network, names: Index<Box<str>, Attached>) -> Self {
+    fn new(network: Network, names: Index<u64, Attached>, hasher: RandomState) -> Self {
         let called = network.name.to_ascii_lowercase().into();
         let domain =
             network.domain.as_deref().map(|domain| domain.trim_end_matches('.').to_ascii_lowercase());
         let domain = domain.filter(|domain| valid_name(domain)).map(Into::into);
-        Self { network, called, domain, names }
+        Self { network, called, domain, names, hasher }
     }
 
     /// The endpoints with a name (in lower case).
-    pub(crate) fn holders(&self, name: &str) -> &[Arc<Attached>] {
-        if name == NAMELESS { &[] } else { self.names.get(name) }
+    pub(crate) fn holders<'t>(&'t self, name: &'t str) -> impl Iterator<Item = &'t Arc<Attached>> {
+        let found = self.names.get(&self.hasher.hash_one(name));
+        found.iter().filter(move |own| own.names().any(|known| known.eq_ignore_ascii_case(name)))
     }
 
     fn contains(&self, address: IpAddr) -> bool {
@@ -276,35 +292,60 @@ impl<'t> View<'t> {
 }
 
 impl Attached {
-    fn new(network: Arc<str>, container: Arc<str>, told: &Endpoint) -> Self {
+    fn new(network: Arc<str>, told: &Endpoint) -> Self {
+        let mut words = vec![told.container.as_str(), &told.ifname];
+        words.extend(told.askable_names());
+        let addresses = match told.distinct_addresses()[..] {
+            [one] => Addresses::One(one),
+            ref others => Addresses::Others(others.into()),
+        };
         Self {
             network,
-            container,
-            ifname: told.ifname.as_str().into(),
-            names: told.askable_names().join(" ").into(),
-            addresses: told.distinct_addresses().into(),
+            words: words.join(" ").into(),
+            addresses,
             upstreams: told.upstreams.as_slice().into(),
         }
     }
 
+    /// The container's id.
+    pub(crate) fn container(&self) -> &str {
+        self.words().next().unwrap_or_default()
+    }
+
+    fn ifname(&self) -> &str {
+        self.words().nth(1).unwrap_or_default()
+    }
+
     /// Its names, the PTR's first.
     pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
-        self.names.split_ascii_whitespace()
+        self.words().skip(2)
+    }
+
+    fn words(&self) -> impl Iterator<Item = &str> {
+        self.words.split(' ')
+    }
+
+    /// Its addresses.
+    pub(crate) fn addresses(&self) -> &[IpAddr] {
+        match &self.addresses {
+            Addresses::One(one) => slice::from_ref(one),
+            Addresses::Others(others) => others,
+        }
     }
 
     /// What its network finds it by.
-    fn keys(&self) -> impl Iterator<Item = Box<str>> {
-        let nameless = self.names.is_empty().then_some(NAMELESS);
-        self.names().chain(nameless).map(|name| name.to_ascii_lowercase().into())
+    fn keys(&self, hasher: &RandomState) -> impl Iterator<Item = u64> {
+        let nameless = self.names().next().is_none().then_some(NAMELESS);
+        self.names().chain(nameless).map(|name| hasher.hash_one(name.to_ascii_lowercase().as_str()))
     }
 
     fn as_told(&self) -> Endpoint {
         Endpoint {
             network: self.network.to_string(),
-            container: self.container.to_string(),
-            ifname: self.ifname.to_string(),
+            container: self.container().to_owned(),
+            ifname: self.ifname().to_owned(),
             names: self.names().map(str::to_owned).collect(),
-            addresses: self.addresses.to_vec(),
+            addresses: self.addresses().to_vec(),
             upstreams: self.upstreams.to_vec(),
         }
     }

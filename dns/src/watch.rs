@@ -51,8 +51,8 @@ impl Seen {
         let mut seen = Self { from: Some(asked.from), answer: answer(reply), ..Self::default() };
         if let Some(own) = table.owners(asked.from.to_canonical()).first() {
             seen.network = own.network.to_string();
-            seen.container = own.container.to_string();
-            seen.asker = own.names().next().unwrap_or(&own.container).to_owned();
+            seen.container = own.container().to_owned();
+            seen.asker = own.names().next().unwrap_or(own.container()).to_owned();
         }
         match query(asked.message) {
             Some(query) => {

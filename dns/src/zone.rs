@@ -245,9 +245,11 @@ fn rotated(group: &[IpAddr], family: fn(&IpAddr) -> bool, turn: u64) -> Vec<IpAd
 
 /// The addresses of a name (in lower case), network by network; none if nobody has it.
 fn addresses<'t>(networks: impl Iterator<Item = &'t &'t Served>, name: &str) -> Option<Vec<Vec<IpAddr>>> {
-    let holders = networks.map(|served| served.holders(name)).filter(|holders| !holders.is_empty());
-    let groups =
-        holders.map(|holders| holders.iter().flat_map(|one| one.addresses.iter().copied()).collect());
+    let groups = networks.filter_map(|served| {
+        let mut holders = served.holders(name).peekable();
+        holders.peek()?;
+        Some(holders.flat_map(|one| one.addresses().iter().copied()).collect())
+    });
     Some(groups.collect::<Vec<_>>()).filter(|groups| !groups.is_empty())
 }
 
@@ -279,7 +281,7 @@ fn forward(view: &View<'_>, question: &Question<'_>) -> Reply {
     if !question.recursion_desired() {
         return Reply::Error(question.error(ResponseCode::Refused));
     }
-    let client = view.endpoints.first().map(|own| (own.network.to_string(), own.container.to_string()));
+    let client = view.endpoints.first().map(|own| (own.network.to_string(), own.container().to_owned()));
     Reply::Forward(Forward { upstreams: view.upstreams(), client, guarded: view.is_guarded() })
 }
 
