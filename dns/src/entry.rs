@@ -47,6 +47,15 @@ pub struct Endpoint {
     pub upstreams: Vec<SocketAddr>,
 }
 
+/// One thing that a server is told when it starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Known {
+    /// A network.
+    Network(Network),
+    /// An endpoint, after its network.
+    Endpoint(Endpoint),
+}
+
 fn is_false(value: &bool) -> bool {
     !value
 }

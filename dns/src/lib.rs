@@ -24,7 +24,7 @@ mod worker;
 mod zone;
 
 pub use control::{Listening, Status};
-pub use entry::{Endpoint, Network, valid_name};
+pub use entry::{Endpoint, Known, Network, valid_name};
 pub use handover::taken_over;
 pub use message::{is_reply_to, question_key, refused, servfail};
 pub use resolv::{Nameserver, Resolv, Watch};

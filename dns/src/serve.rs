@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, BufWriter, Seek, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
@@ -28,7 +28,7 @@ use crate::client::{address, netns, open_folder};
 use crate::confine::confine;
 use crate::listen::{self, Bound};
 use crate::worker::{self, Start};
-use crate::{Endpoint, Network, handover};
+use crate::{Known, handover};
 
 /// A worker that lived shorter than this is not replaced at once.
 const SHORT_LIFE: Duration = Duration::from_secs(1);
@@ -60,7 +60,7 @@ pub struct Serve<F> {
     pub worker: Option<Vec<OsString>>,
     /// The arguments with which this executable's file calls [`crate::taken_over`] and [`serve`] in our place (G9).
     pub successor: Vec<OsString>,
-    /// The table as the records have it, asked for before each worker's first answer (G5).
+    /// Tells all that is on record, before each worker's first answer (G5): networks first.
     pub load: F,
 }
 
@@ -167,7 +167,7 @@ pub struct Kept {
 
 /// Serves until there is no network any more (G7), with the sockets that a server before us has kept. To be called
 /// before any thread exists.
-pub fn serve<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
+pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
     control: &Control,
     mut kept: Kept,
     config: Serve<F>,
@@ -211,7 +211,6 @@ pub fn work() -> Result<(), Error> {
         receive::<Greeting>(channel.as_fd(), RecvFlags::empty()).map_err(Error::Talk)?;
     let [control, table] =
         <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Error::Talk(io::ErrorKind::InvalidData.into()))?;
-    let table = read_table(table.into()).map_err(Error::Talk)?;
     drop_privileges(greeting.parent).map_err(Error::Privileges)?;
     // On a kernel or a processor without it, the rest has to do.
     let _ = confine();
@@ -221,13 +220,13 @@ pub fn work() -> Result<(), Error> {
         netns: greeting.netns,
         since: greeting.since,
         resolv_conf: greeting.resolv_conf,
-        table,
+        table: table.into(),
         way: Way::Parent(channel),
     };
     worker::run(start).map_err(Error::Work)
 }
 
-fn work_here<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
+fn work_here<F: Fn(&mut dyn FnMut(Known))>(
     config: &Serve<F>,
     control: &Control,
     since: u64,
@@ -238,14 +237,14 @@ fn work_here<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
         netns: netns().map_err(Error::Work)?,
         since,
         resolv_conf: config.resolv_conf.clone(),
-        table: (config.load)(),
+        table: Records::write(&config.load).map_err(Error::Work)?.file,
         way: Way::Here(config.port),
     };
     worker::run(start).map_err(Error::Work)
 }
 
 /// One worker's life as its parent sees it.
-fn supervise<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
+fn supervise<F: Fn(&mut dyn FnMut(Known))>(
     config: &Serve<F>,
     arguments: &[OsString],
     control: &Control,
@@ -254,12 +253,7 @@ fn supervise<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
 ) -> Result<End, Error> {
     let (ours, mut child) = spawn(arguments).map_err(Error::Spawn)?;
     let mut handing_over = false;
-    let table = (config.load)();
-    kept.forget_all_but(&table);
-    let greeted = greet(config, control, &table, since, ours.as_fd());
-    // It may be large, and a worker's life is long.
-    drop(table);
-    if greeted.is_ok() {
+    if greet(config, control, kept, since, ours.as_fd()).is_ok() {
         // Ends when the worker does, for it alone has the other end.
         while let Ok((wish, _)) = receive::<Wish>(ours.as_fd(), RecvFlags::empty()) {
             match wish {
@@ -294,14 +288,15 @@ fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
     Ok((ours, command.spawn()?))
 }
 
-fn greet<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
+fn greet<F: Fn(&mut dyn FnMut(Known))>(
     config: &Serve<F>,
     control: &Control,
-    table: &[(Network, Vec<Endpoint>)],
+    kept: &mut Kept,
     since: u64,
     channel: BorrowedFd<'_>,
 ) -> io::Result<()> {
-    let table = written_table(table)?;
+    let records = Records::write(&config.load)?;
+    kept.sockets.retain(|address, _| records.gateways.contains(address));
     let greeting = Greeting {
         parent: rustix::process::getpid().as_raw_pid(),
         uid: rustix::process::geteuid().as_raw(),
@@ -309,21 +304,38 @@ fn greet<F: Fn() -> Vec<(Network, Vec<Endpoint>)>>(
         since,
         resolv_conf: std::path::absolute(&config.resolv_conf)?,
     };
-    send(channel, &greeting, &[control.listener.as_fd(), table.as_fd()])
+    send(channel, &greeting, &[control.listener.as_fd(), records.file.as_fd()])
 }
 
-/// In memory, for a message has no room for ten thousand endpoints.
-fn written_table(table: &[(Network, Vec<Endpoint>)]) -> io::Result<File> {
-    let mut file = File::from(rustix::fs::memfd_create("table", MemfdFlags::CLOEXEC)?);
-    file.write_all(&serde_json::to_vec(table)?)?;
-    Ok(file)
+/// All that is on record, as a worker is given it.
+struct Records {
+    /// A line for each thing, in memory: a message has no room for ten thousand endpoints, and neither process has
+    /// more than one of them in hand.
+    file: File,
+    /// Where questions are to be taken. Of networks that have gone while there was no worker, nobody tells a new one.
+    gateways: HashSet<IpAddr>,
 }
 
-fn read_table(mut file: File) -> io::Result<Vec<(Network, Vec<Endpoint>)>> {
-    let mut text = Vec::new();
-    file.rewind()?;
-    file.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+impl Records {
+    fn write(load: &impl Fn(&mut dyn FnMut(Known))) -> io::Result<Self> {
+        let file = File::from(rustix::fs::memfd_create("records", MemfdFlags::CLOEXEC)?);
+        let (mut writer, mut gateways) = (BufWriter::new(&file), HashSet::new());
+        let mut failed = Ok(());
+        load(&mut |known| {
+            if let Known::Network(network) = &known {
+                gateways.extend(&network.gateways);
+            }
+            let written = serde_json::to_writer(&mut writer, &known).map_err(io::Error::from);
+            if let Err(error) = written.and_then(|()| writer.write_all(b"\n")) {
+                failed = Err(error);
+            }
+        });
+        failed?;
+        writer.flush()?;
+        drop(writer);
+        (&file).rewind()?;
+        Ok(Self { file, gateways })
+    }
 }
 
 /// H1. The worker also ends with its parent: nobody would bind or restart for it.
@@ -425,12 +437,6 @@ fn listen(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 impl Kept {
-    /// Of networks that have gone while there was no worker, nobody tells a new one.
-    fn forget_all_but(&mut self, table: &[(Network, Vec<Endpoint>)]) {
-        let needed: HashSet<_> = table.iter().flat_map(|(network, _)| &network.gateways).collect();
-        self.sockets.retain(|address, _| needed.contains(address));
-    }
-
     /// If the answer cannot be sent, the worker is dead: seen at the next receive.
     fn grant(&mut self, address: IpAddr, link: &str, port: u16, channel: BorrowedFd<'_>) {
         let _ = match self.bound(address, link, port) {

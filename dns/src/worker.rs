@@ -3,7 +3,8 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
@@ -24,7 +25,7 @@ use crate::serve::{Binder, Way};
 use crate::stream::Connections;
 use crate::upstream::Buckets;
 use crate::watch::Watchers;
-use crate::{Asked, Endpoint, Network, Reply, Resolv, Table, control, listen, stream};
+use crate::{Asked, Endpoint, Known, Network, Reply, Resolv, Table, control, listen, stream};
 
 /// Error answers a second for each client, and at once (H2).
 const ERRORS: u32 = 100;
@@ -60,7 +61,8 @@ pub(crate) struct Start {
     /// See [`Status::since`].
     pub(crate) since: u64,
     pub(crate) resolv_conf: PathBuf,
-    pub(crate) table: Vec<(Network, Vec<Endpoint>)>,
+    /// All that is on record: a [`Known`] in each line.
+    pub(crate) table: File,
     pub(crate) way: Way,
 }
 
@@ -150,7 +152,7 @@ async fn serve(start: Start) -> io::Result<()> {
     let server = Server::new(Binder::new(start.way)?, start.uid, start.netns, start.since);
     let watch = Watch::new(&start.resolv_conf);
     server.read_upstreams(&start.resolv_conf);
-    server.fill(start.table).await;
+    server.fill(start.table).await?;
     drop(tokio::task::spawn_local(follow(Rc::clone(&server), watch, start.resolv_conf)));
     drop(tokio::task::spawn_local(control::serve(Rc::clone(&server), control, server.uid)));
     server.until_unused().await;
@@ -392,20 +394,25 @@ impl Server {
 
     /// The table as the records have it, before the first answer (G5). A network that cannot be listened on does not
     /// keep the others from it.
-    async fn fill(self: &Rc<Self>, table: Vec<(Network, Vec<Endpoint>)>) {
-        let endpoints: usize = table.iter().map(|(_, endpoints)| endpoints.len()).sum();
-        tracing::info!(networks = table.len(), endpoints, "answering");
-        for (network, endpoints) in &table {
-            self.know(network.clone());
-            let mut table = self.table.borrow_mut();
-            for endpoint in endpoints {
-                table.set_endpoint(endpoint);
+    async fn fill(self: &Rc<Self>, table: File) -> io::Result<()> {
+        let (mut networks, mut endpoints) = (Vec::new(), 0);
+        for line in BufReader::new(table).lines() {
+            match serde_json::from_str(&line?)? {
+                Known::Network(network) => {
+                    self.know(network.clone());
+                    networks.push(network);
+                }
+                Known::Endpoint(endpoint) => {
+                    endpoints += usize::from(self.table.borrow_mut().set_endpoint(&endpoint))
+                }
             }
         }
+        tracing::info!(networks = networks.len(), endpoints, "answering");
         let mut binder = self.binder.lock().await;
-        for (network, _) in &table {
+        for network in &networks {
             let _ = self.listen(&mut binder, network).await;
         }
+        Ok(())
     }
 
     fn read_upstreams(&self, path: &Path) {

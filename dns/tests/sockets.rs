@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use dns::{Control, Endpoint, Network, Serve, Status, client};
+use dns::{Control, Endpoint, Known, Network, Serve, Status, client};
 use netns_fixtures::Host;
 
 const GATEWAY: &str = "10.77.0.1";
@@ -60,7 +60,12 @@ impl Scene {
         let (control, resolv_conf) = (Control::open(&self.control()).unwrap(), self.resolv_conf());
         let host = Arc::clone(&self.host);
         let serve = move || {
-            let load = move || table.clone();
+            let load = move |tell: &mut dyn FnMut(Known)| {
+                for (network, endpoints) in &table {
+                    tell(Known::Network(network.clone()));
+                    endpoints.iter().for_each(|endpoint| tell(Known::Endpoint(endpoint.clone())));
+                }
+            };
             let successor = Vec::new();
             let config = Serve { resolv_conf, port: 53, worker, successor, load };
             dns::serve(&control, dns::Kept::default(), config)

@@ -3,14 +3,14 @@
 //! The records are the truth, and the server is told of changes to them: at ADD after the record is committed, at DEL
 //! after it is an intent again. So a server that starts at any moment knows no less and no more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cni::Dns;
-use dns::{Endpoint, Listening, Resolv, client, valid_name};
+use dns::{Endpoint, Known, Listening, Resolv, client, valid_name};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use store::{LockName, Mode, Network, Record, Stage, Store, Zone};
@@ -187,19 +187,21 @@ pub fn check(host: &Host, record: &Record) -> Result<(), Error> {
     known.map_err(|error| Finding::Names(error.to_string()).into())
 }
 
-/// All that is on record: what a server that starts is to know.
-pub fn table(store: &Store) -> Result<Vec<(dns::Network, Vec<Endpoint>)>, Error> {
-    let mut endpoints: HashMap<(String, String), Vec<Endpoint>> = HashMap::new();
-    for record in store.records()?.into_iter().filter(|record| record.stage == Stage::Committed) {
-        let network = (record.network.clone(), record.plugin.clone());
-        endpoints.entry(network).or_default().push(endpoint(&record));
+/// Tells all that is on record, networks first: what a server that starts is to know.
+pub fn tell_all(store: &Store, tell: &mut dyn FnMut(Known)) -> Result<(), Error> {
+    let mut with_names = HashSet::new();
+    for network in store.networks()? {
+        if let Some(zone) = &network.zone {
+            tell(Known::Network(served(&network, zone)));
+            with_names.insert((network.name, network.plugin));
+        }
     }
-    let networks = store.networks()?.into_iter();
-    let known = networks.filter_map(|network| {
-        let served = served(&network, network.zone.as_ref()?);
-        Some((served, endpoints.remove(&(network.name, network.plugin)).unwrap_or_default()))
-    });
-    Ok(known.collect())
+    Ok(store.each_record(|record| {
+        let network = (record.network.clone(), record.plugin.clone());
+        if record.stage == Stage::Committed && with_names.contains(&network) {
+            tell(Known::Endpoint(endpoint(&record)));
+        }
+    })?)
 }
 
 fn served(network: &Network, zone: &Zone) -> dns::Network {

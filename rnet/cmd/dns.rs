@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
 use anyhow::Context;
-use dns::{Control, Endpoint, Kept, Serve, Status, client};
+use dns::{Control, Endpoint, Kept, Known, Serve, Status, client};
 use nft::{Dropping, Firewall};
 use plugins::names::{self, PORT, RESOLV_CONF};
 use serde_json::json;
@@ -130,8 +130,13 @@ fn found<T>(said: Result<T, client::Error>) -> anyhow::Result<T> {
 
 fn serve_here(control: &Control, kept: Kept, paths: &Paths) -> Result<(), dns::Error> {
     // What cannot be read now is told by the next ADD; names of which nothing is known do not answer.
-    let load =
-        || Store::open(paths.clone()).ok().and_then(|store| names::table(&store).ok()).unwrap_or_default();
+    let load = |tell: &mut dyn FnMut(Known)| {
+        let told =
+            Store::open(paths.clone()).map_err(Into::into).and_then(|store| names::tell_all(&store, tell));
+        if let Err(error) = told {
+            tracing::error!(%error, "some records cannot be read");
+        }
+    };
     let worker = Some(vec!["dns".into(), "worker".into()]);
     let successor = vec!["dns".into(), "serve".into(), "--resume".into()];
     dns::serve(control, kept, Serve { resolv_conf: RESOLV_CONF.into(), port: PORT, worker, successor, load })

@@ -103,14 +103,20 @@ impl Store {
     /// Every record of every network, in no order. For a rebuild, `ps` and `gc`; never on the path of ADD or DEL.
     pub fn records(&self) -> Result<Vec<Record>, Error> {
         let mut records = Vec::new();
+        self.each_record(|record| records.push(record))?;
+        Ok(records)
+    }
+
+    /// The same, one after another: there may be many.
+    pub fn each_record(&self, mut each: impl FnMut(Record)) -> Result<(), Error> {
         for folder in self.list("records")? {
             for file in self.list(&format!("records/{folder}"))? {
-                records.extend(self.read::<Record>(&format!("records/{folder}/{file}"))?);
+                let record = self.read::<Record>(&format!("records/{folder}/{file}"))?;
+                // One that was set aside just now says nothing of an attachment.
+                record.into_iter().filter(|record| !record.container.is_empty()).for_each(&mut each);
             }
         }
-        // One that was set aside just now says nothing of an attachment.
-        records.retain(|record| !record.container.is_empty());
-        Ok(records)
+        Ok(())
     }
 
     /// What `plugin` made for the network `name`.
