@@ -89,8 +89,14 @@ impl Firewall {
         let mut entries = entries(elements)?;
         // Two host ports may lead to one endpoint; a host port given twice is a mistake to be told.
         drop_doubles(&mut entries, |element| !element.is_claim());
-        match self.transact(DOING, None, |batch| create(batch, &entries))? {
-            Outcome::Refused(errors) => self.add_again(&entries, errors),
+        let (shared, own): (Vec<&Owned<'_>>, Vec<_>) =
+            entries.iter().partition(|owned| owned.element.is_shared());
+        let fill = |batch: &mut Requests| {
+            batch.create_elements(&by_set(own), true);
+            batch.create_elements(&by_set(shared), false);
+        };
+        match self.transact(DOING, None, fill)? {
+            Outcome::Refused(_) => self.add_singly(&entries),
             _ => Ok(()),
         }
     }
@@ -117,12 +123,12 @@ impl Firewall {
             let (found, generation) = self.look_up(entries.iter().map(|owned| &owned.entry))?;
             let own = entries.iter().zip(found);
             let own = own.filter(|(owned, found)| *found == Presence::Held(Some(owned.owner)));
-            let own: Vec<&Entry> = own.map(|(owned, _)| &owned.entry).collect();
+            let own = by_set(own.map(|(owned, _)| owned).collect());
             if own.is_empty() {
                 return Ok(None);
             }
-            let delete = |batch: &mut Requests| own.iter().for_each(|entry| batch.delete_element(entry));
-            match self.transact(DOING, Some(generation), delete)? {
+            let keys: Vec<&Entry> = own.into_iter().map(|(entry, _)| entry).collect();
+            match self.transact(DOING, Some(generation), |batch| batch.delete_elements(&keys))? {
                 Outcome::Done => return Ok(Some(generation)),
                 Outcome::Changed => {}
                 Outcome::Refused(errors) => return Err(refusal(DOING, &errors)),
@@ -140,7 +146,7 @@ impl Firewall {
         const DOING: &str = "rebuilding the ruleset";
         let entries = entries(elements)?;
         refuse_double_claims(&entries)?;
-        let entries = by_set(entries);
+        let entries = by_set(entries.iter().collect());
         self.make_room(RULES_SIZE + entries.len() * ELEMENT_SIZE);
         let fitting = self.room.saturating_sub(RULES_SIZE) / ELEMENT_SIZE;
         let (now, later) = entries.split_at(entries.len().min(fitting));
@@ -150,9 +156,11 @@ impl Firewall {
             self.commit(DOING, |batch| {
                 batch.delete_tables(&Ruleset::constant());
                 batch.create_tables(&Ruleset::constant());
-                batch.create_elements(now);
+                batch.create_elements(now, false);
             })?;
-            later.iter().try_for_each(|chunk| self.commit(DOING, |batch| batch.create_elements(chunk)))?;
+            later
+                .iter()
+                .try_for_each(|chunk| self.commit(DOING, |batch| batch.create_elements(chunk, false)))?;
             // Read while somebody else wrote, it might be the state of a ruleset that was flushed again.
             let state = self.state()?;
             if self.generation()? == before.wrapping_add(1 + later.len() as u32) {
@@ -291,6 +299,20 @@ impl Presence {
 }
 
 impl Firewall {
+    /// One element to a message: the kernel says which of them it refuses.
+    fn add_singly(&mut self, entries: &[Owned<'_>]) -> Result<(), Error> {
+        const DOING: &str = "adding elements";
+        let fill = |batch: &mut Requests| {
+            for Owned { element, entry, owner } in entries {
+                batch.create_element(entry, *owner, !element.is_shared());
+            }
+        };
+        match self.transact(DOING, None, fill)? {
+            Outcome::Refused(errors) => self.add_again(entries, errors),
+            _ => Ok(()),
+        }
+    }
+
     /// Judges a refused add. What only is there already is looked at, and taken over from whoever had it.
     fn add_again(&mut self, entries: &[Owned<'_>], errors: Vec<(usize, Errno)>) -> Result<(), Error> {
         const DOING: &str = "taking over elements";
@@ -693,12 +715,6 @@ fn drop_doubles(entries: &mut Vec<Owned<'_>>, may: impl Fn(&Element) -> bool) {
         .retain(|owned| !may(owned.element) || seen.insert((owned.entry.set.name, owned.entry.key.clone())));
 }
 
-fn create(batch: &mut Requests, entries: &[Owned<'_>]) {
-    for Owned { element, entry, owner } in entries {
-        batch.create_element(entry, *owner, !element.is_shared());
-    }
-}
-
 /// Adds what is absent and replaces what somebody else has, but for what containers share.
 fn take_over(batch: &mut Requests, owned: &Owned<'_>, found: Presence) {
     let Owned { element, entry, owner } = owned;
@@ -707,7 +723,7 @@ fn take_over(batch: &mut Requests, owned: &Owned<'_>, found: Presence) {
         return;
     }
     if held {
-        batch.delete_element(entry);
+        batch.delete_elements(&[entry]);
     }
     batch.create_element(entry, *owner, !element.is_shared());
 }
@@ -733,11 +749,9 @@ fn refuse_double_claims(entries: &[Owned<'_>]) -> Result<(), Error> {
 }
 
 /// Elements of one set next to each other.
-fn by_set(entries: Vec<Owned<'_>>) -> Vec<(Entry, Owner)> {
-    let mut entries: Vec<(Entry, Owner)> =
-        entries.into_iter().map(|owned| (owned.entry, owned.owner)).collect();
-    entries.sort_by_key(|(entry, _)| entry.set.name);
-    entries
+fn by_set<'e>(mut entries: Vec<&'e Owned<'_>>) -> Vec<(&'e Entry, Owner)> {
+    entries.sort_by_key(|owned| owned.entry.set.name);
+    entries.into_iter().map(|owned| (&owned.entry, owned.owner)).collect()
 }
 
 /// Elements all of whose kernel elements are there.

@@ -37,7 +37,11 @@ const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_USER_DATA: u16 = 6;
 const ELEMENT_KEY_END: u16 = 10;
-/// Elements in one message of a rebuild: an attribute ends at 64 KiB, an element takes up to 160 bytes.
+/// NFTA_DATA_VALUE.
+const DATA_VALUE: u16 = 1;
+/// `struct nlattr`.
+const NLA_HEADER: usize = 4;
+/// Elements in one message: an attribute ends at 64 KiB, an element takes up to 160 bytes.
 const ELEMENTS_PER_MESSAGE: usize = 256;
 /// The first of the 32-bit registers (NFT_REG32_00).
 const REGISTERS: u32 = 8;
@@ -246,35 +250,37 @@ impl Requests {
         });
     }
 
-    /// Adds elements, those of one set several to a message; the caller needs not know which one was refused.
-    pub fn create_elements(&mut self, elements: &[(Entry, Owner)]) {
-        let of_one_set = elements.chunk_by(|(a, _), (b, _)| a.set.name == b.set.name);
-        for chunk in of_one_set.flat_map(|elements| elements.chunks(ELEMENTS_PER_MESSAGE)) {
+    /// Adds elements, those of one set next to each other several to a message; the kernel does not say which one it
+    /// refuses. `exclusive` makes an equal key an error (EEXIST).
+    pub fn create_elements(&mut self, elements: &[(&Entry, Owner)], exclusive: bool) {
+        let flags = if exclusive { NLM_F_CREATE | NLM_F_EXCL } else { NLM_F_CREATE };
+        for chunk in of_one_set(elements, |(entry, _)| entry.set) {
             let Some((Entry { set, .. }, _)) = chunk.first() else { continue };
-            self.elements(NfTablesMessageType::NewSetElement, NLM_F_CREATE, set, |list| {
-                chunk.iter().for_each(|(entry, owner)| list.element(entry, Some(*owner)));
+            self.elements(NfTablesMessageType::NewSetElement, flags, set, |list| {
+                chunk.iter().for_each(|(entry, owner)| list.element(entry, *owner));
             });
         }
     }
 
     /// Adds one element; `exclusive` makes an equal key an error (EEXIST).
     pub fn create_element(&mut self, entry: &Entry, owner: Owner, exclusive: bool) {
-        let flags = if exclusive { NLM_F_CREATE | NLM_F_EXCL } else { NLM_F_CREATE };
-        self.elements(NfTablesMessageType::NewSetElement, flags, entry.set, |list| {
-            list.element(entry, Some(owner));
-        })
+        self.create_elements(&[(entry, owner)], exclusive);
     }
 
-    /// Deletes the element with this key, whatever its data and comment.
-    pub fn delete_element(&mut self, entry: &Entry) {
-        let key = Entry { data: None, ..entry.clone() };
-        self.elements(NfTablesMessageType::DeleteSetElement, 0, entry.set, |list| list.element(&key, None))
+    /// Deletes the elements with these keys, whatever their data and comments; those of one set next to each other
+    /// several to a message.
+    pub fn delete_elements(&mut self, entries: &[&Entry]) {
+        for chunk in of_one_set(entries, |entry| entry.set) {
+            let Some(Entry { set, .. }) = chunk.first() else { continue };
+            self.elements(NfTablesMessageType::DeleteSetElement, 0, set, |list| {
+                chunk.iter().for_each(|entry| list.key(entry));
+            });
+        }
     }
 
     /// Asks for the element with this key (not a dump).
     pub fn get_element(&mut self, entry: &Entry) {
-        let key = Entry { data: None, ..entry.clone() };
-        self.elements(NfTablesMessageType::GetSetElement, 0, entry.set, |list| list.element(&key, None))
+        self.elements(NfTablesMessageType::GetSetElement, 0, entry.set, |list| list.key(entry))
     }
 
     /// Asks for a set, without its elements.
@@ -320,23 +326,40 @@ impl Requests {
         })
     }
 
-    fn element(&mut self, entry: &Entry, owner: Option<Owner>) {
+    /// An element with its data and the comment that names its owner.
+    fn element(&mut self, entry: &Entry, owner: Owner) {
         self.nest(&ListAttribute::<DefaultNla>::Element(vec![]), |element| {
-            element.data(&SetElementAttribute::Key(DataAttribute::Unspec), &entry.key);
-            if let Some(end) = &entry.end {
-                element.data(&SetElementAttribute::KeyEnd(vec![]), end);
-            }
+            element.bounds(entry);
             if let Some(data) = &entry.data {
                 element.data(&SetElementAttribute::Data(DataAttribute::Unspec), data);
             }
-            if let Some(owner) = owner {
-                element.put(&SetElementAttribute::UserData(comment(owner)));
-            }
+            element.attribute(ELEMENT_USER_DATA, &comment(owner));
         });
     }
 
+    /// What an element is found by.
+    fn key(&mut self, entry: &Entry) {
+        self.nest(&ListAttribute::<DefaultNla>::Element(vec![]), |element| element.bounds(entry));
+    }
+
+    fn bounds(&mut self, entry: &Entry) {
+        self.data(&SetElementAttribute::Key(DataAttribute::Unspec), &entry.key);
+        if let Some(end) = &entry.end {
+            self.data(&SetElementAttribute::KeyEnd(vec![]), end);
+        }
+    }
+
     fn data(&mut self, container: &impl Nla, bytes: &[u8]) {
-        self.nest(container, |data| data.put(&DataAttribute::Value(bytes.into())));
+        self.nest(container, |data| data.attribute(DATA_VALUE, bytes));
+    }
+
+    /// By hand: there are thousands of them, and the crate's take their bytes in a vector each.
+    fn attribute(&mut self, kind: u16, value: &[u8]) {
+        let length = (NLA_HEADER + value.len()) as u16;
+        self.bytes.extend_from_slice(&length.to_ne_bytes());
+        self.bytes.extend_from_slice(&kind.to_ne_bytes());
+        self.bytes.extend_from_slice(value);
+        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
     }
 
     fn term(&mut self, term: &Term) {
@@ -543,6 +566,12 @@ fn set_user_data(set: &Set) -> Vec<u8> {
     data
 }
 
+/// What may share a message: neighbours of one set.
+fn of_one_set<T>(all: &[T], set: impl Fn(&T) -> &Set) -> impl Iterator<Item = &[T]> {
+    let neighbours = all.chunk_by(move |a, b| set(a).name == set(b).name);
+    neighbours.flat_map(|neighbours| neighbours.chunks(ELEMENTS_PER_MESSAGE))
+}
+
 /// An element's comment as nft stores it: type, length, text, NUL.
 fn comment(owner: Owner) -> Vec<u8> {
     text_comment(&owner.comment())
@@ -744,7 +773,7 @@ mod tests {
         let (entry, owner) = longest_element();
         let mut requests = Requests::new(0);
 
-        requests.create_elements(&vec![(entry.clone(), owner); 3]);
+        requests.create_elements(&[(&entry, owner); 3], true);
 
         let message = replies(requests.bytes()).next().unwrap().unwrap();
         assert_eq!(message.elements(entry.set), Some(vec![(entry, Some(owner)); 3]));
@@ -753,7 +782,8 @@ mod tests {
     #[test]
     fn a_full_message_stays_below_the_limit_of_an_attribute() {
         let mut requests = Requests::new(0);
-        requests.create_elements(&vec![longest_element(); ELEMENTS_PER_MESSAGE + 1]);
+        let (entry, owner) = longest_element();
+        requests.create_elements(&[(&entry, owner); ELEMENTS_PER_MESSAGE + 1], true);
         let lengths: Vec<usize> =
             replies(requests.bytes()).map(|message| message.unwrap().payload.len()).collect();
         assert_eq!(lengths.len(), 2);

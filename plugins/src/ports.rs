@@ -2,8 +2,11 @@
 //!
 //! Equal keys collide in the kernel (the map's element is the reservation). That a port on any address and the
 //! same port on one address collide too is decided here, under the host-wide ports lock: ports on single
-//! addresses are claims in the store, ports on any address are looked up in the kernel's map.
+//! addresses are claims in the store, ports on any address are looked up in the kernel's map. Who claims a port also claims
+//! the group of 256 that it is in: a thousand ports on any address are then free after four looks, not a thousand.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 use cni::Ip;
@@ -96,21 +99,37 @@ pub fn lock(host: &Host, record: &Record) -> Result<Option<Lock>, Error> {
 /// is the ports lock, to be held until the elements are in.
 pub fn reserve(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
     let lock = lock(host, record)?;
+    let mut groups = HashMap::new();
     for port in &record.ports {
         refuse_foreign_address(host, port)?;
         match port.host {
-            None => refuse_if_claimed(host, record, port)?,
-            Some(_) => host.store.claim(&claim(port), &record.key())?,
+            None if is_group_claimed(host, port, &mut groups)? => refuse_if_claimed(host, record, port)?,
+            None => {}
+            Some(_) => {
+                host.store.claim(&group_claim(port), &record.key())?;
+                host.store.claim(&claim(port), &record.key())?;
+            }
         }
     }
     refuse_if_on_any_address(host, record)?;
     Ok(lock)
 }
 
+/// Whether anybody claims a port near this one.
+fn is_group_claimed<'p>(
+    host: &Host,
+    port: &'p Port,
+    known: &mut HashMap<(&'p str, bool, u8), bool>,
+) -> Result<bool, Error> {
+    Ok(match known.entry((&port.protocol, port.container.is_ipv4(), group(port))) {
+        Entry::Occupied(known) => *known.get(),
+        Entry::Vacant(new) => *new.insert(host.store.is_claimed(&group_claim(port))?),
+    })
+}
+
 /// True if a record claims a port on a single address, or the loopback, or if whoever did so died half-way.
 pub fn has_claims(host: &Host, record: &Record) -> Result<bool, Error> {
-    let ports = record.ports.iter().filter(|port| port.host.is_some()).map(claim);
-    for what in ports.chain(loopback_bridge(record).map(loopback_claim)) {
+    for what in port_claims(record).chain(loopback_bridge(record).map(loopback_claim)) {
         if host.store.is_claimant(&what, &record.key())? || host.store.is_left(&what)? {
             return Ok(true);
         }
@@ -120,8 +139,8 @@ pub fn has_claims(host: &Host, record: &Record) -> Result<bool, Error> {
 
 /// Gives a record's claims back, and closes the loopback of a bridge that has no port left.
 pub fn release(host: &mut Host, record: &Record) -> Result<(), Error> {
-    for port in record.ports.iter().filter(|port| port.host.is_some()) {
-        host.store.release(&claim(port), &record.key())?;
+    for what in port_claims(record) {
+        host.store.release(&what, &record.key())?;
     }
     match loopback_bridge(record) {
         Some(bridge) => leave_loopback(host, bridge, &record.key()),
@@ -324,9 +343,28 @@ pub fn is_loopback_open(host: &Host, bridge: &str) -> Result<bool, Error> {
     Ok(host.store.is_claimed(&loopback_claim(bridge))?)
 }
 
+/// What a record with ports on single addresses claims: the ports, and after them their groups.
+fn port_claims(record: &Record) -> impl Iterator<Item = String> {
+    let single = record.ports.iter().filter(|port| port.host.is_some());
+    single.clone().map(claim).chain(single.map(group_claim))
+}
+
 fn claim(port: &Port) -> String {
+    format!("{}-{}", kind(port), port.host_port)
+}
+
+fn group_claim(port: &Port) -> String {
+    format!("{}-group-{}", kind(port), group(port))
+}
+
+fn group(port: &Port) -> u8 {
+    (port.host_port >> 8) as u8
+}
+
+/// `tcp4`
+fn kind(port: &Port) -> String {
     let family = if port.container.is_ipv4() { '4' } else { '6' };
-    format!("{}{family}-{}", port.protocol, port.host_port)
+    format!("{}{family}", port.protocol)
 }
 
 fn loopback_claim(bridge: &str) -> String {
