@@ -145,7 +145,8 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths) -> Result<(), dns::E
 fn status(style: Style) -> anyhow::Result<u8> {
     let paths = Paths::new(netlink::cookie()?);
     let mut status = found(client::status(&paths.name_server()))?;
-    let droppers = Firewall::open()?.droppers_of_input()?;
+    // A kernel without nf_tables has no chain that drops.
+    let droppers = Firewall::open().and_then(|mut firewall| firewall.droppers_of_input()).unwrap_or_default();
     status.endpoints.sort_by(|one, other| (&one.network, &one.names).cmp(&(&other.network, &other.names)));
     if style.json {
         let mut whole = json!(status);

@@ -172,7 +172,8 @@ fn dropped_input(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     stdout(bounded(lab.host.netns(), "iptables"), "iptables", &["-P", "INPUT", "DROP"])?;
     finds_nobody(&podman, "db", "web")?;
 
-    let status = lab.host.command(&setup.rnet).args(["dns", "status"]).output()?;
+    let rnet = setup.rnet.to_string_lossy();
+    let status = bounded(lab.host.netns(), &rnet).args(["dns", "status"]).output()?;
 
     let told = String::from_utf8(status.stderr)?;
     ensure!(status.status.success() && told.contains("warning: chain ip filter INPUT drops"), "told: {told}");
@@ -197,7 +198,7 @@ fn root_alone(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     let network = Network::make(&lab, flavour, 1)?;
     podman.run("web", &network.name, &[])?;
     let as_nobody = || -> anyhow::Result<String> {
-        let nobody = lab.host.command("setpriv");
+        let nobody = bounded(lab.host.netns(), "setpriv");
         let asked = nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&setup.rnet);
         let asked = asked.args(["dns", "status"]).output()?;
         ensure!(!asked.status.success(), "nobody is answered: {asked:?}");
