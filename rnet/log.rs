@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags};
 use tracing::Level;
 
 /// It lies in memory (/run): of a longer one, the older half goes.
@@ -19,25 +19,23 @@ pub fn open(path: &Path) -> io::Result<()> {
     Ok(rustix::stdio::dup2_stderr(log)?)
 }
 
-/// What happens from now on is written to standard error.
-pub fn start() {
-    let subscriber = tracing_subscriber::fmt().with_writer(Stderr::of_process).with_max_level(Level::INFO);
+/// What happens from now on is written to standard error; `ours` says that it is the log, to be kept short.
+pub fn start(ours: bool) {
+    let subscriber = tracing_subscriber::fmt().with_writer(move || Stderr { ours });
+    let subscriber = subscriber.with_max_level(Level::INFO).with_target(false).with_ansi(false);
     // Fails if there is one already.
-    let _ = tracing::subscriber::set_global_default(subscriber.with_target(false).with_ansi(false).finish());
+    let _ = tracing::subscriber::set_global_default(subscriber.finish());
 }
 
-/// Standard error, which is kept short if it is a file.
-struct Stderr;
-
-impl Stderr {
-    fn of_process() -> Self {
-        Self
-    }
+struct Stderr {
+    ours: bool,
 }
 
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let _ = shorten(LONGEST);
+        if self.ours {
+            let _ = shorten(LONGEST);
+        }
         io::stderr().write(line)
     }
 
@@ -48,11 +46,10 @@ impl Write for Stderr {
 
 fn shorten(longest: u64) -> io::Result<()> {
     let stderr = rustix::stdio::stderr();
-    let found = rustix::fs::fstat(stderr)?;
-    if FileType::from_raw_mode(found.st_mode) != FileType::RegularFile || (found.st_size as u64) < longest {
-        return Ok(());
+    match rustix::fs::fstat(stderr)?.st_size as u64 {
+        length if length < longest => Ok(()),
+        _ => keep_newer_half(&File::from(stderr.try_clone_to_owned()?), longest),
     }
-    keep_newer_half(&File::from(stderr.try_clone_to_owned()?), longest)
 }
 
 fn keep_newer_half(log: &File, longest: u64) -> io::Result<()> {

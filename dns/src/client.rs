@@ -54,9 +54,7 @@ pub enum Error {
         source: serde_json::Error,
     },
     /// The version that was there goes on: another could not be started.
-    #[error(
-        "the version of the name server that ran before goes on: its program cannot be started again (see `rnet dns log`)"
-    )]
+    #[error("the name server that ran before goes on: its program cannot be started again")]
     NotReplaced,
     /// It serves another network namespace.
     #[error("the name server at {} (process {pid}) is in another network namespace", path.display())]

@@ -56,13 +56,18 @@ impl Seen {
         }
         match query(asked.message) {
             Some(query) => {
-                seen.name = query.name().to_utf8();
+                seen.name = printable(&query.name().to_ascii());
                 seen.rtype = query.query_type().to_string();
             }
             None => seen.name = format!("{} bytes that are no question", asked.message.len()),
         }
         seen
     }
+}
+
+/// Whoever asks chooses the octets, and a terminal would obey some of them.
+fn printable(name: &str) -> String {
+    name.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
 
 fn query(message: &[u8]) -> Option<Query> {
@@ -132,6 +137,7 @@ mod tests {
             ..Seen::default()
         };
         assert_eq!(seen.to_string(), "172.18.0.3 db on mynet: web. A: NOERROR 172.18.0.2");
+        assert_eq!(printable("a\u{1b}[2Jb.\u{fc}."), "a?[2Jb.?.");
         assert_eq!(Seen { missed: 7, ..Seen::default() }.to_string(), "… 7 questions came too fast");
     }
 }

@@ -46,6 +46,8 @@ pub(crate) enum Error {
     Bind { network: String, address: IpAddr, source: Errno },
     #[error("endpoint {container} {ifname} is on network {network}, not on {other}")]
     Network { container: String, ifname: String, network: String, other: String },
+    #[error("no endpoint can be called {container:?} {ifname:?}")]
+    Endpoint { container: String, ifname: String },
     #[error("network {network} is not known as it is on record")]
     UnknownNetwork { network: String },
     #[error("the names of {container} {ifname} on network {network} are not known as they are on record")]
@@ -267,8 +269,11 @@ impl Server {
             self.set_network(&mut binder, network, known).await?;
         }
         if let Some(endpoint) = endpoint {
-            self.table.borrow_mut().set_endpoint(&endpoint);
-            let Endpoint { network, container, ifname, names, addresses, .. } = &endpoint;
+            let known = self.table.borrow_mut().set_endpoint(&endpoint);
+            let Endpoint { network, container, ifname, names, addresses, .. } = endpoint;
+            if !known {
+                return Err(Error::Endpoint { container, ifname });
+            }
             tracing::info!(network, container, ifname, ?names, ?addresses, "set");
         }
         Ok(())

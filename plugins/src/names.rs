@@ -180,7 +180,9 @@ pub fn check(host: &Host, record: &Record) -> Result<(), Error> {
     if record.names.is_empty() {
         return Ok(());
     }
-    let network = host.store.network(&record.network, &record.plugin)?.unwrap_or_default();
+    let Some(network) = host.store.network(&record.network, &record.plugin)? else {
+        return Err(Finding::Names(format!("nothing is on record of network {}", record.network)).into());
+    };
     let Some(zone) = &network.zone else { return Ok(()) };
     let socket = host.store.paths().name_server();
     let known = client::check(&socket, &served(&network, zone), &endpoint(record));

@@ -1,6 +1,7 @@
 //! `rnet dns`: the name server, and how it goes.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::ErrorKind;
 
 use anyhow::Context;
@@ -36,15 +37,19 @@ pub enum Verb {
         /// Return when it serves; it goes on by itself
         #[arg(long)]
         detach: bool,
-        /// Go on with the sockets of the server that has just become this process
-        #[arg(long, hide = true, conflicts_with = "detach")]
+        /// Go on with the sockets of the server that has just become this process, detached if that was
+        #[arg(long, hide = true)]
         resume: bool,
     },
     /// Let the installed version of rnet go on in place of the running server, with all names and no question lost
     Restart,
     /// Answers for `serve`, without any privilege
     #[command(hide = true)]
-    Worker,
+    Worker {
+        /// Standard error is the log
+        #[arg(long)]
+        detach: bool,
+    },
 }
 
 const LISTENERS: [&str; 3] = ["LISTENER", "PORT", "STATE"];
@@ -56,11 +61,11 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         Verb::Status => status(style),
         Verb::Log => log(),
         Verb::Watch => watch(style),
-        Verb::Serve { resume: true, .. } => resume(),
-        Verb::Serve { detach, .. } => serve(detach),
+        Verb::Serve { detach, resume: true } => resume(detach),
+        Verb::Serve { detach, resume: false } => serve(detach),
         Verb::Restart => restart(),
-        Verb::Worker => {
-            crate::log::start();
+        Verb::Worker { detach } => {
+            crate::log::start(detach);
             Ok(dns::work().map(|()| 0)?)
         }
     }
@@ -73,13 +78,11 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     Store::open(paths.clone())?;
     let control = Control::open(&paths.name_server())?;
     if !detached {
-        crate::log::start();
-        return Ok(serve_here(&control, Kept::default(), &paths).map(|()| 0)?);
+        return Ok(serve_here(&control, Kept::default(), &paths, false).map(|()| 0)?);
     }
     detach::run(&control.descriptors(), &paths.run(), || {
         let _ = crate::log::open(&paths.name_server_log());
-        crate::log::start();
-        if let Err(error) = serve_here(&control, Kept::default(), &paths) {
+        if let Err(error) = serve_here(&control, Kept::default(), &paths, true) {
             tracing::error!(error = &error as &dyn std::error::Error, "the end");
         }
         // The child ends without dropping anything.
@@ -91,15 +94,17 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
 }
 
 /// In the place of a server that has handed over.
-fn resume() -> anyhow::Result<u8> {
-    crate::log::start();
+fn resume(detached: bool) -> anyhow::Result<u8> {
     let (control, kept) = dns::taken_over()?;
-    Ok(serve_here(&control, kept, &Paths::new(netlink::cookie()?)).map(|()| 0)?)
+    Ok(serve_here(&control, kept, &Paths::new(netlink::cookie()?), detached).map(|()| 0)?)
 }
 
 fn restart() -> anyhow::Result<u8> {
     rights::require()?;
-    found(client::restart(&Paths::new(netlink::cookie()?).name_server())).map(|()| 0)
+    match client::restart(&Paths::new(netlink::cookie()?).name_server()) {
+        Err(client::Error::NotReplaced) => Err(Problem::NotReplaced.into()),
+        restarted => found(restarted).map(|()| 0),
+    }
 }
 
 fn log() -> anyhow::Result<u8> {
@@ -128,7 +133,8 @@ fn found<T>(said: Result<T, client::Error>) -> anyhow::Result<T> {
     }
 }
 
-fn serve_here(control: &Control, kept: Kept, paths: &Paths) -> Result<(), dns::Error> {
+fn serve_here(control: &Control, kept: Kept, paths: &Paths, detached: bool) -> Result<(), dns::Error> {
+    crate::log::start(detached);
     // What cannot be read now is told by the next ADD; names of which nothing is known do not answer.
     let load = |tell: &mut dyn FnMut(Known)| {
         let told =
@@ -137,8 +143,10 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths) -> Result<(), dns::E
             tracing::error!(%error, "some records cannot be read");
         }
     };
-    let worker = Some(vec!["dns".into(), "worker".into()]);
-    let successor = vec!["dns".into(), "serve".into(), "--resume".into()];
+    let words = |words: &[&str]| -> Vec<OsString> {
+        words.iter().chain(detached.then_some(&"--detach")).map(Into::into).collect()
+    };
+    let (worker, successor) = (Some(words(&["dns", "worker"])), words(&["dns", "serve", "--resume"]));
     dns::serve(control, kept, Serve { resolv_conf: RESOLV_CONF.into(), port: PORT, worker, successor, load })
 }
 

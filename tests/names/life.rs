@@ -292,8 +292,7 @@ fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
 
     let restarted = scene.command(&["dns", "restart"]);
 
-    let expected =
-        "error: the version of the name server that ran before goes on: its program cannot be started again";
+    let expected = "error: the name server that ran before goes on: the program it was started from cannot be started again";
     assert!(restarted.status == 1 && restarted.stderr.starts_with(expected), "{restarted:?}");
     assert!(scene.command(&["dns", "log"]).stdout.contains("no other version can take over"));
     assert_eq!(ask(&web, "web"), known(&[web_ip]));
