@@ -166,8 +166,18 @@ impl Netlink {
     }
 
     /// Sets `key` unless it has that value already (so an equal one may be read-only); true if it wrote.
+    ///
+    /// # Errors
+    /// [`Error::WriteSysctl`], also if there is no such key.
     pub fn set_sysctl(&self, key: &str, value: &str) -> Result<bool, Error> {
-        self.sysctls.write(self.as_fd(), key, value)
+        let written = self.sysctls.write(self.as_fd(), key, value)?;
+        let absent = || Error::WriteSysctl { key: key.into(), value: value.into(), errno: Errno::NOENT };
+        written.ok_or_else(absent)
+    }
+
+    /// The same, but a key that is not there need not be set.
+    pub fn set_sysctl_if_there(&self, key: &str, value: &str) -> Result<(), Error> {
+        self.sysctls.write(self.as_fd(), key, value).map(drop)
     }
 
     /// How many netlink messages this handle has sent so far.

@@ -39,32 +39,33 @@ impl Sysctls {
 
     /// The trimmed value of `key`; `socket` is any of the namespace, for the rarer directories.
     pub fn read(&self, socket: BorrowedFd<'_>, key: &str) -> Result<Option<String>, Error> {
-        let read = || {
-            let file = self.open(socket, key, OFlags::RDONLY)?;
-            let mut value = [0; 4096];
-            let length = rustix::io::read(file, &mut value[..])?;
-            Ok(String::from_utf8_lossy(&value[..length]).trim().to_owned())
-        };
-        match read() {
+        match self.open(socket, key, OFlags::RDONLY).and_then(|file| value_in(&file)) {
             Ok(value) => Ok(Some(value)),
             Err(Errno::NOENT) => Ok(None),
             Err(errno) => Err(Error::ReadSysctl { key: key.into(), errno }),
         }
     }
 
-    /// Writes `value` unless it is there already; true if it wrote.
-    pub fn write(&self, socket: BorrowedFd<'_>, key: &str, value: &str) -> Result<bool, Error> {
-        if self.read(socket, key)?.is_some_and(|present| present == value.trim()) {
-            return Ok(false);
-        }
-        let write = || {
-            let file = self.open(socket, key, OFlags::WRONLY)?;
-            rustix::io::write(file, value.as_bytes())
+    /// Writes `value` unless it is there already; true if it wrote, none if there is no such key.
+    pub fn write(&self, socket: BorrowedFd<'_>, key: &str, value: &str) -> Result<Option<bool>, Error> {
+        let failed = |errno| Error::WriteSysctl { key: key.into(), value: value.into(), errno };
+        let is = |present: &str| present == value.trim();
+        let file = match self.open(socket, key, OFlags::RDWR) {
+            Ok(file) => file,
+            Err(Errno::NOENT) => return Ok(None),
+            // It may be right as it is.
+            Err(errno) => match self.read(socket, key)? {
+                Some(present) if is(&present) => return Ok(Some(false)),
+                _ => return Err(failed(errno)),
+            },
         };
-        match write() {
-            Ok(_) => Ok(true),
-            Err(errno) => Err(Error::WriteSysctl { key: key.into(), value: value.into(), errno }),
+        let present = value_in(&file).map_err(|errno| Error::ReadSysctl { key: key.into(), errno })?;
+        if is(&present) {
+            return Ok(Some(false));
         }
+        // From the beginning: the kernel takes nothing else (kernel.sysctl_writes_strict).
+        rustix::io::pwrite(&file, value.as_bytes(), 0).map_err(failed)?;
+        Ok(Some(true))
     }
 
     fn open(&self, socket: BorrowedFd<'_>, key: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
@@ -98,6 +99,13 @@ impl Sysctls {
         };
         Ok(cell.get_or_init(|| opened))
     }
+}
+
+/// What a setting's file says, trimmed.
+fn value_in(file: &OwnedFd) -> Result<String, Errno> {
+    let mut value = [0; 4096];
+    let length = rustix::io::read(file, &mut value[..])?;
+    Ok(String::from_utf8_lossy(&value[..length]).trim().to_owned())
 }
 
 /// The calling thread's `/proc/sys/net/ipv6`; allocates nothing.

@@ -238,8 +238,9 @@ fn set_sysctls(inside: &Netlink, plan: &Plan, ifname: &str, lease: &CniResult) -
         if plan.mac.is_some() {
             inside.set_sysctl(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1")?;
         }
-    } else if plan.ipv4_only && inside.sysctl(&format!("ipv6/conf/{ifname}/disable_ipv6"))?.is_some() {
-        inside.set_sysctl(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1")?;
+    } else if plan.ipv4_only {
+        // A kernel without IPv6 has no such key.
+        inside.set_sysctl_if_there(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1")?;
     }
     Ok(())
 }

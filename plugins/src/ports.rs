@@ -331,11 +331,8 @@ fn guard_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
 
 /// The guards stay with their ports: they forbid only what is closed now.
 fn close_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
-    let key = format!("ipv4/conf/{bridge}/route_localnet");
-    if host.netlink.sysctl(&key)?.is_some() {
-        host.netlink.set_sysctl(&key, "0")?;
-    }
-    Ok(())
+    // With the bridge its settings are gone.
+    Ok(host.netlink.set_sysctl_if_there(&format!("ipv4/conf/{bridge}/route_localnet"), "0")?)
 }
 
 /// True if the host's loopback reaches containers by this bridge, so that each of its ports needs a guard.

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
@@ -145,15 +146,19 @@ pub(crate) const BOOT_ID: &str = "RNET_BOOT_ID";
 
 /// The kernel's id of this boot (/proc/sys/kernel/random/boot_id), or what `RNET_BOOT_ID` says (tests).
 pub fn boot_id() -> Result<String, Error> {
+    static READ: OnceLock<String> = OnceLock::new();
     if let Some(id) = trusted_env(BOOT_ID) {
         return Ok(id.to_string_lossy().into_owned());
+    }
+    if let Some(id) = READ.get() {
+        return Ok(id.clone());
     }
     let path = "/proc/sys/kernel/random/boot_id";
     let id = std::fs::read_to_string(path).map_err(|error| {
         let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
         Error::file("read", path)(errno)
     })?;
-    Ok(id.trim().to_owned())
+    Ok(READ.get_or_init(|| id.trim().to_owned()).clone())
 }
 
 #[cfg(test)]
