@@ -94,9 +94,27 @@ pub fn remove_network(socket: &Path, network: &str) -> Result<(), Error> {
     ask(socket, &Request::Remove { network: network.into(), endpoint: None }).map(drop)
 }
 
-/// How the server goes.
+/// How the server goes, and the endpoints that it knows.
 pub fn status(socket: &Path) -> Result<Status, Error> {
-    ask(socket, &Request::Status {}).map(Option::unwrap_or_default)
+    let status = ask(socket, &Request::Status {})?.unwrap_or_default();
+    Ok(Status { endpoints: endpoints(socket)?, ..status })
+}
+
+fn endpoints(path: &Path) -> Result<Vec<Endpoint>, Error> {
+    let failed = |source| Error::NoAnswer { path: path.into(), source };
+    let socket = connect(path).map_err(|source| Error::NotThere { path: path.into(), source })?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    (&socket).write_all(b"{\"endpoints\":{}}\n").map_err(failed)?;
+    let mut endpoints = Vec::new();
+    for line in BufReader::new(socket).lines() {
+        let line = line.map_err(failed)?;
+        if line.is_empty() {
+            return Ok(endpoints);
+        }
+        let endpoint = serde_json::from_str(&line);
+        endpoints.push(endpoint.map_err(|source| Error::Answer { path: path.into(), source })?);
+    }
+    Err(failed(io::ErrorKind::UnexpectedEof.into()))
 }
 
 /// Lets what lies where the server's program was started from go on in its place, with its sockets and all names (G9).

@@ -17,6 +17,9 @@ use crate::{Endpoint, Network, Seen};
 /// Longer lines are nobody's.
 const LONGEST_LINE: u64 = 1 << 20;
 
+/// A few tens of kilobytes.
+const ENDPOINTS_AT_ONCE: usize = 64;
+
 /// Whoever says nothing for so long is hung up on.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -38,8 +41,11 @@ pub(crate) enum Request {
     },
     /// Whether a network and an endpoint on it are known just so, and questions are taken for it. Nothing changes.
     Check { network: Box<Network>, endpoint: Box<Endpoint> },
-    /// How it goes.
+    /// How it goes, but for the endpoints.
     Status {},
+    /// The endpoints, a line for each, and an empty one after them: there may be many, and they are not to be in memory
+    /// a second time.
+    Endpoints {},
     /// The same, but only what costs nothing at any number of names: the process and its namespace.
     Ping {},
     /// What lies where the program was started from goes on in its place.
@@ -136,6 +142,10 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
             return Ok(());
         }
         let request = serde_json::from_str(&line);
+        if matches!(request, Ok(Request::Endpoints {})) {
+            tell_endpoints(server, &mut stream).await?;
+            continue;
+        }
         let restarts = matches!(request, Ok(Request::Restart {}));
         let watch = matches!(request, Ok(Request::Watch {})).then(|| server.watchers.join());
         let response = match request {
@@ -153,6 +163,18 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
             return report(watch, stream.into_inner()).await;
         }
     }
+}
+
+async fn tell_endpoints(server: &Server, stream: &mut BufReader<UnixStream>) -> io::Result<()> {
+    for some in server.attached().chunks(ENDPOINTS_AT_ONCE) {
+        let mut lines = Vec::new();
+        for endpoint in some {
+            serde_json::to_writer(&mut lines, &endpoint.as_told())?;
+            lines.push(b'\n');
+        }
+        stream.write_all(&lines).await?;
+    }
+    stream.write_all(b"\n").await
 }
 
 /// Tells what is seen for as long as anybody listens.
@@ -193,6 +215,8 @@ async fn respond(server: &Rc<Server>, request: Request) -> Response {
             Err(error) => Response::Error(error.to_string()),
         },
         Request::Status {} => Response::Ok(Some(server.status())),
+        // Told by itself.
+        Request::Endpoints {} => Response::Ok(None),
         Request::Ping {} | Request::Restart {} | Request::Watch {} => Response::Ok(Some(server.identity())),
     }
 }

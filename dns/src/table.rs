@@ -154,7 +154,12 @@ impl Table {
 
     /// The endpoints.
     pub fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
-        self.containers.all().map(|endpoint| endpoint.as_told())
+        self.attached().map(|endpoint| endpoint.as_told())
+    }
+
+    /// The same as they are kept.
+    pub(crate) fn attached(&self) -> impl Iterator<Item = &Arc<Attached>> {
+        self.containers.all()
     }
 
     /// Whose question it is (V1–V5).
@@ -339,7 +344,8 @@ impl Attached {
         self.names().chain(nameless).map(|name| hasher.hash_one(name.to_ascii_lowercase().as_str()))
     }
 
-    fn as_told(&self) -> Endpoint {
+    /// What was told of it.
+    pub(crate) fn as_told(&self) -> Endpoint {
         Endpoint {
             network: self.network.to_string(),
             container: self.container().to_owned(),

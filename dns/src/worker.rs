@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{SockaddrIn, SockaddrIn6};
@@ -23,6 +24,7 @@ use crate::listen::{Batch, Bound, link_index, link_name};
 use crate::resolv::{Watch, localhost_for_any, without_own};
 use crate::serve::{Binder, Way};
 use crate::stream::Connections;
+use crate::table::Attached;
 use crate::upstream::Buckets;
 use crate::watch::Watchers;
 use crate::{Asked, Endpoint, Known, Network, Reply, Resolv, Table, control, listen, stream};
@@ -456,14 +458,18 @@ impl Server {
         Status { listeners: addresses.iter().filter_map(listening).collect(), ..self.identity() }
     }
 
-    /// How it goes.
+    /// The endpoints of now.
+    pub(crate) fn attached(&self) -> Vec<Arc<Attached>> {
+        self.table.borrow().attached().cloned().collect()
+    }
+
+    /// How it goes, but for the endpoints.
     pub(crate) fn status(&self) -> Status {
         let (in_flight, unwell) = self.forwarder.status();
         let mut addresses: Vec<_> = self.listeners.borrow().keys().copied().collect();
         addresses.sort();
         Status {
             networks: self.networks.borrow().len(),
-            endpoints: self.table.borrow().endpoints().collect(),
             upstreams: self.servers(&[]),
             unwell,
             in_flight,
