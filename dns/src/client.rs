@@ -11,8 +11,9 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use serde::de::DeserializeOwned;
 
-use crate::control::{Attachment, Listening, Request, Response, Status};
+use crate::control::{Attachment, Listening, Request, Response, Status, line_of};
 use crate::{Endpoint, Network, Seen};
 
 /// A request takes well under a millisecond; longer than this, the server is not there.
@@ -101,20 +102,31 @@ pub fn status(socket: &Path) -> Result<Status, Error> {
 }
 
 fn endpoints(path: &Path) -> Result<Vec<Endpoint>, Error> {
+    let mut endpoints = Vec::new();
+    for line in listen_to(path, &Request::Endpoints {}, Some(PATIENCE))? {
+        match line? {
+            line if line.is_empty() => return Ok(endpoints),
+            line => endpoints.push(parse(path, &line)?),
+        }
+    }
+    Err(Error::NoAnswer { path: path.into(), source: io::ErrorKind::UnexpectedEof.into() })
+}
+
+/// The lines that answer a request that has more than one; for each is waited so long at most.
+fn listen_to(
+    path: &Path,
+    request: &Request,
+    patience: Option<Duration>,
+) -> Result<impl Iterator<Item = Result<String, Error>>, Error> {
     let failed = |source| Error::NoAnswer { path: path.into(), source };
     let socket = connect(path).map_err(|source| Error::NotThere { path: path.into(), source })?;
-    socket.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-    (&socket).write_all(b"{\"endpoints\":{}}\n").map_err(failed)?;
-    let mut endpoints = Vec::new();
-    for line in BufReader::new(socket).lines() {
-        let line = line.map_err(failed)?;
-        if line.is_empty() {
-            return Ok(endpoints);
-        }
-        let endpoint = serde_json::from_str(&line);
-        endpoints.push(endpoint.map_err(|source| Error::Answer { path: path.into(), source })?);
-    }
-    Err(failed(io::ErrorKind::UnexpectedEof.into()))
+    socket.set_read_timeout(patience).map_err(failed)?;
+    line_of(request).and_then(|line| (&socket).write_all(&line)).map_err(failed)?;
+    Ok(BufReader::new(socket).lines().map(move |line| line.map_err(failed)))
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, line: &str) -> Result<T, Error> {
+    serde_json::from_str(line).map_err(|source| Error::Answer { path: path.into(), source })
 }
 
 /// Lets what lies where the server's program was started from go on in its place, with its sockets and all names (G9).
@@ -152,13 +164,10 @@ pub fn check(socket: &Path, network: &Network, endpoint: &Endpoint) -> Result<()
 /// # Errors
 /// Any of [`Error`] at the beginning, and [`Error::NoAnswer`] with what `each` returned.
 pub fn watch(socket: &Path, mut each: impl FnMut(Seen) -> io::Result<()>) -> Result<(), Error> {
-    let failed = |source| Error::NoAnswer { path: socket.into(), source };
-    let stream = connect(socket).map_err(|source| Error::NotThere { path: socket.into(), source })?;
-    (&stream).write_all(b"{\"watch\":{}}\n").map_err(failed)?;
     // The first line says who answers.
-    for line in BufReader::new(stream).lines().skip(1) {
-        let seen = serde_json::from_str(&line.map_err(failed)?);
-        each(seen.map_err(|source| Error::Answer { path: socket.into(), source })?).map_err(failed)?;
+    for line in listen_to(socket, &Request::Watch {}, None)?.skip(1) {
+        let told = each(parse(socket, &line?)?);
+        told.map_err(|source| Error::NoAnswer { path: socket.into(), source })?;
     }
     Ok(())
 }
@@ -219,9 +228,7 @@ pub(crate) fn address(folder: &OwnedFd, path: &Path) -> Result<SocketAddrUnix, E
 }
 
 fn exchange(socket: UnixStream, request: &Request, until: Instant) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(request)?;
-    line.push(b'\n');
-    (&socket).write_all(&line)?;
+    (&socket).write_all(&line_of(request)?)?;
     let mut answer = Vec::new();
     let mut reader = BufReader::new(socket);
     while answer.last() != Some(&b'\n') {

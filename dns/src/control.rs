@@ -141,38 +141,35 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
         if read.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
             return Ok(());
         }
-        let request = serde_json::from_str(&line);
-        if matches!(request, Ok(Request::Endpoints {})) {
-            tell_endpoints(server, &mut stream).await?;
-            continue;
-        }
-        let restarts = matches!(request, Ok(Request::Restart {}));
-        let watch = matches!(request, Ok(Request::Watch {})).then(|| server.watchers.join());
-        let response = match request {
-            Ok(request) => respond(server, request).await,
-            Err(error) => Response::Error(error.to_string()),
-        };
-        let mut response = serde_json::to_vec(&response)?;
-        response.push(b'\n');
-        stream.write_all(&response).await?;
-        // Only then: this process ends by it.
-        if restarts {
-            server.hand_over().await;
-        }
-        if let Some(watch) = watch {
-            return report(watch, stream.into_inner()).await;
+        match serde_json::from_str(&line) {
+            Ok(Request::Endpoints {}) => tell_endpoints(server, &mut stream).await?,
+            Ok(Request::Restart {}) => {
+                stream.write_all(&line_of(&Response::Ok(Some(server.identity())))?).await?;
+                // Only then: this process ends by it.
+                server.hand_over().await;
+            }
+            Ok(Request::Watch {}) => {
+                let watch = server.watchers.join();
+                stream.write_all(&line_of(&Response::Ok(Some(server.identity())))?).await?;
+                return report(watch, stream.into_inner()).await;
+            }
+            Ok(request) => stream.write_all(&line_of(&respond(server, request).await)?).await?,
+            Err(error) => stream.write_all(&line_of(&Response::Error(error.to_string()))?).await?,
         }
     }
 }
 
+/// What is said in either direction: JSON without a line end, and one after it.
+pub(crate) fn line_of(said: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(said)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
 async fn tell_endpoints(server: &Server, stream: &mut BufReader<UnixStream>) -> io::Result<()> {
     for some in server.attached().chunks(ENDPOINTS_AT_ONCE) {
-        let mut lines = Vec::new();
-        for endpoint in some {
-            serde_json::to_writer(&mut lines, &endpoint.as_told())?;
-            lines.push(b'\n');
-        }
-        stream.write_all(&lines).await?;
+        let lines = some.iter().map(|endpoint| line_of(&endpoint.as_told()));
+        stream.write_all(&lines.collect::<io::Result<Vec<_>>>()?.concat()).await?;
     }
     stream.write_all(b"\n").await
 }
@@ -191,9 +188,7 @@ async fn report(mut watch: Receiver<Seen>, stream: UnixStream) -> io::Result<()>
             Err(RecvError::Lagged(missed)) => Seen { missed, ..Seen::default() },
             Err(RecvError::Closed) => return Ok(()),
         };
-        let mut line = serde_json::to_vec(&seen)?;
-        line.push(b'\n');
-        to.write_all(&line).await?;
+        to.write_all(&line_of(&seen)?).await?;
     }
 }
 
@@ -215,9 +210,10 @@ async fn respond(server: &Rc<Server>, request: Request) -> Response {
             Err(error) => Response::Error(error.to_string()),
         },
         Request::Status {} => Response::Ok(Some(server.status())),
-        // Told by itself.
-        Request::Endpoints {} => Response::Ok(None),
-        Request::Ping {} | Request::Restart {} | Request::Watch {} => Response::Ok(Some(server.identity())),
+        // The last three have more to it than an answer.
+        Request::Ping {} | Request::Endpoints {} | Request::Restart {} | Request::Watch {} => {
+            Response::Ok(Some(server.identity()))
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::channel::{MOST, receive, send};
 use crate::listen::Bound;
-use crate::serve::{Control, Kept};
+use crate::serve::{Control, Kept, since_boot};
 
 /// Room for all messages, for nobody reads them before we are gone: a network takes some hundred bytes.
 const ROOM: usize = 4 << 20;
@@ -91,7 +91,7 @@ fn program() -> io::Result<PathBuf> {
 fn of_control(path: PathBuf, handed: Vec<OwnedFd>) -> io::Result<Control> {
     let [listener, folder, lock] =
         <[OwnedFd; 3]>::try_from(handed).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
-    Ok(Control { listener, folder, path, lock })
+    Ok(Control { listener, folder, path, lock, since: since_boot() })
 }
 
 fn take(kept: &mut Kept, places: Vec<(IpAddr, u16)>, handed: Vec<OwnedFd>) {

@@ -157,6 +157,8 @@ pub struct Control {
     pub(crate) folder: OwnedFd,
     pub(crate) path: PathBuf,
     pub(crate) lock: OwnedFd,
+    /// When this program came to have it: another version has another time.
+    pub(crate) since: u64,
 }
 
 /// The sockets of the gateways, kept for the next worker: what has come in meanwhile waits there.
@@ -173,13 +175,12 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
     config: Serve<F>,
 ) -> Result<(), Error> {
     raise_limit();
-    let since = since_boot();
     tracing::info!(control = %control.path.display(), "serving");
     loop {
         let begun = Instant::now();
         let end = match &config.worker {
-            Some(arguments) => supervise(&config, arguments, control, &mut kept, since)?,
-            None => work_here(&config, control, since).map(|()| End::Unused)?,
+            Some(arguments) => supervise(&config, arguments, control, &mut kept)?,
+            None => work_here(&config, control).map(|()| End::Unused)?,
         };
         match end {
             // A request may have come while it was ending.
@@ -199,7 +200,7 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
 }
 
 /// In milliseconds.
-fn since_boot() -> u64 {
+pub(crate) fn since_boot() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
     (now.tv_sec as u64) * 1000 + (now.tv_nsec as u64) / 1_000_000
 }
@@ -226,16 +227,12 @@ pub fn work() -> Result<(), Error> {
     worker::run(start).map_err(Error::Work)
 }
 
-fn work_here<F: Fn(&mut dyn FnMut(Known))>(
-    config: &Serve<F>,
-    control: &Control,
-    since: u64,
-) -> Result<(), Error> {
+fn work_here<F: Fn(&mut dyn FnMut(Known))>(config: &Serve<F>, control: &Control) -> Result<(), Error> {
     let start = Start {
         control: UnixListener::from(control.listener.try_clone().map_err(Error::Work)?),
         uid: rustix::process::geteuid().as_raw(),
         netns: netns().map_err(Error::Work)?,
-        since,
+        since: control.since,
         resolv_conf: config.resolv_conf.clone(),
         table: Records::write(&config.load).map_err(Error::Work)?.file,
         way: Way::Here(config.port),
@@ -249,11 +246,10 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
     arguments: &[OsString],
     control: &Control,
     kept: &mut Kept,
-    since: u64,
 ) -> Result<End, Error> {
     let (ours, mut child) = spawn(arguments).map_err(Error::Spawn)?;
     let mut handing_over = false;
-    if greet(config, control, kept, since, ours.as_fd()).is_ok() {
+    if greet(config, control, kept, ours.as_fd()).is_ok() {
         // Ends when the worker does, for it alone has the other end.
         while let Ok((wish, _)) = receive::<Wish>(ours.as_fd(), RecvFlags::empty()) {
             match wish {
@@ -292,7 +288,6 @@ fn greet<F: Fn(&mut dyn FnMut(Known))>(
     config: &Serve<F>,
     control: &Control,
     kept: &mut Kept,
-    since: u64,
     channel: BorrowedFd<'_>,
 ) -> io::Result<()> {
     let records = Records::write(&config.load)?;
@@ -301,7 +296,7 @@ fn greet<F: Fn(&mut dyn FnMut(Known))>(
         parent: rustix::process::getpid().as_raw_pid(),
         uid: rustix::process::geteuid().as_raw(),
         netns: netns()?,
-        since,
+        since: control.since,
         resolv_conf: std::path::absolute(&config.resolv_conf)?,
     };
     send(channel, &greeting, &[control.listener.as_fd(), records.file.as_fd()])
@@ -384,7 +379,7 @@ impl Control {
         let failed = |source| Error::Control { path: path.into(), source };
         let folder = open_folder(path).map_err(failed)?;
         let listener = listen(&folder, path).map_err(failed)?;
-        Ok(Self { listener, folder, path: path.into(), lock })
+        Ok(Self { listener, folder, path: path.into(), lock, since: since_boot() })
     }
 
     /// Removes the socket: nobody serves it any more. The lock is still held, so it is ours.

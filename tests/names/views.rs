@@ -1,13 +1,13 @@
 //! Who is found by which name, and by whom.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 
 use netns_fixtures::{Frames, lookup};
 use serde_json::json;
 
 use crate::common::{SOON, address, with};
 use crate::scene::{
-    GATEWAY, LONG, NOERROR, NXDOMAIN, Scene, ask, ask_at, at, known, mynet, name_of, named, unknown,
+    GATEWAY, LONG, NOERROR, NXDOMAIN, SERVFAIL, Scene, ask, ask_at, at, known, mynet, name_of, named, unknown,
 };
 
 #[test]
@@ -133,6 +133,32 @@ fn own_names_never_leave_the_host() {
     // The capture is no deaf one: what is not ours does go there.
     assert_ne!(ask(&db, "example.org").code, NXDOMAIN);
     assert!(frames.wait_for(LONG, is_question).unwrap().is_some());
+}
+
+/// A server outside that says of every name that it is at 10.7.0.99, where a container may be.
+#[test]
+fn a_network_may_refuse_answers_that_point_inside() {
+    let scene = Scene::new();
+    let world = scene.lab.host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    let at_port_53 = (world.address(), 53);
+    let socket = world.netns().run(|| UdpSocket::bind(at_port_53).unwrap()).unwrap();
+    socket.set_read_timeout(Some(LONG)).unwrap();
+    std::thread::spawn(move || {
+        let mut question = [0; 512];
+        while let Ok((len, asker)) = socket.recv_from(&mut question) {
+            let mut answer = question[..len].to_vec();
+            (answer[2], answer[7]) = (answer[2] | 0x80, 1);
+            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 0, 0, 4, 10, 7, 0, 99]);
+            let _ = socket.send_to(&answer, asker);
+        }
+    });
+    let dns = json!({"dns": {"nameservers": [world.address().to_string()]}});
+    let guarded = with(&named("back", &["10.8.0.0/24"]), json!({"rebindingGuard": true}));
+    let (db, ..) = scene.member("db", &with(&mynet(), dns.clone()));
+    let (shy, ..) = scene.member("shy", &with(&guarded, dns));
+
+    assert_eq!(ask(&db, "example.org"), known(&["10.7.0.99".parse().unwrap()]));
+    assert_eq!(ask_at(&shy, "10.8.0.1", "example.org").code, SERVFAIL);
 }
 
 /// No command makes internal networks yet; the server knows them.
