@@ -9,6 +9,7 @@ use netlink_packet_core::{
     NetlinkPayload,
 };
 use netlink_packet_route::RouteNetlinkMessage;
+use rustix::buffer::spare_capacity;
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
@@ -63,7 +64,8 @@ pub(crate) struct Refusal {
 pub(crate) struct Socket {
     fd: OwnedFd,
     sequence: u32,
-    buffer: Box<[u8]>,
+    /// Never zeroed: half of its pages are never touched.
+    buffer: Vec<u8>,
     sent: u64,
 }
 
@@ -80,7 +82,7 @@ impl Socket {
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
             let _ = enable(&fd, option);
         }
-        Self { fd, sequence: 0, buffer: vec![0; BUFFER].into(), sent: 0 }
+        Self { fd, sequence: 0, buffer: Vec::with_capacity(BUFFER), sent: 0 }
     }
 
     /// A socket that hears what happens to `groups` (RTMGRP_ bits) in the calling thread's namespace.
@@ -166,8 +168,10 @@ impl Socket {
     pub fn receive(&mut self, flags: RecvFlags) -> Result<&[u8], Error> {
         let failed = |errno| Error::Receive { errno };
         let flags = flags | RecvFlags::TRUNC;
+        self.buffer.clear();
         let (_, length) =
-            retry_on_intr(|| rustix::net::recv(&self.fd, &mut self.buffer[..], flags)).map_err(failed)?;
+            retry_on_intr(|| rustix::net::recv(&self.fd, spare_capacity(&mut self.buffer), flags))
+                .map_err(failed)?;
         self.buffer.get(..length).ok_or(failed(Errno::MSGSIZE))
     }
 

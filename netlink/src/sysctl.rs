@@ -108,7 +108,7 @@ fn value_in(file: &OwnedFd) -> Result<String, Errno> {
     Ok(String::from_utf8_lossy(&value[..length]).trim().to_owned())
 }
 
-/// The calling thread's `/proc/sys/net/ipv6`; allocates nothing.
+/// The calling thread's `/proc/sys/net/ipv6`.
 pub(crate) fn v6_here() -> Option<OwnedFd> {
     directory(c"/proc/sys/net/ipv6").ok()
 }
@@ -118,10 +118,10 @@ fn directory(path: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-/// `core`, `bridge` (which appears with br_netfilter) and `netfilter` are rare: a thread each time.
+/// `core`, `bridge` (which appears with br_netfilter) and `netfilter` are rare: a visit each time.
 fn directory_inside(socket: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     let netns = namespace_of(socket)?;
-    netns.run(|| directory(format!("/proc/sys/net/{name}"))).unwrap_or(Err(Errno::PERM))
+    netns.visit(|| directory(format!("/proc/sys/net/{name}"))).unwrap_or(Err(Errno::PERM))
 }
 
 fn namespace_of(socket: BorrowedFd<'_>) -> Result<Netns, Errno> {

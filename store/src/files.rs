@@ -56,6 +56,14 @@ pub fn read_whole(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>, Er
     Ok(Some(bytes))
 }
 
+/// What a file of the kernel's says, of which one read(2) gives all: at most 1 KiB.
+pub(crate) fn read_short(path: &str) -> Result<Vec<u8>, Errno> {
+    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::with_capacity(1024);
+    rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))?;
+    Ok(bytes)
+}
+
 /// Creates `name` in `dir` with `bytes`, complete from the first moment it can be seen (O_TMPFILE, linkat).
 ///
 /// Returns false, and changes nothing, if the name exists. Not synced: what needs to outlive a power loss
@@ -154,11 +162,8 @@ pub fn boot_id() -> Result<String, Error> {
         return Ok(id.clone());
     }
     let path = "/proc/sys/kernel/random/boot_id";
-    let id = std::fs::read_to_string(path).map_err(|error| {
-        let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-        Error::file("read", path)(errno)
-    })?;
-    Ok(READ.get_or_init(|| id.trim().to_owned()).clone())
+    let id = read_short(path).map_err(Error::file("read", path))?;
+    Ok(READ.get_or_init(|| String::from_utf8_lossy(&id).trim().to_owned()).clone())
 }
 
 #[cfg(test)]

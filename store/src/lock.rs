@@ -140,11 +140,11 @@ impl Lock {
         Ok(stat.st_nlink > 0)
     }
 
-    /// Who holds it is a courtesy to those who wait; a full disk must not keep anybody from locking.
+    /// Who holds it is a courtesy to those who wait; a full disk must not keep anybody from locking. The first line counts:
+    /// what follows is left of a longer one.
     fn sign(&self, what: &str) {
         let line = format!("pid {}: {what}\n", rustix::process::getpid());
         let _ = rustix::io::pwrite(&self.file, line.as_bytes(), 0);
-        let _ = rustix::fs::ftruncate(&self.file, line.len() as u64);
     }
 
     /// Who holds the lock, as the kernel says; what for, if it was the last to sign.
@@ -161,7 +161,8 @@ impl Lock {
     fn signature(&self) -> String {
         let mut line = [0; 200];
         let read = rustix::io::pread(&self.file, &mut line[..], 0).unwrap_or(0);
-        String::from_utf8_lossy(&line[..read]).trim().to_owned()
+        let text = String::from_utf8_lossy(&line[..read]);
+        text.lines().next().unwrap_or_default().to_owned()
     }
 
     /// The processes that hold the lock (proc(5), /proc/locks); none where they cannot be seen.
@@ -220,7 +221,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let dir = open_dir(folder.path(), 0o700).unwrap();
         let held = take(&dir, Mode::Shared).unwrap();
-        let gone = b"pid 1: DEL db/eth0";
+        let gone = b"pid 1: DEL db/eth0\n";
         rustix::io::pwrite(&held.file, gone, 0).unwrap();
 
         let Err(Error::Busy { holder, .. }) = take(&dir, Mode::Exclusive) else {
@@ -228,6 +229,19 @@ mod tests {
         };
 
         assert_eq!(holder, format!("pid {}", rustix::process::getpid()));
+    }
+
+    #[test]
+    fn a_holder_with_a_short_name_is_not_told_with_the_end_of_a_longer_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open_dir(folder.path(), 0o700).unwrap();
+        let long = "ADD a-very-long-name-of-a-container/eth0";
+        drop(Lock::take(dir.as_fd(), LockName::Ports, Mode::Exclusive, long, SOON).unwrap());
+        let _held = take(&dir, Mode::Exclusive).unwrap();
+
+        let Err(Error::Busy { holder, .. }) = take(&dir, Mode::Shared) else { panic!("two hold the lock") };
+
+        assert_eq!(holder, format!("pid {}: ADD web/eth0", rustix::process::getpid()));
     }
 
     #[test]

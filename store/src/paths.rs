@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use crate::boot_id;
-use crate::files::BOOT_ID;
+use crate::files::{BOOT_ID, read_short};
 
 /// The variable that moves all files below another folder.
 const ROOT: &str = "RNET_ROOT";
@@ -101,7 +101,7 @@ pub(crate) fn trusted_env(name: &str) -> Option<OsString> {
 fn runs_with_raised_rights() -> bool {
     const AT_SECURE: usize = 23;
     const WORD: usize = size_of::<usize>();
-    let Ok(vector) = std::fs::read("/proc/self/auxv") else { return true };
+    let Ok(vector) = read_short("/proc/self/auxv") else { return true };
     let words = vector.chunks_exact(WORD).filter_map(|word| word.try_into().ok().map(usize::from_ne_bytes));
     let words: Vec<usize> = words.collect();
     words.chunks_exact(2).any(|pair| pair[0] == AT_SECURE && pair[1] != 0)
