@@ -66,13 +66,29 @@ fn enter(mounts: &OwnedFd) -> io::Result<()> {
 /// Into a group of our own where processes are ended by group (cgroup v2, systemd's v1 hierarchy), to the top of the
 /// hierarchies that only limit and count.
 fn leave_groups() {
-    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for (mount, has_own) in mounts.lines().filter_map(hierarchy) {
+    for (mount, has_own) in hierarchies() {
         let group = if has_own { mount.join(GROUP) } else { mount };
         let _ = fs::create_dir(&group);
-        // 0 is whoever writes it.
-        let _ = fs::write(group.join("cgroup.procs"), "0");
+        join(&group);
     }
+}
+
+/// Removes the groups that were made for this process, unless others are in them. To be called at its end.
+pub fn dissolve_groups() {
+    for (mount, _) in hierarchies().into_iter().filter(|(_, has_own)| *has_own) {
+        join(&mount);
+        let _ = fs::remove_dir(mount.join(GROUP));
+    }
+}
+
+fn join(group: &Path) {
+    // 0 is whoever writes it.
+    let _ = fs::write(group.join("cgroup.procs"), "0");
+}
+
+fn hierarchies() -> Vec<(PathBuf, bool)> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    mounts.lines().filter_map(hierarchy).collect()
 }
 
 /// Where a line of mountinfo (proc(5)) mounts a hierarchy of control groups, and whether a group of our own is made there.

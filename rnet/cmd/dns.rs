@@ -87,6 +87,7 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
         }
         // The child ends without dropping anything.
         control.remove();
+        detach::dissolve_groups();
     })?;
     // The socket is the child's now.
     std::mem::forget(control);
@@ -96,7 +97,11 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
 /// In the place of a server that has handed over.
 fn resume(detached: bool) -> anyhow::Result<u8> {
     let (control, kept) = dns::taken_over()?;
-    Ok(serve_here(&control, kept, &Paths::new(netlink::cookie()?), detached).map(|()| 0)?)
+    let served = serve_here(&control, kept, &Paths::new(netlink::cookie()?), detached);
+    if detached {
+        detach::dissolve_groups();
+    }
+    Ok(served.map(|()| 0)?)
 }
 
 fn restart() -> anyhow::Result<u8> {

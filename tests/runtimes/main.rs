@@ -25,6 +25,7 @@ mod network;
 mod podman;
 mod program;
 mod setup;
+mod systemd;
 
 use std::process::ExitCode;
 
@@ -84,6 +85,7 @@ fn tests(setup: &Setup) -> Vec<Test> {
         tests.extend(ctr::tests(flavour));
         if !setup.peer {
             tests.extend(names::tests(flavour));
+            tests.extend(systemd::tests(flavour));
         }
     }
     tests
