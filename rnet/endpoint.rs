@@ -32,6 +32,9 @@ pub struct Endpoint {
     pub id: String,
     /// A person's word for it.
     pub name: String,
+    /// What it takes for its host's name, if not that of the host itself.
+    #[serde(default)]
+    pub hostname: Option<String>,
     /// What runs in it.
     pub command: Vec<String>,
     /// The process, once it has been started.

@@ -11,9 +11,9 @@ use crate::report::Problem;
 /// systemd-resolved's list of the servers behind its own 127.0.0.53.
 const BEHIND_RESOLVED: &str = "/run/systemd/resolve/resolv.conf";
 
-/// The hosts file: localhost, and the endpoint's own addresses.
-pub fn hosts(name: &str, addresses: &[IpAddr]) -> String {
-    let own = addresses.iter().map(|address| format!("{address}\t{name}\n"));
+/// The hosts file: localhost, and the endpoint's own addresses with its names, blanks between them.
+pub fn hosts(names: &str, addresses: &[IpAddr]) -> String {
+    let own = addresses.iter().map(|address| format!("{address}\t{names}\n"));
     let localhost = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n".to_owned();
     std::iter::once(localhost).chain(own).collect()
 }

@@ -3,7 +3,6 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use netlink::{HeldSignals, Netns, spawn_in};
@@ -35,13 +34,8 @@ pub fn start(
         return command.spawn().map_err(|error| cannot_execute(program, &error).into());
     }
     let netns = Netns::open(&endpoints.netns_path(&endpoint.id))?;
-    spawn(&netns, command, &endpoints.binds(&endpoint.id))
-}
-
-fn spawn(netns: &Netns, command: Command, binds: &[(PathBuf, PathBuf)]) -> anyhow::Result<Child> {
-    let program = command.get_program().to_owned();
-    match spawn_in(netns, command, binds) {
-        Err(netlink::Error::Spawn { source, .. }) => Err(cannot_execute(&program, &source).into()),
+    match spawn_in(&netns, command, &endpoints.binds(&endpoint.id), endpoint.hostname.as_deref()) {
+        Err(netlink::Error::Spawn { source, .. }) => Err(cannot_execute(program, &source).into()),
         other => Ok(other?),
     }
 }

@@ -61,7 +61,7 @@ mod tests {
     fn sleeper(netns: &Netns) -> std::process::Child {
         let mut command = Command::new("sleep");
         command.arg("1000");
-        netlink::spawn_in(netns, command, &[]).unwrap()
+        netlink::spawn_in(netns, command, &[], None).unwrap()
     }
 
     fn endpoint(netns: &Netns, process: Option<Process>) -> Endpoint {

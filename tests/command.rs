@@ -533,6 +533,7 @@ fn every_mistake_has_its_words_and_its_exit_status() {
             "overlap",
             "10.88.3.0/24 overlaps 10.88.0.0/16 of network \"podman\"",
         ),
+        ("run --net host --hostname app true", 2, "usage", "--hostname and --net host cannot be given together"),
         ("create a --subnet 10.9.0.1/24", 2, "subnet-invalid", "10.9.0.1/24 has host bits set"),
         (
             "create a --subnet 10.9.0.0/24 --gateway 10.8.0.1",
@@ -779,6 +780,27 @@ fn names_are_served_on_networks_of_users_and_told() {
     lab.ok("run -d --name web --net mynet sleep 1000");
     assert_eq!(lab.script("exec db", "getent hosts web").stdout, "10.9.0.2        web.lab.internal\n");
     lab.ok("stop web db");
+    lab.nobody_is_left();
+}
+
+#[test]
+fn a_hostname_is_the_programs_own_and_known_on_its_networks() {
+    let lab = Lab::new();
+    lab.ok("create --subnet 10.9.0.0/24 --domain lab.internal mynet");
+    lab.ok("run -d --name web --net mynet --hostname app sleep 1000");
+    lab.ok("run -d --name db --net mynet sleep 1000");
+    let outside = lab.script("exec db", "uname -n").stdout;
+
+    assert_eq!(lab.script("exec web", "uname -n").stdout, "app\n");
+    let inside = lab.script("run --net mynet --hostname other", "uname -n; tail -n 1 /etc/hosts").stdout;
+    assert!(inside.starts_with("other\n10.9.0.4\tother "), "{inside}");
+    assert_ne!(outside, "app\n");
+    assert_eq!(lab.script("exec db", "getent hosts app").stdout, "10.9.0.2        app.lab.internal\n");
+    // The first name is the one that an address has.
+    assert_eq!(lab.script("exec db", "getent hosts 10.9.0.2").stdout, "10.9.0.2        web.mynet\n");
+    lab.ok("stop web");
+    assert_eq!(lab.script("exec db", "getent hosts app").exit, 2);
+    lab.ok("stop db");
     lab.nobody_is_left();
 }
 

@@ -64,6 +64,11 @@ impl Args {
         self.get("K8S_POD_NAME")
     }
 
+    /// `HOSTNAME`: rnet's own, what the program in the container takes for its host's name.
+    pub fn hostname(&self) -> Option<&str> {
+        self.get("HOSTNAME")
+    }
+
     /// `K8S_POD_NAMESPACE`.
     pub fn k8s_pod_namespace(&self) -> Option<&str> {
         self.get("K8S_POD_NAMESPACE")

@@ -182,8 +182,14 @@ pub fn cookie() -> Result<u64, Error> {
 /// Starts `command` inside `netns`, with every signal at its default.
 ///
 /// Each of `binds` (source, target) is mounted over its target, an existing file, in a mount
-/// namespace of the child's own: its resolv.conf and hosts. Fails if a file is missing.
-pub fn spawn_in(netns: &Netns, mut command: Command, binds: &[(PathBuf, PathBuf)]) -> Result<Child, Error> {
+/// namespace of the child's own: its resolv.conf and hosts. Fails if a file is missing. With a
+/// `hostname` it has a UTS namespace of its own, which is called so.
+pub fn spawn_in(
+    netns: &Netns,
+    mut command: Command,
+    binds: &[(PathBuf, PathBuf)],
+    hostname: Option<&str>,
+) -> Result<Child, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source| Error::Spawn { program, netns: netns.path.clone(), source };
     let binds = match binds.iter().map(c_paths).collect::<Result<Vec<_>, _>>() {
@@ -195,12 +201,14 @@ pub fn spawn_in(netns: &Netns, mut command: Command, binds: &[(PathBuf, PathBuf)
         Ok(fd) => fd,
         Err(source) => return Err(failed(source)),
     };
+    let hostname = hostname.map(|name| name.as_bytes().to_vec());
     // SAFETY: between fork and exec the closure only makes system calls; all its memory was
     // allocated before.
     unsafe {
         command.pre_exec(move || {
             default_signals();
             mount_over(&binds)?;
+            hostname.as_deref().map_or(Ok(()), take_hostname)?;
             Ok(enter(fd.as_fd())?)
         })
     };
@@ -281,6 +289,12 @@ fn mount_over(binds: &[(CString, CString)]) -> Result<(), Errno> {
         rustix::mount::mount(source.as_c_str(), target.as_c_str(), c"", bind, None)?;
     }
     Ok(())
+}
+
+fn take_hostname(name: &[u8]) -> Result<(), Errno> {
+    // SAFETY: CLONE_NEWUTS changes neither descriptors nor memory, only what this process calls its host.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWUTS) }?;
+    rustix::system::sethostname(name)
 }
 
 fn close_all_but(sorted: &[u32]) {
@@ -392,7 +406,7 @@ mod tests {
 
     #[test]
     fn a_pin_outlives_the_value_and_unpin_removes_it() {
-        let path = PathBuf::from(format!("/run/netns-test-{}/pin", std::process::id()));
+        let path = PathBuf::from(format!("/run/netns-test-{}/pin", process::id()));
         let made = Netns::create().unwrap();
         made.pin(&path).unwrap();
         let id = made.id();
@@ -405,15 +419,18 @@ mod tests {
     }
 
     #[test]
-    fn a_spawned_program_sees_the_namespace_and_its_files() {
+    fn a_spawned_program_sees_the_namespace_its_files_and_its_hostname() {
         let made = Netns::create().unwrap();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", "readlink /proc/self/ns/net; cat /proc/version"]).stdout(Stdio::piped());
+        command
+            .args(["-c", "readlink /proc/self/ns/net; uname -n; cat /proc/version"])
+            .stdout(Stdio::piped());
         let binds = [("/proc/self/comm".into(), "/proc/version".into())];
-        let child = spawn_in(&made, command, &binds).unwrap();
+        let child = spawn_in(&made, command, &binds, Some("app")).unwrap();
         let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-        assert!(output.starts_with(&format!("net:[{}]\n", made.id().ino)), "{output}");
+        assert!(output.starts_with(&format!("net:[{}]\napp\n", made.id().ino)), "{output}");
         assert!(!output.contains("Linux"), "{output}");
+        assert_ne!(rustix::system::uname().nodename(), c"app");
         assert!(std::fs::read_to_string("/proc/version").unwrap().contains("Linux"));
     }
 
@@ -421,7 +438,7 @@ mod tests {
     fn a_missing_bind_source_is_an_error_of_spawn() {
         let made = Netns::create().unwrap();
         let binds = [("/nowhere".into(), "/proc/version".into())];
-        let refused = spawn_in(&made, Command::new("/bin/true"), &binds).unwrap_err();
+        let refused = spawn_in(&made, Command::new("/bin/true"), &binds, None).unwrap_err();
         assert!(refused.to_string().contains("/bin/true"), "{refused}");
     }
 

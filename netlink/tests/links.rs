@@ -51,7 +51,7 @@ fn mounted_sysfs(path: &str) -> usize {
     let mut command = Command::new("sh");
     command.args(["-c", &script]).stdout(Stdio::piped());
     let binds = [("/proc/self/comm".into(), "/proc/version".into())];
-    let child = netlink::spawn_in(&Netns::current().unwrap(), command, &binds).unwrap();
+    let child = netlink::spawn_in(&Netns::current().unwrap(), command, &binds, None).unwrap();
     let output = child.wait_with_output().unwrap().stdout;
     String::from_utf8(output).unwrap().trim().parse().unwrap()
 }

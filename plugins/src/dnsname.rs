@@ -102,13 +102,13 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
 
 fn parse(request: &Request<'_>) -> Result<Names, Error> {
     let config: Config = request.config.section()?;
-    // Only the name is for us; what cannot be read is a fault all the same, as for Podman's.
-    Args::parse(&request.call.args, &[]).map_err(Error::Cni)?;
+    // Only the names are for us; what cannot be read is a fault all the same, as for Podman's.
+    let args = Args::parse(&request.call.args, &[]).map_err(Error::Cni)?;
     let domain = Some(config.domain_name).filter(|domain| !domain.is_empty());
     let dns = cni::Dns { nameservers: config.remote_servers, domain, ..cni::Dns::default() };
     let RuntimeConfig { aliases, dns: runtime } = config.runtime_config;
     let names = Names::new(&request.config.name, dns, runtime, &aliases)?;
-    Ok(Names { rebinding_guard: config.rebinding_guard, ..names })
+    Names { rebinding_guard: config.rebinding_guard, ..names }.with_hostname(args.hostname())
 }
 
 /// The addresses of the bridge that containers can ask at.

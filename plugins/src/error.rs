@@ -448,6 +448,11 @@ pub enum Fault {
         /// The network.
         network: String,
     },
+    /// A hostname that nobody could ask for.
+    #[error(
+        "hostname {0:?} is no name: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+    )]
+    Hostname(String),
     /// A domain that nobody could ask for.
     #[error(
         "domain {0:?} is no name: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"

@@ -37,6 +37,8 @@ pub struct Names {
     pub upstreams: Vec<SocketAddr>,
     /// The container's aliases.
     pub aliases: Vec<String>,
+    /// What the container takes for its host's name.
+    pub hostname: Option<String>,
     /// The container's own servers, before the network's.
     pub own_upstreams: Vec<SocketAddr>,
     /// What the container's resolver tries after the domain; none means the host's list.
@@ -76,6 +78,7 @@ impl Names {
             domain: dns.domain,
             upstreams: upstreams(&dns.nameservers)?,
             aliases: valid_aliases(network, aliases)?,
+            hostname: None,
             own_upstreams: upstreams(&runtime.servers)?,
             search: pick(runtime.searches, dns.search),
             options: pick(runtime.options, dns.options),
@@ -83,9 +86,20 @@ impl Names {
         })
     }
 
+    /// The same for a container with that hostname.
+    ///
+    /// # Errors
+    /// One that nobody could ask for.
+    pub fn with_hostname(self, hostname: Option<&str>) -> Result<Self, Error> {
+        match hostname {
+            Some(bad) if !valid_name(bad) => Err(Error::Config(Fault::Hostname(bad.to_owned()))),
+            _ => Ok(Self { hostname: hostname.map(str::to_owned), ..self }),
+        }
+    }
+
     /// The container's part, in its record.
     pub fn describe(&self, record: &mut Record) {
-        record.names = of_container(record.name.as_deref(), &self.aliases, &record.container);
+        record.names = self.of_container(record.name.as_deref(), &record.container);
         record.upstreams.clone_from(&self.own_upstreams);
     }
 
@@ -112,19 +126,20 @@ impl Names {
             domain: None,
         }
     }
-}
 
-/// What a container answers to, in the order of preference (N1): its name, its aliases, the beginning of its id. Never
-/// empty.
-pub fn of_container(name: Option<&str>, aliases: &[String], container: &str) -> Vec<String> {
-    let short: String = container.chars().take(SHORT_ID).collect();
-    let mut names: Vec<String> = Vec::with_capacity(aliases.len() + 2);
-    for name in name.into_iter().chain(aliases.iter().map(String::as_str)).chain([short.as_str()]) {
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
+    /// What a container answers to, in the order of preference (N1): its name, its aliases, the beginning of its id, its
+    /// hostname. Never empty.
+    fn of_container(&self, name: Option<&str>, container: &str) -> Vec<String> {
+        let short: String = container.chars().take(SHORT_ID).collect();
+        let aliases = self.aliases.iter().map(String::as_str);
+        let mut names: Vec<String> = Vec::with_capacity(self.aliases.len() + 3);
+        for name in name.into_iter().chain(aliases).chain([short.as_str()]).chain(self.hostname.as_deref()) {
+            if !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
         }
+        names
     }
-    names
 }
 
 /// The aliases on `network`.
@@ -267,11 +282,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_container_answers_to_its_name_its_aliases_and_its_short_id() {
-        let aliases = ["www".to_owned(), "4f2a9c001122".to_owned()];
+    fn a_container_answers_to_its_name_its_aliases_its_short_id_and_its_hostname() {
+        let aliases = vec!["www".to_owned(), "4f2a9c001122".to_owned()];
+        let names = Names { aliases, ..Names::default() }.with_hostname(Some("app")).unwrap();
         let id = "4f2a9c00112233445566";
-        assert_eq!(of_container(Some("web"), &aliases, id), ["web", "www", "4f2a9c001122"]);
-        assert_eq!(of_container(None, &[], "lab-1"), ["lab-1"]);
+        assert_eq!(names.of_container(Some("web"), id), ["web", "www", "4f2a9c001122", "app"]);
+        assert_eq!(names.of_container(Some("app"), id), ["app", "www", "4f2a9c001122"]);
+        assert_eq!(Names::default().of_container(None, "lab-1"), ["lab-1"]);
+        assert!(names.with_hostname(Some("a b")).unwrap_err().to_string().contains("\"a b\""));
     }
 
     #[test]

@@ -114,7 +114,8 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
     let names = match config.names {
         true => {
             let names = Names::new(name, dns.clone().unwrap_or_default(), runtime.dns, &runtime.aliases)?;
-            Some(Names { rebinding_guard: config.rebinding_guard, ..names })
+            let names = Names { rebinding_guard: config.rebinding_guard, ..names };
+            Some(names.with_hostname(args.hostname())?)
         }
         false => None,
     };

@@ -35,6 +35,9 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
     let party = seats::find(&args.endpoint, &parties)?;
     let binds = view.endpoints.binds(&party.id);
     enter(&netns(party, &view)?, &binds)?;
+    if let Some(hostname) = party.endpoint.as_ref().and_then(|endpoint| endpoint.hostname.as_ref()) {
+        take_hostname(hostname)?;
+    }
     let [program, arguments @ ..] = args.command.as_slice() else { return Ok(0) };
     let error = Command::new(program).args(arguments).exec();
     Err(cannot_execute(program, &error).into())
@@ -70,7 +73,7 @@ fn enter(netns: &Netns, binds: &[(PathBuf, PathBuf)]) -> anyhow::Result<()> {
 
 /// The endpoint's resolv.conf and hosts, in a mount namespace that nobody else sees.
 fn mount_over(binds: &[(PathBuf, PathBuf)]) -> Result<(), Problem> {
-    unshare_mounts().map_err(Problem::file("make a mount namespace for", "/".as_ref()))?;
+    unshare(UnshareFlags::NEWNS).map_err(Problem::file("make a mount namespace for", "/".as_ref()))?;
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slave).map_err(Problem::file("make private", "/".as_ref()))?;
     binds.iter().try_for_each(|(source, target)| {
@@ -78,8 +81,13 @@ fn mount_over(binds: &[(PathBuf, PathBuf)]) -> Result<(), Problem> {
     })
 }
 
-// The flag that makes unshare(2) unsound for a thread, CLONE_FILES, is not this one.
+fn take_hostname(hostname: &str) -> anyhow::Result<()> {
+    unshare(UnshareFlags::NEWUTS)?;
+    Ok(rustix::system::sethostname(hostname.as_bytes())?)
+}
+
+// The flag that makes unshare(2) unsound for a thread, CLONE_FILES, is none of these.
 #[expect(deprecated, reason = "the command may not use unsafe, and the danger is one of another flag")]
-fn unshare_mounts() -> rustix::io::Result<()> {
-    rustix::thread::unshare(UnshareFlags::NEWNS)
+fn unshare(namespaces: UnshareFlags) -> rustix::io::Result<()> {
+    rustix::thread::unshare(namespaces)
 }

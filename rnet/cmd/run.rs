@@ -42,6 +42,9 @@ pub struct Args {
     /// A further name on its networks; several if repeated
     #[arg(long = "network-alias", alias = "alias", value_name = "NAME")]
     pub aliases: Vec<String>,
+    /// What the program takes for its host's name; its networks know it too
+    #[arg(long, value_name = "NAME", value_parser = hostname)]
+    pub hostname: Option<String>,
     /// A server to ask about names outside, instead of the network's; several if repeated
     #[arg(long = "dns", value_name = "IP")]
     pub servers: Vec<IpAddr>,
@@ -54,6 +57,14 @@ pub struct Args {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// A name that others can ask for, and that the kernel takes (sethostname(2): 64 bytes).
+fn hostname(text: &str) -> Result<String, String> {
+    if dns::valid_name(text) && text.len() <= 64 {
+        return Ok(text.to_owned());
+    }
+    Err("parts of letters, digits, - and _ are wanted, with dots between, 64 characters at most".into())
 }
 
 /// Where the program is to run.
@@ -74,6 +85,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     // From here on nothing ends half-way.
     let signals = HeldSignals::new()?;
     let (mut endpoint, _held) = view.endpoints.create(args.name.as_deref(), words)?;
+    endpoint.hostname.clone_from(&args.hostname);
     let mut supervisor = Supervisor::start(&endpoint, args.detach.then_some(&args.command))?;
     let done = attach(args, &place, &mut view, &mut endpoint, style).and_then(|()| match args.detach {
         true => supervisor.hand_over().map(|()| 0),
@@ -152,6 +164,9 @@ fn check(args: &Args, place: &Place, view: &View) -> anyhow::Result<()> {
         if let Some(party) = parties.iter().find(|party| &party.name == name && party.endpoint.is_none()) {
             return Err(Problem::EndpointExists { name: name.clone(), what: party.place() }.into());
         }
+    }
+    if args.hostname.is_some() && matches!(place, Place::Host) {
+        return Err(Problem::Together { one: "--hostname".into(), other: "--net host".into() }.into());
     }
     if let Place::New(networks) = place {
         networks.iter().try_for_each(|network| Runtime::new().require(network))?;
@@ -272,7 +287,8 @@ fn join(
 fn cni_args(args: &Args, endpoint: &Endpoint) -> Vec<(String, String)> {
     let always = [("IgnoreUnknown", "1".to_owned()), ("K8S_POD_NAME", endpoint.name.clone())];
     let ip = args.ip.map(|ip| ("IP", ip.to_string()));
-    always.into_iter().chain(ip).map(|(key, value)| (key.to_owned(), value)).collect()
+    let hostname = args.hostname.clone().map(|name| ("HOSTNAME", name));
+    always.into_iter().chain(ip).chain(hostname).map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 fn capabilities(args: &Args, network: &str, ports: &[Mapping]) -> Map<String, Value> {
@@ -337,8 +353,15 @@ fn write_files(args: &Args, view: &View, endpoint: &Endpoint) -> Result<(), Prob
         choose(&mut dns.nameservers, args.servers.iter().map(ToString::to_string));
         choose(&mut dns.search, args.search.iter().cloned());
     }
-    let (resolv_conf, hosts) = (files::resolv_conf(&dns), files::hosts(&endpoint.name, &addresses));
+    let (resolv_conf, hosts) = (files::resolv_conf(&dns), files::hosts(&own_names(endpoint), &addresses));
     files::write(&view.endpoints.path(&endpoint.id), &resolv_conf, &hosts)
+}
+
+/// What its hosts file calls the endpoint, the hostname first as in docker's.
+fn own_names(endpoint: &Endpoint) -> String {
+    let hostname = endpoint.hostname.iter().filter(|hostname| **hostname != endpoint.name);
+    let names: Vec<&str> = hostname.chain([&endpoint.name]).map(String::as_str).collect();
+    names.join(" ")
 }
 
 fn has_names(joined: &Joined) -> bool {
