@@ -47,6 +47,8 @@ struct Entry {
     idle_since: Cell<Option<Instant>>,
     close: Notify,
     closing: Cell<bool>,
+    /// What has been asked is answered first.
+    landing: Cell<bool>,
 }
 
 impl Connections {
@@ -67,6 +69,7 @@ impl Connections {
             idle_since: Cell::new(Some(Instant::now())),
             close: Notify::new(),
             closing: Cell::new(false),
+            landing: Cell::new(false),
         };
         let entry = Rc::new(entry);
         open.push(Rc::clone(&entry));
@@ -75,6 +78,14 @@ impl Connections {
 
     fn leave(&self, entry: &Rc<Entry>) {
         self.open.borrow_mut().retain(|other| !Rc::ptr_eq(other, entry));
+    }
+
+    /// Lets every connection end with the answers to what has been asked.
+    pub(crate) fn land(&self) {
+        for entry in self.open.borrow().iter() {
+            entry.landing.set(true);
+            entry.close.notify_one();
+        }
     }
 
     pub(crate) fn count(&self) -> usize {
@@ -193,7 +204,10 @@ impl Connection {
                 self.queue(&answer);
                 Ok(true)
             }
-            () = self.entry.close.notified() => Ok(false),
+            () = self.entry.close.notified() => {
+                self.ended = true;
+                Ok(self.entry.landing.get() && self.read().is_ok())
+            }
             () = tokio::time::sleep_until(deadline) => Ok(false),
         }
     }

@@ -329,12 +329,13 @@ impl Server {
     }
 
     /// Asks the parent for a successor. Nothing is taken any more, so that nothing is lost with us: what comes in
-    /// waits in the sockets, and what was forwarded has a moment to come back.
+    /// waits in the sockets, and what was forwarded or asked over TCP has a moment to come back.
     pub(crate) async fn hand_over(&self) {
         let mut binder = self.binder.lock().await;
         self.listeners.borrow_mut().clear();
+        self.connections.land();
         let landed = async {
-            while self.forwarder.status().0 > 0 {
+            while self.forwarder.status().0 > 0 || self.connections.count() > 0 {
                 tokio::time::sleep(LANDING / 100).await;
             }
         };

@@ -1,7 +1,7 @@
 //! The server's life: started when it is needed, replaced when it dies, gone when nobody needs it.
 
-use std::io::{BufRead, BufReader};
-use std::net::UdpSocket;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -278,6 +278,40 @@ fn an_upgrade_loses_no_question_and_no_name() {
     scene.lab.del("rnet", &web_who, &mynet());
     scene.lab.del("rnet", &db_who, &mynet());
     scene.is_as(&before);
+}
+
+/// A server outside takes its time, and meanwhile the name server is replaced.
+#[test]
+fn an_upgrade_answers_what_was_asked_over_tcp() {
+    let scene = Scene::new();
+    let world = scene.lab.host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    let at_port_53 = (world.address(), 53);
+    let outside = world.netns().run(|| TcpListener::bind(at_port_53).unwrap()).unwrap();
+    let config = with(&mynet(), json!({"dns": {"nameservers": [world.address().to_string()]}}));
+    let (web, ..) = scene.member("web", &config);
+    let connect = || web.run(|| TcpStream::connect((GATEWAY, 53)).unwrap()).unwrap();
+    // Of example.org's IPv4 address, after its length.
+    let question = b"\0\x1d\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x07example\x03org\0\0\x01\0\x01";
+    let (mut idle, mut asking) = (connect(), connect());
+    asking.write_all(question).unwrap();
+    let (mut asked, _) = outside.accept().unwrap();
+    let mut forwarded = [0; 31];
+    asked.read_exact(&mut forwarded).unwrap();
+
+    thread::scope(|scope| {
+        let restarting = scope.spawn(|| scene.command(&["dns", "restart"]));
+        // Whoever does not ask is let go at once, and in order.
+        assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+        forwarded[4] |= 0x80;
+        asked.write_all(&forwarded).unwrap();
+        assert_eq!(restarting.join().unwrap().status, 0);
+    });
+
+    let mut answer = Vec::new();
+    asking.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer.len(), question.len(), "{answer:?}");
+    assert_eq!(answer[..4], question[..4]);
+    assert_eq!(answer[4] & 0x80, 0x80);
 }
 
 #[test]
