@@ -132,6 +132,9 @@ pub enum Problem {
     /// Nobody serves names.
     #[error("no name server runs: it is started by the first container on a network with names")]
     NoNameServer,
+    /// It should, for containers have names.
+    #[error("the name server has died: containers have names on record, and nobody answers")]
+    NameServerDied,
     /// The installed version of the name server cannot take the place of the one that runs.
     #[error(
         "the name server that ran before goes on: the program it was started from cannot be started again"
@@ -378,7 +381,7 @@ impl Problem {
             Ambiguous { .. } => ("ambiguous", 4),
             NetworkInUse { .. } | EndpointRuns { .. } => ("in-use", 4),
             NotOurs { .. } | ForeignFile { .. } => ("foreign", 4),
-            NotRunning { .. } | NoNameServer => ("not-running", 3),
+            NotRunning { .. } | NoNameServer | NameServerDied => ("not-running", 3),
             NotReplaced => ("not-replaced", 1),
             AddressTaken { .. } => ("address-taken", 4),
             AddressesExhausted { .. } => ("addresses-exhausted", 6),
@@ -412,6 +415,7 @@ impl Problem {
             | NoEndpoint { near: Some(near), .. }
             | Nothing { near: Some(near), .. } => Some(format!("did you mean {near:?}?")),
             NoNameServer => Some("rnet ls (rnet inspect NET shows whether a network has names)".into()),
+            NameServerDied => Some("rnet dns serve --detach".into()),
             NotReplaced => Some("rnet dns log".into()),
             NoNetwork { near: None, .. } => Some("rnet ls".into()),
             NoEndpoint { near: None, .. } => Some("rnet ps".into()),

@@ -533,7 +533,12 @@ fn every_mistake_has_its_words_and_its_exit_status() {
             "overlap",
             "10.88.3.0/24 overlaps 10.88.0.0/16 of network \"podman\"",
         ),
-        ("run --net host --hostname app true", 2, "usage", "--hostname and --net host cannot be given together"),
+        (
+            "run --net host --hostname app true",
+            2,
+            "usage",
+            "--hostname and --net host cannot be given together",
+        ),
         ("create a --subnet 10.9.0.1/24", 2, "subnet-invalid", "10.9.0.1/24 has host bits set"),
         (
             "create a --subnet 10.9.0.0/24 --gateway 10.8.0.1",

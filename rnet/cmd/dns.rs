@@ -89,9 +89,9 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
         control.remove();
         detach::dissolve_groups();
     })?;
-    // The socket is the child's now.
+    // The socket is the child's now. It answers when all names on record do.
     std::mem::forget(control);
-    Ok(0)
+    found(client::ping(&paths.name_server())).map(|_| 0)
 }
 
 /// In the place of a server that has handed over.
@@ -133,9 +133,19 @@ fn watch(style: Style) -> anyhow::Result<u8> {
 /// What the name server said, or that there is none.
 fn found<T>(said: Result<T, client::Error>) -> anyhow::Result<T> {
     match said {
-        Err(client::Error::NotThere { .. }) => Err(Problem::NoNameServer.into()),
+        Err(client::Error::NotThere { .. }) => Err(absent()?.into()),
         other => Ok(other?),
     }
+}
+
+/// Why nobody serves.
+fn absent() -> anyhow::Result<Problem> {
+    let paths = Paths::new(netlink::cookie()?);
+    let networks = || Store::open(paths.clone())?.networks();
+    // Whoever may not read the records is told no more than that.
+    let has_names =
+        paths.run().exists() && networks().is_ok_and(|all| all.iter().any(|one| one.zone.is_some()));
+    Ok(if has_names { Problem::NameServerDied } else { Problem::NoNameServer })
 }
 
 fn serve_here(control: &Control, kept: Kept, paths: &Paths, detached: bool) -> Result<(), dns::Error> {

@@ -336,6 +336,23 @@ fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
     scene.wait_for_its_end();
 }
 
+#[test]
+fn a_server_that_was_killed_as_a_whole_is_missed_and_comes_back_by_the_hint() {
+    let scene = Scene::new();
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    scene.kill_server();
+
+    let missed = scene.command(&["dns", "restart"]);
+
+    let expected = "error: the name server has died: containers have names on record, and nobody answers\n hint: rnet dns serve --detach\n";
+    assert_eq!((missed.status, missed.stderr.as_str()), (3, expected));
+    scene.command(&["dns", "serve", "--detach"]).silent();
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.wait_for_its_end();
+    assert!(scene.command(&["dns", "restart"]).stderr.starts_with("error: no name server runs"));
+}
+
 /// Where /run is on a disk (RNET_ROOT), records outlive the boot that they are of.
 #[test]
 fn records_of_an_earlier_boot_are_not_served() {
