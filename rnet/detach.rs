@@ -68,22 +68,27 @@ fn enter(mounts: &OwnedFd) -> io::Result<()> {
 fn leave_groups() {
     for (mount, has_own) in hierarchies() {
         let group = if has_own { mount.join(GROUP) } else { mount };
-        let _ = fs::create_dir(&group);
-        join(&group);
+        // Once more if another server's end has just removed it.
+        for _ in 0..2 {
+            let _ = fs::create_dir(&group);
+            if join(&group) {
+                break;
+            }
+        }
     }
 }
 
 /// Removes the groups that were made for this process, unless others are in them. To be called at its end.
 pub fn dissolve_groups() {
     for (mount, _) in hierarchies().into_iter().filter(|(_, has_own)| *has_own) {
-        join(&mount);
+        let _ = join(&mount);
         let _ = fs::remove_dir(mount.join(GROUP));
     }
 }
 
-fn join(group: &Path) {
+fn join(group: &Path) -> bool {
     // 0 is whoever writes it.
-    let _ = fs::write(group.join("cgroup.procs"), "0");
+    fs::write(group.join("cgroup.procs"), "0").is_ok()
 }
 
 fn hierarchies() -> Vec<(PathBuf, bool)> {

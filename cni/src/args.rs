@@ -12,7 +12,7 @@ use crate::error::{Error, Fault};
 use crate::result::cidr;
 
 /// Keys of one plugin or another; `K8S_` and all that follows belongs to them too.
-const OWNED: [&str; 4] = ["IgnoreUnknown", "IP", "GATEWAY", "MAC"];
+const OWNED: [&str; 5] = ["IgnoreUnknown", "IP", "GATEWAY", "MAC", "HOSTNAME"];
 
 /// The pairs of CNI_ARGS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

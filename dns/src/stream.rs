@@ -205,8 +205,9 @@ impl Connection {
                 Ok(true)
             }
             () = self.entry.close.notified() => {
+                let landing = self.entry.landing.get() && self.read_rest().is_ok();
                 self.ended = true;
-                Ok(self.entry.landing.get() && self.read().is_ok())
+                Ok(landing)
             }
             () = tokio::time::sleep_until(deadline) => Ok(false),
         }
@@ -240,6 +241,16 @@ impl Connection {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Reads what is there by now, for what is left unread turns the end into a reset.
+    fn read_rest(&mut self) -> io::Result<()> {
+        let mut before = None;
+        while before != Some(self.inbox.len()) && self.inbox.len() < MOST_UNSENT {
+            before = Some(self.inbox.len());
+            self.read()?;
         }
         Ok(())
     }

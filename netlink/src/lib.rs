@@ -1,7 +1,7 @@
 //! Links, addresses, routes, neighbours, namespaces and sysctls by netlink.
 //!
 //! Changes are values ([`Request`]) that a handle ([`Netlink`]) sends several at a time over one
-//! blocking socket. A namespace is a value too ([`Netns`]): short threads enter one, or this one for a visit.
+//! blocking socket. A namespace is a value too ([`Netns`]): short threads enter one, or the calling thread for a visit.
 
 mod delete;
 mod encode;
