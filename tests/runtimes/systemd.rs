@@ -119,7 +119,7 @@ fn outlives_its_unit(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     let network = Network::make(&lab, flavour, 1)?;
     let (rnet, name) = (setup.rnet.display(), network.name.as_str());
     let starter = format!(
-        "[Unit]\nDefaultDependencies=no\n[Service]\nPrivateTmp=yes\nTimeoutStopSec=10\n\
+        "[Unit]\nDefaultDependencies=no\n[Service]\nPrivateMounts=yes\nTimeoutStopSec=10\n\
          ExecStart={rnet} run --name web --net {name} sleep 1000\n"
     );
     let systemd = Systemd::boot(&lab, &starter)?;
