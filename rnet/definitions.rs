@@ -78,7 +78,7 @@ pub struct Definitions {
 pub struct Listing {
     /// The networks, sorted by name; of several definitions of one name the first, as for every runtime.
     pub networks: Vec<Network>,
-    /// Files that cannot be read, each with the reason.
+    /// Files that define nothing, each with the reason.
     pub broken: Vec<String>,
 }
 
@@ -322,7 +322,11 @@ impl Definitions {
                 Ok(list) if seen.insert(list.name.clone()) => {
                     listing.networks.push(Network::new(list, Some(file)));
                 }
-                Ok(_) => {}
+                Ok(list) => listing.broken.push(format!(
+                    "{}: another file defines network {:?}, too",
+                    file.display(),
+                    list.name
+                )),
                 Err(error) => listing.broken.push(format!("{}: {}", file.display(), error.msg)),
             }
         }
@@ -378,14 +382,14 @@ fn put_dns(plugin: &mut Value, dns: &Dns) {
     }
 }
 
-/// The built-in network on `subnet`.
+/// The built-in network on `subnet`: as docker's, it has no names, and who comes back gets any free address.
 pub fn default_network(subnet: IpNetwork) -> anyhow::Result<Network> {
     let wanted = Wanted {
         name: names::DEFAULT.into(),
         subnets: vec![Subnet::of(subnet)],
         mtu: None,
         chain: false,
-        sticky: true,
+        sticky: false,
         names: false,
         dns: Dns::default(),
         rebinding_guard: false,
@@ -618,11 +622,9 @@ mod tests {
         // The list of a name hides its single configuration, as libcni looks for lists first.
         assert_eq!(shown.collect::<Vec<_>>(), ["dhcp ipvlan ", "old bridge ", "podman bridge 10.88.0.0/16"]);
         assert!(listing.networks.iter().all(|network| !definitions.is_ours(network)));
-        assert!(
-            listing.broken.len() == 1 && listing.broken[0].contains("50-broken.conflist"),
-            "{:?}",
-            listing.broken
-        );
+        let [broken, hidden] = &listing.broken[..] else { panic!("{:?}", listing.broken) };
+        assert!(broken.contains("50-broken.conflist"), "{broken}");
+        assert!(hidden.ends_with("99-old.conf: another file defines network \"old\", too"), "{hidden}");
     }
 
     #[test]

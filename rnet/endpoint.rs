@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
 use cni::conflist::Attachment;
 use cni::{CniResult, Version};
 use netlink::{Netns, NetnsId};
@@ -22,7 +23,7 @@ use store::Paths;
 use crate::definitions::{Network, network_of};
 use crate::lock::{self, Held};
 use crate::process::Process;
-use crate::report::Problem;
+use crate::report::{Problem, Style};
 use crate::runtime::Runtime;
 
 /// One endpoint, as `endpoint.json` keeps it.
@@ -104,15 +105,21 @@ impl Endpoints {
         let endpoint = Endpoint { id, name, command, ..Endpoint::default() };
         // The lock first: an endpoint that can be seen and is not held would be cleared away.
         let held = self.hold(&endpoint)?;
-        self.save(&endpoint)?;
+        self.save(&endpoint).inspect_err(|_| {
+            // The error to tell is the first one.
+            let _ = fs::remove_dir_all(self.path(&endpoint.id));
+        })?;
         Ok((endpoint, held))
     }
 
     /// Writes an endpoint down, whole.
     pub fn save(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
-        let dir = store::open_dir(&self.path(&endpoint.id), 0o700)?;
+        let path = self.path(&endpoint.id);
+        let dir = store::open_dir(&path, 0o700)?;
         let json = serde_json::to_vec(endpoint)?;
-        Ok(store::replace_whole(dir.as_fd(), "endpoint.json", &json, 0o600)?)
+        store::replace_whole(dir.as_fd(), "endpoint.json", &json, 0o600).with_context(|| {
+            format!("endpoint {:?} cannot be written down in {}", endpoint.name, path.display())
+        })
     }
 
     /// Says that this process cleans up when the endpoint ends.
@@ -148,6 +155,22 @@ impl Endpoints {
             }
             _ => Ok(()),
         }
+    }
+
+    /// Removes every endpoint that has ended and that nobody cares for: a killed supervisor leaves address, ports and
+    /// network in use. What cannot be removed is told, and waits for the next one.
+    pub fn sweep(&self, style: Style) -> anyhow::Result<()> {
+        for left in
+            self.list()?.iter().filter(|endpoint| !endpoint.is_running() && self.is_abandoned(endpoint))
+        {
+            if let Err(error) = self.remove(left, &Runtime::new()) {
+                style.warn(format_args!(
+                    "endpoint {:?} has ended and cannot be removed: {error:#}",
+                    left.name
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Where the files of an endpoint are.
@@ -193,6 +216,10 @@ impl Endpoints {
             self.remove(&found, &Runtime::new())?;
         }
         Ok(())
+    }
+
+    fn is_abandoned(&self, endpoint: &Endpoint) -> bool {
+        matches!(self.wait_gone(endpoint, Duration::ZERO), Ok(false))
     }
 
     /// True once nobody cares for an endpoint that does not run: at once, or when its supervisor has cleaned up.

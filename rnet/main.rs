@@ -2,6 +2,7 @@
 
 mod cli;
 mod cmd;
+mod containers;
 mod definitions;
 mod detach;
 mod endpoint;
@@ -16,7 +17,6 @@ mod publish;
 mod report;
 mod rights;
 mod runtime;
-mod seats;
 mod stop;
 mod subnets;
 mod supervisor;

@@ -31,7 +31,9 @@ pub enum Problem {
         what: String,
     },
     /// A name outside the grammar of CNI.
-    #[error("{name:?} is not a name: letters, digits and _ . - are allowed, a letter or digit first")]
+    #[error(
+        "{name:?} is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first"
+    )]
     BadName {
         /// What was given.
         name: String,
@@ -211,11 +213,11 @@ pub enum Problem {
         file: PathBuf,
     },
     /// A requested address that another endpoint has.
-    #[error("Address already in use: {address} is held by {holder:?}")]
+    #[error("Address already in use: {address} is held by {holder}")]
     AddressTaken {
         /// The address.
         address: String,
-        /// Who has it.
+        /// Who has it, in words.
         holder: String,
     },
     /// A network without a free address.
@@ -264,6 +266,24 @@ pub enum Problem {
         /// The protocol.
         protocol: &'static str,
     },
+    /// A `-p` on an address of a family that the network does not have.
+    #[error("cannot publish on {host}: network {network:?} has no {family} addresses")]
+    NoFamily {
+        /// The host address.
+        host: String,
+        /// The network.
+        network: String,
+        /// `IPv4` or `IPv6`.
+        family: &'static str,
+    },
+    /// A subnet that no bridge can have.
+    #[error("{subnet} cannot be a network's: its addresses are {what}")]
+    ImpossibleSubnet {
+        /// What was given.
+        subnet: IpNetwork,
+        /// What they are for: `multicast`.
+        what: &'static str,
+    },
     /// A host address that the host does not have.
     #[error("cannot publish on {host}: it is not an address of this host")]
     HostAddress {
@@ -288,6 +308,12 @@ pub enum Problem {
         one: String,
         /// The other.
         other: String,
+    },
+    /// An option that is about one network, with none or several.
+    #[error("{option} needs exactly one --net")]
+    OneNetwork {
+        /// The option.
+        option: &'static str,
     },
     /// A lock that is not free.
     #[error("another rnet holds {what}; nothing was changed")]
@@ -374,7 +400,9 @@ impl Problem {
             BadName { .. } | BadDomain { .. } | Reserved { .. } => ("name-invalid", 2),
             Predefined { .. } => ("predefined", 4),
             Overlap { .. } => ("overlap", 4),
-            NoSubnet { .. } | HostBits { .. } | TooSmall { .. } | NoPool { .. } => ("subnet-invalid", 2),
+            NoSubnet { .. } | HostBits { .. } | TooSmall { .. } | NoPool { .. } | ImpossibleSubnet { .. } => {
+                ("subnet-invalid", 2)
+            }
             Outside { .. } | NeedsSubnet { .. } | Unusable { .. } => ("outside", 2),
             SubnetsExhausted => ("subnets-exhausted", 6),
             NoNetwork { .. } | NoEndpoint { .. } | Nothing { .. } | NoPlugin { .. } => ("not-found", 3),
@@ -387,8 +415,8 @@ impl Problem {
             AddressesExhausted { .. } => ("addresses-exhausted", 6),
             PortInUse { .. } | PortTwice { .. } => ("port-taken", 4),
             PortsExhausted { .. } => ("ports-exhausted", 6),
-            HostAddress { .. } => ("host-address", 2),
-            Publish(_) | Together { .. } => ("usage", 2),
+            HostAddress { .. } | NoFamily { .. } => ("host-address", 2),
+            Publish(_) | Together { .. } | OneNetwork { .. } => ("usage", 2),
             NotPermitted { .. } => ("not-permitted", 5),
             Busy { .. } => ("busy", 1),
             InTheWay { .. } => ("exists", 4),
@@ -521,7 +549,7 @@ pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Problem::Closed.into()),
-        other => Ok(other?),
+        other => Ok(other.map_err(Problem::file("write", "/dev/stdout".as_ref()))?),
     }
 }
 
@@ -582,17 +610,21 @@ fn by_cni_code(error: &cni::Error) -> (&'static str, u8) {
 }
 
 fn by_source(error: &anyhow::Error) -> (&'static str, u8) {
-    for cause in error.chain() {
-        if let Some(error) = cause.downcast_ref::<netlink::Error>().and_then(netlink::Error::errno) {
-            return by_errno(error);
-        }
-        match cause.downcast_ref::<store::Error>() {
-            Some(store::Error::File { errno, .. }) => return by_errno(*errno),
-            Some(store::Error::Busy { .. }) => return ("busy", 1),
-            _ => {}
-        }
+    error.chain().find_map(by_cause).unwrap_or(("failed", 1))
+}
+
+fn by_cause(cause: &(dyn std::error::Error + 'static)) -> Option<(&'static str, u8)> {
+    // It tells its cause as its own.
+    let (netlink, store) = match cause.downcast_ref() {
+        Some(plugins::Error::Netlink(error)) => (Some(error), None),
+        Some(plugins::Error::Store(error)) => (None, Some(error)),
+        _ => (cause.downcast_ref(), cause.downcast_ref()),
+    };
+    match store {
+        Some(store::Error::File { errno, .. }) => Some(by_errno(*errno)),
+        Some(store::Error::Busy { .. }) => Some(("busy", 1)),
+        _ => netlink.and_then(netlink::Error::errno).map(by_errno),
     }
-    ("failed", 1)
 }
 
 fn by_errno(errno: rustix::io::Errno) -> (&'static str, u8) {
@@ -607,11 +639,18 @@ fn is_denial(text: &str) -> bool {
 }
 
 fn general_hint(error: &anyhow::Error) -> Option<String> {
-    let cni = error.downcast_ref::<cni::Error>();
-    if cni.is_some_and(|error| error.msg.starts_with("failed to find plugin")) {
-        return Some("rnet install /opt/cni/bin".into());
+    if let Some(missing) = error.downcast_ref::<cni::Error>().and_then(missing_plugin) {
+        return Some(match plugins::find(missing) {
+            Some(_) => "rnet install /opt/cni/bin".into(),
+            None => format!("{missing:?} is not rnet's: CNI_PATH=FOLDER names the folder that it is in"),
+        });
     }
     (Told::exit_alone(error) == 5).then(crate::rights::again)
+}
+
+/// `nope` in libcni's `failed to find plugin "nope" in path […]`.
+fn missing_plugin(error: &cni::Error) -> Option<&str> {
+    error.msg.strip_prefix("failed to find plugin \"")?.split('"').next()
 }
 
 impl Told {

@@ -85,6 +85,24 @@ pub fn first_overlap(wanted: IpNetwork, taken: &[Taken]) -> Option<&Taken> {
     hits(false).or_else(|| hits(true))
 }
 
+/// Addresses that no container can have and no bridge (RFC 6890, RFC 4291), and what they are.
+const SPECIAL: [(&str, &str); 8] = [
+    ("0.0.0.0/8", "this host's"),
+    ("127.0.0.0/8", "loopback"),
+    ("224.0.0.0/4", "multicast"),
+    ("240.0.0.0/4", "reserved"),
+    ("::/96", "reserved"),
+    ("::ffff:0:0/96", "IPv4"),
+    ("fe80::/10", "link-local"),
+    ("ff00::/8", "multicast"),
+];
+
+/// What the addresses of a subnet are, or some of them, if they cannot be a network's.
+pub fn special(subnet: IpNetwork) -> Option<&'static str> {
+    let is_hit = |range: &str| range.parse().is_ok_and(|range| overlap(subnet, range));
+    SPECIAL.iter().find(|(range, _)| is_hit(range)).map(|(_, what)| *what)
+}
+
 /// True if two subnets have an address in common.
 pub fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
     match (one, other) {

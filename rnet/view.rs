@@ -9,11 +9,11 @@ use plugins::Host;
 use serde::Deserialize;
 use store::{Record, Zone};
 
+use crate::containers::{self, Container};
 use crate::definitions::{DEFAULT_DEVICE, Definitions, Network, default_network};
 use crate::endpoint::Endpoints;
 use crate::names::{self, Found};
 use crate::report::{Problem, Style};
-use crate::seats::{self, Party};
 use crate::subnets::{self, Owner, Taken};
 
 /// The built-in network's own plugin.
@@ -111,8 +111,8 @@ impl View {
     }
 
     /// Everybody who is on a network, or was started by `rnet run`.
-    pub fn parties(&self) -> anyhow::Result<Vec<Party>> {
-        Ok(seats::parties(&self.records()?, &self.endpoints.list()?))
+    pub fn containers(&self) -> anyhow::Result<Vec<Container>> {
+        Ok(containers::containers(&self.records()?, &self.endpoints.list()?))
     }
 
     /// Every subnet in use on this host, networks first.
@@ -169,10 +169,10 @@ impl View {
 
 impl Kernel {
     /// How `network` stands, with `users` on it.
-    pub fn state(&self, network: &Network, users: &[&Party]) -> State {
+    pub fn state(&self, network: &Network, users: &[&Container]) -> State {
         let Some(name) = network.bridge() else { return State::Ok };
         let Some(bridge) = self.links.get(&name) else { return State::Absent };
-        let wrong = self.wrong_bridge(network, bridge).or_else(|| self.wrong_ports(network, users));
+        let wrong = self.wrong_bridge(network, bridge).or_else(|| self.wrong_ports(network, bridge, users));
         let flushed = (network.kind() == OWN && !users.is_empty() && !self.ruleset_intact)
             .then(|| "its ruleset was changed or flushed".to_owned());
         wrong.or(flushed).map_or(State::Ok, State::Degraded)
@@ -198,13 +198,18 @@ impl Kernel {
         missing.map(|gateway| format!("{gateway} is missing on {}", bridge.name))
     }
 
-    fn wrong_ports(&self, network: &Network, users: &[&Party]) -> Option<String> {
-        let seats = users.iter().flat_map(|user| user.seats.iter().map(move |seat| (user, seat)));
-        let lost = seats
-            .filter(|(_, seat)| seat.network == network.name)
-            .find(|(_, seat)| seat.link.as_ref().is_some_and(|link| !self.links.contains_key(link)));
-        lost.map(|(user, seat)| {
-            format!("{:?} has lost its {}", user.name, seat.link.as_deref().unwrap_or("link"))
+    fn wrong_ports(&self, network: &Network, bridge: &Link, users: &[&Container]) -> Option<String> {
+        let attachments =
+            users.iter().flat_map(|user| user.attachments.iter().map(move |attachment| (user, attachment)));
+        let mut ports = attachments
+            .filter(|(_, attachment)| attachment.network == network.name)
+            .filter_map(|(user, attachment)| Some((user, attachment.link.as_deref()?)));
+        ports.find_map(|(user, port)| match self.links.get(port) {
+            None => Some(format!("{:?} has lost its {port}", user.name)),
+            Some(link) if link.master != Some(bridge.index) => {
+                Some(format!("{port} of {:?} is not on {}", user.name, bridge.name))
+            }
+            Some(_) => None,
         })
     }
 }
@@ -238,8 +243,11 @@ fn which(word: &str, networks: &[Network]) -> Result<usize, Problem> {
 }
 
 /// The users of a network.
-pub fn users_of<'a>(network: &str, parties: &'a [Party]) -> Vec<&'a Party> {
-    parties.iter().filter(|party| party.seats.iter().any(|seat| seat.network == network)).collect()
+pub fn users_of<'a>(network: &str, containers: &'a [Container]) -> Vec<&'a Container> {
+    containers
+        .iter()
+        .filter(|container| container.attachments.iter().any(|attachment| attachment.network == network))
+        .collect()
 }
 
 /// Routes that say that a subnet is somewhere: not the host's own addresses, broadcasts, multicast, link-local ones.
@@ -277,7 +285,7 @@ fn podman(folder: &Path) -> Vec<Taken> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::seats::Seat;
+    use crate::containers::Attachment;
 
     fn network() -> Network {
         default_network("172.18.0.0/16".parse().unwrap()).unwrap()
@@ -296,14 +304,15 @@ mod tests {
         }
     }
 
-    fn user() -> Party {
-        let seat = Seat { network: "bridge".into(), link: Some("veth1".into()), ..Seat::default() };
-        Party { name: "web".into(), seats: vec![seat], ..Party::default() }
+    fn user() -> Container {
+        let attachment =
+            Attachment { network: "bridge".into(), link: Some("veth1".into()), ..Attachment::default() };
+        Container { name: "web".into(), attachments: vec![attachment], ..Container::default() }
     }
 
     #[test]
     fn a_network_is_ok_absent_or_degraded_for_a_reason() {
-        let veth = Link { name: "veth1".into(), ..Link::default() };
+        let veth = Link { name: "veth1".into(), master: Some(7), ..Link::default() };
         let state = |kernel: Kernel| kernel.state(&network(), &[&user()]).to_string();
         let gateway = ["172.18.0.1"];
         assert_eq!(state(kernel(vec![], &[])), "absent");
@@ -314,6 +323,11 @@ mod tests {
             "degraded (172.18.0.1 is missing on rnet0)"
         );
         assert_eq!(state(kernel(vec![bridge(true)], &gateway)), "degraded (\"web\" has lost its veth1)");
+        let loose = Link { master: None, ..veth.clone() };
+        assert_eq!(
+            state(kernel(vec![bridge(true), loose], &gateway)),
+            "degraded (veth1 of \"web\" is not on rnet0)"
+        );
         let flushed = Kernel { ruleset_intact: false, ..kernel(vec![bridge(true), veth], &gateway) };
         assert_eq!(state(flushed), "degraded (its ruleset was changed or flushed)");
         let other = Link { kind: Some("dummy".into()), ..bridge(true) };

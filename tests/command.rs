@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -401,6 +402,71 @@ fn an_endpoint_whose_supervisor_was_killed_is_removed_by_stop_rm_or_its_name() {
 }
 
 #[test]
+fn an_endpoint_that_nobody_cares_for_keeps_no_address_no_port_and_no_network() {
+    let lab = Lab::new();
+    lab.ok("create --subnet 10.7.0.0/30 tiny");
+    for next in ["run --net tiny -p 8080:80 true", "rm tiny"] {
+        lab.ok("run -d --name web --net tiny -p 8080:80 sleep 1000");
+        let program = lab.pid("web");
+        for pid in lab.supervisors().into_iter().chain([program]) {
+            kill(pid, rustix::process::Signal::KILL);
+        }
+        wait_until("all are dead", || lab.supervisors().is_empty() && is_dead(program));
+        assert!(lab.ok("ps").contains(&format!("pid {program} (dead)")), "{}", lab.ok("ps"));
+        lab.ok(next);
+        lab.nobody_is_left();
+    }
+}
+
+#[test]
+fn an_endpoint_that_lost_its_bridge_is_told() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    lab.ok("run -d --name web --net mynet sleep 1000");
+    assert!(lab.ok("ls").contains("1           ok"));
+    let link = lab.json("inspect web")[0]["networks"][0]["link"].as_str().unwrap().to_owned();
+    lab.host
+        .run(|| {
+            let mut links = netlink::Netlink::here().unwrap();
+            let bridge = links.link("rnet-mynet").unwrap().unwrap();
+            netlink::delete_link(bridge.index, &[], true).unwrap();
+        })
+        .unwrap();
+    lab.ok("run -d --name db --net mynet sleep 1000");
+    let ls = lab.ok("ls");
+    assert!(ls.contains(&format!("degraded ({link} of \"web\" is not on rnet-mynet)")), "{ls}");
+    lab.ok("stop web db");
+    lab.nobody_is_left();
+}
+
+#[test]
+fn who_has_no_name_is_not_remembered_and_the_default_network_remembers_nobody() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    lab.ok("run --net mynet true");
+    lab.ok("run --name web true");
+    assert!(!lab.host.root().join("var/lib/rnet/addresses").exists());
+    lab.ok("run --name web --net mynet true");
+    assert_eq!(std::fs::read_dir(lab.host.root().join("var/lib/rnet/addresses")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_second_definition_of_a_network_is_told() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    let file = lab.definitions().join("rnet-mynet.conflist");
+    std::fs::copy(&file, lab.definitions().join("10-other.conflist")).unwrap();
+    let said = lab.rnet("ls -q");
+    assert_eq!(
+        (said.stdout, said.stderr),
+        (
+            "mynet\n".into(),
+            format!("warning: skipped {}: another file defines network \"mynet\", too\n", file.display())
+        )
+    );
+}
+
+#[test]
 fn stop_kills_what_does_not_end() {
     let lab = Lab::new();
     let ready = lab.host.root().join("ready");
@@ -470,6 +536,12 @@ fn a_chain_of_standard_plugins_works_once_they_are_installed() {
     lab.ok("stop web");
     lab.nobody_is_left();
     assert_eq!(lab.ok("rm lab"), "lab\n");
+    let removed = lab.ok(&format!("install --uninstall {}", lab.plugins().display()));
+    assert_eq!(removed, links);
+    assert_eq!(std::fs::read_dir(lab.plugins()).unwrap().count(), 0);
+
+    lab.ok("create --chain --subnet 10.9.0.0/24 unused");
+    assert_eq!(lab.ok("rm unused"), "unused\n", "nobody was ever on it: no plugin is needed");
 }
 
 #[test]
@@ -557,7 +629,7 @@ fn every_mistake_has_its_words_and_its_exit_status() {
             "create a/b",
             2,
             "name-invalid",
-            "\"a/b\" is not a name: letters, digits and _ . - are allowed, a letter or digit first",
+            "\"a/b\" is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first",
         ),
         ("create host", 2, "name-invalid", "operation is not permitted on predefined host network"),
         ("inspect --type network mynt", 3, "not-found", "no network \"mynt\""),
@@ -573,7 +645,7 @@ fn every_mistake_has_its_words_and_its_exit_status() {
             "run --name a:b true",
             2,
             "name-invalid",
-            "\"a:b\" is not a name: letters, digits and _ . - are allowed, a letter or digit first",
+            "\"a:b\" is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first",
         ),
         ("run --net mynet --ip 10.9.0.7 true", 2, "outside", "address 10.9.0.7 is not in 172.18.0.0/16"),
         (
@@ -593,6 +665,31 @@ fn every_mistake_has_its_words_and_its_exit_status() {
             2,
             "host-address",
             "cannot publish on 203.0.113.9: it is not an address of this host",
+        ),
+        (
+            "run --net mynet -p [::1]:8080:80 true",
+            2,
+            "host-address",
+            "cannot publish on [::1]: network \"mynet\" has no IPv6 addresses",
+        ),
+        (
+            "run --net mynet --network-alias a/b true",
+            2,
+            "usage",
+            "invalid value 'a/b' for '--network-alias <NAME>': parts of 1 to 63 letters, digits, - and _ are wanted, with dots between",
+        ),
+        ("run --net none --ip 10.9.0.7 true", 2, "usage", "--ip needs exactly one --net"),
+        (
+            "run --net mynet --ip 172.18.0.1 true",
+            4,
+            "address-taken",
+            "Address already in use: 172.18.0.1 is held by the gateway",
+        ),
+        (
+            "create a --subnet 224.0.0.0/8",
+            2,
+            "subnet-invalid",
+            "224.0.0.0/8 cannot be a network's: its addresses are multicast",
         ),
         (
             "run --net none --net mynet true",
@@ -725,6 +822,21 @@ fn without_rights_nothing_is_touched() {
 }
 
 #[test]
+fn who_may_not_read_the_state_is_told_to_be_root() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    std::fs::set_permissions(lab.host.root().join("run"), PermissionsExt::from_mode(0o000)).unwrap();
+    let program = lab.host.command("setpriv").args(["--bounding-set", "-dac_override,-dac_read_search"]);
+    let program =
+        program.args(["--inh-caps", "-dac_override,-dac_read_search", env!("CARGO_BIN_EXE_rnet"), "ls"]);
+    // Where util-linux has no setpriv, the unit test of the rights has to do.
+    let Ok(output) = program.output() else { return };
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{stderr}");
+    assert!(stderr.contains("Permission denied") && stderr.ends_with(" hint: sudo rnet ls\n"), "{stderr}");
+}
+
+#[test]
 fn a_closed_stdout_ends_quietly() {
     let lab = Lab::new();
     let mut child = lab.program("ls").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -817,7 +929,7 @@ fn a_network_without_names_says_so_where_they_are_asked_for() {
         (warned.exit, warned.stderr.lines().next().unwrap()),
         (
             0,
-            "warning: \"dev\" is also a public domain: names like example.dev are not found from this network's containers"
+            "warning: \"dev\" may be a public domain too: names like example.dev are not found from this network's containers"
         )
     );
     lab.ok("create --no-dns --dns 192.0.2.53 --subnet 10.8.0.0/24 bare");
@@ -835,6 +947,9 @@ fn a_network_without_names_says_so_where_they_are_asked_for() {
         "error: \"a..b\" is not a domain: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between\n",
     );
     let bad = lab.rnet("run --net dev --network-alias a..b true");
-    assert!(bad.exit != 0 && bad.stderr.contains("alias \"a..b\" on network \"dev\" is no name"), "{bad:?}");
+    assert!(
+        bad.exit == 2 && bad.stderr.contains("invalid value 'a..b' for '--network-alias <NAME>'"),
+        "{bad:?}"
+    );
     lab.nobody_is_left();
 }

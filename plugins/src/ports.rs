@@ -254,21 +254,27 @@ fn refuse_if_claimed(host: &mut Host, record: &Record, port: &Port) -> Result<()
 
 /// A port on one address is not free if anybody has it on every address.
 fn refuse_if_on_any_address(host: &mut Host, record: &Record) -> Result<(), Error> {
-    let single: Vec<&Port> = record.ports.iter().filter(|port| port.host.is_some()).collect();
-    if single.is_empty() {
+    let single = record.ports.iter().filter(|port| port.host.is_some());
+    let (single, keys): (Vec<&Port>, Vec<Element>) =
+        single.filter_map(|port| Some((port, on_any_address(port)?))).unzip();
+    if keys.is_empty() {
         return Ok(());
     }
-    let keys: Vec<Element> = single.iter().filter_map(|port| on_any_address(port)).collect();
     let own = firewall::owner(&record.key());
     let owners = host.firewall()?.owners(&keys)?;
     let mut buried = Vec::new();
-    for (key, owner) in keys.iter().zip(owners).filter(|(_, owner)| owner.is_some() && *owner != own) {
-        if buried.contains(&owner) {
+    for ((key, port), owner) in keys.iter().zip(single).zip(owners) {
+        if owner.is_none() || owner == own || buried.contains(&owner) {
             continue;
         }
         match taken(host, key, owner) {
             Error::PortTaken { key: Some(holder), .. } if bury_dead_holder(host, &holder)? => {
                 buried.push(owner)
+            }
+            // What was asked for is told, not what is in its way.
+            Error::PortTaken { port: number, holder, key, .. } => {
+                let host = host_text(port.host, port.container);
+                return Err(Error::PortTaken { host, port: number, holder, key });
             }
             refusal => return Err(refusal),
         }

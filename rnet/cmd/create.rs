@@ -1,5 +1,6 @@
 //! `rnet create`: chooses or checks a subnet and writes the definition.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use cni::Dns;
@@ -31,7 +32,7 @@ pub struct Args {
     /// The MTU; that of the default route's link without one
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
     pub mtu: Option<u32>,
-    /// Write the standard plugins (bridge, host-local, portmap) instead of rnet's own
+    /// Write the standard plugins (bridge, host-local, portmap, dnsname) instead of rnet's own
     #[arg(long)]
     pub chain: bool,
     /// Give a name that comes back any free address instead of the one that it had
@@ -172,6 +173,7 @@ impl Asked {
             let subnet = subnet.ok_or_else(|| self.outside("gateway", gateway))?;
             usable(*gateway, subnet.subnet)?;
             subnet.gateway = *gateway;
+            refuse_second("--gateway", &self.gateways, |other| subnet.subnet.contains(**other))?;
         }
         for range in &self.ranges {
             let holds = |subnet: &&mut Subnet| {
@@ -179,6 +181,7 @@ impl Asked {
             };
             let subnet = subnets.iter_mut().find(holds).ok_or_else(|| self.outside("range", range))?;
             *subnet = subnet.clone().limited_to(*range);
+            refuse_second("--ip-range", &self.ranges, |other| subnet.subnet.contains(other.network()))?;
         }
         Ok(subnets)
     }
@@ -186,6 +189,19 @@ impl Asked {
     fn outside(&self, what: &'static str, value: &impl ToString) -> Problem {
         let subnets: Vec<String> = self.subnets.iter().map(ToString::to_string).collect();
         Problem::Outside { what, value: value.to_string(), subnet: subnets.join(", ") }
+    }
+}
+
+/// A subnet takes one of what an option gives.
+fn refuse_second<T: Display>(
+    option: &str,
+    given: &[T],
+    is_of_subnet: impl FnMut(&&T) -> bool,
+) -> Result<(), Problem> {
+    let text = |value: &T| format!("{option} {value}");
+    match given.iter().filter(is_of_subnet).collect::<Vec<_>>()[..] {
+        [one, other, ..] => Err(Problem::Together { one: text(one), other: text(other) }),
+        _ => Ok(()),
     }
 }
 
@@ -205,7 +221,7 @@ fn dns(args: &Args) -> Result<Dns, Problem> {
 fn warn_of_hidden_names(args: &Args, name: &str, style: Style) {
     if !args.no_dns && is_public(&name.to_ascii_lowercase()) {
         style.warn(format_args!(
-            "{name:?} is also a public domain: names like example.{name} are not found from this network's containers"
+            "{name:?} may be a public domain too: names like example.{name} are not found from this network's containers"
         ));
     }
 }
@@ -257,8 +273,14 @@ fn check_size(subnet: &IpNetwork) -> Result<(), Problem> {
     if subnet.prefix() > longest {
         return Err(Problem::TooSmall { subnet: *subnet, longest });
     }
-    let impossible = is_any(*subnet) && !(subnet.is_ipv4() && subnets::SIZES.contains(&subnet.prefix()));
-    if impossible { Err(Problem::NoPool { wanted: *subnet }) } else { Ok(()) }
+    if is_any(*subnet) {
+        let has_pool = subnet.is_ipv4() && subnets::SIZES.contains(&subnet.prefix());
+        return if has_pool { Ok(()) } else { Err(Problem::NoPool { wanted: *subnet }) };
+    }
+    match subnets::special(*subnet) {
+        Some(what) => Err(Problem::ImpossibleSubnet { subnet: *subnet, what }),
+        None => Ok(()),
+    }
 }
 
 /// `0.0.0.0/24`: any free subnet of that size.
@@ -352,7 +374,30 @@ mod tests {
                 "",
                 "rnet has no pool to take 0.0.0.0/8 from: any free subnet can be had from /13 to /30 of IPv4",
             ),
+            ("224.0.0.0/8", "", "", "224.0.0.0/8 cannot be a network's: its addresses are multicast"),
+            ("127.8.0.0/16", "", "", "127.8.0.0/16 cannot be a network's: its addresses are loopback"),
+            ("96.0.0.0/3", "", "", "96.0.0.0/3 cannot be a network's: its addresses are loopback"),
+            ("240.0.0.0/8", "", "", "240.0.0.0/8 cannot be a network's: its addresses are reserved"),
+            ("fe80::/64", "", "", "fe80::/64 cannot be a network's: its addresses are link-local"),
+            (
+                "::ffff:10.0.0.0/112",
+                "",
+                "",
+                "::ffff:10.0.0.0/112 cannot be a network's: its addresses are IPv4",
+            ),
             ("10.9.0.0/24", "10.8.0.1", "", "gateway 10.8.0.1 is not in 10.9.0.0/24"),
+            (
+                "10.9.0.0/24",
+                "10.9.0.1 10.9.0.2",
+                "",
+                "--gateway 10.9.0.1 and --gateway 10.9.0.2 cannot be given together",
+            ),
+            (
+                "10.9.0.0/24",
+                "",
+                "10.9.0.0/25 10.9.0.128/25",
+                "--ip-range 10.9.0.0/25 and --ip-range 10.9.0.128/25 cannot be given together",
+            ),
             (
                 "10.9.0.0/24",
                 "10.9.0.0",
@@ -403,7 +448,7 @@ mod tests {
             ("bridge", "operation is not permitted on predefined bridge network"),
             (
                 "bad name",
-                "\"bad name\" is not a name: letters, digits and _ . - are allowed, a letter or digit first",
+                "\"bad name\" is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first",
             ),
         ] {
             let args = Args { name: Some(name.into()), ..Args::default() };

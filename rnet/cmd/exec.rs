@@ -10,10 +10,10 @@ use netlink::Netns;
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
+use crate::containers::{self, Container};
 use crate::program::cannot_execute;
 use crate::report::Problem;
 use crate::rights;
-use crate::seats::{self, Party};
 use crate::view::View;
 
 /// What can be given.
@@ -31,11 +31,11 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<u8> {
     rights::require()?;
     let view = View::open("exec")?;
-    let parties = view.parties()?;
-    let party = seats::find(&args.endpoint, &parties)?;
-    let binds = view.endpoints.binds(&party.id);
-    enter(&netns(party, &view)?, &binds)?;
-    if let Some(hostname) = party.endpoint.as_ref().and_then(|endpoint| endpoint.hostname.as_ref()) {
+    let containers = view.containers()?;
+    let container = containers::find(&args.endpoint, &containers)?;
+    let binds = view.endpoints.binds(&container.id);
+    enter(&netns(container, &view)?, &binds)?;
+    if let Some(hostname) = container.endpoint.as_ref().and_then(|endpoint| endpoint.hostname.as_ref()) {
         take_hostname(hostname)?;
     }
     let [program, arguments @ ..] = args.command.as_slice() else { return Ok(0) };
@@ -44,16 +44,18 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
 }
 
 /// The endpoint's namespace, if it is still the one on record.
-fn netns(party: &Party, view: &View) -> anyhow::Result<Netns> {
-    let not_running = || Problem::NotRunning { name: party.name.clone() };
-    if let Some(endpoint) = &party.endpoint {
+fn netns(container: &Container, view: &View) -> anyhow::Result<Netns> {
+    let not_running = || Problem::NotRunning { name: container.name.clone() };
+    if let Some(endpoint) = &container.endpoint {
         return match endpoint.netns {
             None => Ok(Netns::current()?),
-            Some(_) => Netns::open(&view.endpoints.netns_path(&party.id)).map_err(|_| not_running().into()),
+            Some(_) => {
+                Netns::open(&view.endpoints.netns_path(&container.id)).map_err(|_| not_running().into())
+            }
         };
     }
     let record =
-        view.records()?.into_iter().find(|record| record.container == party.id && record.netns.is_some());
+        view.records()?.into_iter().find(|record| record.container == container.id && record.netns.is_some());
     let recorded = record.and_then(|record| record.netns).ok_or_else(not_running)?;
     let found = Netns::open(&recorded.path).map_err(|_| not_running())?;
     if (found.id().dev, found.id().ino) == (recorded.dev, recorded.ino) {

@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 use store::Zone;
 
 use super::ps::traffic;
+use crate::containers::{self, Attachment, Container};
 use crate::definitions::{Network, Subnet};
 use crate::report::{Problem, Style, exit_of, print_json};
-use crate::seats::{self, Party, Seat};
 use crate::view::{Kernel, State, View, users_of};
 
 /// What can be given.
@@ -37,22 +37,22 @@ pub enum Thing<'a> {
     /// A network.
     Network(Box<Network>),
     /// An endpoint.
-    Endpoint(&'a Party),
+    Endpoint(&'a Container),
 }
 
 /// Prints a JSON array of what was found; what is missing is told on stderr.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let mut view = View::open("inspect")?;
-    let (parties, kernel) = (view.parties()?, view.kernel()?);
+    let (containers, kernel) = (view.containers()?, view.kernel()?);
     let (mut found, mut failures) = (Vec::new(), Vec::new());
     for word in &args.names {
-        match find(word, args.kind, &mut view, &parties) {
+        match find(word, args.kind, &mut view, &containers) {
             Ok(Thing::Network(net)) => {
-                let users = users_of(&net.name, &parties);
+                let users = users_of(&net.name, &containers);
                 let zone = view.zone(&net)?;
                 found.push(network(&net, zone.as_ref(), &users, &kernel.state(&net, &users)));
             }
-            Ok(Thing::Endpoint(party)) => found.push(endpoint(party, &kernel)),
+            Ok(Thing::Endpoint(container)) => found.push(endpoint(container, &kernel)),
             Err(error) => failures.push(error),
         }
     }
@@ -68,19 +68,19 @@ pub fn find<'a>(
     word: &str,
     kind: Option<Kind>,
     view: &mut View,
-    parties: &'a [Party],
+    containers: &'a [Container],
 ) -> anyhow::Result<Thing<'a>> {
     let network = match kind {
-        Some(Kind::Endpoint) => return Ok(Thing::Endpoint(seats::find(word, parties)?)),
+        Some(Kind::Endpoint) => return Ok(Thing::Endpoint(containers::find(word, containers)?)),
         _ => view.network(word).map(Box::new),
     };
     if kind == Some(Kind::Network) {
         return network.map(Thing::Network);
     }
-    match (network, seats::find(word, parties)) {
+    match (network, containers::find(word, containers)) {
         (Ok(_), Ok(_)) => Err(both(word)),
         (Ok(network), Err(Problem::NoEndpoint { .. })) => Ok(Thing::Network(network)),
-        (Err(error), Ok(party)) if is_missing(&error) => Ok(Thing::Endpoint(party)),
+        (Err(error), Ok(container)) if is_missing(&error) => Ok(Thing::Endpoint(container)),
         (Err(error), Err(Problem::NoEndpoint { near, .. })) if is_missing(&error) => {
             Err(neither(word, &error, near))
         }
@@ -90,10 +90,10 @@ pub fn find<'a>(
 }
 
 /// A network with its users.
-pub fn network(network: &Network, dns: Option<&Zone>, users: &[&Party], state: &State) -> Value {
-    let users = users.iter().flat_map(|party| {
-        let seats = party.seats.iter().filter(|seat| seat.network == network.name);
-        seats.map(|seat| json!({"name": party.name, "id": party.id, "ifname": seat.ifname, "addresses": seat.addresses, "mac": seat.mac}))
+pub fn network(network: &Network, dns: Option<&Zone>, users: &[&Container], state: &State) -> Value {
+    let users = users.iter().flat_map(|container| {
+        let attachments = container.attachments.iter().filter(|attachment| attachment.network == network.name);
+        attachments.map(|attachment| json!({"name": container.name, "id": container.id, "ifname": attachment.ifname, "addresses": attachment.addresses, "mac": attachment.mac}))
     });
     json!({
         "type": "network",
@@ -113,31 +113,31 @@ pub fn network(network: &Network, dns: Option<&Zone>, users: &[&Party], state: &
 }
 
 /// An endpoint with its networks.
-pub fn endpoint(party: &Party, kernel: &Kernel) -> Value {
-    let process = party.endpoint.as_ref().and_then(|endpoint| endpoint.process);
+pub fn endpoint(container: &Container, kernel: &Kernel) -> Value {
+    let process = container.endpoint.as_ref().and_then(|endpoint| endpoint.process);
     json!({
         "type": "endpoint",
-        "name": party.name,
-        "id": party.id,
-        "command": party.endpoint.as_ref().map(|endpoint| &endpoint.command),
+        "name": container.name,
+        "id": container.id,
+        "command": container.endpoint.as_ref().map(|endpoint| &endpoint.command),
         "pid": process.map(|process| process.pid),
-        "running": party.endpoint.as_ref().map(|endpoint| endpoint.is_running()),
-        "netns": party.netns,
-        "networks": party.seats.iter().map(|seat| attachment(seat, kernel)).collect::<Vec<_>>(),
+        "running": container.endpoint.as_ref().map(|endpoint| endpoint.is_running()),
+        "netns": container.netns,
+        "networks": container.attachments.iter().map(|attachment| of_attachment(attachment, kernel)).collect::<Vec<_>>(),
     })
 }
 
-fn attachment(seat: &Seat, kernel: &Kernel) -> Value {
-    let traffic = traffic(seat, kernel);
+fn of_attachment(attachment: &Attachment, kernel: &Kernel) -> Value {
+    let traffic = traffic(attachment, kernel);
     json!({
-        "network": seat.network,
-        "ifname": seat.ifname,
-        "addresses": seat.addresses,
-        "gateway": seat.gateway,
-        "mac": seat.mac,
-        "link": seat.link,
-        "ports": seat.ports,
-        "names": seat.names,
+        "network": attachment.network,
+        "ifname": attachment.ifname,
+        "addresses": attachment.addresses,
+        "gateway": attachment.gateway,
+        "mac": attachment.mac,
+        "link": attachment.link,
+        "ports": attachment.ports,
+        "names": attachment.names,
         "rxBytes": traffic.map(|(rx, _)| rx),
         "txBytes": traffic.map(|(_, tx)| tx),
     })

@@ -14,14 +14,20 @@ pub struct Args {
     /// Replace files that are not rnet's
     #[arg(long)]
     pub force: bool,
+    /// Remove the links to rnet instead
+    #[arg(long, conflicts_with = "force")]
+    pub uninstall: bool,
     /// These plugins only
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub only: Vec<String>,
 }
 
-/// Makes the links and prints each that was not there.
+/// Makes the links and prints each that was not there; or removes them and prints each that was.
 pub fn run(args: &Args) -> anyhow::Result<u8> {
     let names = names(&args.only)?;
+    if args.uninstall {
+        return uninstall(&names, &args.dir);
+    }
     let program = std::env::current_exe().and_then(fs::canonicalize);
     let program = program.map_err(Problem::file("find", "/proc/self/exe".as_ref()))?;
     fs::create_dir_all(&args.dir).map_err(Problem::file("make the folder", &args.dir))?;
@@ -36,6 +42,16 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
         if make(&link, &target, &program)? {
             print(&format!("{}\n", link.display()))?;
         }
+    }
+    Ok(0)
+}
+
+/// What is no link to rnet is somebody else's, and so is the program itself.
+fn uninstall(names: &[&str], dir: &Path) -> anyhow::Result<u8> {
+    for link in names.iter().map(|name| dir.join(name)).filter(|link| link.is_symlink() && may_replace(link))
+    {
+        fs::remove_file(&link).map_err(Problem::file("remove", &link))?;
+        print(&format!("{}\n", link.display()))?;
     }
     Ok(0)
 }
@@ -120,6 +136,21 @@ mod tests {
         assert!(!make(&link, "rnet".as_ref(), &program).unwrap());
         assert_eq!(fs::read_link(&link).unwrap(), Path::new("rnet"));
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn only_links_to_rnet_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("bridge"), "somebody's").unwrap();
+        fs::write(path("rnet"), "the program").unwrap();
+        symlink("rnet", path("portmap")).unwrap();
+        symlink("/bin/sh", path("loopback")).unwrap();
+        uninstall(&names(&[]).unwrap(), folder.path()).unwrap();
+        let mut left: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["bridge", "loopback", "rnet"]);
     }
 
     #[test]

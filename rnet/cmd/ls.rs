@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
+use crate::containers::Container;
 use crate::definitions::Network;
 use crate::report::{Style, print, print_json};
-use crate::seats::Party;
 use crate::subnets::{Owner, Taken};
 use crate::table;
 use crate::view::{Kernel, State, View, users_of};
@@ -30,8 +30,8 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         let names: String = networks.iter().map(|network| format!("{}\n", network.name)).collect();
         return print(&names).map(|()| 0);
     }
-    let (parties, kernel) = (view.parties()?, view.kernel()?);
-    let lines = networks.iter().map(|network| Line::of(network, &parties, &kernel));
+    let (containers, kernel) = (view.containers()?, view.kernel()?);
+    let lines = networks.iter().map(|network| Line::of(network, &containers, &kernel));
     let others = if args.all { others(view.taken()?, &networks) } else { Vec::new() };
     let lines: Vec<Line> = lines.chain(others).collect();
     if style.json {
@@ -55,8 +55,8 @@ struct Line {
 }
 
 impl Line {
-    fn of(network: &Network, parties: &[Party], kernel: &Kernel) -> Self {
-        let users = users_of(&network.name, parties);
+    fn of(network: &Network, containers: &[Container], kernel: &Kernel) -> Self {
+        let users = users_of(&network.name, containers);
         Self {
             name: network.name.clone(),
             driver: network.driver().to_owned(),

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::inspect;
+use crate::containers::{Attachment, Container};
 use crate::report::{Style, print, print_json};
-use crate::seats::{Party, Seat};
 use crate::table;
 use crate::view::{Kernel, View};
 
@@ -21,48 +21,49 @@ const HEADER: [&str; 7] = ["ENDPOINT", "NET", "IP", "MAC", "PORTS", "RX/TX", "NE
 /// Lists the endpoints, a line for each network of each.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let mut view = View::open("ps")?;
-    let parties = view.parties()?;
+    let containers = view.containers()?;
     if args.quiet {
-        let names: String = parties.iter().map(|party| format!("{}\n", party.name)).collect();
+        let names: String = containers.iter().map(|container| format!("{}\n", container.name)).collect();
         return print(&names).map(|()| 0);
     }
     let kernel = view.kernel()?;
     if style.json {
-        let objects: Vec<Value> = parties.iter().map(|party| inspect::endpoint(party, &kernel)).collect();
+        let objects: Vec<Value> =
+            containers.iter().map(|container| inspect::endpoint(container, &kernel)).collect();
         print_json(&objects.into())?;
     } else {
-        let rows: Vec<_> = parties.iter().flat_map(|party| rows(party, &kernel)).collect();
+        let rows: Vec<_> = containers.iter().flat_map(|container| rows(container, &kernel)).collect();
         print(&table::render(&HEADER, &rows))?;
     }
     Ok(0)
 }
 
-fn rows(party: &Party, kernel: &Kernel) -> Vec<Vec<String>> {
-    if party.seats.is_empty() {
+fn rows(container: &Container, kernel: &Kernel) -> Vec<Vec<String>> {
+    if container.attachments.is_empty() {
         let mut row = vec![String::new(); HEADER.len()];
-        row[0].clone_from(&party.name);
-        row[6] = party.place();
+        row[0].clone_from(&container.name);
+        row[6] = container.place();
         return vec![row];
     }
-    party.seats.iter().map(|seat| row(party, seat, kernel)).collect()
+    container.attachments.iter().map(|attachment| row(container, attachment, kernel)).collect()
 }
 
-fn row(party: &Party, seat: &Seat, kernel: &Kernel) -> Vec<String> {
-    let (rx, tx) = traffic(seat, kernel).unwrap_or_default();
+fn row(container: &Container, attachment: &Attachment, kernel: &Kernel) -> Vec<String> {
+    let (rx, tx) = traffic(attachment, kernel).unwrap_or_default();
     vec![
-        party.name.clone(),
-        seat.network.clone(),
-        seat.ip_text(),
-        seat.mac.clone().unwrap_or_default(),
-        seat.port_text(),
+        container.name.clone(),
+        attachment.network.clone(),
+        attachment.ip_text(),
+        attachment.mac.clone().unwrap_or_default(),
+        attachment.port_text(),
         format!("{}/{}", bytes(rx), bytes(tx)),
-        party.place(),
+        container.place(),
     ]
 }
 
 /// What the endpoint has received and sent, in bytes: the host end of its veth pair counts the other way round.
-pub fn traffic(seat: &Seat, kernel: &Kernel) -> Option<(u64, u64)> {
-    let link = kernel.link(seat.link.as_deref()?)?;
+pub fn traffic(attachment: &Attachment, kernel: &Kernel) -> Option<(u64, u64)> {
+    let link = kernel.link(attachment.link.as_deref()?)?;
     Some((link.tx_bytes, link.rx_bytes))
 }
 
@@ -91,7 +92,8 @@ mod tests {
 
     #[test]
     fn an_endpoint_without_a_network_has_a_line_too() {
-        let party = Party { name: "alone".into(), netns: Some("/run/netns/x".into()), ..Party::default() };
-        assert_eq!(rows(&party, &Kernel::default())[0].join("|"), "alone||||||/run/netns/x");
+        let container =
+            Container { name: "alone".into(), netns: Some("/run/netns/x".into()), ..Container::default() };
+        assert_eq!(rows(&container, &Kernel::default())[0].join("|"), "alone||||||/run/netns/x");
     }
 }

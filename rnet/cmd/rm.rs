@@ -7,11 +7,11 @@ use std::time::Duration;
 use cni::conflist::Attachment;
 
 use super::inspect::{Kind, Thing, find};
+use crate::containers::Container;
 use crate::definitions::Network;
 use crate::names;
 use crate::report::{Problem, Style};
 use crate::runtime::Runtime;
-use crate::seats::Party;
 use crate::view::{View, users_of};
 use crate::{rights, stop};
 
@@ -36,6 +36,7 @@ pub struct Args {
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     rights::require()?;
     let mut view = View::open("rm")?;
+    view.endpoints.sweep(style)?;
     super::each(&args.names, style, |word| remove(word, args, &mut view))
 }
 
@@ -43,10 +44,10 @@ fn remove(word: &str, args: &Args, view: &mut View) -> anyhow::Result<Option<Str
     if names::RESERVED.contains(&word) && args.kind != Some(Kind::Endpoint) {
         return Err(Problem::Predefined { name: word.to_owned() }.into());
     }
-    let parties = view.parties()?;
-    match find(word, args.kind, view, &parties) {
+    let containers = view.containers()?;
+    match find(word, args.kind, view, &containers) {
         Ok(Thing::Network(network)) => remove_network(&network, args, view).map(Some),
-        Ok(Thing::Endpoint(party)) => remove_endpoint(party, args, view).map(Some),
+        Ok(Thing::Endpoint(container)) => remove_endpoint(container, args, view).map(Some),
         Err(error) if args.force && is_missing(&error) => Ok(None),
         Err(error) => Err(error),
     }
@@ -59,48 +60,64 @@ fn remove_network(network: &Network, args: &Args, view: &mut View) -> anyhow::Re
     }
     let _alone = view.definitions.lock(true)?;
     let runtime = Runtime::new();
-    // Those whose containers are dead must not keep the network.
-    runtime.gc(&network.list, false)?;
-    if args.detach {
-        cut_off(network, view, &runtime)?;
+    if !is_unused(network, view)? {
+        // Those whose containers are dead must not keep the network.
+        runtime.gc(&network.list, false)?;
+        if args.detach {
+            cut_off(network, view, &runtime)?;
+        }
+        refuse_users(network, view)?;
+        runtime.gc(&network.list, true)?;
     }
-    refuse_users(network, view)?;
-    runtime.gc(&network.list, true)?;
     forget_leases(network, view)?;
     view.definitions.remove(&network.name)?;
     Ok(network.name.clone())
 }
 
+/// True if there is nothing that plugins would have to remove. They need not be installed then.
+fn is_unused(network: &Network, view: &mut View) -> anyhow::Result<bool> {
+    let is_ours = |kind: &&str| plugins::find(kind).is_some();
+    let has_bridge = match network.bridge() {
+        Some(bridge) => view.host.netlink.link(&bridge)?.is_some(),
+        None => false,
+    };
+    Ok(network.plugin_types().iter().all(is_ours)
+        && !has_bridge
+        && users_of(&network.name, &view.containers()?).is_empty()
+        && !has_leases(&view.host.store.paths().host_local().join(&network.name)))
+}
+
 fn refuse_users(network: &Network, view: &View) -> Result<(), anyhow::Error> {
-    let parties = view.parties()?;
-    let users = users_of(&network.name, &parties);
+    let containers = view.containers()?;
+    let users = users_of(&network.name, &containers);
     if users.is_empty() {
         return Ok(());
     }
-    let users = users.iter().map(|party| party.user_text(&network.name)).collect();
+    let users = users.iter().map(|container| container.user_text(&network.name)).collect();
     Err(Problem::NetworkInUse { name: network.name.clone(), users }.into())
 }
 
 /// DEL for everybody on the network, as their runtimes would call it.
 fn cut_off(network: &Network, view: &View, runtime: &Runtime) -> anyhow::Result<()> {
-    for party in users_of(&network.name, &view.parties()?) {
-        for seat in party.seats.iter().filter(|seat| seat.network == network.name) {
+    for container in users_of(&network.name, &view.containers()?) {
+        for attachment in container.attachments.iter().filter(|attachment| attachment.network == network.name)
+        {
             let attachment = Attachment {
-                container_id: party.id.clone(),
-                ifname: seat.ifname.clone(),
-                netns: party.netns.as_deref().unwrap_or(Path::new("")).to_string_lossy().into_owned(),
+                container_id: container.id.clone(),
+                ifname: attachment.ifname.clone(),
+                netns: container.netns.as_deref().unwrap_or(Path::new("")).to_string_lossy().into_owned(),
                 ..Attachment::default()
             };
             runtime.del(&network.list, &attachment, None)?;
         }
-        forget_network(party, &network.name, view)?;
+        forget_network(container, &network.name, view)?;
     }
     Ok(())
 }
 
 /// An endpoint that was cut off is on that network no more.
-fn forget_network(party: &Party, network: &str, view: &View) -> anyhow::Result<()> {
-    let Some(mut endpoint) = party.endpoint.clone() else { return Ok(()) };
+fn forget_network(container: &Container, network: &str, view: &View) -> anyhow::Result<()> {
+    let Some(mut endpoint) = container.endpoint.clone() else { return Ok(()) };
     endpoint.joined.retain(|joined| joined.network != network);
     view.endpoints.save(&endpoint)
 }
@@ -128,17 +145,17 @@ fn remove_folder(folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn remove_endpoint(party: &Party, args: &Args, view: &View) -> anyhow::Result<String> {
-    let Some(endpoint) = &party.endpoint else {
-        return Err(Problem::NotOurs { name: party.name.clone() }.into());
+fn remove_endpoint(container: &Container, args: &Args, view: &View) -> anyhow::Result<String> {
+    let Some(endpoint) = &container.endpoint else {
+        return Err(Problem::NotOurs { name: container.name.clone() }.into());
     };
     match endpoint.running() {
         Some(process) if !args.force => {
-            Err(Problem::EndpointRuns { name: party.name.clone(), pid: process.pid }.into())
+            Err(Problem::EndpointRuns { name: container.name.clone(), pid: process.pid }.into())
         }
         _ => {
             stop::end(endpoint, Duration::ZERO, &view.endpoints)?;
-            Ok(party.name.clone())
+            Ok(container.name.clone())
         }
     }
 }

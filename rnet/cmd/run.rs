@@ -19,7 +19,7 @@ use crate::report::{Problem, Style, print, print_json};
 use crate::runtime::Runtime;
 use crate::supervisor::Supervisor;
 use crate::view::{View, users_of};
-use crate::{files, names, program, rights, seats};
+use crate::{containers, files, names, program, rights};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -40,7 +40,7 @@ pub struct Args {
     #[arg(long, value_name = "IP")]
     pub ip: Option<IpAddr>,
     /// A further name on its networks; several if repeated
-    #[arg(long = "network-alias", alias = "alias", value_name = "NAME")]
+    #[arg(long = "network-alias", alias = "alias", value_name = "NAME", value_parser = network_alias)]
     pub aliases: Vec<String>,
     /// What the program takes for its host's name; its networks know it too
     #[arg(long, value_name = "NAME", value_parser = hostname)]
@@ -57,6 +57,12 @@ pub struct Args {
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
+}
+
+/// A name that others can ask for.
+fn network_alias(text: &str) -> Result<String, String> {
+    let wrong = "parts of 1 to 63 letters, digits, - and _ are wanted, with dots between";
+    dns::valid_name(text).then(|| text.to_owned()).ok_or_else(|| wrong.into())
 }
 
 /// A name that others can ask for, and that the kernel takes (sethostname(2): 64 bytes).
@@ -79,6 +85,7 @@ enum Place {
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     rights::require()?;
     let mut view = View::open("run")?;
+    view.endpoints.sweep(style)?;
     let place = place(args, &mut view)?;
     check(args, &place, &view)?;
     let words = args.command.iter().map(|word| word.to_string_lossy().into_owned()).collect();
@@ -119,8 +126,8 @@ fn tell(endpoint: &Endpoint, view: &mut View, style: Style) -> anyhow::Result<u8
         return print(&format!("{}\n", endpoint.name)).map(|()| 0);
     }
     let kernel = view.kernel()?;
-    let parties = view.parties()?;
-    print_json(&inspect::endpoint(seats::find(&endpoint.id, &parties)?, &kernel))?;
+    let containers = view.containers()?;
+    print_json(&inspect::endpoint(containers::find(&endpoint.id, &containers)?, &kernel))?;
     Ok(0)
 }
 
@@ -159,10 +166,12 @@ fn place(args: &Args, view: &mut View) -> anyhow::Result<Place> {
 fn check(args: &Args, place: &Place, view: &View) -> anyhow::Result<()> {
     if let Some(name) = &args.name {
         names::check(name)?;
-        let parties = view.parties()?;
+        let containers = view.containers()?;
         // Those of `rnet run` are looked at again under the lock.
-        if let Some(party) = parties.iter().find(|party| &party.name == name && party.endpoint.is_none()) {
-            return Err(Problem::EndpointExists { name: name.clone(), what: party.place() }.into());
+        if let Some(container) =
+            containers.iter().find(|container| &container.name == name && container.endpoint.is_none())
+        {
+            return Err(Problem::EndpointExists { name: name.clone(), what: container.place() }.into());
         }
     }
     if args.hostname.is_some() && matches!(place, Place::Host) {
@@ -170,12 +179,34 @@ fn check(args: &Args, place: &Place, view: &View) -> anyhow::Result<()> {
     }
     if let Place::New(networks) = place {
         networks.iter().try_for_each(|network| Runtime::new().require(network))?;
+        check_families(args, networks)?;
     }
     match (args.ip, place) {
         (None, _) => Ok(()),
         (Some(ip), Place::New(networks)) if networks.len() == 1 => Ok(check_ip(ip, &networks[0])?),
-        _ => Err(Problem::Together { one: "--ip".into(), other: "no network, or several".into() }.into()),
+        _ => Err(Problem::OneNetwork { option: "--ip" }.into()),
     }
+}
+
+/// A port on an address of a family that the publishing network has not would be forgotten without a word.
+fn check_families(args: &Args, networks: &[Network]) -> Result<(), Problem> {
+    let Some(network) = publisher(networks).map(|index| &networks[index]) else { return Ok(()) };
+    let has = |host: IpAddr| network.subnets.iter().any(|subnet| subnet.subnet.is_ipv4() == host.is_ipv4());
+    // A foreign IPAM plugin may know of subnets that the definition does not tell.
+    let lost = args.publish.iter().find(|spec| spec.host.is_some_and(|host| !has(host)));
+    match lost.and_then(|spec| spec.host).filter(|_| !network.subnets.is_empty()) {
+        None => Ok(()),
+        Some(host) => {
+            let family = if host.is_ipv4() { "IPv4" } else { "IPv6" };
+            let host = publish::host_text(Some(host));
+            Err(Problem::NoFamily { host, network: network.name.clone(), family })
+        }
+    }
+}
+
+/// The network that ports are published by: the first that can.
+fn publisher(networks: &[Network]) -> Option<usize> {
+    networks.iter().position(|network| network.has_capability("portMappings"))
 }
 
 fn check_ip(ip: IpAddr, network: &Network) -> Result<(), Problem> {
@@ -212,7 +243,7 @@ fn attach(
         warn_of_ports(args, "host", style);
         return Ok(());
     };
-    let publisher = networks.iter().position(|network| network.has_capability("portMappings"));
+    let publisher = publisher(networks);
     if publisher.is_none() {
         warn_of_ports(args, networks.first().map_or("none", |network| &network.name), style);
     }
@@ -285,10 +316,12 @@ fn join(
 }
 
 fn cni_args(args: &Args, endpoint: &Endpoint) -> Vec<(String, String)> {
-    let always = [("IgnoreUnknown", "1".to_owned()), ("K8S_POD_NAME", endpoint.name.clone())];
+    // An endpoint without a name goes by its id, which nobody will have again: no address is remembered for it.
+    let name = args.name.as_ref().map(|_| ("K8S_POD_NAME", endpoint.name.clone()));
     let ip = args.ip.map(|ip| ("IP", ip.to_string()));
     let hostname = args.hostname.clone().map(|name| ("HOSTNAME", name));
-    always.into_iter().chain(ip).chain(hostname).map(|(key, value)| (key.to_owned(), value)).collect()
+    let all = [("IgnoreUnknown", "1".to_owned())].into_iter().chain(name).chain(ip).chain(hostname);
+    all.map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
 fn capabilities(args: &Args, network: &str, ports: &[Mapping]) -> Map<String, Value> {
@@ -307,25 +340,29 @@ fn capabilities(args: &Args, network: &str, ports: &[Mapping]) -> Map<String, Va
 
 /// A plugin's error in the words of the command, where it has more to say than the plugin.
 fn told(error: cni::Error, args: &Args, network: &Network, view: &View, own: &str) -> anyhow::Error {
-    let Ok(mut parties) = view.parties() else { return error.into() };
-    parties.retain(|party| party.id != own);
-    let users = users_of(&network.name, &parties);
+    let Ok(mut containers) = view.containers() else { return error.into() };
+    containers.retain(|container| container.id != own);
+    let users = users_of(&network.name, &containers);
     match (error.code, args.ip) {
         (own::ADDRESS_TAKEN, Some(ip)) => {
-            let has = |party: &&&seats::Party| {
-                party.seats.iter().any(|seat| seat.addresses.iter().any(|a| a.ip() == ip))
+            let has = |container: &&&containers::Container| {
+                container
+                    .attachments
+                    .iter()
+                    .any(|attachment| attachment.addresses.iter().any(|a| a.ip() == ip))
             };
-            let holder = users.iter().find(has).map_or("somebody unknown to rnet", |party| &party.name);
-            Problem::AddressTaken { address: ip.to_string(), holder: holder.to_owned() }.into()
+            let holder = users.iter().find(has).map(|container| format!("{:?}", container.name));
+            let holder = holder.unwrap_or_else(|| "somebody unknown to rnet".into());
+            Problem::AddressTaken { address: ip.to_string(), holder }.into()
         }
         (own::RANGE_EXHAUSTED, _) => exhausted(network, &users).into(),
         _ => error.into(),
     }
 }
 
-fn exhausted(network: &Network, users: &[&seats::Party]) -> Problem {
+fn exhausted(network: &Network, users: &[&containers::Container]) -> Problem {
     const SHOWN: usize = 5;
-    let mut holders: Vec<&str> = users.iter().take(SHOWN).map(|party| party.name.as_str()).collect();
+    let mut holders: Vec<&str> = users.iter().take(SHOWN).map(|container| container.name.as_str()).collect();
     if users.len() > SHOWN {
         holders.push("…");
     }
@@ -383,8 +420,8 @@ fn result(joined: &Joined) -> Option<CniResult> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::containers::Container;
     use crate::definitions::default_network;
-    use crate::seats::Party;
 
     fn network(subnet: &str) -> Network {
         default_network(subnet.parse().unwrap()).unwrap()
@@ -396,18 +433,15 @@ mod tests {
             |ip: &str| check_ip(ip.parse().unwrap(), &network("10.9.0.0/24")).map_err(|p| p.to_string());
         assert_eq!(check("10.9.0.7"), Ok(()));
         assert_eq!(check("10.8.0.1").unwrap_err(), "address 10.8.0.1 is not in 10.9.0.0/24");
-        assert_eq!(
-            check("10.9.0.1").unwrap_err(),
-            "Address already in use: 10.9.0.1 is held by \"the gateway\""
-        );
+        assert_eq!(check("10.9.0.1").unwrap_err(), "Address already in use: 10.9.0.1 is held by the gateway");
         assert!(check("10.9.0.0").is_err() && check("10.9.0.255").is_err());
     }
 
     #[test]
     fn an_exhausted_network_names_the_first_of_its_users() {
-        let parties: Vec<Party> =
-            (0..6).map(|n| Party { name: format!("c{n}"), ..Party::default() }).collect();
-        let users: Vec<&Party> = parties.iter().collect();
+        let containers: Vec<Container> =
+            (0..6).map(|n| Container { name: format!("c{n}"), ..Container::default() }).collect();
+        let users: Vec<&Container> = containers.iter().collect();
         assert_eq!(
             exhausted(&network("172.18.0.0/29"), &users).to_string(),
             "no available IPv4 addresses on this network's address pools: bridge (172.18.0.0/29), \

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::report::{Problem, Style};
 use crate::view::View;
-use crate::{rights, seats, stop};
+use crate::{containers, rights, stop};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -22,11 +22,11 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     rights::require()?;
     let view = View::open("stop")?;
     super::each(&args.names, style, |word| {
-        let parties = view.parties()?;
-        let party = seats::find(word, &parties)?;
-        let not_ours = || Problem::NotOurs { name: party.name.clone() };
-        let endpoint = party.endpoint.as_ref().ok_or_else(not_ours)?;
+        let containers = view.containers()?;
+        let container = containers::find(word, &containers)?;
+        let not_ours = || Problem::NotOurs { name: container.name.clone() };
+        let endpoint = container.endpoint.as_ref().ok_or_else(not_ours)?;
         stop::end(endpoint, Duration::from_secs(args.time), &view.endpoints)?;
-        Ok(Some(party.name.clone()))
+        Ok(Some(container.name.clone()))
     })
 }

@@ -17,7 +17,7 @@ const CHAINED: [&str; 2] = ["portmap", "dnsname"];
 
 /// One interface of an endpoint on a network.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Seat {
+pub struct Attachment {
     /// The network.
     pub network: String,
     /// The interface inside.
@@ -38,7 +38,7 @@ pub struct Seat {
 
 /// A person's word for a container, and where it is.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Party {
+pub struct Container {
     /// CNI_CONTAINERID.
     pub id: String,
     /// Its name, else the first twelve characters of its id.
@@ -48,10 +48,10 @@ pub struct Party {
     /// What `rnet run` knows of it; none for the containers of other runtimes.
     pub endpoint: Option<Endpoint>,
     /// Its interfaces.
-    pub seats: Vec<Seat>,
+    pub attachments: Vec<Attachment>,
 }
 
-impl Seat {
+impl Attachment {
     /// Its addresses without prefix length, parted by commas.
     pub fn ip_text(&self) -> String {
         self.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(",")
@@ -91,29 +91,32 @@ impl Seat {
     }
 }
 
-impl Party {
+impl Container {
     /// `pid 4711`, or the path of its namespace.
     pub fn place(&self) -> String {
         match (self.endpoint.as_ref().and_then(|endpoint| endpoint.process), &self.netns) {
-            (Some(process), _) => format!("pid {}", process.pid),
+            (Some(process), _) if process.is_alive() => format!("pid {}", process.pid),
+            (Some(process), _) => format!("pid {} (dead)", process.pid),
             (None, Some(path)) => path.display().to_string(),
             (None, None) => String::new(),
         }
     }
 
-    /// `web (172.18.0.2)`: the party as a user of a network.
+    /// `web (172.18.0.2)`: the container as a user of a network.
     pub fn user_text(&self, network: &str) -> String {
-        let seats = self.seats.iter().filter(|seat| seat.network == network);
-        let ips: Vec<String> = seats.map(Seat::ip_text).filter(|ips| !ips.is_empty()).collect();
+        let attachments = self.attachments.iter().filter(|attachment| attachment.network == network);
+        let ips: Vec<String> = attachments.map(Attachment::ip_text).filter(|ips| !ips.is_empty()).collect();
         if ips.is_empty() { self.name.clone() } else { format!("{} ({})", self.name, ips.join(",")) }
     }
 
     fn add_endpoint(&mut self, endpoint: &Endpoint) {
         self.name.clone_from(&endpoint.name);
         for joined in &endpoint.joined {
-            let recorded = |seat: &Seat| seat.network == joined.network && seat.ifname == joined.ifname;
-            if !self.seats.iter().any(recorded) {
-                self.seats.push(Seat::of_result(joined));
+            let recorded = |attachment: &Attachment| {
+                attachment.network == joined.network && attachment.ifname == joined.ifname
+            };
+            if !self.attachments.iter().any(recorded) {
+                self.attachments.push(Attachment::of_result(joined));
             }
         }
         self.endpoint = Some(endpoint.clone());
@@ -121,43 +124,45 @@ impl Party {
 }
 
 /// Everybody, sorted by name, each with its interfaces sorted by their names.
-pub fn parties(records: &[Record], endpoints: &[Endpoint]) -> Vec<Party> {
+pub fn containers(records: &[Record], endpoints: &[Endpoint]) -> Vec<Container> {
     let chained = chained(records);
-    let mut parties: HashMap<&str, Party> = HashMap::new();
+    let mut containers: HashMap<&str, Container> = HashMap::new();
     for record in records.iter().filter(|record| !is_chained(record)) {
-        let party = parties.entry(&record.container).or_insert_with(|| Party {
+        let container = containers.entry(&record.container).or_insert_with(|| Container {
             id: record.container.clone(),
             name: record.who().to_owned(),
             netns: record.netns.as_ref().map(|netns| netns.path.clone()),
-            ..Party::default()
+            ..Container::default()
         });
         let added = chained.get(&record.key()).map(Vec::as_slice).unwrap_or_default();
-        party.seats.push(Seat::of_records(record, added));
+        container.attachments.push(Attachment::of_records(record, added));
     }
     for endpoint in endpoints {
-        let party = parties
+        let container = containers
             .entry(&endpoint.id)
-            .or_insert_with(|| Party { id: endpoint.id.clone(), ..Party::default() });
-        party.add_endpoint(endpoint);
+            .or_insert_with(|| Container { id: endpoint.id.clone(), ..Container::default() });
+        container.add_endpoint(endpoint);
     }
-    let mut parties: Vec<Party> = parties.into_values().collect();
-    parties.iter_mut().for_each(|party| party.seats.sort_by(|one, other| one.ifname.cmp(&other.ifname)));
-    parties.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
-    parties
+    let mut containers: Vec<Container> = containers.into_values().collect();
+    containers
+        .iter_mut()
+        .for_each(|container| container.attachments.sort_by(|one, other| one.ifname.cmp(&other.ifname)));
+    containers.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
+    containers
 }
 
-/// The party that a word means.
-pub fn find<'a>(word: &str, parties: &'a [Party]) -> Result<&'a Party, Problem> {
-    let things = parties.iter().map(|party| (party.id.as_str(), party.name.as_str()));
+/// The container that a word means.
+pub fn find<'a>(word: &str, containers: &'a [Container]) -> Result<&'a Container, Problem> {
+    let things = containers.iter().map(|container| (container.id.as_str(), container.name.as_str()));
     match names::find(word, things) {
-        Found::One(index) => Ok(&parties[index]),
+        Found::One(index) => Ok(&containers[index]),
         Found::Several(indexes) => Err(Problem::Ambiguous {
             name: word.to_owned(),
-            hits: indexes.iter().map(|index| short(&parties[*index])).collect(),
+            hits: indexes.iter().map(|index| short(&containers[*index])).collect(),
             hint: Some("more digits of the id (rnet inspect shows it)"),
         }),
         Found::No => {
-            let near = names::nearest(word, parties.iter().map(|party| party.name.as_str()));
+            let near = names::nearest(word, containers.iter().map(|container| container.name.as_str()));
             Err(Problem::NoEndpoint { name: word.to_owned(), near })
         }
     }
@@ -185,9 +190,9 @@ fn is_chained(record: &Record) -> bool {
     CHAINED.contains(&record.plugin.as_str())
 }
 
-fn short(party: &Party) -> String {
-    let digits: String = party.id.chars().take(12).collect();
-    if party.name == digits { digits } else { format!("{} ({digits})", party.name) }
+fn short(container: &Container) -> String {
+    let digits: String = container.id.chars().take(12).collect();
+    if container.name == digits { digits } else { format!("{} ({digits})", container.name) }
 }
 
 #[cfg(test)]
@@ -226,13 +231,16 @@ mod tests {
         let mut dnsname = record("dnsname", "c1", Some("web"));
         dnsname.names = vec!["web".into(), "www".into()];
 
-        let parties = parties(&[portmap, dnsname, record("bridge", "c1", Some("web"))], &[]);
+        let containers = containers(&[portmap, dnsname, record("bridge", "c1", Some("web"))], &[]);
 
-        assert_eq!(parties.len(), 1);
-        assert_eq!(parties[0].user_text("mynet"), "web (172.18.0.2)");
-        assert_eq!(parties[0].place(), "/run/netns/blue");
-        assert_eq!((parties[0].seats.len(), parties[0].seats[0].names.join(" ")), (1, "web www".into()));
-        assert_eq!(parties[0].seats[0].port_text(), "0.0.0.0:8080->80, 127.0.0.1:8080->80/udp");
+        assert_eq!(containers.len(), 1);
+        assert_eq!(containers[0].user_text("mynet"), "web (172.18.0.2)");
+        assert_eq!(containers[0].place(), "/run/netns/blue");
+        assert_eq!(
+            (containers[0].attachments.len(), containers[0].attachments[0].names.join(" ")),
+            (1, "web www".into())
+        );
+        assert_eq!(containers[0].attachments[0].port_text(), "0.0.0.0:8080->80, 127.0.0.1:8080->80/udp");
     }
 
     #[test]
@@ -241,22 +249,25 @@ mod tests {
         let endpoint = Endpoint { id: id.clone(), name: "web".into(), ..Endpoint::default() };
         let other = Endpoint { id: "aa".repeat(32), name: "alone".into(), ..Endpoint::default() };
 
-        let parties = parties(&[record("rnet", &id, None)], &[endpoint, other]);
+        let containers = containers(&[record("rnet", &id, None)], &[endpoint, other]);
 
-        let names: Vec<_> = parties.iter().map(|party| (party.name.as_str(), party.seats.len())).collect();
+        let names: Vec<_> = containers
+            .iter()
+            .map(|container| (container.name.as_str(), container.attachments.len()))
+            .collect();
         assert_eq!(names, [("alone", 0), ("web", 1)]);
-        assert_eq!(find("4f2", &parties).unwrap().name, "web");
+        assert_eq!(find("4f2", &containers).unwrap().name, "web");
     }
 
     #[test]
     fn a_word_that_fits_nobody_or_several_is_an_error() {
-        let parties =
-            parties(&[record("rnet", "abc1", Some("web")), record("rnet", "abc2", Some("db"))], &[]);
+        let containers =
+            containers(&[record("rnet", "abc1", Some("web")), record("rnet", "abc2", Some("db"))], &[]);
         assert_eq!(
-            find("abc", &parties).unwrap_err().to_string(),
+            find("abc", &containers).unwrap_err().to_string(),
             "\"abc\" is ambiguous: db (abc2), web (abc1)"
         );
-        let missing = find("wep", &parties).unwrap_err();
+        let missing = find("wep", &containers).unwrap_err();
         assert!(matches!(missing, Problem::NoEndpoint { near: Some(near), .. } if near == "web"));
     }
 }
