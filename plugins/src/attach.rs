@@ -142,16 +142,24 @@ pub fn gc(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
 
 /// STATUS: succeeds only if an ADD would work now.
 pub fn status(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
-    let mut host = Host::open(format!("STATUS {}", plan.network))?;
+    let mut host = Host::ready(format!("STATUS {}", plan.network))?;
     if let Some(link) = host.netlink.link(&plan.bridge)?
         && link.kind.as_deref() != Some("bridge")
     {
-        return Err(Error::NotReady { what: Error::NotABridge { name: plan.bridge.clone() }.to_string() });
+        return Err(Error::not_ready(Error::NotABridge { name: plan.bridge.clone() }));
     }
     if plan.masquerade || plan.isolated || plan.guarded || plan.mac_checked {
-        host.firewall()?.state().map_err(|error| Error::NotReady { what: error.to_string() })?;
+        host.require_rules().map_err(|error| worse_if_used(&host, plan, error))?;
     }
     lease::status(&host, plan, request)
+}
+
+/// Without the ruleset, what those who are attached need of it cannot be restored, nor removed.
+fn worse_if_used(host: &Host, plan: &Plan, error: Error) -> Error {
+    match host.store.has_records(&plan.network, plan.plugin) {
+        Ok(true) => Error::Impaired { what: error.to_string() },
+        _ => error,
+    }
 }
 
 /// True if the container of a record is still there: its host end is, or, where it has none, its namespace.
