@@ -70,11 +70,12 @@ pub fn folder(host: &Host, plan: &Plan) -> Option<PathBuf> {
 fn call(name: &str, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     let program = delegate::find(name, &request.call.path)?;
     if delegate::is_this_program(&program)
-        && let Some(plugin) = crate::find(name)
+        && let Some(plugin) = crate::named_by(name).and_then(crate::find)
     {
         return Ok(crate::run(plugin, verb, request)?);
     }
     let config = &request.config.raw;
     let Some(reply) = delegate::exec(&program, request.call, verb, config)? else { return Ok(None) };
-    Ok(Some(CniResult::parse(&reply, request.config.cni_version)?))
+    // It may answer in another version than it was asked in.
+    Ok(Some(CniResult::parse_any(&reply, request.config.cni_version)?))
 }
