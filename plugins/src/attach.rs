@@ -7,7 +7,9 @@ use netlink::{Link, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Plan, addresses};
-use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, names, network, ports, sticky};
+use crate::{
+    Error, Host, failpoint, firewall, lease, link, living, mac_check, names, network, ports, sticky,
+};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
@@ -187,10 +189,11 @@ pub fn namespace(netns: &Netns) -> Namespace {
     Namespace { path: netns.path().into(), dev: netns.id().dev, ino: netns.id().ino }
 }
 
-/// True if the namespace can still be found where it was.
+/// True if the namespace can still be found where it was, or lives on without a path: that is looked for last, in all
+/// processes.
 pub fn is_there(namespace: &Namespace) -> bool {
-    Netns::open(&namespace.path)
-        .is_ok_and(|found| (found.id().dev, found.id().ino) == (namespace.dev, namespace.ino))
+    let is_it = |found: Netns| (found.id().dev, found.id().ino) == (namespace.dev, namespace.ino);
+    Netns::open(&namespace.path).is_ok_and(is_it) || living::namespaces().contains(&namespace.ino)
 }
 
 /// The record of the attachment; where it turned out to be garbage, the planned one, after everything that only the
