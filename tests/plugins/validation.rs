@@ -78,6 +78,20 @@ fn a_malformed_interface_name_ends_the_call_at_once() {
     }
 }
 
+/// A lease that names one could not be told from garbage, and other programs would read more into it.
+#[test]
+fn an_interface_name_has_no_letters_that_are_read_as_more() {
+    let text =
+        "interface name contains control or non-ASCII characters or one of \" * \\ $ ; `, or begins with -";
+    let names = ["a\u{1}b", "a\u{7f}", "\u{1b}[2J", "ä", "a\"b", "a*", "a\\b", "$a", "a;b", "`a`", "-a"];
+    for name in names {
+        for verb in ["ADD", "DEL"] {
+            let expected = error(4, text, &format!("CNI_IFNAME={name:?}"));
+            all_refuse(verb, &[("CNI_IFNAME", name)], CONFIG, &expected);
+        }
+    }
+}
+
 #[test]
 fn missing_variables_are_told_together() {
     let refused = |verb: &str, unset: &[&str], names: &str| {
