@@ -112,7 +112,8 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
 }
 
 fn parse(request: &Request<'_>) -> Result<Config, Error> {
-    let config: Config = request.config.section()?;
+    let config = request.config.section();
+    let config: Config = config.map_err(|error| error.context("failed to parse config: "))?;
     let fault = |fault| Error::Config(Fault::Portmap(Box::new(fault)));
     for mapping in &config.runtime_config.port_mappings {
         mapping.validate().map_err(fault)?;
