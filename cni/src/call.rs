@@ -167,7 +167,15 @@ pub(crate) fn check_ifname(name: &str) -> Result<(), Fault> {
     if name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) {
         return Err(Fault::IfnameCharacters { value });
     }
+    if name.starts_with('-') || name.contains(is_unsafe) {
+        return Err(Fault::IfnameUnsafe { value });
+    }
     Ok(())
+}
+
+/// What shells, nft or terminals read as more than a letter. The kernel takes it in a name; no runtime gives it.
+fn is_unsafe(letter: char) -> bool {
+    letter.is_control() || !letter.is_ascii() || "\"*\\$;`".contains(letter)
 }
 
 /// The grammar that container ids and network names share; see [`check_container_id`].
@@ -283,6 +291,11 @@ mod tests {
             let error = refused(Verb::Add, &[("CNI_IFNAME", name)]);
             assert_eq!(error.msg, "interface name contains / or : or whitespace characters");
             assert_eq!(error.code, 4);
+        }
+        for name in ["a\u{1}b", "ä", "a\"", "a*", "a\\b", "$a", "a;b", "`a`", "-a"] {
+            let error = refused(Verb::Del, &[("CNI_IFNAME", name)]);
+            assert!(error.code == 4 && error.msg.starts_with("interface name contains control"), "{error}");
+            assert_eq!(error.details, format!("CNI_IFNAME={name:?}"));
         }
     }
 

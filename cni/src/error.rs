@@ -39,6 +39,14 @@ pub enum Fault {
         /// What was given.
         value: String,
     },
+    /// CNI_IFNAME has characters that programs after us would read as more than a name.
+    #[error(
+        "interface name contains control or non-ASCII characters or one of \" * \\ $ ; `, or begins with -"
+    )]
+    IfnameUnsafe {
+        /// What was given.
+        value: String,
+    },
     /// Variables that the verb requires are unset or empty.
     #[error("required env variables [{}] missing", names.join(","))]
     VariablesMissing {
@@ -364,6 +372,7 @@ impl Fault {
             | IfnameTooLong { .. }
             | IfnameDots { .. }
             | IfnameCharacters { .. }
+            | IfnameUnsafe { .. }
             | VariablesMissing { .. }
             | UnknownCommand { .. }
             | ArgsPair { .. }
@@ -415,7 +424,9 @@ impl Fault {
             IfnameTooLong { value } => {
                 format!("interface name should be less than 16 characters (CNI_IFNAME={value:?})")
             }
-            IfnameDots { value } | IfnameCharacters { value } => format!("CNI_IFNAME={value:?}"),
+            IfnameDots { value } | IfnameCharacters { value } | IfnameUnsafe { value } => {
+                format!("CNI_IFNAME={value:?}")
+            }
             ArgsPair { .. }
             | ArgsBoolean { .. }
             | ArgsAddress { .. }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{Access, AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps};
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use crate::Error;
@@ -78,10 +78,7 @@ impl Directory {
 
     /// Opens the directory at `path` if there is one.
     pub fn find(path: &Path) -> Result<Option<Self>, Error> {
-        match rustix::fs::lstat(path) {
-            Err(Errno::NOENT) => Ok(None),
-            _ => Self::open(path).map(Some),
-        }
+        Ok(store::find_dir(path)?.map(|fd| Self { fd, path: path.to_owned() }))
     }
 
     /// Where the directory really lies, whatever links its path goes through.
@@ -102,12 +99,6 @@ impl Directory {
             Err(Errno::WOULDBLOCK) => self.wait_for(file, patience),
             Err(errno) => Err(self.failed("lock", "lock", errno)),
         }
-    }
-
-    /// Whether leases can be written here, or the kernel's reason why not.
-    pub fn check_writable(&self) -> Result<(), Error> {
-        rustix::fs::accessat(&self.fd, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)
-            .map_err(|errno| self.failed("write to", "", errno))
     }
 
     /// The directory's state.

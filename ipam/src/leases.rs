@@ -99,11 +99,6 @@ impl Leases {
         self.locked(|session| session.free(sets))
     }
 
-    /// Whether leases can be written at all, or the reason why not (STATUS).
-    pub fn check_writable(&self) -> Result<(), Error> {
-        self.directory.check_writable()
-    }
-
     /// Frees leases that are over, and files that name nobody; tells which addresses.
     ///
     /// With `valid` (container id, ifname) every other lease is over, whoever wrote it. Without, only what is

@@ -70,7 +70,12 @@ impl Request {
             Self::RouteAdd(route) => {
                 Message::new(Body::NewRoute(route.message()), NLM_F_CREATE | NLM_F_APPEND)
             }
-            Self::RouteDel(route) => Message::new(Body::DelRoute(route.message()), 0),
+            Self::RouteDel(route) => {
+                let mut message = route.message();
+                // As with ip(8): whoever made it, the kernel itself for an address too.
+                message.header.protocol = RouteProtocol::Unspec;
+                Message::new(Body::DelRoute(message), 0)
+            }
             Self::NeighbourReplace { index, address, mac } => {
                 let body = Body::NewNeighbour(neighbour(*index, *address, Some(*mac)));
                 // A full table (the kernel's gc_thresh3 counts all namespaces) costs a question by ARP, no more.

@@ -7,7 +7,9 @@ use netlink::{Link, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Plan, addresses};
-use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, names, network, ports, sticky};
+use crate::{
+    Error, Host, failpoint, firewall, lease, link, living, mac_check, names, network, ports, sticky,
+};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
@@ -142,16 +144,24 @@ pub fn gc(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
 
 /// STATUS: succeeds only if an ADD would work now.
 pub fn status(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
-    let mut host = Host::open(format!("STATUS {}", plan.network))?;
+    let mut host = Host::ready(format!("STATUS {}", plan.network))?;
     if let Some(link) = host.netlink.link(&plan.bridge)?
         && link.kind.as_deref() != Some("bridge")
     {
-        return Err(Error::NotReady { what: Error::NotABridge { name: plan.bridge.clone() }.to_string() });
+        return Err(Error::not_ready(Error::NotABridge { name: plan.bridge.clone() }));
     }
     if plan.masquerade || plan.isolated || plan.guarded || plan.mac_checked {
-        host.firewall()?.state().map_err(|error| Error::NotReady { what: error.to_string() })?;
+        host.require_rules().map_err(|error| worse_if_used(&host, plan, error))?;
     }
     lease::status(&host, plan, request)
+}
+
+/// Without the ruleset, what those who are attached need of it cannot be restored, nor removed.
+fn worse_if_used(host: &Host, plan: &Plan, error: Error) -> Error {
+    match host.store.has_records(&plan.network, plan.plugin) {
+        Ok(true) => Error::Impaired { what: error.to_string() },
+        _ => error,
+    }
 }
 
 /// True if the container of a record is still there: its host end is, or, where it has none, its namespace.
@@ -179,10 +189,11 @@ pub fn namespace(netns: &Netns) -> Namespace {
     Namespace { path: netns.path().into(), dev: netns.id().dev, ino: netns.id().ino }
 }
 
-/// True if the namespace can still be found where it was.
+/// True if the namespace can still be found where it was, or lives on without a path: that is looked for last, in all
+/// processes.
 pub fn is_there(namespace: &Namespace) -> bool {
-    Netns::open(&namespace.path)
-        .is_ok_and(|found| (found.id().dev, found.id().ino) == (namespace.dev, namespace.ino))
+    let is_it = |found: Netns| (found.id().dev, found.id().ino) == (namespace.dev, namespace.ino);
+    Netns::open(&namespace.path).is_ok_and(is_it) || living::namespaces().contains(&namespace.ino)
 }
 
 /// The record of the attachment; where it turned out to be garbage, the planned one, after everything that only the

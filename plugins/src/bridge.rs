@@ -34,10 +34,20 @@ struct Config {
     enabledad: bool,
     disable_container_interface: bool,
     port_isolation: bool,
-    dns: Option<Dns>,
+    dns: DnsMember,
     ipam: IpamMember,
     args: ArgsMember,
     runtime_config: RuntimeConfig,
+}
+
+/// The member `dns`, which tells an empty list from none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct DnsMember {
+    nameservers: Option<Vec<String>>,
+    domain: String,
+    search: Option<Vec<String>>,
+    options: Option<Vec<String>>,
 }
 
 /// The member `ipam`, as far as the interface plugin reads it.
@@ -162,7 +172,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         mac: mac(&args, &config.args, &config.runtime_config)?,
         ipam: delegate(config.ipam),
         ports: Vec::new(),
-        dns: config.dns,
+        dns: config.dns.settings(),
         names: None,
         name: args.k8s_pod_name().map(str::to_owned),
     })
@@ -208,6 +218,21 @@ impl Config {
         }
         let why = "its chains are named after container id and interface, which together may have 115 of A-Z a-z 0-9 . _ -";
         Err(Error::Unsupported { key: "macspoofchk", value: "true".into(), why })
+    }
+}
+
+impl DnsMember {
+    /// What wins over IPAM's settings, if anything is said at all.
+    fn settings(self) -> Option<Dns> {
+        let domain = Some(self.domain).filter(|domain| !domain.is_empty());
+        let lists = [&self.nameservers, &self.search, &self.options];
+        let said = domain.is_some() || lists.into_iter().any(Option::is_some);
+        said.then(|| Dns {
+            nameservers: self.nameservers.unwrap_or_default(),
+            domain,
+            search: self.search.unwrap_or_default(),
+            options: self.options.unwrap_or_default(),
+        })
     }
 }
 

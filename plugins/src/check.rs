@@ -2,14 +2,17 @@
 
 use std::path::Path;
 
-use cni::{CniResult, Interface, Request};
+use cni::{CniResult, Interface, Ip, Request};
 use ipnetwork::IpNetwork;
 use netlink::{Link, Netlink, Netns, Route};
 use store::Record;
 
 use crate::error::Finding;
-use crate::plan::Plan;
+use crate::plan::{Plan, first_host, subnet};
 use crate::{Error, Host, attach, firewall, lease, link, mac_check, names, network, ports};
+
+/// No table in particular (linux/rtnetlink.h).
+const RT_TABLE_UNSPEC: u32 = 0;
 
 /// CHECK of an attachment: its lease, its bridge, its pair, what is inside the container, its elements.
 pub fn attachment(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
@@ -81,7 +84,8 @@ fn gateways(host: &mut Host, plan: &Plan, bridge: &Link, record: &Record) -> Res
         return Ok(());
     }
     let found = host.netlink.addresses(Some(bridge.index))?;
-    for gateway in record.addresses.iter().filter_map(|address| address.gateway) {
+    for address in &record.addresses {
+        let gateway = address.gateway.unwrap_or_else(|| first_host(address.address));
         if found.iter().all(|found| found.address.ip() != gateway) {
             return Err(
                 Finding::NoGateway { bridge: plan.bridge.clone(), gateway: gateway.to_string() }.into()
@@ -139,14 +143,46 @@ fn addresses(inside: &mut Netlink, link: &Link, previous: &CniResult) -> Result<
         }
     }
     let routes = inside.routes()?;
-    match previous.routes.iter().find(|wanted| !is_routed(&routes, wanted.dst)) {
-        Some(missing) => Err(Finding::NoRoute(missing.dst.to_string()).into()),
+    if let Some(ip) = previous.ips.iter().find(|ip| !is_connected(&routes, link.index, ip.address)) {
+        return Err(no_connected_route(ip, &link.name).into());
+    }
+    match previous.routes.iter().find(|wanted| !is_routed(&routes, wanted)) {
+        Some(missing) => Err(Finding::NoRoute(in_words(missing)).into()),
         None => Ok(()),
     }
 }
 
-fn is_routed(routes: &[Route], destination: IpNetwork) -> bool {
-    routes.iter().any(|route| route.destination == destination)
+/// True if the address's subnet is reached by its link. A later plugin may have moved the route to another table, and a
+/// lone address has none.
+fn is_connected(routes: &[Route], index: u32, address: IpNetwork) -> bool {
+    let is_lone = address.prefix() == if address.is_ipv4() { 32 } else { 128 };
+    let subnet = subnet(address);
+    is_lone || routes.iter().any(|route| route.index == index && route.destination == subnet)
+}
+
+/// True if a route is there in the table and by the gateway that were asked for; a default route may have been changed.
+fn is_routed(routes: &[Route], wanted: &cni::Route) -> bool {
+    let gateway = wanted.gw.filter(|_| wanted.dst.prefix() > 0);
+    let table = wanted.table.filter(|table| *table != RT_TABLE_UNSPEC);
+    routes.iter().filter(|route| route.destination == wanted.dst).any(|route| {
+        gateway.is_none_or(|gateway| route.gateway == Some(gateway))
+            && table.is_none_or(|table| route.table == Some(table))
+    })
+}
+
+fn no_connected_route(ip: &Ip, ifname: &str) -> Finding {
+    Finding::NoConnectedRoute {
+        gateway: ip.gateway.map_or_else(|| "<nil>".into(), |gateway| gateway.to_string()),
+        ifname: ifname.to_owned(),
+        subnet: subnet(ip.address).to_string(),
+    }
+}
+
+/// What was looked for, as `ip route` would say it.
+fn in_words(route: &cni::Route) -> String {
+    let gateway = route.gw.filter(|_| route.dst.prefix() > 0).map(|gateway| format!(" via {gateway}"));
+    let table = route.table.filter(|table| *table != RT_TABLE_UNSPEC).map(|table| format!(" table {table}"));
+    format!("{}{}{}", route.dst, gateway.unwrap_or_default(), table.unwrap_or_default())
 }
 
 fn differing_mac(link: &Link, entry: &Interface) -> Option<(String, String)> {

@@ -223,6 +223,20 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// STATUS: an ADD would not work now, and those who are attached have lost what no ADD can restore.
+    #[error("{what}; what is attached already cannot be restored or removed either")]
+    Impaired {
+        /// What is missing.
+        what: String,
+    },
+    /// Something failed that upstream has a sentence of its own for.
+    #[error("{what}: {error}")]
+    Of {
+        /// What was being done, in upstream's words.
+        what: String,
+        /// What failed, which gives the code.
+        error: Box<Error>,
+    },
     /// Several things went wrong while removing; everything else was removed.
     #[error("{first}; and then: {}", rest.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Several {
@@ -282,6 +296,16 @@ pub enum Finding {
         address: String,
         /// The interface.
         ifname: String,
+    },
+    /// The route that comes with an address is gone.
+    #[error("Failed to find Gateway {gateway} for interface {ifname}: no route to {subnet}")]
+    NoConnectedRoute {
+        /// The address's gateway, `<nil>` if it has none.
+        gateway: String,
+        /// The interface.
+        ifname: String,
+        /// Where nothing leads to.
+        subnet: String,
     },
     /// A route is gone.
     #[error("Expected Route {0} not found in routing table")]
@@ -480,6 +504,17 @@ impl Error {
         if rest.is_empty() { Err(first) } else { Err(Error::Several { first: Box::new(first), rest }) }
     }
 
+    /// What keeps an ADD from working, for STATUS.
+    pub fn not_ready(reason: impl ToString) -> Self {
+        Self::NotReady { what: reason.to_string() }
+    }
+
+    /// For `map_err`: the failure with what was being done before it, in words that callers know.
+    pub fn of<E: Into<Self>>(what: impl Into<String>) -> impl FnOnce(E) -> Self {
+        let what = what.into();
+        move |error| Self::Of { what, error: Box::new(error.into()) }
+    }
+
     fn code(&self) -> u32 {
         match self {
             Error::Cni(error) => error.code,
@@ -504,6 +539,8 @@ impl Error {
             Error::Unsupported { .. } | Error::Condition { .. } => code::UNSUPPORTED_FIELD,
             Error::Config(_) => code::INVALID_NETWORK_CONFIG,
             Error::NotReady { .. } => code::NOT_AVAILABLE,
+            Error::Impaired { .. } => code::LIMITED_CONNECTIVITY,
+            Error::Of { error, .. } => error.code(),
             Error::Several { first, .. } => first.code(),
             Error::Failpoint { .. } => code::INTERNAL,
         }
@@ -514,6 +551,7 @@ impl Error {
             Error::AlreadyAttached { who, network, ifname, addresses, .. } => {
                 format!("{who:?} is already on {network:?} as {ifname} ({addresses}); DEL it first")
             }
+            Error::Of { error, .. } => error.details(),
             Error::InterfaceTaken { ifname, .. } => {
                 format!("the container has an interface {ifname} that rnet did not make")
             }

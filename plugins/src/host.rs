@@ -49,6 +49,19 @@ impl Host {
         Ok(Self { netlink: Netlink::here()?, store, what, firewall: None, deleted: None, sent: 0 })
     }
 
+    /// The same for STATUS: no record could be written, no ADD would work.
+    pub fn ready(what: String) -> Result<Self, Error> {
+        let host = Self::open(what).map_err(Error::not_ready)?;
+        store::check_writable(&host.store.paths().run()).map_err(Error::not_ready)?;
+        Ok(host)
+    }
+
+    /// Whether the kernel's ruleset can be worked with (STATUS).
+    pub fn require_rules(&mut self) -> Result<(), Error> {
+        let usable = self.firewall().and_then(|firewall| Ok(firewall.state()?));
+        usable.map(drop).map_err(Error::not_ready)
+    }
+
     /// The ruleset's socket.
     pub fn firewall(&mut self) -> Result<&mut Firewall, Error> {
         match &mut self.firewall {

@@ -1,5 +1,6 @@
 //! The plugin `host-local`: addresses out of ranges, leased in a folder that reference plugins can share.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use cni::{Args, CniResult, Dns, Ip, Plugin, Request, Route, Version};
@@ -13,10 +14,12 @@ use crate::{Error, Host, living};
 /// The plugin of this file.
 pub struct HostLocal;
 
-/// A folder of leases and the order in which addresses are chosen from it.
+/// A folder of leases, which only ADD makes, and the order in which addresses are chosen from it.
 pub struct Pool {
-    leases: Leases,
+    folder: PathBuf,
+    index: PathBuf,
     choice: Choice,
+    preferred: Vec<IpAddr>,
 }
 
 /// Everything that ADD and STATUS read.
@@ -88,23 +91,31 @@ impl Pool {
         let place: Place = request.config.section()?;
         let paths = Paths::new(0);
         let data_dir = place.ipam.ok_or(ipam::Error::MissingIpam)?.data_dir;
-        let folder = data_dir.map_or_else(|| paths.host_local(), |given| paths.rooted(&given));
-        Self::open(&folder.join(&request.config.name), &paths.state().join("leases"), Choice::RoundRobin)
+        let networks = data_dir.map_or_else(|| paths.host_local(), |given| paths.rooted(&given));
+        let (folder, index) = (networks.join(&request.config.name), paths.state().join("leases"));
+        Ok(Self { folder, index, choice: Choice::RoundRobin, preferred: Vec::new() })
     }
 
     /// The folder of an `rnet` network, which lives as long as the boot; the lowest free address comes first.
-    pub fn own(host: &Host, request: &Request<'_>) -> Result<Self, Error> {
-        let index = host.store.paths().run().join("index");
-        Self::open(&host.store.leases(&request.config.name), &index, Choice::Lowest)
+    pub fn own(host: &Host, request: &Request<'_>) -> Self {
+        let (folder, index) =
+            (host.store.leases(&request.config.name), host.store.paths().run().join("index"));
+        Self { folder, index, choice: Choice::Lowest, preferred: Vec::new() }
     }
 
     /// The same, with the addresses that are given first if nobody has them.
-    pub fn preferring(self, preferred: Vec<std::net::IpAddr>) -> Self {
-        Self { leases: self.leases.preferring(preferred), ..self }
+    pub fn preferring(self, preferred: Vec<IpAddr>) -> Self {
+        Self { preferred, ..self }
     }
 
-    fn open(folder: &Path, index: &Path, choice: Choice) -> Result<Self, Error> {
-        Ok(Self { leases: Leases::open(folder, index, &store::boot_id()?)?, choice })
+    /// The leases there are; none without a folder.
+    fn find(&self) -> Result<Option<Leases>, Error> {
+        Ok(Leases::find(&self.folder, &self.index, &store::boot_id()?)?)
+    }
+
+    fn open(&self) -> Result<Leases, Error> {
+        let leases = Leases::open(&self.folder, &self.index, &store::boot_id()?)?;
+        Ok(leases.preferring(self.preferred.clone()))
     }
 
     /// ADD: one address of each range set, all or none.
@@ -119,47 +130,55 @@ impl Pool {
         }
         let dns = config.resolv_conf.as_deref().map(resolver_settings).transpose()?.unwrap_or_default();
         let netns = identity(&request.call.netns);
-        let leased = self.leases.lease(&sets, &owner(request), netns, &requested, self.choice)?;
+        let leased = self.open()?.lease(&sets, &owner(request), netns, &requested, self.choice)?;
         let routes = config.routes.unwrap_or_default().into_iter().map(route).collect();
         Ok(CniResult { ips: leased.into_iter().map(ip).collect(), routes, dns, ..CniResult::default() })
     }
 
     /// DEL: an unknown owner is no fault.
     pub fn release(&self, request: &Request<'_>) -> Result<(), Error> {
-        self.leases.release(&owner(request)).map(drop).map_err(Error::Ipam)
+        let Some(leases) = self.find()? else { return Ok(()) };
+        leases.release(&owner(request)).map(drop).map_err(Error::Ipam)
     }
 
     /// CHECK: any address of this owner is enough.
     pub fn check(&self, request: &Request<'_>) -> Result<(), Error> {
-        if self.leases.held(&owner(request))?.is_empty() {
-            return Err(Finding::NoLease(request.call.container_id.clone()).into());
+        let held = self.find()?.map(|leases| leases.held(&owner(request))).transpose()?;
+        match held.unwrap_or_default().is_empty() {
+            true => Err(Finding::NoLease(request.call.container_id.clone()).into()),
+            false => Ok(()),
         }
-        Ok(())
     }
 
-    /// STATUS: every range set has an address left and the folder can be written.
+    /// STATUS: every range set has an address left, and a lease and what the index says of it can be written.
     pub fn status(&self, request: &Request<'_>) -> Result<(), Error> {
         let section: Section = request.config.section()?;
         let sets = section.ipam.unwrap_or_default().ranges(&section.runtime_config.ip_ranges)?;
-        self.leases.check_writable().map_err(|error| Error::NotReady { what: error.to_string() })?;
-        if self.leases.free(&sets)? {
-            return Ok(());
+        for folder in [&self.folder, &self.index] {
+            store::check_writable(folder).map_err(Error::not_ready)?;
         }
-        let ranges: Vec<String> = sets.iter().map(ToString::to_string).collect();
-        let what = format!("no IP addresses available in range set: {}", ranges.join(","));
-        Err(Error::NotReady { what })
+        match self.find()? {
+            Some(leases) if !leases.free(&sets)? => Err(Error::not_ready(exhausted(&sets))),
+            _ => Ok(()),
+        }
     }
 
     /// GC: frees what belongs to no valid attachment; without a list, what is provably dead.
     pub fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
+        let Some(leases) = self.find()? else { return Ok(()) };
         let valid = request
             .config
             .valid_attachments()
             .map(|valid| valid.into_iter().map(|one| (one.container_id, one.ifname)).collect::<Vec<_>>());
         let living = living::namespaces();
         let is_alive = |_: u64, inode: u64| living.contains(&inode);
-        self.leases.gc(valid.as_deref(), &is_alive).map(drop).map_err(Error::Ipam)
+        leases.gc(valid.as_deref(), &is_alive).map(drop).map_err(Error::Ipam)
     }
+}
+
+fn exhausted(sets: &[RangeSet]) -> String {
+    let ranges: Vec<String> = sets.iter().map(ToString::to_string).collect();
+    format!("no IP addresses available in range set: {}", ranges.join(","))
 }
 
 /// Results before 0.3.0 have room for one address of each family.
@@ -176,21 +195,16 @@ fn owner<'a>(request: &'a Request<'_>) -> Owner<'a> {
     Owner { id: &request.call.container_id, ifname: &request.call.ifname }
 }
 
-fn requested(
-    request: &Request<'_>,
-    args: &[String],
-    runtime: &[String],
-) -> Result<Vec<std::net::IpAddr>, Error> {
+fn requested(request: &Request<'_>, args: &[String], runtime: &[String]) -> Result<Vec<IpAddr>, Error> {
     let by_args = Args::of(request.call, &[])?.ips()?;
     Ok(ipam::requested(runtime, args, &by_args)?)
 }
 
 /// `--ip` may lie outside `--ip-range`, which limits the dynamic choice only: the ranges of a set that an address
 /// was asked from reach over their whole subnets.
-fn widened(set: RangeSet, requested: &[std::net::IpAddr]) -> RangeSet {
-    let outside = |ip: &std::net::IpAddr| {
-        !set.contains(*ip) && set.ranges().iter().any(|range| range.subnet.contains(*ip))
-    };
+fn widened(set: RangeSet, requested: &[IpAddr]) -> RangeSet {
+    let outside =
+        |ip: &IpAddr| !set.contains(*ip) && set.ranges().iter().any(|range| range.subnet.contains(*ip));
     if !requested.iter().any(outside) {
         return set;
     }

@@ -14,7 +14,7 @@ pub fn add(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult,
         Ipam::None => return Ok(CniResult::default()),
         Ipam::Own => {
             let before = sticky::remembered(host, plan, &request.call.ifname);
-            Pool::own(host, request)?.preferring(before).lease(request)?
+            Pool::own(host, request).preferring(before).lease(request)?
         }
         Ipam::Delegate(name) => call(name, Verb::Add, request)?.unwrap_or_default(),
     };
@@ -28,7 +28,7 @@ pub fn add(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult,
 pub fn del(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     match &plan.ipam {
         Ipam::None => {}
-        Ipam::Own => Pool::own(host, request)?.release(request)?,
+        Ipam::Own => Pool::own(host, request).release(request)?,
         Ipam::Delegate(name) => drop(call(name, Verb::Del, request)?),
     }
     failpoint::pass("del.lease")
@@ -38,7 +38,7 @@ pub fn del(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error>
 pub fn check(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     match &plan.ipam {
         Ipam::None => Ok(()),
-        Ipam::Own => Pool::own(host, request)?.check(request),
+        Ipam::Own => Pool::own(host, request).check(request),
         Ipam::Delegate(name) => call(name, Verb::Check, request).map(drop),
     }
 }
@@ -47,7 +47,7 @@ pub fn check(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Erro
 pub fn status(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     match &plan.ipam {
         Ipam::None => Ok(()),
-        Ipam::Own => Pool::own(host, request)?.status(request),
+        Ipam::Own => Pool::own(host, request).status(request),
         Ipam::Delegate(name) => call(name, Verb::Status, request).map(drop),
     }
 }
@@ -56,7 +56,7 @@ pub fn status(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Err
 pub fn gc(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     match &plan.ipam {
         Ipam::None => Ok(()),
-        Ipam::Own => Pool::own(host, request)?.gc(request),
+        Ipam::Own => Pool::own(host, request).gc(request),
         Ipam::Delegate(name) => call(name, Verb::Gc, request).map(drop),
     }
 }
@@ -70,11 +70,12 @@ pub fn folder(host: &Host, plan: &Plan) -> Option<PathBuf> {
 fn call(name: &str, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
     let program = delegate::find(name, &request.call.path)?;
     if delegate::is_this_program(&program)
-        && let Some(plugin) = crate::find(name)
+        && let Some(plugin) = crate::named_by(name).and_then(crate::find)
     {
         return Ok(crate::run(plugin, verb, request)?);
     }
     let config = &request.config.raw;
     let Some(reply) = delegate::exec(&program, request.call, verb, config)? else { return Ok(None) };
-    Ok(Some(CniResult::parse(&reply, request.config.cni_version)?))
+    // It may answer in another version than it was asked in.
+    Ok(Some(CniResult::parse_any(&reply, request.config.cni_version)?))
 }

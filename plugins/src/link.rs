@@ -94,7 +94,38 @@ pub fn dress(
         }));
     }
     requests.extend(routes.into_iter().map(Request::RouteAdd));
-    Ok(inside.send(&requests)?)
+    inside.send(&requests).map_err(|error| refused(error, &requests, ifname))
+}
+
+/// The kernel's refusal of a route in upstream's words, of which the request is the one that it names.
+fn refused(error: netlink::Error, requests: &[Request], ifname: &str) -> Error {
+    let netlink::Error::Request { request: refused, .. } = &error else { return error.into() };
+    let mut asked = requests.iter().filter(|request| request.to_string() == *refused);
+    match asked.next() {
+        Some(Request::RouteAdd(route)) => Error::of(add_route(route, ifname))(error),
+        _ => error.into(),
+    }
+}
+
+fn add_route(route: &Route, ifname: &str) -> String {
+    let gateway = route.gateway.map_or_else(|| "<nil>".into(), |gateway| gateway.to_string());
+    let (metric, table) = (route.priority.unwrap_or_default(), route.table.unwrap_or_default());
+    let (to, scope) = (route.destination, scope_name(route.scope.unwrap_or_default()));
+    format!(
+        "failed to add route '{to} via {gateway} dev {ifname} metric {metric} (Scope: {scope}, Table: {table})'"
+    )
+}
+
+/// RT_SCOPE_ in the words of upstream's library.
+fn scope_name(scope: u32) -> String {
+    match scope {
+        0 => "universe".into(),
+        200 => "site".into(),
+        253 => "link".into(),
+        254 => "host".into(),
+        255 => "nowhere".into(),
+        other => format!("unknown[{other}]"),
+    }
 }
 
 /// The kernel notices the carrier in its own time, mostly at once, but up to a second later; until then packets are lost.
@@ -123,7 +154,8 @@ pub fn probe(
     let probe =
         |address: &IpNetwork| Request::AddressProbe { index, name: ifname.to_owned(), address: *address };
     let routes = routes(plan, lease, index).into_iter().filter(|route| route.destination.is_ipv6());
-    inside.send(&v6.iter().map(probe).chain(routes.map(Request::RouteAdd)).collect::<Vec<_>>())?;
+    let requests: Vec<_> = v6.iter().map(probe).chain(routes.map(Request::RouteAdd)).collect();
+    inside.send(&requests).map_err(|error| refused(error, &requests, ifname))?;
     if !plan.interface_up {
         return Ok(());
     }
@@ -228,7 +260,8 @@ fn set_sysctls(inside: &Netlink, plan: &Plan, ifname: &str, lease: &CniResult) -
     if has_v6 {
         inside.set_sysctl("ipv6/conf/lo/disable_ipv6", "0")?;
         inside.set_sysctl(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0")?;
-        inside.set_sysctl(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1")?;
+        let keep = inside.set_sysctl(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1");
+        keep.map_err(Error::of(format!("failed to enable keep_addr_on_down for interface {ifname:?}")))?;
         let detection = if plan.duplicate_detection { "1" } else { "0" };
         inside.set_sysctl(&format!("ipv6/conf/{ifname}/accept_dad"), detection)?;
         if plan.duplicate_detection {

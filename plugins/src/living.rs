@@ -1,4 +1,4 @@
-//! Which network namespaces are alive: asked by GC alone, which must prove that an owner is dead.
+//! Which network namespaces are alive: asked by whoever must prove that an owner is dead, GC above all.
 
 use std::collections::HashSet;
 use std::fs;

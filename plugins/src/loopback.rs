@@ -1,6 +1,5 @@
 //! The plugin `loopback`: `lo` comes up.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use cni::{CniResult, Interface, Ip, Plugin, Request};
@@ -40,6 +39,7 @@ impl Plugin for Loopback {
 fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let mut inside = inside(request)?;
     inside.send(&[netlink::Request::LinkUp { index: LO, name: "lo".into() }])?;
+    let ips = addresses(&mut inside)?;
     if let Some(previous) = request.config.prev_result()? {
         return Ok(previous);
     }
@@ -49,7 +49,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
         sandbox: Some(request.call.netns.clone()),
         ..Interface::default()
     };
-    Ok(CniResult { interfaces: vec![lo], ips: addresses(&mut inside)?, ..CniResult::default() })
+    Ok(CniResult { interfaces: vec![lo], ips, ..CniResult::default() })
 }
 
 /// Without a namespace there is nothing to take down.
@@ -69,17 +69,16 @@ fn inside(request: &Request<'_>) -> Result<Netlink, Error> {
     Ok(Netlink::inside(&Netns::open(Path::new(&request.call.netns))?)?)
 }
 
-/// The first IPv4 and the first IPv6 address of `lo`.
+/// The first IPv4 and the first IPv6 address of `lo`, none of which may be another's.
 fn addresses(inside: &mut Netlink) -> Result<Vec<Ip>, Error> {
     let found = inside.addresses(Some(LO))?;
+    if let Some(other) = found.iter().find(|found| !found.address.ip().is_loopback()) {
+        return Err(foreign(other));
+    }
     let v4 = found.iter().find(|found| found.address.is_ipv4());
     let v6 = found.iter().find(|found| found.address.is_ipv6());
-    let first = v4.into_iter().chain(v6).map(|found| match found.address.ip() {
-        IpAddr::V4(v4) if !v4.is_loopback() => Err(foreign(found)),
-        IpAddr::V6(v6) if !v6.is_loopback() => Err(foreign(found)),
-        _ => Ok(Ip { address: found.address, gateway: None, interface: Some(0) }),
-    });
-    first.collect()
+    let ip = |found: &netlink::Address| Ip { address: found.address, gateway: None, interface: Some(0) };
+    Ok(v4.into_iter().chain(v6).map(ip).collect())
 }
 
 fn foreign(found: &netlink::Address) -> Error {

@@ -266,7 +266,7 @@ fn set_up(host: &mut Host, plan: &Plan, bridge: &Link, gateways: &[IpNetwork]) -
     }
     requests.push(Request::LinkUp { index, name });
     host.netlink.send(&requests)?;
-    forward(host, plan, gateways)
+    forward(host, plan, gateways).map_err(Error::of("failed to enable forwarding"))
 }
 
 /// What makes the bridge bear the gateways' addresses, and refuses or removes others as configured.

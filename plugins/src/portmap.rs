@@ -11,7 +11,7 @@ use crate::bridge::RuntimeConfig;
 use crate::conditions::{self, Dialect, Family};
 use crate::error::{Fault, Finding};
 use crate::plan::subnet;
-use crate::{Error, Host, chained, check, failpoint, firewall, network, ports};
+use crate::{Error, Host, attach, chained, check, failpoint, firewall, network, ports};
 
 const PLUGIN: &str = "portmap";
 
@@ -63,9 +63,7 @@ impl Plugin for Portmap {
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        let mut host = chained::open("STATUS", request)?;
-        let usable = host.firewall().and_then(|firewall| Ok(firewall.state()?));
-        Ok(usable.map(drop).map_err(|error| Error::NotReady { what: error.to_string() })?)
+        Ok(Host::ready(attach::what("STATUS", request.call))?.require_rules()?)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
@@ -114,7 +112,8 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
 }
 
 fn parse(request: &Request<'_>) -> Result<Config, Error> {
-    let config: Config = request.config.section()?;
+    let config = request.config.section();
+    let config: Config = config.map_err(|error| error.context("failed to parse config: "))?;
     let fault = |fault| Error::Config(Fault::Portmap(Box::new(fault)));
     for mapping in &config.runtime_config.port_mappings {
         mapping.validate().map_err(fault)?;

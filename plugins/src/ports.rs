@@ -183,7 +183,7 @@ pub fn open_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
     host.store.claim(&loopback_claim(bridge), &record.key())?;
     if !open {
         guard_loopback(host, bridge)?;
-        host.netlink.set_sysctl(&key, "1")?;
+        host.netlink.set_sysctl(&key, "1").map_err(Error::of("unable to enable route_localnet"))?;
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use crate::Error;
@@ -20,6 +20,27 @@ pub fn open_dir(path: &Path, mode: u32) -> Result<OwnedFd, Error> {
         other => other,
     }
     .map_err(Error::file("open the folder", path))
+}
+
+/// Opens the folder at `path` if there is one; see [`open_dir`].
+pub fn find_dir(path: &Path) -> Result<Option<OwnedFd>, Error> {
+    match open_existing(path) {
+        Err(Errno::NOENT) => Ok(None),
+        other => other.map(Some).map_err(Error::file("open the folder", path)),
+    }
+}
+
+/// Whether files can be made in the folder at `path` or, where it is missing, it can itself; else the kernel's reason.
+pub fn check_writable(path: &Path) -> Result<(), Error> {
+    let access =
+        |folder| rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+    for folder in path.ancestors() {
+        match access(folder) {
+            Err(Errno::NOENT) => {}
+            other => return other.map_err(Error::file("write to", folder)),
+        }
+    }
+    Err(Error::file("write to", path)(Errno::NOENT))
 }
 
 fn open_existing(path: &Path) -> Result<OwnedFd, Errno> {

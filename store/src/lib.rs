@@ -12,7 +12,7 @@ mod record;
 mod state;
 
 pub use error::Error;
-pub use files::{boot_id, create_whole, open_dir, read_whole, replace_whole};
+pub use files::{boot_id, check_writable, create_whole, find_dir, open_dir, read_whole, replace_whole};
 pub use key::{Key, NetworkKey};
 pub use lock::{Lock, LockName, Mode};
 pub use paths::Paths;

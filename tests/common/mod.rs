@@ -11,6 +11,7 @@ use std::time::Duration;
 use netlink::{Link, Netlink, Netns};
 use netns_fixtures::{Container, Host, Program, Snapshot};
 use nft::{Element, Firewall, Owner};
+use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
 use serde_json::{Value, json};
 
 /// Every plugin that the binary can be.
@@ -391,6 +392,41 @@ pub fn differences(before: &Snapshot, after: &Snapshot) -> Vec<String> {
 pub fn entries(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).collect()
+}
+
+/// A file system of 64 KiB. Unmounted on drop.
+pub struct Disk(PathBuf);
+
+impl Disk {
+    /// A new one at `path`.
+    pub fn mount(path: PathBuf) -> Self {
+        std::fs::create_dir_all(&path).unwrap();
+        mount("tmpfs", &path, "tmpfs", MountFlags::empty(), c"size=64k").unwrap();
+        Self(path)
+    }
+
+    /// Leaves no room.
+    pub fn fill(&self) {
+        // As much as fits; the last write is refused.
+        let _ = std::fs::write(self.0.join("filler"), vec![0; 64 << 10]);
+    }
+
+    /// Makes room again.
+    pub fn tidy(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+
+    /// Lets nobody write, or everybody again.
+    pub fn read_only(&self, yes: bool) {
+        let flags = if yes { MountFlags::RDONLY } else { MountFlags::empty() };
+        mount_remount(&self.0, flags, c"size=64k").unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = unmount(&self.0, UnmountFlags::DETACH);
+    }
 }
 
 fn plugins_of(list: &Value) -> std::slice::Iter<'_, Value> {

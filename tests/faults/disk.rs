@@ -1,10 +1,6 @@
 //! No room left, and no right to write.
 
-use std::fs;
-use std::path::PathBuf;
-
-use rustix::mount::{MountFlags, UnmountFlags, mount, mount_remount, unmount};
-
+use crate::common::Disk;
 use crate::site::{Member, Network, Site};
 
 /// CNI: input or output failed.
@@ -77,35 +73,4 @@ fn add_until_one_fails(site: &Site, members: &[&Member<'_>]) -> (usize, u64) {
         }
     }
     panic!("64 KiB were enough for {} containers", members.len());
-}
-
-/// A file system of 64 KiB. Unmounted on drop.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn mount(path: PathBuf) -> Self {
-        fs::create_dir_all(&path).unwrap();
-        mount("tmpfs", &path, "tmpfs", MountFlags::empty(), c"size=64k").unwrap();
-        Self(path)
-    }
-
-    fn fill(&self) {
-        // As much as fits; the last write is refused.
-        let _ = fs::write(self.0.join("filler"), vec![0; 64 << 10]);
-    }
-
-    fn tidy(&self) {
-        fs::remove_file(self.0.join("filler")).unwrap();
-    }
-
-    fn read_only(&self, yes: bool) {
-        let flags = if yes { MountFlags::RDONLY } else { MountFlags::empty() };
-        mount_remount(&self.0, flags, c"size=64k").unwrap();
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = unmount(&self.0, UnmountFlags::DETACH);
-    }
 }

@@ -423,3 +423,20 @@ fn a_bridge_can_be_another_plugins_delegate() {
     assert_eq!(result["routes"], json!([{"dst": "10.42.0.0/16"}, {"dst": "0.0.0.0/0", "gw": "10.42.0.1"}]));
     assert_eq!(lab.link("cni0").unwrap().mtu, 1450);
 }
+
+#[test]
+fn a_route_that_the_kernel_refuses_is_told_in_upstreams_words() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let failing = |route: Value| {
+        let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/24"}]], "routes": [route]});
+        lab.cni("ADD", "bridge", &who, &with(&bridge("n", &[]), json!({"ipam": ipam}))).refusal()
+    };
+    let (code, text) = failing(json!({"dst": "10.8.0.0/16", "gw": "192.0.2.1"}));
+    let upstreams =
+        "failed to add route '10.8.0.0/16 via 192.0.2.1 dev eth0 metric 0 (Scope: universe, Table: 0)': ";
+    assert!(code == 109 && text.starts_with(upstreams) && text.contains("`ip route "), "{code} {text}");
+
+    let (code, text) = failing(json!({"dst": "10.8.0.0/16", "gw": "192.0.2.1", "priority": 7, "table": 100}));
+    assert!(code == 109 && text.contains("metric 7 (Scope: universe, Table: 100)': "), "{code} {text}");
+}

@@ -237,3 +237,29 @@ fn a_second_add_is_refused_and_the_first_stays_whole() {
         lab.cni("CHECK", plugin, &who, &with(&config, json!({"prevResult": result}))).silent();
     }
 }
+
+/// It is this very program, so it is called without a process.
+#[test]
+fn a_prefixed_ipam_plugin_is_not_executed() {
+    let lab = Lab::new();
+    for plugin in ["bridge", "host-local"] {
+        symlink(env!("CARGO_BIN_EXE_rnet"), lab.plugins.join(format!("buildkit-cni-{plugin}"))).unwrap();
+    }
+    let log = lab.host.root().join("executed");
+    let program = lab.plugins.join("buildkit-cni-bridge");
+    let trace = format!("strace -f -qq -e trace=execve,execveat -o {}", log.display());
+    lab.install_script("traced", &format!("#!/bin/sh\nexec {trace} {}\n", program.display()));
+    let (_container, who) = lab.container("c1");
+    let ipam = json!({"type": "buildkit-cni-host-local", "ranges": [[{"subnet": "10.10.0.0/16"}]]});
+    let config = with(&bridge("buildkit", &[]), json!({"type": "buildkit-cni-bridge", "ipam": ipam}));
+
+    let outcome = lab.cni("ADD", "traced", &who, &config);
+
+    let executed = lab.read("executed").unwrap_or_default();
+    if outcome.stderr.contains("strace") {
+        eprintln!("without strace nobody sees what is executed");
+        return;
+    }
+    assert_eq!(address(&outcome.json(), false).to_string(), "10.10.0.2");
+    assert_eq!(executed.lines().filter(|line| line.contains("exec")).count(), 1, "{executed}");
+}

@@ -306,3 +306,71 @@ fn portmaps_check_misses_every_element() {
     let without = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [changed]});
     assert_eq!(lab.check_list(&without, &who, &result).status, 0);
 }
+
+#[test]
+fn it_misses_the_route_of_an_address() {
+    for attached in both() {
+        attached.within(|index, _| {
+            Request::RouteDel(netlink::Route::new("172.18.0.0/16".parse().unwrap(), index))
+        });
+        attached.finds("Failed to find Gateway 172.18.0.1 for interface eth0");
+    }
+}
+
+/// A network whose container has routes beside the default one.
+fn routed() -> Attached {
+    let routes = json!([
+        {"dst": "10.8.0.0/16", "gw": "172.18.0.8"},
+        {"dst": "10.9.0.0/16", "gw": "172.18.0.9", "table": 100},
+    ]);
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "172.18.0.0/16"}]], "routes": routes});
+    Attached::new("bridge", with(&bridge("n", &[]), json!({"ipam": ipam})))
+}
+
+fn via(destination: &str, gateway: &str, index: u32) -> netlink::Route {
+    netlink::Route::via(destination.parse().unwrap(), gateway.parse::<IpAddr>().unwrap(), index)
+}
+
+#[test]
+fn it_misses_a_route_that_leads_elsewhere_now() {
+    let attached = routed();
+    attached.within(|index, _| Request::RouteDel(via("10.8.0.0/16", "172.18.0.8", index)));
+    attached.within(|index, _| Request::RouteAdd(via("10.8.0.0/16", "172.18.0.1", index)));
+    attached.finds("Expected Route 10.8.0.0/16 via 172.18.0.8 not found in routing table");
+    // Only a default route may: whoever replaces it knows why (cni.md 2.1).
+    let attached = routed();
+    attached.within(|index, _| Request::RouteDel(via("0.0.0.0/0", "172.18.0.1", index)));
+    attached.within(|index, _| Request::RouteAdd(via("0.0.0.0/0", "172.18.0.7", index)));
+    attached.check().silent();
+}
+
+#[test]
+fn it_misses_a_route_that_is_in_another_table() {
+    let attached = routed();
+    let of = |table, index| netlink::Route { table, ..via("10.9.0.0/16", "172.18.0.9", index) };
+    attached.within(|index, _| Request::RouteDel(of(Some(100), index)));
+    attached.within(|index, _| Request::RouteAdd(of(None, index)));
+    attached.finds("Expected Route 10.9.0.0/16 via 172.18.0.9 table 100 not found in routing table");
+}
+
+#[test]
+fn it_misses_a_gateway_that_ipam_did_not_name() {
+    let lab = Lab::new();
+    lab.install_script(
+        "foreign",
+        "#!/bin/sh\ncat >/dev/null\n\
+         if [ $CNI_COMMAND = ADD ]; then printf '{\"ips\":[{\"address\":\"10.50.0.7/24\"}]}'; fi\n",
+    );
+    let (_container, who) = lab.container("c1");
+    let keys = json!({"isDefaultGateway": false, "isGateway": true, "ipam": {"type": "foreign"}});
+    let config = with(&bridge("n", &[]), keys);
+    let result = lab.add("bridge", &who, &config);
+    let check = || lab.cni("CHECK", "bridge", &who, &with(&config, json!({"prevResult": result})));
+    check().silent();
+
+    let index = lab.link("br0").unwrap().index;
+    let address = "10.50.0.1/24".parse().unwrap();
+    lab.netlink().send(&[Request::AddressDel { index, name: "br0".into(), address }]).unwrap();
+
+    assert_eq!(check().refusal(), (107, "gateway address 10.50.0.1 is missing on bridge br0".into()));
+}

@@ -159,3 +159,43 @@ fn a_failing_delegate_stops_nobody() {
     assert_eq!(veths(&lab), 0);
     assert!(!lab.elements().iter().any(|(element, _)| matches!(element, nft::Element::Masquerade { .. })));
 }
+
+/// An engine may lose the path of a namespace whose processes run on (cni.md 1.4: only what is provably dead).
+#[test]
+fn who_has_lost_its_path_but_not_its_life_keeps_its_port() {
+    let lab = Lab::new();
+    let portmap = publishing(&json!({"type": "portmap"}), &[("", 8080, 80, "tcp")]);
+    let list =
+        json!({"cniVersion": "1.1.0", "name": "n", "plugins": [bridge("n", &["10.1.0.0/24"]), portmap]});
+    let (pathless, who) = lab.container("pathless");
+    lab.add_list(&list, &who).json();
+    pathless.remove().unwrap();
+    let published = || {
+        let elements = lab.elements();
+        elements.iter().filter(|(element, _)| matches!(element, nft::Element::Publish { .. })).count()
+    };
+    let collect = || {
+        lab.cni(
+            "GC",
+            "portmap",
+            &nobody(),
+            &with(&list["plugins"][1], json!({"cniVersion": "1.1.0", "name": "n", "runtimeConfig": null})),
+        )
+        .silent()
+    };
+
+    collect();
+    assert_eq!(published(), 1);
+    let (_late, late) = lab.container("late");
+    let refused = lab.add_list(&list, &late).refusal();
+    assert_eq!(refused.0, 102, "{refused:?}");
+
+    drop(pathless);
+    let mut tries = 0;
+    while published() > 0 && tries < 100 {
+        collect();
+        tries += 1;
+    }
+    assert_eq!(published(), 0);
+    lab.add_list(&list, &late).json();
+}

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Outcome, Who, entries, with};
+use crate::common::{Disk, Lab, Outcome, Who, entries, rnet, with};
 
 const FOLDER: &str = "var/lib/cni/networks/n";
 
@@ -370,4 +370,34 @@ fn old_versions_know_one_address_of_each_family() {
     assert!(files(&lab).is_empty());
     lab.del("host-local", &who("a"), &old);
     assert_eq!(lease(&lab, "a", &config).len(), 2);
+}
+
+/// CHECK and STATUS change nothing, and where there is no folder there is nothing to free.
+#[test]
+fn only_add_makes_the_folder() {
+    let lab = Lab::new();
+    let config = one("10.9.0.0/24");
+    let networks = lab.host.root().join("var/lib/cni/networks");
+    let previous = json!({"prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "10.9.0.2/24"}]}});
+
+    let checked = lab.cni("CHECK", "host-local", &who("a"), &with(&config, previous)).refusal();
+    assert_eq!(checked, (107, "host-local: Failed to find address added by container a".into()));
+    lab.cni("STATUS", "host-local", &who(""), &config).silent();
+    lab.cni("GC", "host-local", &who(""), &with(&config, json!({"cni.dev/valid-attachments": []}))).silent();
+    lab.del("host-local", &who("a"), &config);
+    assert!(!networks.exists());
+
+    let own = rnet("n", &["172.18.0.0/24"]);
+    lab.cni("STATUS", "rnet", &who(""), &own).silent();
+    lab.del("rnet", &who("a"), &own);
+    assert!(!lab.run_folder().join("leases").exists());
+    lease(&lab, "a", &config);
+}
+
+#[test]
+fn a_del_of_nothing_succeeds_where_nothing_can_be_written() {
+    let lab = Lab::new();
+    let disk = Disk::mount(lab.host.root().join("var/lib"));
+    disk.read_only(true);
+    lab.del("host-local", &who("a"), &one("10.9.0.0/24"));
 }

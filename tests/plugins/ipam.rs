@@ -285,3 +285,45 @@ fn memory_of(lab: &Lab) -> Vec<(std::path::PathBuf, String)> {
     files.sort();
     files.into_iter().map(|file| (file.clone(), fs::read_to_string(file).unwrap())).collect()
 }
+
+/// libcni reads whatever supported version a delegate answers in.
+#[test]
+fn it_may_answer_in_another_generation() {
+    let listed =
+        r#"{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.50.0.7/24","gateway":"10.50.0.1"}]}"#;
+    let per_family = r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.50.0.7/24","gateway":"10.50.0.1"}}"#;
+    for answer in [listed, per_family] {
+        let lab = Lab::new();
+        install(&lab, &answering(answer));
+        let (_container, who) = lab.container("c1");
+        let result = lab.add("bridge", &who, &foreign(&bridge("n", &[])));
+        assert_eq!(result["cniVersion"], "1.1.0");
+        assert_eq!(
+            result["ips"],
+            json!([{"address": "10.50.0.7/24", "gateway": "10.50.0.1", "interface": 2}])
+        );
+    }
+}
+
+#[test]
+fn the_configurations_resolver_settings_win_over_its_own_if_they_say_anything() {
+    let lab = Lab::new();
+    install(&lab, &answering(ANSWER));
+    let (_container, who) = lab.container("c1");
+    let its_own = json!({"nameservers": ["10.50.0.53"]});
+    let cases = [
+        (json!({}), its_own.clone()),
+        (json!({"nameservers": null, "domain": ""}), its_own),
+        (json!({"nameservers": []}), Value::Null),
+        (json!({"domain": "lan"}), json!({"domain": "lan"})),
+        (
+            json!({"nameservers": ["192.0.2.53"], "options": ["ndots:1"]}),
+            json!({"nameservers": ["192.0.2.53"], "options": ["ndots:1"]}),
+        ),
+    ];
+    for (dns, told) in cases {
+        let config = with(&foreign(&bridge("n", &[])), json!({"dns": dns}));
+        assert_eq!(lab.add("bridge", &who, &config)["dns"], told, "{dns}");
+        lab.del("bridge", &who, &config);
+    }
+}

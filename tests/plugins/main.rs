@@ -12,4 +12,5 @@ mod host_local;
 mod ipam;
 mod mac_check;
 mod results;
+mod status;
 mod validation;

@@ -292,3 +292,15 @@ fn the_oldest_attachment_keeps_the_default_route() {
 fn gateway(name: &str, subnet: &str) -> Value {
     with(&bridge(name, &[subnet]), json!({"isDefaultGateway": true, "bridge": format!("br-{name}")}))
 }
+
+#[test]
+fn loopback_refuses_an_address_that_is_none_of_a_loopbacks() {
+    let lab = Lab::new();
+    let (container, who) = lab.container("c1");
+    let config = json!({"cniVersion": "1.0.0", "name": "n", "type": "loopback"});
+    let address = "192.0.2.1/32".parse().unwrap();
+    let request = netlink::Request::AddressAdd { index: 1, name: "lo".into(), address };
+    inside(container.netns()).send(&[request]).unwrap();
+    let text = "loopback interface found with non-loopback address \"192.0.2.1\"";
+    assert_eq!(lab.cni("ADD", "loopback", &who, &config).refusal(), (107, text.into()));
+}

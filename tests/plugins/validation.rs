@@ -78,6 +78,20 @@ fn a_malformed_interface_name_ends_the_call_at_once() {
     }
 }
 
+/// A lease that names one could not be told from garbage, and other programs would read more into it.
+#[test]
+fn an_interface_name_has_no_letters_that_are_read_as_more() {
+    let text =
+        "interface name contains control or non-ASCII characters or one of \" * \\ $ ; `, or begins with -";
+    let names = ["a\u{1}b", "a\u{7f}", "\u{1b}[2J", "ä", "a\"b", "a*", "a\\b", "$a", "a;b", "`a`", "-a"];
+    for name in names {
+        for verb in ["ADD", "DEL"] {
+            let expected = error(4, text, &format!("CNI_IFNAME={name:?}"));
+            all_refuse(verb, &[("CNI_IFNAME", name)], CONFIG, &expected);
+        }
+    }
+}
+
 #[test]
 fn missing_variables_are_told_together() {
     let refused = |verb: &str, unset: &[&str], names: &str| {
@@ -398,4 +412,64 @@ fn a_full_rnet_network_is_told_by_add_and_status() {
     lab.del("rnet", &first, &config);
     status().silent();
     lab.add("rnet", &second, &config);
+}
+
+/// What Go's decoder took, or a foreign plugin wrote, must not keep anything from being deleted.
+#[test]
+fn odd_numbers_in_prev_result_are_told_but_never_on_del() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    for number in [json!(-1), json!(1.5), json!("0"), json!(1e30)] {
+        let previous =
+            json!({"cniVersion": "1.1.0", "ips": [{"address": "10.0.0.2/24", "interface": number}]});
+        let odd = json!({"prevResult": previous});
+        for (plugin, config) in [
+            ("rnet", rnet("n", &["172.18.0.0/16"])),
+            ("bridge", bridge("n", &["172.18.0.0/16"])),
+            ("portmap", json!({"cniVersion": "1.1.0", "name": "n", "type": "portmap"})),
+            ("dnsname", json!({"cniVersion": "1.1.0", "name": "n", "type": "dnsname", "domainName": "lan"})),
+            ("loopback", json!({"cniVersion": "1.1.0", "name": "n", "type": "loopback"})),
+        ] {
+            let config = with(&config, odd.clone());
+            lab.del(plugin, &who, &config);
+            if plugin == "rnet" || plugin == "bridge" || plugin == "portmap" {
+                // The first two make interfaces: only their CHECK reads it.
+                let verb = if plugin == "portmap" { "ADD" } else { "CHECK" };
+                let (code, text) = lab.cni(verb, plugin, &who, &config).refusal();
+                let expected = "could not parse prevResult: ";
+                assert!(code == 6 && text.starts_with(expected), "{plugin}: {code} {text}");
+                assert!(text.contains("ips[0].interface: "), "{text}");
+            }
+        }
+    }
+}
+
+#[test]
+fn portmap_says_whose_configuration_cannot_be_read() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let config = json!({
+        "cniVersion": "1.0.0", "name": "n", "type": "portmap", "snat": "yes",
+        "prevResult": {"cniVersion": "1.0.0", "ips": []},
+    });
+    let (code, text) = lab.cni("ADD", "portmap", &who, &config).refusal();
+    assert!(
+        code == 7 && text.starts_with("failed to parse config: failed to load netconf: snat: "),
+        "{text}"
+    );
+    lab.del("portmap", &who, &config);
+}
+
+/// It says what becomes of a VLAN that a port has already; without VLANs that is nothing.
+#[test]
+fn preserve_default_vlan_alone_asks_for_nothing() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    for preserve in [false, true] {
+        let config = with(&bridge("n", &["10.1.0.0/24"]), json!({"preserveDefaultVlan": preserve}));
+        lab.add("bridge", &who, &config);
+        lab.del("bridge", &who, &config);
+        let vlan = lab.cni("ADD", "bridge", &who, &with(&config, json!({"vlan": 7}))).refusal();
+        assert_eq!(vlan.0, 2, "{vlan:?}");
+    }
 }
