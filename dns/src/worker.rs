@@ -38,6 +38,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// So long is waited for the servers outside before a successor takes over.
 const LANDING: Duration = Duration::from_millis(300);
 
+/// 2^64 divided by the golden ratio: multiples of it are spread over all numbers (Knuth, 6.4).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// So many links are remembered by number.
 const MOST_LINKS: usize = 1024;
 
@@ -200,7 +203,7 @@ impl Server {
         asked: &Asked<'_>,
         later: impl FnOnce() -> Answerer,
     ) -> Option<Vec<u8>> {
-        let turn = count(&self.counts.questions);
+        let turn = turn(count(&self.counts.questions));
         if self.forwarder.is_probe(asked.message) {
             return None;
         }
@@ -488,7 +491,27 @@ fn count(counter: &Cell<u64>) -> u64 {
     counter.replace(counter.get().wrapping_add(1))
 }
 
+/// Another one for each question. Not their number itself: resolvers ask A and AAAA in turn, so all A would be odd.
+fn turn(number: u64) -> u64 {
+    number.wrapping_mul(SPREAD) >> 40
+}
+
 fn misplaced(endpoint: &Endpoint, other: String) -> Error {
     let Endpoint { container, ifname, network, .. } = endpoint.clone();
     Error::Network { container, ifname, network, other }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A9. Every second question, every third: whoever asks in a pattern meets all addresses.
+    #[test]
+    fn turns_follow_no_pattern_of_the_questions() {
+        for (step, addresses) in [(1, 2), (2, 2), (2, 3), (2, 4), (3, 3), (4, 8)] {
+            let mut firsts = vec![0; addresses];
+            (0..100).for_each(|asked| firsts[(turn(asked * step) % addresses as u64) as usize] += 1);
+            assert!(firsts.iter().all(|count| *count * addresses > 50), "{step}: {firsts:?}");
+        }
+    }
 }

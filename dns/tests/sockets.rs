@@ -634,3 +634,26 @@ fn a_question_by_tcp_is_asked_by_tcp() {
     assert_eq!(said.unwrap(), answer(&query(5, "example.org"), 9));
     assert_eq!(datagrams.asked(), 0);
 }
+
+/// A9, with what glibc and musl ask: A and AAAA of the same name, one after the other.
+#[test]
+fn addresses_take_turns_also_when_every_second_question_is_for_another_type() {
+    let scene = Scene::with("", false, vec![]);
+    let set = |id: &str, ip| {
+        let names = vec!["pair".into()];
+        scene.set(&network(), Some(&Endpoint { names, ..endpoint(id, ip) }));
+    };
+    set("one", "10.77.0.8");
+    set("two", "10.77.0.9");
+    let mut aaaa = query(8, "pair");
+    let end = aaaa.len() - 3;
+    aaaa[end] = 28;
+    let first = || {
+        let answer = ask(GATEWAY, &query(7, "pair"), LONG).unwrap();
+        ask(GATEWAY, &aaaa, LONG).unwrap();
+        answer[answer.len() - 17]
+    };
+    let firsts = scene.host.run(|| (0..50).map(|_| first()).collect::<Vec<_>>()).unwrap();
+    let eights = firsts.iter().filter(|last| **last == 8).count();
+    assert!((10..=40).contains(&eights), "{firsts:?}");
+}
