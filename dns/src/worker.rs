@@ -251,12 +251,9 @@ impl Server {
         without_own(servers, |ip| listeners.contains_key(&ip))
     }
 
-    /// The bridge of the network whose subnet `address` is in.
+    /// The bridge that `address` lies behind.
     pub(crate) fn bridge_of(&self, address: IpAddr) -> Rc<str> {
-        let networks = self.networks.borrow();
-        let owner =
-            networks.values().find(|network| network.subnets.iter().any(|subnet| subnet.contains(address)));
-        owner.map_or_else(|| Rc::from(""), |network| Rc::from(network.bridge.as_str()))
+        self.table.borrow().bridge_of(address).unwrap_or_default().into()
     }
 
     /// Takes a network and an endpoint on it; when this returns, its names answer.
