@@ -12,8 +12,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use hickory_proto::op::Message;
-use hickory_proto::rr::RData;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::rand::GetRandomFlags;
@@ -21,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::Transport;
-use crate::message::{is_reply_to, question_key, refused, servfail};
+use crate::message::{addresses_in, is_reply_to, question_key, refused, servfail};
 use crate::upstream::{Attempt, Buckets, Health, InFlight, PATIENCE, SILENCE, Step};
 
 /// Forwards a second and in one burst, for each client (H2).
@@ -187,8 +185,7 @@ impl Forwarder {
     }
 
     async fn fly(self: Rc<Self>, flight: Flight, message: Vec<u8>, forbidden: Option<Forbidden>) {
-        let welcome =
-            |answer: &Vec<u8>| !forbidden.as_ref().is_some_and(|forbidden| addresses(answer).any(forbidden));
+        let welcome = |answer: &Vec<u8>| forbidden.as_ref().is_none_or(|forbidden| is_welcome(answer, forbidden));
         let answer = self.ask_in_turn(&flight, &message).await.filter(welcome);
         let waiters = self.land(&flight);
         let Some(mut answer) = answer.or_else(|| servfail(&message)) else { return };
@@ -405,6 +402,11 @@ async fn stream_exchange(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>
     }
 }
 
+/// H5. Others may read what we cannot, so that is not passed on.
+fn is_welcome(answer: &[u8], forbidden: &Forbidden) -> bool {
+    addresses_in(answer).is_some_and(|addresses| !addresses.into_iter().any(forbidden))
+}
+
 fn with_new_id(message: &[u8]) -> Vec<u8> {
     [&random::<2>(), message.get(2..).unwrap_or_default()].concat()
 }
@@ -447,14 +449,4 @@ fn probe_query(label: &[u8; PROBE_LABEL]) -> Vec<u8> {
     let header = [first, second, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     let question = [&[PROBE_LABEL as u8], &label[..], &[8], &label[..8], &[0, 0, 16, 0, 1]].concat();
     [&header[..], &question].concat()
-}
-
-fn addresses(answer: &[u8]) -> impl Iterator<Item = IpAddr> {
-    let message = Message::from_vec(answer).ok();
-    let records = message.map(|message| message.answers.clone()).unwrap_or_default();
-    records.into_iter().filter_map(|record| match record.data {
-        RData::A(v4) => Some(IpAddr::V4(v4.0)),
-        RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
-        _ => None,
-    })
 }

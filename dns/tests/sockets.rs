@@ -420,6 +420,22 @@ fn an_answer_that_points_inside_is_dropped_where_a_network_wants_it() {
     assert_eq!(scene.rcode("example.org"), 0, "it points outside");
 }
 
+/// H5. glibc takes the address and overlooks what comes behind it.
+#[test]
+fn an_answer_that_cannot_be_read_is_dropped_where_none_may_point_inside() {
+    let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
+    let _upstream = scene.upstream("192.0.2.1", |query| {
+        let mut broken = answer(query, 1);
+        broken[11] = 1;
+        broken.extend([0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 3, 1, 2, 3]);
+        vec![broken]
+    });
+    scene.set(&network(), None);
+    assert_eq!(scene.rcode("example.org"), 0, "nobody minds");
+    scene.set(&Network { rebinding_guard: true, ..network() }, None);
+    assert_eq!(scene.rcode("example.org"), 2);
+}
+
 #[test]
 fn refusing_failing_and_unreachable_servers_are_passed_over_at_once() {
     let scene =
