@@ -1,7 +1,7 @@
 //! Asking the servers outside.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display, Formatter};
 use std::future::{Future, poll_fn};
 use std::io;
@@ -108,7 +108,8 @@ pub(crate) struct Forwarder {
 }
 
 struct State {
-    health: Health,
+    /// By datagram and by stream: one way may be closed where the other is open.
+    health: [Health; 2],
     buckets: Buckets<Client>,
     in_flight: InFlight<Client>,
     flights: HashMap<Flight, Vec<Waiter>>,
@@ -120,7 +121,7 @@ struct State {
 impl Forwarder {
     pub(crate) fn new() -> Rc<Self> {
         let state = State {
-            health: Health::default(),
+            health: Default::default(),
             buckets: Buckets::new(RATE.0, RATE.1),
             in_flight: InFlight::default(),
             flights: HashMap::new(),
@@ -168,24 +169,27 @@ impl Forwarder {
         let label = message.get(13..).and_then(|rest| rest.first_chunk::<PROBE_LABEL>());
         let server = label.and_then(|label| state.probes.remove(&label.to_ascii_lowercase()[..]));
         let Some(server) = server else { return false };
-        state.health.looping(server, Instant::now());
+        let now = Instant::now();
+        state.health.iter_mut().for_each(|health| health.looping(server, now));
         tracing::warn!("server {server} asks us what we ask it: it is left out");
         true
     }
 
     /// The host has other servers now.
     pub(crate) fn forget(&self) {
-        self.state.borrow_mut().health.forget();
+        self.state.borrow_mut().health.iter_mut().for_each(Health::forget);
     }
 
     /// How many questions wait, and the servers that are silent or loop.
     pub(crate) fn status(&self) -> (usize, Vec<SocketAddr>) {
-        let state = self.state.borrow();
-        (state.in_flight.count(), state.health.unwell(Instant::now()).collect())
+        let (state, now) = (self.state.borrow(), Instant::now());
+        let unwell: BTreeSet<_> = state.health.iter().flat_map(|health| health.unwell(now)).collect();
+        (state.in_flight.count(), unwell.into_iter().collect())
     }
 
     async fn fly(self: Rc<Self>, flight: Flight, message: Vec<u8>, forbidden: Option<Forbidden>) {
-        let welcome = |answer: &Vec<u8>| forbidden.as_ref().is_none_or(|forbidden| is_welcome(answer, forbidden));
+        let welcome =
+            |answer: &Vec<u8>| forbidden.as_ref().is_none_or(|forbidden| is_welcome(answer, forbidden));
         let answer = self.ask_in_turn(&flight, &message).await.filter(welcome);
         let waiters = self.land(&flight);
         let Some(mut answer) = answer.or_else(|| servfail(&message)) else { return };
@@ -204,29 +208,37 @@ impl Forwarder {
 
     /// F2: the next server after a silence or a failure, while those asked before may still answer.
     async fn ask_in_turn(self: &Rc<Self>, flight: &Flight, message: &[u8]) -> Option<Vec<u8>> {
-        let mut attempt = self.state.borrow_mut().health.plan(&flight.servers, Instant::now());
+        let mut attempt =
+            self.state.borrow_mut().health(flight.transport).plan(&flight.servers, Instant::now());
         let mut asks = Vec::new();
         loop {
             match attempt.step(Instant::now()) {
                 Step::Ask(server) => asks.push(self.ask(server, flight.transport, message)),
                 Step::GiveUp => {
-                    self.note_silence(&asks);
+                    self.note_silence(flight.transport, &asks);
                     return None;
                 }
                 Step::Wait(until) => match first(&mut asks, until).await {
                     Some((server, outcome)) => {
-                        if let Some(answer) = self.judge(server, outcome, &mut attempt) {
+                        if let Some(answer) = self.judge(flight.transport, server, outcome, &mut attempt) {
                             return Some(answer);
                         }
                     }
-                    None => self.note_silence(&asks),
+                    None => self.note_silence(flight.transport, &asks),
                 },
             }
         }
     }
 
-    fn judge(&self, server: SocketAddr, outcome: Outcome, attempt: &mut Attempt) -> Option<Vec<u8>> {
-        let (health, now) = (&mut self.state.borrow_mut().health, Instant::now());
+    fn judge(
+        &self,
+        transport: Transport,
+        server: SocketAddr,
+        outcome: Outcome,
+        attempt: &mut Attempt,
+    ) -> Option<Vec<u8>> {
+        let (mut state, now) = (self.state.borrow_mut(), Instant::now());
+        let health = state.health(transport);
         match outcome {
             Outcome::Unreachable => note_silent(health, server, now),
             Outcome::Answer(_) | Outcome::Declined => note_answered(health, server),
@@ -240,15 +252,16 @@ impl Forwarder {
         }
     }
 
-    fn note_silence(&self, asks: &[Ask]) {
-        let (health, now) = (&mut self.state.borrow_mut().health, Instant::now());
+    fn note_silence(&self, transport: Transport, asks: &[Ask]) {
+        let (mut state, now) = (self.state.borrow_mut(), Instant::now());
         let silent = asks.iter().filter(|ask| now.saturating_duration_since(ask.since) >= SILENCE);
-        silent.for_each(|ask| note_silent(health, ask.server, now));
+        silent.for_each(|ask| note_silent(state.health(transport), ask.server, now));
     }
 
     fn ask(self: &Rc<Self>, server: SocketAddr, transport: Transport, message: &[u8]) -> Ask {
         let since = Instant::now();
-        if self.state.borrow_mut().health.wants_probe(server, since) {
+        // A probe goes by datagram, whatever the question did.
+        if self.state.borrow_mut().health(Transport::Udp).wants_probe(server, since) {
             drop(tokio::task::spawn_local(Rc::clone(self).probe(server)));
         }
         let query = with_new_id(message);
@@ -322,6 +335,10 @@ impl Forwarder {
 }
 
 impl State {
+    fn health(&mut self, transport: Transport) -> &mut Health {
+        &mut self.health[usize::from(transport == Transport::Tcp)]
+    }
+
     /// F10 and H2. Whoever asks too much is named in the log, once a second at most.
     fn may(&mut self, client: &Client, now: Instant) -> bool {
         let may = self.buckets.take(client.clone(), now) && self.in_flight.begin(client.clone());

@@ -620,7 +620,10 @@ mod tests {
     fn h5_addresses_are_found_however_they_are_told() {
         let hints = vec![
             (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(IpHint(vec![Ipv4Addr::new(10, 0, 0, 3).into()]))),
-            (SvcParamKey::Ipv6Hint, SvcParamValue::Ipv6Hint(IpHint(vec!["::ffff:10.0.0.4".parse().unwrap()]))),
+            (
+                SvcParamKey::Ipv6Hint,
+                SvcParamValue::Ipv6Hint(IpHint(vec!["::ffff:10.0.0.4".parse().unwrap()])),
+            ),
         ];
         let service = SVCB::new(1, Name::root(), hints);
         let mut answer = asked("db.").into_response();

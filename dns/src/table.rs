@@ -393,7 +393,8 @@ mod tests {
         // A table of its own each time: its order is another one.
         for _ in 0..8 {
             let mut table = Table::new();
-            for (name, subnet) in [("wide", "10.0.0.0/8"), ("narrow", "10.7.0.0/24"), ("mid", "10.7.0.0/16")] {
+            for (name, subnet) in [("wide", "10.0.0.0/8"), ("narrow", "10.7.0.0/24"), ("mid", "10.7.0.0/16")]
+            {
                 table.set_network(network(name, subnet));
             }
             assert!(table.set_endpoint(&endpoint("wide", "10.7.0.9")));

@@ -673,3 +673,29 @@ fn addresses_take_turns_also_when_every_second_question_is_for_another_type() {
     let eights = firsts.iter().filter(|last| **last == 8).count();
     assert!((10..=40).contains(&eights), "{firsts:?}");
 }
+
+/// F4. Many a small server takes datagrams only.
+#[test]
+fn who_takes_no_connections_is_asked_by_datagram_as_before() {
+    let scene = Scene::with("nameserver 192.0.2.1\nnameserver 192.0.2.2\n", false, vec![]);
+    scene.set(&network(), None);
+    let first = scene.upstream("192.0.2.1", |query| vec![answer(query, 1)]);
+    let second = scene.upstream("192.0.2.2", |query| vec![answer(query, 2)]);
+    let only_second_listens =
+        scene.host.run(|| std::net::TcpListener::bind("192.0.2.2:53").unwrap()).unwrap();
+    std::thread::spawn(move || {
+        for stream in only_second_listens.incoming() {
+            let mut stream = stream.unwrap();
+            let question = read_framed(&mut stream).unwrap();
+            stream.write_all(&framed(&answer(&question, 9))).unwrap();
+        }
+    });
+    let by_stream = scene.host.run(|| {
+        let mut stream = connect();
+        stream.write_all(&framed(&query(5, "example.org"))).unwrap();
+        read_framed(&mut stream).unwrap()
+    });
+    assert!(by_stream.unwrap().ends_with(&[100, 9]));
+    assert!(scene.ask("example.org").unwrap().ends_with(&[100, 1]));
+    assert_eq!((first.asked(), second.asked()), (1, 0));
+}
