@@ -4,11 +4,13 @@ use std::cell::RefCell;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display, Formatter};
 use std::future::{Future, poll_fn};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -38,11 +40,35 @@ pub(crate) type Answerer = Box<dyn FnOnce(&[u8])>;
 pub(crate) type Forbidden = Box<dyn Fn(IpAddr) -> bool>;
 
 /// Who is charged for a forward.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub(crate) enum Client {
-    /// Network and id.
-    Container(String, String),
+    /// The network that it asked by, and its id.
+    Container(Arc<str>, Arc<str>),
     Address(IpAddr),
+}
+
+impl Client {
+    /// A container is one client, on however many networks it is.
+    fn key(&self) -> Result<&str, IpAddr> {
+        match self {
+            Self::Container(_, id) => Ok(id),
+            Self::Address(address) => Err(*address),
+        }
+    }
+}
+
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Client {}
+
+impl Hash for Client {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
 }
 
 impl Display for Client {
@@ -466,4 +492,19 @@ fn probe_query(label: &[u8; PROBE_LABEL]) -> Vec<u8> {
     let header = [first, second, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     let question = [&[PROBE_LABEL as u8], &label[..], &[8], &label[..8], &[0, 0, 16, 0, 1]].concat();
     [&header[..], &question].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f10_a_container_is_one_client_on_all_its_networks() {
+        let client = |network: &str, id: &str| Client::Container(network.into(), id.into());
+        let address = |ip: &str| Client::Address(ip.parse().unwrap());
+        let mut buckets = Buckets::new(1, 1);
+        let mut take = |client| buckets.take(client, Instant::now());
+        assert!(take(client("front", "web")) && !take(client("back", "web")));
+        assert!(take(client("front", "db")) && take(address("10.0.0.1")) && !take(address("10.0.0.1")));
+    }
 }

@@ -306,6 +306,11 @@ impl Served {
 }
 
 impl<'t> View<'t> {
+    /// The container that asks: network and id.
+    pub(crate) fn client(&self) -> Option<(Arc<str>, Arc<str>)> {
+        self.endpoints.first().map(|own| (Arc::clone(&own.network), own.container().into()))
+    }
+
     fn of_network(served: &'t Served) -> Self {
         Self { networks: vec![served], endpoints: Vec::new() }
     }

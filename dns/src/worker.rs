@@ -24,7 +24,7 @@ use crate::listen::{Batch, Bound, link_index, link_name};
 use crate::resolv::{Watch, localhost_for_any, without_own};
 use crate::serve::{Binder, Way};
 use crate::stream::Connections;
-use crate::table::Attached;
+use crate::table::{Asker, Attached};
 use crate::upstream::Buckets;
 use crate::watch::Watchers;
 use crate::{Asked, Endpoint, Known, Network, Reply, Resolv, Table, control, listen, stream};
@@ -85,7 +85,7 @@ pub(crate) struct Server {
     forwarder: Rc<Forwarder>,
     /// The host's servers.
     upstreams: RefCell<Vec<SocketAddr>>,
-    errors: RefCell<Buckets<IpAddr>>,
+    errors: RefCell<Buckets<Client>>,
     /// Held during a change, because one may wait for sockets.
     binder: Mutex<Binder>,
     changed: Notify,
@@ -211,22 +211,25 @@ impl Server {
         self.watchers.tell(&self.table.borrow(), asked, &reply);
         match reply {
             Reply::Answer(answer) => Some(answer),
-            Reply::Error(answer) => self.error(asked.from, answer),
+            Reply::Error(answer) => self.error(self.client(asked), answer),
             Reply::Drop => None,
             Reply::Forward(forward) => {
                 count(&self.counts.forwarded);
-                let client = match forward.client {
-                    Some((network, container)) => Client::Container(network, container),
-                    None => Client::Address(asked.from),
-                };
+                let client = client(forward.client, asked.from);
                 let servers = self.servers(&forward.upstreams);
                 let forbidden = forward.guarded.then(|| self.forbidden());
                 let (message, transport) = (asked.message, asked.transport);
-                let question = Question { message, transport, servers, client, forbidden };
+                let question = Question { message, transport, servers, client: client.clone(), forbidden };
                 let answer = self.forwarder.forward(question, later)?;
-                self.error(asked.from, answer)
+                self.error(client, answer)
             }
         }
+    }
+
+    fn client(&self, asked: &Asked<'_>) -> Client {
+        let table = self.table.borrow();
+        let container = if let Asker::Known(view) = table.asker(asked) { view.client() } else { None };
+        client(container, asked.from)
     }
 
     /// H5: no answer from outside may point into a subnet of ours.
@@ -236,8 +239,8 @@ impl Server {
     }
 
     /// H2: whoever causes too many errors gets no answer to some.
-    fn error(&self, from: IpAddr, answer: Vec<u8>) -> Option<Vec<u8>> {
-        let may = self.errors.borrow_mut().take(from, Instant::now());
+    fn error(&self, client: Client, answer: Vec<u8>) -> Option<Vec<u8>> {
+        let may = self.errors.borrow_mut().take(client, Instant::now());
         if !may {
             count(&self.counts.suppressed);
         }
@@ -491,6 +494,11 @@ fn count(counter: &Cell<u64>) -> u64 {
 /// Another one for each question. Not their number itself: resolvers ask A and AAAA in turn, so all A would be odd.
 fn turn(number: u64) -> u64 {
     number.wrapping_mul(SPREAD) >> 40
+}
+
+/// Who is charged: the container, if it is known.
+fn client(container: Option<(Arc<str>, Arc<str>)>, from: IpAddr) -> Client {
+    container.map_or(Client::Address(from), |(network, id)| Client::Container(network, id))
 }
 
 fn misplaced(endpoint: &Endpoint, other: String) -> Error {
