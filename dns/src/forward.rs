@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use rustix::io::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::rand::GetRandomFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
@@ -304,7 +304,10 @@ impl Forwarder {
         let socket = self.connected(server)?;
         let send = || rustix::net::send(socket.as_fd(), query, SendFlags::DONTWAIT);
         // An ICMP message about a kept socket's question before is told to the next who uses it, once.
-        send().or_else(|error| if error == Errno::CONNREFUSED { send() } else { Err(error) })?;
+        send().or_else(|_| {
+            forget_errors(&socket);
+            send()
+        })?;
         let reply = self.reply(&socket, query).await?;
         self.keep(socket, server);
         Ok(reply)
@@ -326,6 +329,10 @@ impl Forwarder {
     fn keep(&self, socket: UdpSocket, server: SocketAddr) {
         let mut idle = self.idle[usize::from(server.is_ipv6())].borrow_mut();
         if idle.len() < MOST_IDLE && rustix::net::connect_unspec(socket.as_fd()).is_ok() {
+            // Asks tokio only, not the kernel.
+            if socket.try_io(Interest::ERROR, || Ok(())).is_ok() {
+                forget_errors(&socket);
+            }
             idle.push(socket);
         }
     }
@@ -428,7 +435,18 @@ fn unconnected(server: SocketAddr) -> io::Result<UdpSocket> {
     let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    // Without it the kernel keeps to itself that a host or a network is unreachable, for that may pass (F2).
+    match server {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+    }
     UdpSocket::from_std(socket.into())
+}
+
+/// Takes what ICMP messages have left in the socket's queue of errors.
+fn forget_errors(socket: &UdpSocket) {
+    let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
+    while rustix::net::recv(socket.as_fd(), &mut [0; 1][..], flags).is_ok() {}
 }
 
 /// A question that came by TCP is asked by TCP (F1).

@@ -699,3 +699,22 @@ fn who_takes_no_connections_is_asked_by_datagram_as_before() {
     assert!(scene.ask("example.org").unwrap().ends_with(&[100, 1]));
     assert_eq!((first.asked(), second.asked()), (1, 0));
 }
+
+/// F2. A router says so by ICMP, which the kernel takes for a passing trouble.
+#[test]
+fn a_server_behind_an_unreachable_route_is_passed_over_at_once() {
+    let scene = Scene::with("nameserver 203.0.113.9\nnameserver 192.0.2.2\n", false, vec![]);
+    let router = scene.host.outside(&["198.18.0.0/24".parse().unwrap()]).unwrap();
+    router.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap()).unwrap();
+    let nowhere = ["route", "add", "unreachable", "203.0.113.0/24"];
+    assert!(router.command("ip").args(nowhere).status().unwrap().success());
+    let by_router = ["route", "add", "203.0.113.0/24", "via", "198.18.0.2"];
+    assert!(scene.host.command("ip").args(by_router).status().unwrap().success());
+    scene.set(&network(), None);
+    let _live = scene.upstream("192.0.2.2", |query| vec![answer(query, 2)]);
+    let begun = Instant::now();
+    assert!(scene.ask("a.example.org").unwrap().ends_with(&[100, 2]));
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert_eq!(scene.status().unwell, ["203.0.113.9:53".parse().unwrap()]);
+    assert!(scene.ask("b.example.org").unwrap().ends_with(&[100, 2]));
+}
