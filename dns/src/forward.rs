@@ -1,27 +1,27 @@
 //! Asking the servers outside.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt::{self, Display, Formatter};
 use std::future::{Future, poll_fn};
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use hickory_proto::op::Message;
-use hickory_proto::rr::RData;
-use rustix::io::Errno;
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::rand::GetRandomFlags;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 
 use crate::Transport;
-use crate::message::{is_reply_to, question_key, refused, servfail};
+use crate::message::{addresses_in, is_reply_to, question_key, refused, servfail};
 use crate::upstream::{Attempt, Buckets, Health, InFlight, PATIENCE, SILENCE, Step};
 
 /// Forwards a second and in one burst, for each client (H2).
@@ -40,11 +40,35 @@ pub(crate) type Answerer = Box<dyn FnOnce(&[u8])>;
 pub(crate) type Forbidden = Box<dyn Fn(IpAddr) -> bool>;
 
 /// Who is charged for a forward.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug)]
 pub(crate) enum Client {
-    /// Network and id.
-    Container(String, String),
+    /// The network that it asked by, and its id.
+    Container(Arc<str>, Arc<str>),
     Address(IpAddr),
+}
+
+impl Client {
+    /// A container is one client, on however many networks it is.
+    fn key(&self) -> Result<&str, IpAddr> {
+        match self {
+            Self::Container(_, id) => Ok(id),
+            Self::Address(address) => Err(*address),
+        }
+    }
+}
+
+impl PartialEq for Client {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Client {}
+
+impl Hash for Client {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.key().hash(state);
+    }
 }
 
 impl Display for Client {
@@ -110,7 +134,8 @@ pub(crate) struct Forwarder {
 }
 
 struct State {
-    health: Health,
+    /// By datagram and by stream: one way may be closed where the other is open.
+    health: [Health; 2],
     buckets: Buckets<Client>,
     in_flight: InFlight<Client>,
     flights: HashMap<Flight, Vec<Waiter>>,
@@ -122,7 +147,7 @@ struct State {
 impl Forwarder {
     pub(crate) fn new() -> Rc<Self> {
         let state = State {
-            health: Health::default(),
+            health: Default::default(),
             buckets: Buckets::new(RATE.0, RATE.1),
             in_flight: InFlight::default(),
             flights: HashMap::new(),
@@ -170,25 +195,27 @@ impl Forwarder {
         let label = message.get(13..).and_then(|rest| rest.first_chunk::<PROBE_LABEL>());
         let server = label.and_then(|label| state.probes.remove(&label.to_ascii_lowercase()[..]));
         let Some(server) = server else { return false };
-        state.health.looping(server, Instant::now());
+        let now = Instant::now();
+        state.health.iter_mut().for_each(|health| health.looping(server, now));
         tracing::warn!("server {server} asks us what we ask it: it is left out");
         true
     }
 
     /// The host has other servers now.
     pub(crate) fn forget(&self) {
-        self.state.borrow_mut().health.forget();
+        self.state.borrow_mut().health.iter_mut().for_each(Health::forget);
     }
 
     /// How many questions wait, and the servers that are silent or loop.
     pub(crate) fn status(&self) -> (usize, Vec<SocketAddr>) {
-        let state = self.state.borrow();
-        (state.in_flight.count(), state.health.unwell(Instant::now()).collect())
+        let (state, now) = (self.state.borrow(), Instant::now());
+        let unwell: BTreeSet<_> = state.health.iter().flat_map(|health| health.unwell(now)).collect();
+        (state.in_flight.count(), unwell.into_iter().collect())
     }
 
     async fn fly(self: Rc<Self>, flight: Flight, message: Vec<u8>, forbidden: Option<Forbidden>) {
         let welcome =
-            |answer: &Vec<u8>| !forbidden.as_ref().is_some_and(|forbidden| addresses(answer).any(forbidden));
+            |answer: &Vec<u8>| forbidden.as_ref().is_none_or(|forbidden| is_welcome(answer, forbidden));
         let answer = self.ask_in_turn(&flight, &message).await.filter(welcome);
         let waiters = self.land(&flight);
         let Some(mut answer) = answer.or_else(|| servfail(&message)) else { return };
@@ -207,29 +234,37 @@ impl Forwarder {
 
     /// F2: the next server after a silence or a failure, while those asked before may still answer.
     async fn ask_in_turn(self: &Rc<Self>, flight: &Flight, message: &[u8]) -> Option<Vec<u8>> {
-        let mut attempt = self.state.borrow_mut().health.plan(&flight.servers, Instant::now());
+        let mut attempt =
+            self.state.borrow_mut().health(flight.transport).plan(&flight.servers, Instant::now());
         let mut asks = Vec::new();
         loop {
             match attempt.step(Instant::now()) {
                 Step::Ask(server) => asks.push(self.ask(server, flight.transport, message)),
                 Step::GiveUp => {
-                    self.note_silence(&asks);
+                    self.note_silence(flight.transport, &asks);
                     return None;
                 }
                 Step::Wait(until) => match first(&mut asks, until).await {
                     Some((server, outcome)) => {
-                        if let Some(answer) = self.judge(server, outcome, &mut attempt) {
+                        if let Some(answer) = self.judge(flight.transport, server, outcome, &mut attempt) {
                             return Some(answer);
                         }
                     }
-                    None => self.note_silence(&asks),
+                    None => self.note_silence(flight.transport, &asks),
                 },
             }
         }
     }
 
-    fn judge(&self, server: SocketAddr, outcome: Outcome, attempt: &mut Attempt) -> Option<Vec<u8>> {
-        let (health, now) = (&mut self.state.borrow_mut().health, Instant::now());
+    fn judge(
+        &self,
+        transport: Transport,
+        server: SocketAddr,
+        outcome: Outcome,
+        attempt: &mut Attempt,
+    ) -> Option<Vec<u8>> {
+        let (mut state, now) = (self.state.borrow_mut(), Instant::now());
+        let health = state.health(transport);
         match outcome {
             Outcome::Unreachable => note_silent(health, server, now),
             Outcome::Answer(_) | Outcome::Declined => note_answered(health, server),
@@ -243,15 +278,16 @@ impl Forwarder {
         }
     }
 
-    fn note_silence(&self, asks: &[Ask]) {
-        let (health, now) = (&mut self.state.borrow_mut().health, Instant::now());
+    fn note_silence(&self, transport: Transport, asks: &[Ask]) {
+        let (mut state, now) = (self.state.borrow_mut(), Instant::now());
         let silent = asks.iter().filter(|ask| now.saturating_duration_since(ask.since) >= SILENCE);
-        silent.for_each(|ask| note_silent(health, ask.server, now));
+        silent.for_each(|ask| note_silent(state.health(transport), ask.server, now));
     }
 
     fn ask(self: &Rc<Self>, server: SocketAddr, transport: Transport, message: &[u8]) -> Ask {
         let since = Instant::now();
-        if self.state.borrow_mut().health.wants_probe(server, since) {
+        // A probe goes by datagram, whatever the question did.
+        if self.state.borrow_mut().health(Transport::Udp).wants_probe(server, since) {
             drop(tokio::task::spawn_local(Rc::clone(self).probe(server)));
         }
         let query = with_new_id(message);
@@ -268,7 +304,10 @@ impl Forwarder {
         let socket = self.connected(server)?;
         let send = || rustix::net::send(socket.as_fd(), query, SendFlags::DONTWAIT);
         // An ICMP message about a kept socket's question before is told to the next who uses it, once.
-        send().or_else(|error| if error == Errno::CONNREFUSED { send() } else { Err(error) })?;
+        send().or_else(|_| {
+            forget_errors(&socket);
+            send()
+        })?;
         let reply = self.reply(&socket, query).await?;
         self.keep(socket, server);
         Ok(reply)
@@ -290,6 +329,10 @@ impl Forwarder {
     fn keep(&self, socket: UdpSocket, server: SocketAddr) {
         let mut idle = self.idle[usize::from(server.is_ipv6())].borrow_mut();
         if idle.len() < MOST_IDLE && rustix::net::connect_unspec(socket.as_fd()).is_ok() {
+            // Asks tokio only, not the kernel.
+            if socket.try_io(Interest::ERROR, || Ok(())).is_ok() {
+                forget_errors(&socket);
+            }
             idle.push(socket);
         }
     }
@@ -325,6 +368,10 @@ impl Forwarder {
 }
 
 impl State {
+    fn health(&mut self, transport: Transport) -> &mut Health {
+        &mut self.health[usize::from(transport == Transport::Tcp)]
+    }
+
     /// F10 and H2. Whoever asks too much is named in the log, once a second at most.
     fn may(&mut self, client: &Client, now: Instant) -> bool {
         let may = self.buckets.take(client.clone(), now) && self.in_flight.begin(client.clone());
@@ -388,7 +435,18 @@ fn unconnected(server: SocketAddr) -> io::Result<UdpSocket> {
     let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    // Without it the kernel keeps to itself that a host or a network is unreachable, for that may pass (F2).
+    match server {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+    }
     UdpSocket::from_std(socket.into())
+}
+
+/// Takes what ICMP messages have left in the socket's queue of errors.
+fn forget_errors(socket: &UdpSocket) {
+    let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
+    while rustix::net::recv(socket.as_fd(), &mut [0; 1][..], flags).is_ok() {}
 }
 
 /// A question that came by TCP is asked by TCP (F1).
@@ -403,6 +461,11 @@ async fn stream_exchange(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>
         true => Ok(reply),
         false => Err(io::ErrorKind::InvalidData.into()),
     }
+}
+
+/// H5. Others may read what we cannot, so that is not passed on.
+fn is_welcome(answer: &[u8], forbidden: &Forbidden) -> bool {
+    addresses_in(answer).is_some_and(|addresses| !addresses.into_iter().any(forbidden))
 }
 
 fn with_new_id(message: &[u8]) -> Vec<u8> {
@@ -449,12 +512,17 @@ fn probe_query(label: &[u8; PROBE_LABEL]) -> Vec<u8> {
     [&header[..], &question].concat()
 }
 
-fn addresses(answer: &[u8]) -> impl Iterator<Item = IpAddr> {
-    let message = Message::from_vec(answer).ok();
-    let records = message.map(|message| message.answers.clone()).unwrap_or_default();
-    records.into_iter().filter_map(|record| match record.data {
-        RData::A(v4) => Some(IpAddr::V4(v4.0)),
-        RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
-        _ => None,
-    })
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn f10_a_container_is_one_client_on_all_its_networks() {
+        let client = |network: &str, id: &str| Client::Container(network.into(), id.into());
+        let address = |ip: &str| Client::Address(ip.parse().unwrap());
+        let mut buckets = Buckets::new(1, 1);
+        let mut take = |client| buckets.take(client, Instant::now());
+        assert!(take(client("front", "web")) && !take(client("back", "web")));
+        assert!(take(client("front", "db")) && take(address("10.0.0.1")) && !take(address("10.0.0.1")));
+    }
 }

@@ -26,7 +26,7 @@ mod zone;
 pub use control::{Listening, Status};
 pub use entry::{Endpoint, Known, Network, valid_name};
 pub use handover::taken_over;
-pub use message::{is_reply_to, question_key, refused, servfail};
+pub use message::{addresses_in, is_reply_to, question_key, refused, servfail};
 pub use resolv::{Nameserver, Resolv, Watch};
 pub use serve::{Control, Error, Kept, Serve, serve, work};
 pub use table::Table;

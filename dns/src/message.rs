@@ -6,7 +6,9 @@
 use std::net::IpAddr;
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{DNSClass, RecordType};
+use hickory_proto::rr::rdata::HTTPS;
+use hickory_proto::rr::rdata::svcb::SvcParamValue;
+use hickory_proto::rr::{DNSClass, RData, RecordType};
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 
 use crate::entry::valid_octet;
@@ -110,6 +112,33 @@ pub fn is_reply_to(reply: &[u8], question: &[u8]) -> bool {
     let Some((_, wire)) = question_section(question) else { return false };
     let same = reply.get(HEADER..HEADER + wire.len()).is_some_and(|other| other.eq_ignore_ascii_case(wire));
     same && answer.id == asked.id && answer.questions() == 1 && answer.flags & (QR | OPCODE) == QR
+}
+
+/// The addresses that a message answers with, in the family that they lead to; none if it is malformed.
+pub fn addresses_in(message: &[u8]) -> Option<Vec<IpAddr>> {
+    let message = Message::from_vec(message).ok()?;
+    let addresses = message.answers.iter().flat_map(|record| addresses_of(&record.data));
+    Some(addresses.map(|address| address.to_canonical()).collect())
+}
+
+fn addresses_of(data: &RData) -> Vec<IpAddr> {
+    match data {
+        RData::A(v4) => vec![v4.0.into()],
+        RData::AAAA(v6) => vec![v6.0.into()],
+        RData::SVCB(service) | RData::HTTPS(HTTPS(service)) => {
+            service.svc_params.iter().flat_map(|(_, value)| hints(value)).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// Where a service may be found too (RFC 9460, 7.3).
+fn hints(value: &SvcParamValue) -> Vec<IpAddr> {
+    match value {
+        SvcParamValue::Ipv4Hint(hint) => hint.0.iter().map(|v4| v4.0.into()).collect(),
+        SvcParamValue::Ipv6Hint(hint) => hint.0.iter().map(|v6| v6.0.into()).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Reads a question that can be answered; else says what is to be done with the message (M1, M6–M8).
@@ -368,8 +397,10 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use hickory_proto::op::{Edns as HickoryEdns, MessageType, OpCode, Query};
+    use hickory_proto::rr::rdata::SVCB;
     use hickory_proto::rr::rdata::opt::{ClientSubnet, EdnsOption};
-    use hickory_proto::rr::{Name, RData, Record};
+    use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamKey};
+    use hickory_proto::rr::{Name, Record};
     use proptest::prelude::*;
 
     use super::*;
@@ -583,6 +614,41 @@ mod tests {
         for length in 0..bytes(&question).len() {
             assert!(!is_reply_to(&bytes(&question.clone().into_response())[..length], &bytes(&question)));
         }
+    }
+
+    #[test]
+    fn h5_addresses_are_found_however_they_are_told() {
+        let hints = vec![
+            (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(IpHint(vec![Ipv4Addr::new(10, 0, 0, 3).into()]))),
+            (
+                SvcParamKey::Ipv6Hint,
+                SvcParamValue::Ipv6Hint(IpHint(vec!["::ffff:10.0.0.4".parse().unwrap()])),
+            ),
+        ];
+        let service = SVCB::new(1, Name::root(), hints);
+        let mut answer = asked("db.").into_response();
+        for data in [
+            RData::A(Ipv4Addr::new(10, 0, 0, 1).into()),
+            RData::AAAA("::ffff:10.0.0.2".parse().unwrap()),
+            RData::SVCB(service.clone()),
+            RData::HTTPS(HTTPS(service)),
+        ] {
+            answer.add_answer(Record::from_rdata(Name::root(), 0, data));
+        }
+        let expected = [1, 2, 3, 4, 3, 4].map(|last| IpAddr::from([10, 0, 0, last]));
+        assert_eq!(addresses_in(&bytes(&answer)).unwrap(), expected);
+        assert_eq!(addresses_in(&bytes(&asked("db."))), Some(Vec::new()));
+    }
+
+    /// A resolver may overlook what is broken behind the address that it looks for.
+    #[test]
+    fn h5_a_malformed_message_has_no_addresses_that_could_be_trusted() {
+        let mut answer = asked("db.").into_response();
+        answer.add_answer(Record::from_rdata(Name::root(), 0, RData::A(Ipv4Addr::LOCALHOST.into())));
+        let mut answer = bytes(&answer);
+        answer[11] += 1;
+        answer.extend([0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 3, 1, 2, 3]);
+        assert_eq!(addresses_in(&answer), None);
     }
 
     /// A question with a name of any octets, perhaps with an OPT record, sometimes spoilt.

@@ -182,6 +182,15 @@ impl Table {
         }
     }
 
+    /// The bridge that an address lies behind: its owner's, else that of the smallest subnet around it.
+    pub(crate) fn bridge_of(&self, address: IpAddr) -> Option<&str> {
+        let address = address.to_canonical();
+        let owner = self.owners(address).first().and_then(|owner| self.networks.get(&owner.network));
+        let around = || self.networks.values().max_by_key(|served| served.prefix_around(address));
+        let served = owner.or_else(|| around().filter(|served| served.contains(address)))?;
+        Some(&served.network.bridge)
+    }
+
     /// Whether an address is in a subnet of ours.
     pub(crate) fn is_inside(&self, address: IpAddr) -> bool {
         self.subnet_of(address, bits(address)).is_some()
@@ -286,11 +295,22 @@ impl Served {
     }
 
     fn contains(&self, address: IpAddr) -> bool {
-        self.network.subnets.iter().any(|subnet| subnet.contains(address))
+        self.prefix_around(address).is_some()
+    }
+
+    /// The prefix length of its smallest subnet around an address.
+    fn prefix_around(&self, address: IpAddr) -> Option<u8> {
+        let around = self.network.subnets.iter().filter(|subnet| subnet.contains(address));
+        around.map(|subnet| subnet.prefix()).max()
     }
 }
 
 impl<'t> View<'t> {
+    /// The container that asks: network and id.
+    pub(crate) fn client(&self) -> Option<(Arc<str>, Arc<str>)> {
+        self.endpoints.first().map(|own| (Arc::clone(&own.network), own.container().into()))
+    }
+
     fn of_network(served: &'t Served) -> Self {
         Self { networks: vec![served], endpoints: Vec::new() }
     }
@@ -353,6 +373,43 @@ impl Attached {
             names: self.names().map(str::to_owned).collect(),
             addresses: self.addresses().to_vec(),
             upstreams: self.upstreams.to_vec(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(name: &str, subnet: &str) -> Network {
+        let (bridge, subnets) = (format!("br-{name}"), vec![subnet.parse().unwrap()]);
+        Network { name: name.into(), bridge, subnets, ..Network::default() }
+    }
+
+    fn endpoint(network: &str, ip: &str) -> Endpoint {
+        let (container, ifname) = (format!("on-{network}"), "eth0".into());
+        let addresses = vec![ip.parse().unwrap()];
+        Endpoint { network: network.into(), container, ifname, addresses, ..Endpoint::default() }
+    }
+
+    /// V1, V5. Over TCP the kernel does not say by which link somebody came.
+    #[test]
+    fn an_address_lies_behind_its_owners_bridge_else_behind_that_of_the_smallest_subnet() {
+        // A table of its own each time: its order is another one.
+        for _ in 0..8 {
+            let mut table = Table::new();
+            for (name, subnet) in [("wide", "10.0.0.0/8"), ("narrow", "10.7.0.0/24"), ("mid", "10.7.0.0/16")]
+            {
+                table.set_network(network(name, subnet));
+            }
+            assert!(table.set_endpoint(&endpoint("wide", "10.7.0.9")));
+            let bridge_of = |ip: &str| table.bridge_of(ip.parse().unwrap());
+            assert_eq!(bridge_of("10.7.0.9"), Some("br-wide"));
+            assert_eq!(bridge_of("::ffff:10.7.0.9"), Some("br-wide"));
+            assert_eq!(bridge_of("10.7.0.8"), Some("br-narrow"));
+            assert_eq!(bridge_of("10.7.1.8"), Some("br-mid"));
+            assert_eq!(bridge_of("10.8.0.8"), Some("br-wide"));
+            assert_eq!(bridge_of("192.0.2.1"), None);
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::listen::{Batch, Bound, link_index, link_name};
 use crate::resolv::{Watch, localhost_for_any, without_own};
 use crate::serve::{Binder, Way};
 use crate::stream::Connections;
-use crate::table::Attached;
+use crate::table::{Asker, Attached};
 use crate::upstream::Buckets;
 use crate::watch::Watchers;
 use crate::{Asked, Endpoint, Known, Network, Reply, Resolv, Table, control, listen, stream};
@@ -37,6 +37,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// So long is waited for the servers outside before a successor takes over.
 const LANDING: Duration = Duration::from_millis(300);
+
+/// 2^64 divided by the golden ratio: multiples of it are spread over all numbers (Knuth, 6.4).
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// So many links are remembered by number.
 const MOST_LINKS: usize = 1024;
@@ -82,7 +85,7 @@ pub(crate) struct Server {
     forwarder: Rc<Forwarder>,
     /// The host's servers.
     upstreams: RefCell<Vec<SocketAddr>>,
-    errors: RefCell<Buckets<IpAddr>>,
+    errors: RefCell<Buckets<Client>>,
     /// Held during a change, because one may wait for sockets.
     binder: Mutex<Binder>,
     changed: Notify,
@@ -200,7 +203,7 @@ impl Server {
         asked: &Asked<'_>,
         later: impl FnOnce() -> Answerer,
     ) -> Option<Vec<u8>> {
-        let turn = count(&self.counts.questions);
+        let turn = turn(count(&self.counts.questions));
         if self.forwarder.is_probe(asked.message) {
             return None;
         }
@@ -208,22 +211,25 @@ impl Server {
         self.watchers.tell(&self.table.borrow(), asked, &reply);
         match reply {
             Reply::Answer(answer) => Some(answer),
-            Reply::Error(answer) => self.error(asked.from, answer),
+            Reply::Error(answer) => self.error(self.client(asked), answer),
             Reply::Drop => None,
             Reply::Forward(forward) => {
                 count(&self.counts.forwarded);
-                let client = match forward.client {
-                    Some((network, container)) => Client::Container(network, container),
-                    None => Client::Address(asked.from),
-                };
+                let client = client(forward.client, asked.from);
                 let servers = self.servers(&forward.upstreams);
                 let forbidden = forward.guarded.then(|| self.forbidden());
                 let (message, transport) = (asked.message, asked.transport);
-                let question = Question { message, transport, servers, client, forbidden };
+                let question = Question { message, transport, servers, client: client.clone(), forbidden };
                 let answer = self.forwarder.forward(question, later)?;
-                self.error(asked.from, answer)
+                self.error(client, answer)
             }
         }
+    }
+
+    fn client(&self, asked: &Asked<'_>) -> Client {
+        let table = self.table.borrow();
+        let container = if let Asker::Known(view) = table.asker(asked) { view.client() } else { None };
+        client(container, asked.from)
     }
 
     /// H5: no answer from outside may point into a subnet of ours.
@@ -233,8 +239,8 @@ impl Server {
     }
 
     /// H2: whoever causes too many errors gets no answer to some.
-    fn error(&self, from: IpAddr, answer: Vec<u8>) -> Option<Vec<u8>> {
-        let may = self.errors.borrow_mut().take(from, Instant::now());
+    fn error(&self, client: Client, answer: Vec<u8>) -> Option<Vec<u8>> {
+        let may = self.errors.borrow_mut().take(client, Instant::now());
         if !may {
             count(&self.counts.suppressed);
         }
@@ -248,12 +254,9 @@ impl Server {
         without_own(servers, |ip| listeners.contains_key(&ip))
     }
 
-    /// The bridge of the network whose subnet `address` is in.
+    /// The bridge that `address` lies behind.
     pub(crate) fn bridge_of(&self, address: IpAddr) -> Rc<str> {
-        let networks = self.networks.borrow();
-        let owner =
-            networks.values().find(|network| network.subnets.iter().any(|subnet| subnet.contains(address)));
-        owner.map_or_else(|| Rc::from(""), |network| Rc::from(network.bridge.as_str()))
+        self.table.borrow().bridge_of(address).unwrap_or_default().into()
     }
 
     /// Takes a network and an endpoint on it; when this returns, its names answer.
@@ -488,7 +491,32 @@ fn count(counter: &Cell<u64>) -> u64 {
     counter.replace(counter.get().wrapping_add(1))
 }
 
+/// Another one for each question. Not their number itself: resolvers ask A and AAAA in turn, so all A would be odd.
+fn turn(number: u64) -> u64 {
+    number.wrapping_mul(SPREAD) >> 40
+}
+
+/// Who is charged: the container, if it is known.
+fn client(container: Option<(Arc<str>, Arc<str>)>, from: IpAddr) -> Client {
+    container.map_or(Client::Address(from), |(network, id)| Client::Container(network, id))
+}
+
 fn misplaced(endpoint: &Endpoint, other: String) -> Error {
     let Endpoint { container, ifname, network, .. } = endpoint.clone();
     Error::Network { container, ifname, network, other }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A9. Every second question, every third: whoever asks in a pattern meets all addresses.
+    #[test]
+    fn turns_follow_no_pattern_of_the_questions() {
+        for (step, addresses) in [(1, 2), (2, 2), (2, 3), (2, 4), (3, 3), (4, 8)] {
+            let mut firsts = vec![0; addresses];
+            (0..100).for_each(|asked| firsts[(turn(asked * step) % addresses as u64) as usize] += 1);
+            assert!(firsts.iter().all(|count| *count * addresses > 50), "{step}: {firsts:?}");
+        }
+    }
 }

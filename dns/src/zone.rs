@@ -60,7 +60,7 @@ pub struct Forward {
     /// The servers to ask, in order (F1); empty means the host's.
     pub upstreams: Vec<SocketAddr>,
     /// The container that is charged for it: (network, id); none for the host or an unknown asker.
-    pub client: Option<(String, String)>,
+    pub client: Option<(Arc<str>, Arc<str>)>,
     /// An answer that points into one of our subnets is not to be passed on (H5).
     pub guarded: bool,
 }
@@ -281,8 +281,7 @@ fn forward(view: &View<'_>, question: &Question<'_>) -> Reply {
     if !question.recursion_desired() {
         return Reply::Error(question.error(ResponseCode::Refused));
     }
-    let client = view.endpoints.first().map(|own| (own.network.to_string(), own.container().to_owned()));
-    Reply::Forward(Forward { upstreams: view.upstreams(), client, guarded: view.is_guarded() })
+    Reply::Forward(Forward { upstreams: view.upstreams(), client: view.client(), guarded: view.is_guarded() })
 }
 
 /// The name and what follows each of its dots.

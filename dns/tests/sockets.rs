@@ -420,6 +420,22 @@ fn an_answer_that_points_inside_is_dropped_where_a_network_wants_it() {
     assert_eq!(scene.rcode("example.org"), 0, "it points outside");
 }
 
+/// H5. glibc takes the address and overlooks what comes behind it.
+#[test]
+fn an_answer_that_cannot_be_read_is_dropped_where_none_may_point_inside() {
+    let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
+    let _upstream = scene.upstream("192.0.2.1", |query| {
+        let mut broken = answer(query, 1);
+        broken[11] = 1;
+        broken.extend([0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 3, 1, 2, 3]);
+        vec![broken]
+    });
+    scene.set(&network(), None);
+    assert_eq!(scene.rcode("example.org"), 0, "nobody minds");
+    scene.set(&Network { rebinding_guard: true, ..network() }, None);
+    assert_eq!(scene.rcode("example.org"), 2);
+}
+
 #[test]
 fn refusing_failing_and_unreachable_servers_are_passed_over_at_once() {
     let scene =
@@ -633,4 +649,72 @@ fn a_question_by_tcp_is_asked_by_tcp() {
     });
     assert_eq!(said.unwrap(), answer(&query(5, "example.org"), 9));
     assert_eq!(datagrams.asked(), 0);
+}
+
+/// A9, with what glibc and musl ask: A and AAAA of the same name, one after the other.
+#[test]
+fn addresses_take_turns_also_when_every_second_question_is_for_another_type() {
+    let scene = Scene::with("", false, vec![]);
+    let set = |id: &str, ip| {
+        let names = vec!["pair".into()];
+        scene.set(&network(), Some(&Endpoint { names, ..endpoint(id, ip) }));
+    };
+    set("one", "10.77.0.8");
+    set("two", "10.77.0.9");
+    let mut aaaa = query(8, "pair");
+    let end = aaaa.len() - 3;
+    aaaa[end] = 28;
+    let first = || {
+        let answer = ask(GATEWAY, &query(7, "pair"), LONG).unwrap();
+        ask(GATEWAY, &aaaa, LONG).unwrap();
+        answer[answer.len() - 17]
+    };
+    let firsts = scene.host.run(|| (0..50).map(|_| first()).collect::<Vec<_>>()).unwrap();
+    let eights = firsts.iter().filter(|last| **last == 8).count();
+    assert!((10..=40).contains(&eights), "{firsts:?}");
+}
+
+/// F4. Many a small server takes datagrams only.
+#[test]
+fn who_takes_no_connections_is_asked_by_datagram_as_before() {
+    let scene = Scene::with("nameserver 192.0.2.1\nnameserver 192.0.2.2\n", false, vec![]);
+    scene.set(&network(), None);
+    let first = scene.upstream("192.0.2.1", |query| vec![answer(query, 1)]);
+    let second = scene.upstream("192.0.2.2", |query| vec![answer(query, 2)]);
+    let only_second_listens =
+        scene.host.run(|| std::net::TcpListener::bind("192.0.2.2:53").unwrap()).unwrap();
+    std::thread::spawn(move || {
+        for stream in only_second_listens.incoming() {
+            let mut stream = stream.unwrap();
+            let question = read_framed(&mut stream).unwrap();
+            stream.write_all(&framed(&answer(&question, 9))).unwrap();
+        }
+    });
+    let by_stream = scene.host.run(|| {
+        let mut stream = connect();
+        stream.write_all(&framed(&query(5, "example.org"))).unwrap();
+        read_framed(&mut stream).unwrap()
+    });
+    assert!(by_stream.unwrap().ends_with(&[100, 9]));
+    assert!(scene.ask("example.org").unwrap().ends_with(&[100, 1]));
+    assert_eq!((first.asked(), second.asked()), (1, 0));
+}
+
+/// F2. A router says so by ICMP, which the kernel takes for a passing trouble.
+#[test]
+fn a_server_behind_an_unreachable_route_is_passed_over_at_once() {
+    let scene = Scene::with("nameserver 203.0.113.9\nnameserver 192.0.2.2\n", false, vec![]);
+    let router = scene.host.outside(&["198.18.0.0/24".parse().unwrap()]).unwrap();
+    router.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap()).unwrap();
+    let nowhere = ["route", "add", "unreachable", "203.0.113.0/24"];
+    assert!(router.command("ip").args(nowhere).status().unwrap().success());
+    let by_router = ["route", "add", "203.0.113.0/24", "via", "198.18.0.2"];
+    assert!(scene.host.command("ip").args(by_router).status().unwrap().success());
+    scene.set(&network(), None);
+    let _live = scene.upstream("192.0.2.2", |query| vec![answer(query, 2)]);
+    let begun = Instant::now();
+    assert!(scene.ask("a.example.org").unwrap().ends_with(&[100, 2]));
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert_eq!(scene.status().unwell, ["203.0.113.9:53".parse().unwrap()]);
+    assert!(scene.ask("b.example.org").unwrap().ends_with(&[100, 2]));
 }

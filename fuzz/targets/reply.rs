@@ -5,6 +5,8 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (&[u8], &[u8])| {
     let (question, reply) = input;
+    let addresses = dns::addresses_in(reply).unwrap_or_default();
+    assert!(addresses.iter().all(|address| address.to_canonical() == *address));
     if dns::is_reply_to(reply, question) {
         assert_eq!(reply[..2], question[..2]);
         assert!(reply[2] & 0x80 != 0 && question.len() >= 12);
