@@ -45,8 +45,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Control connections that wait while there is no worker.
 const BACKLOG: i32 = 256;
 
-/// nobody, nogroup.
-const NOBODY: u32 = 65534;
+/// The worker's user and group: nobody else's, as nobody's (65534) would be. The number spells "rnet", and lies where
+/// neither passwd(5), subordinate users nor systemd give any out (1,879,048,192 to 2,147,483,647).
+const OWN_USER: u32 = u32::from_be_bytes(*b"rnet");
 
 /// What the server is started with.
 #[derive(Debug)]
@@ -346,7 +347,7 @@ impl Records {
 fn drop_privileges(parent: i32) -> Result<(), Errno> {
     rustix::thread::set_no_new_privs(true)?;
     if rustix::process::geteuid().is_root() && is_initial_user_namespace() {
-        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        let (uid, gid) = (Uid::from_raw(OWN_USER), Gid::from_raw(OWN_USER));
         rustix::thread::set_thread_groups(&[])?;
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;
