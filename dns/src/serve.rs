@@ -45,8 +45,9 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 /// Control connections that wait while there is no worker.
 const BACKLOG: i32 = 256;
 
-/// nobody, nogroup.
-const NOBODY: u32 = 65534;
+/// The worker's user and group: nobody else's, as nobody's (65534) would be. The number spells "rnet", and lies where
+/// neither passwd(5), subordinate users nor systemd give any out (1,879,048,192 to 2,147,483,647).
+const OWN_USER: u32 = u32::from_be_bytes(*b"rnet");
 
 /// What the server is started with.
 #[derive(Debug)]
@@ -81,9 +82,6 @@ pub enum Error {
         /// What the kernel said.
         source: Errno,
     },
-    /// The worker cannot be started.
-    #[error("cannot start the name server's worker")]
-    Spawn(#[source] io::Error),
     /// Parent and worker do not understand each other.
     #[error("the name server's parent and worker cannot talk")]
     Talk(#[source] io::Error),
@@ -179,7 +177,7 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
     loop {
         let begun = Instant::now();
         let end = match &config.worker {
-            Some(arguments) => supervise(&config, arguments, control, &mut kept)?,
+            Some(arguments) => supervise(&config, arguments, control, &mut kept),
             None => work_here(&config, control).map(|()| End::Unused)?,
         };
         match end {
@@ -240,14 +238,20 @@ fn work_here<F: Fn(&mut dyn FnMut(Known))>(config: &Serve<F>, control: &Control)
     worker::run(start).map_err(Error::Work)
 }
 
-/// One worker's life as its parent sees it.
+/// One worker's life as its parent sees it. One that cannot be started, for want of memory or descriptors, has died.
 fn supervise<F: Fn(&mut dyn FnMut(Known))>(
     config: &Serve<F>,
     arguments: &[OsString],
     control: &Control,
     kept: &mut Kept,
-) -> Result<End, Error> {
-    let (ours, mut child) = spawn(arguments).map_err(Error::Spawn)?;
+) -> End {
+    let (ours, child) = match spawn(arguments) {
+        Ok(started) => started,
+        Err(error) => {
+            tracing::error!(%error, "the process that answers cannot be started: once more");
+            return End::Died;
+        }
+    };
     let mut handing_over = false;
     if greet(config, control, kept, ours.as_fd()).is_ok() {
         // Ends when the worker does, for it alone has the other end.
@@ -257,22 +261,28 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
                 Wish::Close { address } => drop(kept.sockets.remove(&address)),
                 Wish::HandOver => {
                     handing_over = true;
-                    child.kill().map_err(Error::Spawn)?;
                     break;
                 }
             }
         }
     }
-    drop(ours);
-    let status = child.wait().map_err(Error::Spawn)?;
-    Ok(if handing_over {
-        End::HandOver
-    } else if status.success() {
-        End::Unused
-    } else {
-        tracing::error!(%status, "the process that answers has ended: another takes its place");
-        End::Died
-    })
+    end_of(child, ours, handing_over)
+}
+
+fn end_of(mut child: Child, channel: OwnedFd, handing_over: bool) -> End {
+    if handing_over {
+        let _ = child.kill();
+    }
+    drop(channel);
+    match child.wait() {
+        _ if handing_over => End::HandOver,
+        Ok(status) if status.success() => End::Unused,
+        status => {
+            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+            tracing::error!(%status, "the process that answers has ended: another takes its place");
+            End::Died
+        }
+    }
 }
 
 fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
@@ -337,7 +347,7 @@ impl Records {
 fn drop_privileges(parent: i32) -> Result<(), Errno> {
     rustix::thread::set_no_new_privs(true)?;
     if rustix::process::geteuid().is_root() && is_initial_user_namespace() {
-        let (uid, gid) = (Uid::from_raw(NOBODY), Gid::from_raw(NOBODY));
+        let (uid, gid) = (Uid::from_raw(OWN_USER), Gid::from_raw(OWN_USER));
         rustix::thread::set_thread_groups(&[])?;
         rustix::thread::set_thread_res_gid(gid, gid, gid)?;
         rustix::thread::set_thread_res_uid(uid, uid, uid)?;

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netns_fixtures::{Container, lookup};
+use rustix::process::{Resource, Rlimit};
 use serde_json::{Value, json};
 
 use crate::common::{SOON, Who, address, differences, rnet, with};
@@ -59,6 +60,28 @@ fn a_killed_worker_is_replaced_with_the_same_table() {
     }
     scene.lab.del("rnet", &db_who, &mynet());
     assert_eq!(scene.status().json()["endpoints"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_worker_that_cannot_be_started_is_tried_again() {
+    let scene = Scene::new();
+    let (web, _, web_ip) = scene.member("web", &mynet());
+    let (worker, parent) = scene.server();
+    let ours = rustix::process::Pid::from_raw(parent as i32);
+    let limit = |most| {
+        let limit = Rlimit { current: Some(most), maximum: Some(4096) };
+        rustix::process::prlimit(ours, Resource::Nofile, limit).unwrap();
+    };
+    limit(3);
+    kill(worker);
+    wait_until("a failure", || {
+        scene.command(&["dns", "log"]).stdout.contains("the process that answers cannot be started")
+    });
+
+    limit(4096);
+
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(scene.server().1, parent);
 }
 
 #[test]
