@@ -258,8 +258,8 @@ fn routes_and_resolver_settings_are_passed_on() {
     let dns = json!({"nameservers": ["10.9.0.1", "fd09::1"], "domain": "d", "search": ["a", "b"], "options": ["ndots:2"]});
     assert_eq!(result["dns"], dns);
 
-    let missing = network(json!({"subnet": "10.9.0.0/24", "resolvConf": "/x"}));
-    assert_eq!(refused(&lab, "b", &missing).1, "open /x: no such file or directory");
+    let missing = network(json!({"subnet": "10.9.0.0/24", "resolvConf": "/nowhere"}));
+    assert_eq!(refused(&lab, "b", &missing).1, "open /nowhere: no such file or directory");
     assert_eq!(files(&lab).len(), 3);
 }
 
