@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::worker::Server;
@@ -32,13 +32,17 @@ const MOST_UNSENT: usize = 1 << 16;
 /// With so many questions outside, no further one of this connection is read.
 const MOST_OUTSIDE: usize = 64;
 
+/// So many questions are answered in one turn. Others wait for no longer than that.
+const MOST_AT_ONCE: usize = 32;
+
 /// So many bytes are read at once.
 const CHUNK: usize = 4096;
 
 /// The open connections, oldest first.
-#[derive(Default)]
 pub(crate) struct Connections {
     open: RefCell<Vec<Rc<Entry>>>,
+    /// Whose turn it is: one has it at a time, so that datagrams and changes wait for no more than one.
+    turn: Semaphore,
 }
 
 struct Entry {
@@ -49,6 +53,12 @@ struct Entry {
     closing: Cell<bool>,
     /// What has been asked is answered first.
     landing: Cell<bool>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { open: RefCell::default(), turn: Semaphore::new(1) }
+    }
 }
 
 impl Connections {
@@ -178,21 +188,32 @@ impl Connection {
     async fn run(mut self, server: &Rc<Server>) -> io::Result<()> {
         // Answers are written whole; waiting to fill a packet would only delay them.
         self.stream.set_nodelay(true)?;
-        loop {
+        while self.has_more() || self.wait().await? {
+            let turn = server.connections.turn.acquire().await;
             self.take_messages(server);
             self.write()?;
-            if self.ended && self.outbox.is_empty() && self.outside == 0 {
-                return Ok(());
-            }
             self.note_idle();
-            if !self.turn().await? {
+            if self.is_done() {
                 return Ok(());
             }
+            // The others' turn comes before ours ends: what the kernel has for them is looked for.
+            tokio::task::yield_now().await;
+            drop(turn);
         }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.ended && !self.has_more() && self.outbox.is_empty() && self.outside == 0
+    }
+
+    /// Whether there are questions to be answered, and room for the answers.
+    fn has_more(&self) -> bool {
+        self.has_room() && whole_message(&self.inbox).is_some()
     }
 
     /// Waits until something can be done; false if the time is up.
-    async fn turn(&mut self) -> io::Result<bool> {
+    async fn wait(&mut self) -> io::Result<bool> {
         let reading = !self.ended && self.has_room();
         let writing = !self.outbox.is_empty();
         let deadline = self.deadline();
@@ -269,18 +290,19 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers the whole messages of the inbox, as long as there is room for answers.
+    /// Answers whole messages of the inbox, as long as there is room for answers.
     fn take_messages(&mut self, server: &Rc<Server>) {
         let inbox = std::mem::take(&mut self.inbox);
-        let mut rest = &inbox[..];
+        let (mut rest, mut taken) = (&inbox[..], 0);
         while self.has_room()
+            && taken < MOST_AT_ONCE
             && let Some((message, after)) = whole_message(rest)
         {
             self.take(server, message);
-            rest = after;
+            (rest, taken) = (after, taken + 1);
         }
-        let waits_for_room = whole_message(rest).is_some();
-        let whole = rest.is_empty() || waits_for_room;
+        let waits = whole_message(rest).is_some();
+        let whole = rest.is_empty() || waits;
         let begun = if rest.len() == inbox.len() { self.begun } else { None };
         self.begun = (!whole).then(|| begun.unwrap_or_else(Instant::now));
         self.inbox = rest.to_vec();

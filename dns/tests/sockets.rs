@@ -718,3 +718,76 @@ fn a_server_behind_an_unreachable_route_is_passed_over_at_once() {
     assert_eq!(scene.status().unwell, ["203.0.113.9:53".parse().unwrap()]);
     assert!(scene.ask("b.example.org").unwrap().ends_with(&[100, 2]));
 }
+
+/// Sends questions over TCP and reads the answers until it is told to stop, or for too long: one thread for all, for
+/// the clients are not to be what takes the time. How many bytes each got.
+fn chatter(streams: &mut [TcpStream], stop: &AtomicUsize) -> Vec<usize> {
+    let many = framed(&query(1, "web")).repeat(100);
+    let (mut sent, mut got) = (vec![0; streams.len()], vec![0; streams.len()]);
+    let (mut chunk, end) = (vec![0; 1 << 16], Instant::now() + 2 * LONG);
+    streams.iter().for_each(|stream| stream.set_nonblocking(true).unwrap());
+    while stop.load(Ordering::SeqCst) == 0 && Instant::now() < end {
+        for (index, stream) in streams.iter_mut().enumerate() {
+            sent[index] += stream.write(&many[sent[index] % many.len()..]).unwrap_or_default();
+            got[index] += stream.read(&mut chunk).unwrap_or_default();
+        }
+    }
+    got
+}
+
+fn connect_from(from: Ipv4Addr) -> TcpStream {
+    let flags = rustix::net::SocketFlags::CLOEXEC;
+    let (family, kind) = (rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM);
+    let socket = rustix::net::socket_with(family, kind, flags, None).unwrap();
+    rustix::net::bind(&socket, &SocketAddr::new(from.into(), 0)).unwrap();
+    rustix::net::connect(&socket, &SocketAddr::new(GATEWAY.parse().unwrap(), 53)).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream
+}
+
+/// How long a question and a change take beside so many clients that chatter over TCP.
+fn times_beside(clients: u8, connections: u8) -> (Duration, Duration) {
+    let scene = Scene::new("");
+    scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
+    let address = |client| Ipv4Addr::new(10, 77, 0, 100 + client);
+    for client in 0..clients {
+        let ip = format!("{}/32", address(client));
+        assert!(scene.host.command("ip").args(["addr", "add", &ip, "dev", "lo"]).status().unwrap().success());
+    }
+    let from = (0..clients).flat_map(|client| (0..connections).map(move |_| address(client)));
+    let mut streams: Vec<_> = scene.host.run(|| from.map(connect_from).collect()).unwrap();
+    let stop = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        let chatting = scope.spawn(|| chatter(&mut streams, &stop));
+        let asked = median(|| assert_eq!(scene.rcode("web"), 0));
+        let changed = median(|| scene.set(&network(), Some(&endpoint("db", "10.77.0.8"))));
+        stop.store(1, Ordering::SeqCst);
+        assert!(chatting.join().unwrap().iter().all(|got| *got > 0), "everybody is answered");
+        (asked, changed)
+    })
+}
+
+/// How long it takes half of the time: others use this machine too.
+fn median(act: impl Fn()) -> Duration {
+    let time = |_| {
+        let begun = Instant::now();
+        act();
+        let took = begun.elapsed();
+        std::thread::sleep(Duration::from_millis(10));
+        took
+    };
+    let mut times: Vec<_> = (0..21).map(time).collect();
+    times.sort();
+    times[10]
+}
+
+/// M4, G1.
+#[test]
+fn who_sends_questions_without_end_over_tcp_delays_nobody() {
+    for (clients, connections) in [(1, 8), (25, 8)] {
+        let (asked, changed) = times_beside(clients, connections);
+        let most = asked.max(changed);
+        assert!(most < Duration::from_millis(50), "{clients} clients: {asked:?} {changed:?}");
+    }
+}
