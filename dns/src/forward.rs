@@ -33,8 +33,8 @@ const MOST_IDLE: usize = 64;
 /// The label of a probe for loops: 128 random bits.
 const PROBE_LABEL: usize = 32;
 
-/// What takes the answer, bearing the asker's id.
-pub(crate) type Answerer = Box<dyn FnOnce(&[u8])>;
+/// What takes the question again, and the answer, bearing the asker's id.
+pub(crate) type Answerer = Box<dyn FnOnce(&[u8], &[u8])>;
 
 /// Says whether an address is one that no answer from outside may point to.
 pub(crate) type Forbidden = Box<dyn Fn(IpAddr) -> bool>;
@@ -221,7 +221,7 @@ impl Forwarder {
         let Some(mut answer) = answer.or_else(|| servfail(&message)) else { return };
         for waiter in waiters {
             address_to(&mut answer, &waiter.message);
-            (waiter.answer)(&answer);
+            (waiter.answer)(&waiter.message, &answer);
         }
     }
 

@@ -221,7 +221,7 @@ fn answer<S: Family>(
     let asked = Asked { message: bytes, from: from.ip(), link: &link, to, transport: Transport::Udp };
     let answer = server.answer(&asked, || {
         let socket = Rc::clone(socket);
-        Box::new(move |answer| {
+        Box::new(move |_, answer| {
             let _ = rustix::net::sendto(socket.as_fd(), answer, send_flags(), &from);
         })
     })?;

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::worker::Server;
-use crate::{Asked, Transport};
+use crate::{Asked, Transport, servfail};
 
 /// Nothing was asked for so long: closed. So is a connection that takes no answer for so long.
 const IDLE: Duration = Duration::from_secs(5);
@@ -28,6 +28,9 @@ const MOST: usize = 256;
 
 /// With so many bytes of answers not taken, no further question is read.
 const MOST_UNSENT: usize = 1 << 16;
+
+/// So many bytes of answers from outside wait until there is room for them. Longer ones are not kept (H3).
+const MOST_WAITING: usize = 1 << 18;
 
 /// With so many questions outside, no further one of this connection is read.
 const MOST_OUTSIDE: usize = 64;
@@ -157,6 +160,8 @@ struct Connection {
     outside: usize,
     answers: mpsc::UnboundedReceiver<Vec<u8>>,
     answered: mpsc::UnboundedSender<Vec<u8>>,
+    /// The bytes of those that have come.
+    waiting: Rc<Cell<usize>>,
     /// When something last moved, and when the message in the inbox began.
     moved: Instant,
     begun: Option<Instant>,
@@ -179,6 +184,7 @@ impl Connection {
             outside: 0,
             answers,
             answered,
+            waiting: Rc::default(),
             moved: Instant::now(),
             begun: None,
             ended: false,
@@ -220,8 +226,9 @@ impl Connection {
         tokio::select! {
             ready = self.stream.readable(), if reading => ready.and_then(|()| self.read()).map(|()| true),
             ready = self.stream.writable(), if writing => ready.map(|()| true),
-            Some(answer) = self.answers.recv() => {
+            Some(answer) = self.answers.recv(), if self.outbox.len() < MOST_UNSENT => {
                 self.outside -= 1;
+                self.waiting.update(|bytes| bytes - answer.len());
                 self.queue(&answer);
                 Ok(true)
             }
@@ -314,8 +321,8 @@ impl Connection {
         let mut outside = false;
         let answer = server.answer(&asked, || {
             outside = true;
-            let answered = self.answered.clone();
-            Box::new(move |answer| drop(answered.send(answer.to_vec())))
+            let (answered, waiting) = (self.answered.clone(), Rc::clone(&self.waiting));
+            Box::new(move |question, answer| drop(answered.send(kept(&waiting, question, answer))))
         });
         self.outside += usize::from(outside);
         answer.iter().for_each(|answer| self.queue(answer));
@@ -328,6 +335,14 @@ impl Connection {
             self.outbox.extend_from_slice(answer);
         }
     }
+}
+
+/// The answer, or SERVFAIL if there is no room for it among those that wait.
+fn kept(waiting: &Cell<usize>, question: &[u8], answer: &[u8]) -> Vec<u8> {
+    let fits = waiting.get() + answer.len() <= MOST_WAITING;
+    let answer = if fits { answer.to_vec() } else { servfail(question).unwrap_or_default() };
+    waiting.update(|bytes| bytes + answer.len());
+    answer
 }
 
 /// The first message, and what comes after it.
@@ -346,6 +361,18 @@ mod tests {
         for partial in [&[][..], &[0], &[0, 2], &[0, 2, 7]] {
             assert_eq!(whole_message(partial), None);
         }
+    }
+
+    #[test]
+    fn h3_answers_that_nobody_takes_are_kept_up_to_a_limit_then_they_are_short() {
+        let question = [0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
+        let (waiting, answer) = (Cell::new(0), vec![0; 60_000]);
+        let lengths: Vec<_> = (0..64).map(|_| kept(&waiting, &question, &answer).len()).collect();
+        assert_eq!(
+            (lengths.iter().filter(|len| **len == answer.len()).count(), lengths[63]),
+            (4, question.len())
+        );
+        assert_eq!(waiting.get(), lengths.iter().sum::<usize>());
     }
 
     #[test]
