@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
+use crate::table::LOOPBACK_LINK;
 use crate::worker::Server;
 use crate::{Asked, Transport, servfail};
 
@@ -172,7 +173,7 @@ struct Connection {
 impl Connection {
     fn new(stream: TcpStream, from: IpAddr, to: IpAddr, server: &Server, entry: Rc<Entry>) -> Self {
         let (answered, answers) = mpsc::unbounded_channel();
-        let link = if from == to { "lo".into() } else { server.bridge_of(from) };
+        let link = if from == to { LOOPBACK_LINK.into() } else { server.link_to(from) };
         Self {
             stream,
             from,

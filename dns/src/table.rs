@@ -12,7 +12,7 @@ use crate::reverse::{Subnets, bits};
 use crate::zone::Asked;
 
 /// The link of the host's own questions.
-const LOOPBACK_LINK: &str = "lo";
+pub(crate) const LOOPBACK_LINK: &str = "lo";
 
 /// Who has no name is listed under this, so that a network finds all who are on it.
 const NAMELESS: &str = "";
