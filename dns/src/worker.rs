@@ -181,7 +181,7 @@ impl Server {
             batches,
             links: Links::default(),
             connections: Connections::default(),
-            watchers: Watchers::new(),
+            watchers: Watchers::default(),
             table: RefCell::new(Table::new()),
             networks: RefCell::default(),
             listeners: RefCell::default(),
@@ -267,7 +267,7 @@ impl Server {
     /// The link that a connection from `address` comes by. Nobody else can have one from an address of the host's.
     pub(crate) fn link_to(&self, address: IpAddr) -> Rc<str> {
         let table = self.table.borrow();
-        let host = table.owners(address.to_canonical()).is_empty() && is_own(address);
+        let host = table.owners(address.to_canonical()).next().is_none() && is_own(address);
         let bridge = || table.bridge_of(address).unwrap_or_default();
         if host { LOOPBACK_LINK.into() } else { bridge().into() }
     }
