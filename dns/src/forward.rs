@@ -33,8 +33,8 @@ const MOST_IDLE: usize = 64;
 /// The label of a probe for loops: 128 random bits.
 const PROBE_LABEL: usize = 32;
 
-/// What takes the answer, bearing the asker's id.
-pub(crate) type Answerer = Box<dyn FnOnce(&[u8])>;
+/// What takes the question again, and the answer, bearing the asker's id.
+pub(crate) type Answerer = Box<dyn FnOnce(&[u8], &[u8])>;
 
 /// Says whether an address is one that no answer from outside may point to.
 pub(crate) type Forbidden = Box<dyn Fn(IpAddr) -> bool>;
@@ -102,7 +102,7 @@ struct Flight {
 
 struct Waiter {
     /// Its question: the answer repeats its id and its spelling.
-    message: Vec<u8>,
+    message: Rc<[u8]>,
     client: Client,
     answer: Answerer,
 }
@@ -138,7 +138,7 @@ struct State {
     health: [Health; 2],
     buckets: Buckets<Client>,
     in_flight: InFlight<Client>,
-    flights: HashMap<Flight, Vec<Waiter>>,
+    flights: HashMap<Rc<Flight>, Vec<Waiter>>,
     probes: HashMap<[u8; PROBE_LABEL], SocketAddr>,
     /// When it was last said that somebody asks too much.
     complained: Option<Instant>,
@@ -175,12 +175,14 @@ impl Forwarder {
             return refused(message);
         }
         let flight = Flight { key, transport, servers, guarded: forbidden.is_some() };
-        let waiter = Waiter { message: message.into(), client, answer: answer() };
+        let message: Rc<[u8]> = message.into();
+        let waiter = Waiter { message: Rc::clone(&message), client, answer: answer() };
         match state.flights.get_mut(&flight) {
             Some(waiters) => waiters.push(waiter),
             None => {
-                state.flights.insert(flight.clone(), vec![waiter]);
-                drop(tokio::task::spawn_local(Rc::clone(self).fly(flight, message.into(), forbidden)));
+                let flight = Rc::new(flight);
+                state.flights.insert(Rc::clone(&flight), vec![waiter]);
+                drop(tokio::task::spawn_local(Rc::clone(self).fly(flight, message, forbidden)));
             }
         }
         None
@@ -213,7 +215,7 @@ impl Forwarder {
         (state.in_flight.count(), unwell.into_iter().collect())
     }
 
-    async fn fly(self: Rc<Self>, flight: Flight, message: Vec<u8>, forbidden: Option<Forbidden>) {
+    async fn fly(self: Rc<Self>, flight: Rc<Flight>, message: Rc<[u8]>, forbidden: Option<Forbidden>) {
         let welcome =
             |answer: &Vec<u8>| forbidden.as_ref().is_none_or(|forbidden| is_welcome(answer, forbidden));
         let answer = self.ask_in_turn(&flight, &message).await.filter(welcome);
@@ -221,7 +223,7 @@ impl Forwarder {
         let Some(mut answer) = answer.or_else(|| servfail(&message)) else { return };
         for waiter in waiters {
             address_to(&mut answer, &waiter.message);
-            (waiter.answer)(&answer);
+            (waiter.answer)(&waiter.message, &answer);
         }
     }
 
@@ -236,7 +238,8 @@ impl Forwarder {
     async fn ask_in_turn(self: &Rc<Self>, flight: &Flight, message: &[u8]) -> Option<Vec<u8>> {
         let mut attempt =
             self.state.borrow_mut().health(flight.transport).plan(&flight.servers, Instant::now());
-        let mut asks = Vec::new();
+        // Nearly always it is one.
+        let mut asks = Vec::with_capacity(1);
         loop {
             match attempt.step(Instant::now()) {
                 Step::Ask(server) => asks.push(self.ask(server, flight.transport, message)),

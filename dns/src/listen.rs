@@ -30,6 +30,9 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// Where connections wait to be taken.
 const BACKLOG: i32 = 256;
 
+/// A port that nothing is sent to; connect(2) wants one.
+const DISCARD: u16 = 9;
+
 /// A high port must be free for both transports: so many are tried.
 const PORT_TRIES: usize = 16;
 
@@ -77,6 +80,18 @@ pub(crate) fn link_index(link: &str) -> Option<u32> {
 /// The name of a link.
 pub(crate) fn link_name(index: u32) -> Option<String> {
     rustix::net::netdevice::index_to_name(any_socket().ok()?, index).ok()
+}
+
+/// Whether an address is one of the host's own: it sends from there to there. One that is not has another of ours at
+/// our end, and so has the second of two in one subnet (fib_add_ifaddr in the kernel), which stays a stranger.
+pub(crate) fn is_own(address: IpAddr) -> bool {
+    let own_end = || -> Result<SocketAddr, Errno> {
+        let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+        let socket = rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        rustix::net::connect(&socket, &SocketAddr::new(address, DISCARD))?;
+        SocketAddr::try_from(rustix::net::getsockname(&socket)?).map_err(|_| Errno::INVAL)
+    };
+    own_end().is_ok_and(|own| own.ip() == address)
 }
 
 fn any_socket() -> Result<OwnedFd, Errno> {
@@ -221,7 +236,7 @@ fn answer<S: Family>(
     let asked = Asked { message: bytes, from: from.ip(), link: &link, to, transport: Transport::Udp };
     let answer = server.answer(&asked, || {
         let socket = Rc::clone(socket);
-        Box::new(move |answer| {
+        Box::new(move |_, answer| {
             let _ = rustix::net::sendto(socket.as_fd(), answer, send_flags(), &from);
         })
     })?;

@@ -8,11 +8,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
+use crate::table::LOOPBACK_LINK;
 use crate::worker::Server;
-use crate::{Asked, Transport};
+use crate::{Asked, Transport, servfail};
 
 /// Nothing was asked for so long: closed. So is a connection that takes no answer for so long.
 const IDLE: Duration = Duration::from_secs(5);
@@ -29,16 +30,23 @@ const MOST: usize = 256;
 /// With so many bytes of answers not taken, no further question is read.
 const MOST_UNSENT: usize = 1 << 16;
 
+/// So many bytes of answers from outside wait until there is room for them. Longer ones are not kept (H3).
+const MOST_WAITING: usize = 1 << 18;
+
 /// With so many questions outside, no further one of this connection is read.
 const MOST_OUTSIDE: usize = 64;
+
+/// So many questions are answered in one turn. Others wait for no longer than that.
+const MOST_AT_ONCE: usize = 32;
 
 /// So many bytes are read at once.
 const CHUNK: usize = 4096;
 
 /// The open connections, oldest first.
-#[derive(Default)]
 pub(crate) struct Connections {
     open: RefCell<Vec<Rc<Entry>>>,
+    /// Whose turn it is: one has it at a time, so that datagrams and changes wait for no more than one.
+    turn: Semaphore,
 }
 
 struct Entry {
@@ -49,6 +57,12 @@ struct Entry {
     closing: Cell<bool>,
     /// What has been asked is answered first.
     landing: Cell<bool>,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self { open: RefCell::default(), turn: Semaphore::new(1) }
+    }
 }
 
 impl Connections {
@@ -147,6 +161,8 @@ struct Connection {
     outside: usize,
     answers: mpsc::UnboundedReceiver<Vec<u8>>,
     answered: mpsc::UnboundedSender<Vec<u8>>,
+    /// The bytes of those that have come.
+    waiting: Rc<Cell<usize>>,
     /// When something last moved, and when the message in the inbox began.
     moved: Instant,
     begun: Option<Instant>,
@@ -157,7 +173,7 @@ struct Connection {
 impl Connection {
     fn new(stream: TcpStream, from: IpAddr, to: IpAddr, server: &Server, entry: Rc<Entry>) -> Self {
         let (answered, answers) = mpsc::unbounded_channel();
-        let link = if from == to { "lo".into() } else { server.bridge_of(from) };
+        let link = if from == to { LOOPBACK_LINK.into() } else { server.link_to(from) };
         Self {
             stream,
             from,
@@ -169,6 +185,7 @@ impl Connection {
             outside: 0,
             answers,
             answered,
+            waiting: Rc::default(),
             moved: Instant::now(),
             begun: None,
             ended: false,
@@ -178,29 +195,41 @@ impl Connection {
     async fn run(mut self, server: &Rc<Server>) -> io::Result<()> {
         // Answers are written whole; waiting to fill a packet would only delay them.
         self.stream.set_nodelay(true)?;
-        loop {
+        while self.has_more() || self.wait().await? {
+            let turn = server.connections.turn.acquire().await;
             self.take_messages(server);
             self.write()?;
-            if self.ended && self.outbox.is_empty() && self.outside == 0 {
-                return Ok(());
-            }
             self.note_idle();
-            if !self.turn().await? {
+            if self.is_done() {
                 return Ok(());
             }
+            // The others' turn comes before ours ends: what the kernel has for them is looked for.
+            tokio::task::yield_now().await;
+            drop(turn);
         }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.ended && !self.has_more() && self.outbox.is_empty() && self.outside == 0
+    }
+
+    /// Whether there are questions to be answered, and room for the answers.
+    fn has_more(&self) -> bool {
+        self.has_room() && whole_message(&self.inbox).is_some()
     }
 
     /// Waits until something can be done; false if the time is up.
-    async fn turn(&mut self) -> io::Result<bool> {
+    async fn wait(&mut self) -> io::Result<bool> {
         let reading = !self.ended && self.has_room();
         let writing = !self.outbox.is_empty();
         let deadline = self.deadline();
         tokio::select! {
             ready = self.stream.readable(), if reading => ready.and_then(|()| self.read()).map(|()| true),
             ready = self.stream.writable(), if writing => ready.map(|()| true),
-            Some(answer) = self.answers.recv() => {
+            Some(answer) = self.answers.recv(), if self.outbox.len() < MOST_UNSENT => {
                 self.outside -= 1;
+                self.waiting.update(|bytes| bytes - answer.len());
                 self.queue(&answer);
                 Ok(true)
             }
@@ -269,18 +298,19 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers the whole messages of the inbox, as long as there is room for answers.
+    /// Answers whole messages of the inbox, as long as there is room for answers.
     fn take_messages(&mut self, server: &Rc<Server>) {
         let inbox = std::mem::take(&mut self.inbox);
-        let mut rest = &inbox[..];
+        let (mut rest, mut taken) = (&inbox[..], 0);
         while self.has_room()
+            && taken < MOST_AT_ONCE
             && let Some((message, after)) = whole_message(rest)
         {
             self.take(server, message);
-            rest = after;
+            (rest, taken) = (after, taken + 1);
         }
-        let waits_for_room = whole_message(rest).is_some();
-        let whole = rest.is_empty() || waits_for_room;
+        let waits = whole_message(rest).is_some();
+        let whole = rest.is_empty() || waits;
         let begun = if rest.len() == inbox.len() { self.begun } else { None };
         self.begun = (!whole).then(|| begun.unwrap_or_else(Instant::now));
         self.inbox = rest.to_vec();
@@ -292,8 +322,8 @@ impl Connection {
         let mut outside = false;
         let answer = server.answer(&asked, || {
             outside = true;
-            let answered = self.answered.clone();
-            Box::new(move |answer| drop(answered.send(answer.to_vec())))
+            let (answered, waiting) = (self.answered.clone(), Rc::clone(&self.waiting));
+            Box::new(move |question, answer| drop(answered.send(kept(&waiting, question, answer))))
         });
         self.outside += usize::from(outside);
         answer.iter().for_each(|answer| self.queue(answer));
@@ -306,6 +336,14 @@ impl Connection {
             self.outbox.extend_from_slice(answer);
         }
     }
+}
+
+/// The answer, or SERVFAIL if there is no room for it among those that wait.
+fn kept(waiting: &Cell<usize>, question: &[u8], answer: &[u8]) -> Vec<u8> {
+    let fits = waiting.get() + answer.len() <= MOST_WAITING;
+    let answer = if fits { answer.to_vec() } else { servfail(question).unwrap_or_default() };
+    waiting.update(|bytes| bytes + answer.len());
+    answer
 }
 
 /// The first message, and what comes after it.
@@ -324,6 +362,18 @@ mod tests {
         for partial in [&[][..], &[0], &[0, 2], &[0, 2, 7]] {
             assert_eq!(whole_message(partial), None);
         }
+    }
+
+    #[test]
+    fn h3_answers_that_nobody_takes_are_kept_up_to_a_limit_then_they_are_short() {
+        let question = [0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
+        let (waiting, answer) = (Cell::new(0), vec![0; 60_000]);
+        let lengths: Vec<_> = (0..64).map(|_| kept(&waiting, &question, &answer).len()).collect();
+        assert_eq!(
+            (lengths.iter().filter(|len| **len == answer.len()).count(), lengths[63]),
+            (4, question.len())
+        );
+        assert_eq!(waiting.get(), lengths.iter().sum::<usize>());
     }
 
     #[test]

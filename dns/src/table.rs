@@ -12,7 +12,7 @@ use crate::reverse::{Subnets, bits};
 use crate::zone::Asked;
 
 /// The link of the host's own questions.
-const LOOPBACK_LINK: &str = "lo";
+pub(crate) const LOOPBACK_LINK: &str = "lo";
 
 /// Who has no name is listed under this, so that a network finds all who are on it.
 const NAMELESS: &str = "";
@@ -28,7 +28,8 @@ pub struct Table {
     /// The networks' domains in lower case.
     domains: Index<Box<str>, str>,
     subnets: Subnets,
-    addresses: Index<IpAddr, Attached>,
+    /// By the hash of the address, see [`Table::owners`].
+    addresses: Index<u64, Attached>,
     /// By the hash of the id, see [`Attached::container`].
     containers: Index<u64, Attached>,
     hasher: RandomState,
@@ -171,13 +172,12 @@ impl Table {
             return Asker::Known(View::of_network(served));
         }
         let here = self.bridges.get(asked.link);
-        let owners = self.addresses.get(&from);
-        if let Some(own) = owners.iter().find(|owner| here.contains(&owner.network)) {
+        if let Some(own) = self.owners(from).find(|owner| here.contains(&owner.network)) {
             return Asker::Known(self.view(own));
         }
         match self.served(here).find(|served| served.contains(from)) {
             Some(served) => Asker::Known(View::of_network(served)),
-            None if owners.is_empty() && !self.is_inside(from) => Asker::Stranger,
+            None if self.owners(from).next().is_none() && !self.is_inside(from) => Asker::Stranger,
             None => Asker::Forged,
         }
     }
@@ -185,7 +185,7 @@ impl Table {
     /// The bridge that an address lies behind: its owner's, else that of the smallest subnet around it.
     pub(crate) fn bridge_of(&self, address: IpAddr) -> Option<&str> {
         let address = address.to_canonical();
-        let owner = self.owners(address).first().and_then(|owner| self.networks.get(&owner.network));
+        let owner = self.owners(address).next().and_then(|owner| self.networks.get(&owner.network));
         let around = || self.networks.values().max_by_key(|served| served.prefix_around(address));
         let served = owner.or_else(|| around().filter(|served| served.contains(address)))?;
         Some(&served.network.bridge)
@@ -197,8 +197,9 @@ impl Table {
     }
 
     /// The endpoints with an address.
-    pub(crate) fn owners(&self, address: IpAddr) -> &[Arc<Attached>] {
-        self.addresses.get(&address)
+    pub(crate) fn owners(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Attached>> {
+        let found = self.addresses.get(&self.hasher.hash_one(address));
+        found.iter().filter(move |own| own.addresses().contains(&address))
     }
 
     /// The prefix length of the smallest subnet that has all addresses which begin with these bits.
@@ -242,7 +243,7 @@ impl Table {
     fn insert(&mut self, endpoint: &Arc<Attached>) {
         self.containers.add(self.hasher.hash_one(endpoint.container()), endpoint);
         for address in endpoint.addresses() {
-            self.addresses.add(*address, endpoint);
+            self.addresses.add(self.hasher.hash_one(address), endpoint);
         }
         let Some(served) = self.networks.get_mut(&endpoint.network) else { return };
         for key in endpoint.keys(&self.hasher) {
@@ -254,7 +255,7 @@ impl Table {
     fn forget(&mut self, endpoint: &Arc<Attached>) {
         self.containers.remove(&self.hasher.hash_one(endpoint.container()), endpoint);
         for address in endpoint.addresses() {
-            self.addresses.remove(address, endpoint);
+            self.addresses.remove(&self.hasher.hash_one(address), endpoint);
         }
     }
 

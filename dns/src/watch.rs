@@ -1,6 +1,6 @@
 //! Who asks what, for those who want to see it (G11): it is told to whoever listens just then, and written down nowhere.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::fmt::{self, Display, Formatter};
 use std::net::IpAddr;
 
@@ -49,7 +49,7 @@ impl Display for Seen {
 impl Seen {
     fn of(table: &Table, asked: &Asked<'_>, reply: &Reply) -> Self {
         let mut seen = Self { from: Some(asked.from), answer: answer(reply), ..Self::default() };
-        if let Some(own) = table.owners(asked.from.to_canonical()).first() {
+        if let Some(own) = table.owners(asked.from.to_canonical()).next() {
             seen.network = own.network.to_string();
             seen.container = own.container().to_owned();
             seen.asker = own.names().next().unwrap_or(own.container()).to_owned();
@@ -94,30 +94,25 @@ fn mnemonic(code: ResponseCode) -> String {
 }
 
 /// Those who watch.
+#[derive(Default)]
 pub(crate) struct Watchers {
-    seen: Sender<Seen>,
-    /// Looked at for each question: no more than this may it cost.
-    any: Cell<bool>,
+    /// None while nobody watches: it has room for all that may wait.
+    seen: RefCell<Option<Sender<Seen>>>,
 }
 
 impl Watchers {
-    pub(crate) fn new() -> Self {
-        Self { seen: broadcast::channel(MOST_WAITING).0, any: Cell::new(false) }
-    }
-
     pub(crate) fn join(&self) -> Receiver<Seen> {
-        self.any.set(true);
-        self.seen.subscribe()
+        self.seen.borrow_mut().get_or_insert_with(|| broadcast::channel(MOST_WAITING).0).subscribe()
     }
 
     pub(crate) fn count(&self) -> usize {
-        self.seen.receiver_count()
+        self.seen.borrow().as_ref().map_or(0, Sender::receiver_count)
     }
 
+    /// Looked at for each question: no more than this may it cost if nobody watches.
     pub(crate) fn tell(&self, table: &Table, asked: &Asked<'_>, reply: &Reply) {
-        if self.any.get() {
-            self.any.set(self.seen.send(Seen::of(table, asked, reply)).is_ok());
-        }
+        let mut seen = self.seen.borrow_mut();
+        seen.take_if(|seen| seen.send(Seen::of(table, asked, reply)).is_err());
     }
 }
 

@@ -20,11 +20,11 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::control::{Attachment, Listening, Status};
 use crate::forward::{Answerer, Client, Forbidden, Forwarder, Question};
-use crate::listen::{Batch, Bound, link_index, link_name};
+use crate::listen::{Batch, Bound, is_own, link_index, link_name};
 use crate::resolv::{Watch, localhost_for_any, without_own};
 use crate::serve::{Binder, Way};
 use crate::stream::Connections;
-use crate::table::{Asker, Attached};
+use crate::table::{Asker, Attached, LOOPBACK_LINK};
 use crate::upstream::Buckets;
 use crate::watch::Watchers;
 use crate::{Asked, Endpoint, Known, Network, Reply, Resolv, Table, control, listen, stream};
@@ -181,7 +181,7 @@ impl Server {
             batches,
             links: Links::default(),
             connections: Connections::default(),
-            watchers: Watchers::new(),
+            watchers: Watchers::default(),
             table: RefCell::new(Table::new()),
             networks: RefCell::default(),
             listeners: RefCell::default(),
@@ -207,7 +207,7 @@ impl Server {
         if self.forwarder.is_probe(asked.message) {
             return None;
         }
-        let reply = self.table.borrow().answer(asked, turn);
+        let reply = self.reply(asked, turn);
         self.watchers.tell(&self.table.borrow(), asked, &reply);
         match reply {
             Reply::Answer(answer) => Some(answer),
@@ -224,6 +224,16 @@ impl Server {
                 self.error(client, answer)
             }
         }
+    }
+
+    fn reply(&self, asked: &Asked<'_>, turn: u64) -> Reply {
+        let table = self.table.borrow();
+        let reply = table.answer(asked, turn);
+        let turned_away = matches!(reply, Reply::Error(_) | Reply::Drop);
+        if turned_away && !matches!(table.asker(asked), Asker::Known(_)) && is_host(asked) {
+            return table.answer(&Asked { link: LOOPBACK_LINK, ..*asked }, turn);
+        }
+        reply
     }
 
     fn client(&self, asked: &Asked<'_>) -> Client {
@@ -254,9 +264,12 @@ impl Server {
         without_own(servers, |ip| listeners.contains_key(&ip))
     }
 
-    /// The bridge that `address` lies behind.
-    pub(crate) fn bridge_of(&self, address: IpAddr) -> Rc<str> {
-        self.table.borrow().bridge_of(address).unwrap_or_default().into()
+    /// The link that a connection from `address` comes by. Nobody else can have one from an address of the host's.
+    pub(crate) fn link_to(&self, address: IpAddr) -> Rc<str> {
+        let table = self.table.borrow();
+        let host = table.owners(address.to_canonical()).next().is_none() && is_own(address);
+        let bridge = || table.bridge_of(address).unwrap_or_default();
+        if host { LOOPBACK_LINK.into() } else { bridge().into() }
     }
 
     /// Takes a network and an endpoint on it; when this returns, its names answer.
@@ -499,6 +512,12 @@ fn turn(number: u64) -> u64 {
 /// Who is charged: the container, if it is known.
 fn client(container: Option<(Arc<str>, Arc<str>)>, from: IpAddr) -> Client {
     container.map_or(Client::Address(from), |(network, id)| Client::Container(network, id))
+}
+
+/// V3. The kernel names the bridge for what the host sends to a gateway from another address of its own, and takes no
+/// datagram of IPv4 with such an address from outside (fib_validate_source). Of IPv6 it does: that proves nothing (V5).
+fn is_host(asked: &Asked<'_>) -> bool {
+    asked.from.is_ipv4() && is_own(asked.from)
 }
 
 fn misplaced(endpoint: &Endpoint, other: String) -> Error {

@@ -164,7 +164,7 @@ impl Table {
         }
         let sees =
             |own: &&Arc<Attached>| view.networks.iter().any(|served| *served.network.name == *own.network);
-        self.owners(address).iter().filter(sees).find_map(|own| {
+        self.owners(address).filter(sees).find_map(|own| {
             let name = own.names().next()?;
             let forms = [format!("{name}.{}", own.network), name.into()];
             forms.into_iter().find(|form| self.leads_to(view, form, address))
