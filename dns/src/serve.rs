@@ -42,6 +42,9 @@ const LOCK_TRIES: u32 = 50;
 /// See [`LOCK_TRIES`].
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
+/// The length of a process's number in the lock, with spaces after it.
+const SIGNATURE: usize = 10;
+
 /// Control connections that wait while there is no worker.
 const BACKLOG: i32 = 256;
 
@@ -69,10 +72,12 @@ pub struct Serve<F> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is one already.
-    #[error("another name server has the lock {}", path.display())]
+    #[error("another name server (process {pid}) has the lock {}", path.display())]
     Running {
         /// The lock.
         path: PathBuf,
+        /// The process that keeps the other's sockets; 0 if it is just starting.
+        pid: u32,
     },
     /// The control socket or its lock cannot be made.
     #[error("cannot make {}", path.display())]
@@ -173,6 +178,7 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
     config: Serve<F>,
 ) -> Result<(), Error> {
     raise_limit();
+    control.sign();
     tracing::info!(control = %control.path.display(), "serving");
     loop {
         let begun = Instant::now();
@@ -399,6 +405,12 @@ impl Control {
         }
     }
 
+    /// Lets those who find the lock taken know by whom.
+    fn sign(&self) {
+        let signature = format!("{:<1$}", std::process::id(), SIGNATURE);
+        let _ = rustix::io::pwrite(&self.lock, signature.as_bytes(), 0);
+    }
+
     /// What a child that is to serve in our place must keep.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
         [self.listener.as_fd(), self.folder.as_fd(), self.lock.as_fd()]
@@ -429,7 +441,14 @@ fn lock(path: PathBuf) -> Result<OwnedFd, Error> {
             Err(source) => return Err(failed(source)),
         }
     }
-    Err(Error::Running { path })
+    Err(Error::Running { path, pid: holder(&lock) })
+}
+
+/// Who signed the lock.
+fn holder(lock: &OwnedFd) -> u32 {
+    let mut text = [0; SIGNATURE];
+    let read = rustix::io::pread(lock, &mut text, 0).unwrap_or_default();
+    std::str::from_utf8(&text[..read]).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
 }
 
 fn listen(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {

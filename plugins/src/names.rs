@@ -265,7 +265,7 @@ fn start(host: &Host, socket: &Path) -> Result<(), Error> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stderr).replace("\n hint: ", "; ");
     Err(Error::NameServer { said: said.trim().trim_start_matches("error: ").to_owned() })
 }
 

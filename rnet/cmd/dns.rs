@@ -76,7 +76,11 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     let paths = Paths::new(netlink::cookie()?);
     // Makes the folder, if nobody has.
     Store::open(paths.clone())?;
-    let control = Control::open(&paths.name_server())?;
+    let control = match Control::open(&paths.name_server()) {
+        // Another was quicker.
+        Err(dns::Error::Running { pid, .. }) if detached => return running(&paths, pid).map(|()| 0),
+        opened => opened?,
+    };
     if !detached {
         return Ok(serve_here(&control, Kept::default(), &paths, false).map(|()| 0)?);
     }
@@ -92,6 +96,14 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     // The socket is the child's now. It answers when all names on record do.
     std::mem::forget(control);
     found(client::ping(&paths.name_server())).map(|_| 0)
+}
+
+/// Fails unless the server that process `pid` keeps answers.
+fn running(paths: &Paths, pid: u32) -> anyhow::Result<()> {
+    match client::ping(&paths.name_server()) {
+        Err(error) if error.is_absent() => Err(Problem::NameServerSilent { pid }.into()),
+        other => Ok(other?),
+    }
 }
 
 /// In the place of a server that has handed over.

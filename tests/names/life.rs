@@ -8,12 +8,13 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use netns_fixtures::{Container, lookup};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, Signal};
 use serde_json::{Value, json};
 
 use crate::common::{SOON, Who, address, differences, rnet, with};
 use crate::scene::{
-    GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, named, parent, unknown, wait_until,
+    GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, named, parent, signal, unknown,
+    wait_until,
 };
 
 /// Our own code: names cannot be served.
@@ -60,6 +61,25 @@ fn a_killed_worker_is_replaced_with_the_same_table() {
     }
     scene.lab.del("rnet", &db_who, &mynet());
     assert_eq!(scene.status().json()["endpoints"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn a_server_that_was_stopped_is_named_with_what_to_type() {
+    let scene = Scene::new();
+    let (web, _, web_ip) = scene.member("web", &mynet());
+    let (worker, server) = scene.server();
+    signal(worker, Signal::STOP);
+    let (_db, who) = scene.named("db");
+
+    let (code, message) = scene.lab.cni("ADD", "rnet", &who, &mynet()).refusal();
+
+    let expected = format!(
+        "cannot start the name server: the name server (process {server}) does not answer: it was stopped, or hangs; kill -KILL {server} "
+    );
+    assert!(code == NAMES && message.starts_with(&expected), "{message}");
+    kill(server);
+    wait_until("another server", || scene.status().status == 0);
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
 }
 
 #[test]
@@ -147,11 +167,8 @@ fn whoever_started_it_may_die_with_all_its_group() {
     let group = leader.id();
     let added = call.in_group(group).run().json();
 
-    rustix::process::kill_process_group(
-        rustix::process::Pid::from_raw(group as i32).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+    rustix::process::kill_process_group(rustix::process::Pid::from_raw(group as i32).unwrap(), Signal::KILL)
+        .unwrap();
     leader.wait().unwrap();
 
     assert_eq!(ask(&web, "web"), known(&[address(&added, false)]));

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use netns_fixtures::{Container, Lookup, Snapshot, lookup, lookup_address};
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::common::{Lab, Outcome, Who, address, differences, rnet, with};
@@ -151,6 +152,9 @@ pub fn parent(pid: u32) -> u32 {
 
 /// Ends a process that this test started.
 pub fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    signal(pid, Signal::KILL);
+}
+
+pub fn signal(pid: u32, signal: Signal) {
+    rustix::process::kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }
