@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -64,6 +64,8 @@ pub struct Serve<F> {
     pub worker: Option<Vec<OsString>>,
     /// The arguments with which this executable's file calls [`crate::taken_over`] and [`serve`] in our place (G9).
     pub successor: Vec<OsString>,
+    /// The arguments with which this executable makes the ruleset send them to where they are taken now.
+    pub redirect: Vec<OsString>,
     /// Tells all that is on record, before each worker's first answer (G5): networks first.
     pub load: F,
 }
@@ -122,6 +124,14 @@ enum Wish {
     HandOver,
 }
 
+/// Where the questions to a gateway are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Where the ruleset sends them, as far as is on record.
+    AsRecorded,
+    New,
+}
+
 /// How a worker's life ended.
 enum End {
     /// Nobody needs it any more.
@@ -168,6 +178,8 @@ pub struct Control {
 #[derive(Debug, Default)]
 pub struct Kept {
     pub(crate) sockets: HashMap<IpAddr, Bound>,
+    /// Where they were in the days of a server that has died.
+    places: HashMap<IpAddr, u16>,
 }
 
 /// Serves until there is no network any more (G7), with the sockets that a server before us has kept. To be called
@@ -214,8 +226,9 @@ pub fn work() -> Result<(), Error> {
     let channel = io::stdin().as_fd().try_clone_to_owned().map_err(Error::Talk)?;
     let (greeting, sockets) =
         receive::<Greeting>(channel.as_fd(), RecvFlags::empty()).map_err(Error::Talk)?;
-    let [control, table] =
-        <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Error::Talk(io::ErrorKind::InvalidData.into()))?;
+    // The lock is held to our end: until then nobody else can have our ports.
+    let [control, table, _lock] =
+        <[OwnedFd; 3]>::try_from(sockets).map_err(|_| Error::Talk(io::ErrorKind::InvalidData.into()))?;
     drop_privileges(greeting.parent).map_err(Error::Privileges)?;
     // On a kernel or a processor without it, the rest has to do.
     let _ = confine();
@@ -259,11 +272,18 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
         }
     };
     let mut handing_over = false;
-    if greet(config, control, kept, ours.as_fd()).is_ok() {
+    if let Ok(mut recorded) = greet(config, control, kept, ours.as_fd()) {
         // Ends when the worker does, for it alone has the other end.
         while let Ok((wish, _)) = receive::<Wish>(ours.as_fd(), RecvFlags::empty()) {
             match wish {
-                Wish::Bind { address, link } => kept.grant(address, &link, config.port, ours.as_fd()),
+                Wish::Bind { address, link } => {
+                    let place = kept.grant(address, &link, config.port, ours.as_fd());
+                    // What is not on record yet is an ADD's, which sees to it.
+                    if place == Place::New && recorded.contains(&address) {
+                        recorded.clear();
+                        redirect(config);
+                    }
+                }
                 Wish::Close { address } => drop(kept.sockets.remove(&address)),
                 Wish::HandOver => {
                     handing_over = true;
@@ -300,12 +320,13 @@ fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
     Ok((ours, command.spawn()?))
 }
 
+/// Tells a new worker what it has to know; returns the gateways that are on record.
 fn greet<F: Fn(&mut dyn FnMut(Known))>(
     config: &Serve<F>,
     control: &Control,
     kept: &mut Kept,
     channel: BorrowedFd<'_>,
-) -> io::Result<()> {
+) -> io::Result<HashSet<IpAddr>> {
     let records = Records::write(&config.load)?;
     kept.sockets.retain(|address, _| records.gateways.contains(address));
     let greeting = Greeting {
@@ -315,7 +336,22 @@ fn greet<F: Fn(&mut dyn FnMut(Known))>(
         since: control.since,
         resolv_conf: std::path::absolute(&config.resolv_conf)?,
     };
-    send(channel, &greeting, &[control.listener.as_fd(), records.file.as_fd()])
+    send(channel, &greeting, &[control.listener.as_fd(), records.file.as_fd(), control.lock.as_fd()])?;
+    Ok(records.gateways)
+}
+
+/// Lets all questions be sent to where they are taken. It waits for locks that may wait for us: so it is only started,
+/// and goes on by itself.
+fn redirect<F>(config: &Serve<F>) {
+    let mut command = Command::new("/proc/self/exe");
+    let started =
+        command.arg0("rnet").args(&config.redirect).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    if !started.as_ref().is_ok_and(ExitStatus::success) {
+        tracing::error!(
+            ?started,
+            "questions are taken at other ports than before, and nobody sends them there"
+        );
+    }
 }
 
 /// All that is on record, as a worker is given it.
@@ -461,20 +497,48 @@ fn listen(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 impl Kept {
-    /// If the answer cannot be sent, the worker is dead: seen at the next receive.
-    fn grant(&mut self, address: IpAddr, link: &str, port: u16, channel: BorrowedFd<'_>) {
-        let _ = match self.bound(address, link, port) {
-            Ok(bound) => send(channel, &Granted::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()]),
-            Err(errno) => send(channel, &Granted::Errno(errno.raw_os_error()), &[]),
-        };
+    /// No sockets, but where the ruleset sends the questions to gateways whose port somebody else had: there they are
+    /// taken again (L3).
+    pub fn places(places: HashMap<IpAddr, u16>) -> Self {
+        Self { places, ..Self::default() }
     }
 
-    fn bound(&mut self, address: IpAddr, link: &str, port: u16) -> Result<&Bound, Errno> {
+    /// If the answer cannot be sent, the worker is dead: seen at the next receive.
+    fn grant(&mut self, address: IpAddr, link: &str, port: u16, channel: BorrowedFd<'_>) -> Place {
+        match self.bound(address, link, port) {
+            Ok((bound, place)) => {
+                let _ = send(channel, &Granted::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()]);
+                place
+            }
+            Err(errno) => {
+                let _ = send(channel, &Granted::Errno(errno.raw_os_error()), &[]);
+                Place::AsRecorded
+            }
+        }
+    }
+
+    fn bound(&mut self, address: IpAddr, link: &str, port: u16) -> Result<(&Bound, Place), Errno> {
         Ok(match self.sockets.entry(address) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(listen::bind(address, link, port)?),
+            Entry::Occupied(known) => (known.into_mut(), Place::AsRecorded),
+            Entry::Vacant(new) => {
+                let recorded = self.places.remove(&address);
+                let bound = bind(address, link, port, recorded)?;
+                let is_there = bound.port == recorded.unwrap_or(port);
+                (new.insert(bound), if is_there { Place::AsRecorded } else { Place::New })
+            }
         })
     }
+}
+
+/// At the recorded port if it can be had, also if the one wanted is free by now: nobody has to change a rule.
+fn bind(address: IpAddr, link: &str, port: u16, recorded: Option<u16>) -> Result<Bound, Errno> {
+    if let Some(recorded) = recorded {
+        let bound = listen::bind(address, link, recorded)?;
+        if bound.port == recorded {
+            return Ok(bound);
+        }
+    }
+    listen::bind(address, link, port)
 }
 
 impl Binder {

@@ -66,8 +66,8 @@ impl Scene {
                     endpoints.iter().for_each(|endpoint| tell(Known::Endpoint(endpoint.clone())));
                 }
             };
-            let successor = Vec::new();
-            let config = Serve { resolv_conf, port: 53, worker, successor, load };
+            let (successor, redirect) = (Vec::new(), Vec::new());
+            let config = Serve { resolv_conf, port: 53, worker, successor, redirect, load };
             dns::serve(&control, dns::Kept::default(), config)
         };
         self.server = Some(std::thread::spawn(move || host.run(serve).unwrap()));

@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use anyhow::Context;
 use dns::{Control, Endpoint, Kept, Known, Serve, Status, client};
 use nft::{Dropping, Firewall};
+use plugins::Host;
 use plugins::names::{self, PORT, RESOLV_CONF};
 use serde_json::json;
 use store::{Paths, Store};
@@ -43,6 +44,9 @@ pub enum Verb {
     },
     /// Let the installed version of rnet go on in place of the running server, with all names and no question lost
     Restart,
+    /// Lets the ruleset send the questions of all networks to where a detached server takes them now
+    #[command(hide = true)]
+    Redirect,
     /// Answers for `serve`, without any privilege
     #[command(hide = true)]
     Worker {
@@ -68,6 +72,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
             crate::log::start(detach);
             Ok(dns::work().map(|()| 0)?)
         }
+        Verb::Redirect => redirect(),
     }
 }
 
@@ -82,11 +87,11 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
         opened => opened?,
     };
     if !detached {
-        return Ok(serve_here(&control, Kept::default(), &paths, false).map(|()| 0)?);
+        return Ok(serve_here(&control, kept(&paths), &paths, false).map(|()| 0)?);
     }
     detach::run(&control.descriptors(), &paths.run(), || {
         let _ = crate::log::open(&paths.name_server_log());
-        if let Err(error) = serve_here(&control, Kept::default(), &paths, true) {
+        if let Err(error) = serve_here(&control, kept(&paths), &paths, true) {
             tracing::error!(error = &error as &dyn std::error::Error, "the end");
         }
         // The child ends without dropping anything.
@@ -96,6 +101,12 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     // The socket is the child's now. It answers when all names on record do.
     std::mem::forget(control);
     found(client::ping(&paths.name_server())).map(|_| 0)
+}
+
+/// What is left of a server that has died.
+fn kept(paths: &Paths) -> Kept {
+    // What cannot be read is told with all else that is on record.
+    Store::open(paths.clone()).map_or_else(|_| Kept::default(), |store| Kept::places(names::places(&store)))
 }
 
 /// Fails unless the server that process `pid` keeps answers.
@@ -114,6 +125,20 @@ fn resume(detached: bool) -> anyhow::Result<u8> {
         detach::dissolve_groups();
     }
     Ok(served.map(|()| 0)?)
+}
+
+/// Returns at once: whoever starts it may be waited for by those who have the networks' locks.
+fn redirect() -> anyhow::Result<u8> {
+    let paths = Paths::new(netlink::cookie()?);
+    detach::run(&[], &paths.run(), || {
+        let _ = crate::log::open(&paths.name_server_log());
+        crate::log::start(true);
+        let redirected = Host::open("dns redirect".into()).and_then(|mut host| names::redirect(&mut host));
+        if let Err(error) = redirected {
+            tracing::error!(%error, "the questions of some networks go to where nobody takes them");
+        }
+    })?;
+    Ok(0)
 }
 
 fn restart() -> anyhow::Result<u8> {
@@ -173,8 +198,15 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths, detached: bool) -> R
     let words = |words: &[&str]| -> Vec<OsString> {
         words.iter().chain(detached.then_some(&"--detach")).map(Into::into).collect()
     };
-    let (worker, successor) = (Some(words(&["dns", "worker"])), words(&["dns", "serve", "--resume"]));
-    dns::serve(control, kept, Serve { resolv_conf: RESOLV_CONF.into(), port: PORT, worker, successor, load })
+    let config = Serve {
+        resolv_conf: RESOLV_CONF.into(),
+        port: PORT,
+        worker: Some(words(&["dns", "worker"])),
+        successor: words(&["dns", "serve", "--resume"]),
+        redirect: ["dns", "redirect"].map(Into::into).into(),
+        load,
+    };
+    dns::serve(control, kept, config)
 }
 
 fn status(style: Style) -> anyhow::Result<u8> {
@@ -221,7 +253,7 @@ fn text(status: &Status) -> String {
 }
 
 fn listener(listening: &dns::Listening) -> Vec<String> {
-    let state = if listening.port == PORT { "ok" } else { "redirected: somebody else has port 53" };
+    let state = if listening.port == PORT { "ok" } else { "redirected: somebody else had port 53" };
     vec![listening.address.to_string(), listening.port.to_string(), state.into()]
 }
 
@@ -283,7 +315,7 @@ mod tests {
         let expected = "\
 LISTENER     PORT    STATE
 172.18.0.1   53      ok
-172.19.0.1   40053   redirected: somebody else has port 53
+172.19.0.1   40053   redirected: somebody else had port 53
 
 NETWORK   NAMES                  ADDRESSES    CONTAINER
 mynet     web,www,4f2a9c001122   172.18.0.2   4f2a9c001122

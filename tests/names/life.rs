@@ -208,17 +208,74 @@ fn somebody_elses_port_53_is_gone_around() {
     let (_late, late_who, _) = scene.member("late", &mynet());
     assert_eq!(ask(&db, "web"), known(&[web_ip]));
 
-    // A server that starts anew finds another port, or the right one if it is free by now.
+    // A server that starts anew stays where the ruleset sends the questions.
     drop(everywhere);
     scene.kill_server();
     let (_more, more_who, _) = scene.member("more", &mynet());
-    assert_eq!(scene.status().json()["listeners"][0]["port"], json!(53));
+    assert_eq!(scene.status().json()["listeners"][0]["port"], json!(port));
     assert_eq!(ask(&db, "web"), known(&[web_ip]));
 
     for who in [&web_who, &db_who, &late_who, &more_who] {
         scene.lab.del("rnet", who, &mynet());
     }
     scene.is_as(&before);
+}
+
+/// However a server comes back, and whoever has port 53 by then: all networks have their names, not only the ADD's own.
+#[test]
+fn all_networks_are_served_around_port_53_when_the_server_comes_back() {
+    for (was_taken, is_taken) in [(true, true), (true, false), (false, true)] {
+        for by_hint in [true, false] {
+            let scene = Scene::new();
+            let take = |taken: bool| {
+                taken.then(|| scene.lab.host.run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap())
+            };
+            let back_net = named("back", &["10.8.0.0/24"]);
+            let was = take(was_taken);
+            let (web, _, web_ip) = scene.member("web", &mynet());
+            let (db, _, db_ip) = scene.member("db", &back_net);
+            scene.kill_server();
+            drop(was);
+            let is = take(is_taken);
+
+            if by_hint {
+                scene.command(&["dns", "serve", "--detach"]).silent();
+            } else {
+                scene.member("more", &mynet());
+            }
+
+            let begun = Instant::now();
+            let patient = |container: &Container, gateway, name| {
+                let answer = || lookup(container.netns(), at(gateway), name, false, SOON).ok().flatten();
+                wait_until("an answer", || answer().is_some());
+                answer().unwrap()
+            };
+            let what = format!("{was_taken} {is_taken} {by_hint}");
+            assert_eq!(patient(&web, GATEWAY, "web"), known(&[web_ip]), "{what}");
+            assert_eq!(patient(&db, "10.8.0.1", "db"), known(&[db_ip]), "{what}");
+            assert!(begun.elapsed() < SECOND, "{what}: {:?}", begun.elapsed());
+            drop(is);
+        }
+    }
+}
+
+/// The places that are on record are somebody else's by now.
+#[test]
+fn a_server_that_finds_its_high_port_taken_moves_all_questions_on() {
+    let scene = Scene::new();
+    let everywhere = scene.lab.host.run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap();
+    let (web, _, web_ip) = scene.member("web", &mynet());
+    let port = scene.status().json()["listeners"][0]["port"].as_u64().unwrap() as u16;
+    scene.kill_server();
+    let taken = scene.lab.host.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap()).unwrap();
+
+    scene.command(&["dns", "serve", "--detach"]).silent();
+
+    wait_until("an answer", || {
+        lookup(web.netns(), at(GATEWAY), "web", false, SOON)
+            .is_ok_and(|answer| answer == Some(known(&[web_ip])))
+    });
+    drop((everywhere, taken));
 }
 
 /// Two lists share a bridge, and so its gateway and the way around.
