@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use netns_fixtures::{Container, lookup};
@@ -575,8 +575,8 @@ fn a_successor_gets_the_sockets_of_a_thousand_networks() {
 /// A crowd comes and goes while others ask: no living name fails, no address of the dead is told.
 #[test]
 fn a_crowd_comes_and_goes_under_a_stream_of_questions() {
-    const CROWD: usize = 20;
-    const ROUNDS: usize = 5;
+    const CROWD: usize = 100;
+    const ROUNDS: usize = 1;
     let scene = Scene::new();
     let before = scene.lab.snapshot();
     let (asker, asker_who, asker_ip) = scene.member("asker", &mynet());
@@ -603,8 +603,9 @@ fn a_crowd_comes_and_goes_under_a_stream_of_questions() {
                 })
             })
             .collect();
-        members.into_iter().for_each(|member| member.join().unwrap());
+        let members: Vec<_> = members.into_iter().map(ScopedJoinHandle::join).collect();
         done.store(true, Ordering::SeqCst);
+        members.into_iter().for_each(Result::unwrap);
         stream.join().unwrap()
     });
 
