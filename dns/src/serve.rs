@@ -26,15 +26,16 @@ use tokio::net::UnixStream;
 use crate::channel::{receive, send};
 use crate::client::{address, netns, open_folder};
 use crate::confine::confine;
+use crate::guardian::Watch;
 use crate::listen::{self, Bound};
 use crate::worker::{self, Start};
 use crate::{Known, handover};
 
 /// A worker that lived shorter than this is not replaced at once.
-const SHORT_LIFE: Duration = Duration::from_secs(1);
+pub(crate) const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// Then so long passes; it must serve again within a second (G8).
-const BREATH: Duration = Duration::from_millis(300);
+pub(crate) const BREATH: Duration = Duration::from_millis(300);
 
 /// A server that is just ending may hold the lock so long.
 const LOCK_TRIES: u32 = 50;
@@ -62,12 +63,16 @@ pub struct Serve<F> {
     /// The arguments with which this executable calls [`work`]. None: it answers in this very process, with all its
     /// privileges.
     pub worker: Option<Vec<OsString>>,
+    /// The arguments with which this executable calls [`crate::guard`]. None: nobody serves anew when this process dies.
+    pub guardian: Option<Vec<OsString>>,
     /// The arguments with which this executable's file calls [`crate::taken_over`] and [`serve`] in our place (G9).
     pub successor: Vec<OsString>,
     /// The arguments with which this executable makes the ruleset send them to where they are taken now.
     pub redirect: Vec<OsString>,
     /// Tells all that is on record, before each worker's first answer (G5): networks first.
     pub load: F,
+    /// Called whenever there is nothing to do for a while.
+    pub rest: fn(),
 }
 
 /// Why there is no server.
@@ -192,10 +197,13 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
     raise_limit();
     control.sign();
     tracing::info!(control = %control.path.display(), "serving");
+    let mut watch = Watch::new(config.guardian.clone(), config.rest);
     loop {
         let begun = Instant::now();
+        // Before anybody gets an answer: whoever does, knows that it will go on.
+        watch.hire();
         let end = match &config.worker {
-            Some(arguments) => supervise(&config, arguments, control, &mut kept),
+            Some(arguments) => supervise(&config, arguments, control, &mut kept, &mut watch),
             None => work_here(&config, control).map(|()| End::Unused)?,
         };
         match end {
@@ -207,6 +215,7 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
             End::Died if begun.elapsed() < SHORT_LIFE => std::thread::sleep(BREATH),
             // Returns if there is no successor: then we go on.
             End::HandOver => {
+                watch.dismiss();
                 let error = handover::to_successor(control, &kept, &config.successor);
                 tracing::error!(%error, "no other version can take over: this one goes on");
             }
@@ -263,6 +272,7 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
     arguments: &[OsString],
     control: &Control,
     kept: &mut Kept,
+    watch: &mut Watch,
 ) -> End {
     let (ours, child) = match spawn(arguments) {
         Ok(started) => started,
@@ -274,7 +284,7 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
     let mut handing_over = false;
     if let Ok(mut recorded) = greet(config, control, kept, ours.as_fd()) {
         // Ends when the worker does, for it alone has the other end.
-        while let Ok((wish, _)) = receive::<Wish>(ours.as_fd(), RecvFlags::empty()) {
+        while let Some(wish) = next_wish(ours.as_fd(), watch) {
             match wish {
                 Wish::Bind { address, link } => {
                     let place = kept.grant(address, &link, config.port, ours.as_fd());
@@ -295,6 +305,11 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
     end_of(child, ours, handing_over)
 }
 
+fn next_wish(channel: BorrowedFd<'_>, watch: &mut Watch) -> Option<Wish> {
+    watch.wait_for(channel);
+    receive(channel, RecvFlags::empty()).ok().map(|(wish, _)| wish)
+}
+
 fn end_of(mut child: Child, channel: OwnedFd, handing_over: bool) -> End {
     if handing_over {
         let _ = child.kill();
@@ -311,7 +326,8 @@ fn end_of(mut child: Child, channel: OwnedFd, handing_over: bool) -> End {
     }
 }
 
-fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
+/// Starts this executable with `arguments`, and a socket to us as its standard input.
+pub(crate) fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     // This very file, also if another version has taken its place.

@@ -66,8 +66,9 @@ impl Scene {
                     endpoints.iter().for_each(|endpoint| tell(Known::Endpoint(endpoint.clone())));
                 }
             };
-            let (successor, redirect) = (Vec::new(), Vec::new());
-            let config = Serve { resolv_conf, port: 53, worker, successor, redirect, load };
+            let (guardian, successor, rest) = (None, Vec::new(), || ());
+            let redirect = Vec::new();
+            let config = Serve { resolv_conf, port: 53, worker, guardian, successor, redirect, load, rest };
             dns::serve(&control, dns::Kept::default(), config)
         };
         self.server = Some(std::thread::spawn(move || host.run(serve).unwrap()));

@@ -41,9 +41,15 @@ pub enum Verb {
         /// Go on with the sockets of the server that has just become this process, detached if that was
         #[arg(long, hide = true)]
         resume: bool,
+        /// Take the place of a detached server that has died
+        #[arg(long, hide = true, conflicts_with = "resume")]
+        again: bool,
     },
     /// Let the installed version of rnet go on in place of the running server, with all names and no question lost
     Restart,
+    /// Waits for the end of a detached server, and then takes its place
+    #[command(hide = true)]
+    Guard,
     /// Lets the ruleset send the questions of all networks to where a detached server takes them now
     #[command(hide = true)]
     Redirect,
@@ -65,13 +71,15 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         Verb::Status => status(style),
         Verb::Log => log(),
         Verb::Watch => watch(style),
-        Verb::Serve { detach, resume: true } => resume(detach),
-        Verb::Serve { detach, resume: false } => serve(detach),
+        Verb::Serve { detach, resume: true, .. } => resume(detach),
+        Verb::Serve { again: true, .. } => again(),
+        Verb::Serve { detach, .. } => serve(detach),
         Verb::Restart => restart(),
         Verb::Worker { detach } => {
             crate::log::start(detach);
             Ok(dns::work().map(|()| 0)?)
         }
+        Verb::Guard => guard(),
         Verb::Redirect => redirect(),
     }
 }
@@ -125,6 +133,26 @@ fn resume(detached: bool) -> anyhow::Result<u8> {
         detach::dissolve_groups();
     }
     Ok(served.map(|()| 0)?)
+}
+
+/// In the place of a server that has died.
+fn again() -> anyhow::Result<u8> {
+    let paths = Paths::new(netlink::cookie()?);
+    let control = match Control::open(&paths.name_server()) {
+        // An ADD was quicker.
+        Err(dns::Error::Running { .. }) => return Ok(0),
+        opened => opened?,
+    };
+    let served = serve_here(&control, kept(&paths), &paths, true);
+    detach::dissolve_groups();
+    Ok(served.map(|()| 0)?)
+}
+
+fn guard() -> anyhow::Result<u8> {
+    crate::log::start(true);
+    netlink::give_back_program();
+    let arguments = ["dns", "serve", "--again"].map(Into::into);
+    Err(dns::guard(&arguments)).context("nobody can take the place of the name server, which has died")
 }
 
 /// Returns at once: whoever starts it may be waited for by those who have the networks' locks.
@@ -202,9 +230,12 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths, detached: bool) -> R
         resolv_conf: RESOLV_CONF.into(),
         port: PORT,
         worker: Some(words(&["dns", "worker"])),
+        // Whoever starts one in the foreground watches it.
+        guardian: detached.then(|| ["dns", "guard"].map(Into::into).into()),
         successor: words(&["dns", "serve", "--resume"]),
         redirect: ["dns", "redirect"].map(Into::into).into(),
         load,
+        rest: netlink::give_back_program,
     };
     dns::serve(control, kept, config)
 }

@@ -63,6 +63,76 @@ fn a_killed_worker_is_replaced_with_the_same_table() {
     assert_eq!(scene.status().json()["endpoints"].as_array().unwrap().len(), 1);
 }
 
+/// What the stream asks is answered, but for what was in the killed process's hands, and within a second.
+#[test]
+fn whichever_process_is_killed_under_load_it_serves_again_within_a_second() {
+    let scene = Scene::new();
+    let before = scene.lab.snapshot();
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    let (db, db_who, db_ip) = scene.member("db", &mynet());
+    let done = AtomicBool::new(false);
+
+    thread::scope(|scope| {
+        let longest = scope.spawn(|| {
+            let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+            while !done.load(Ordering::SeqCst) {
+                if let Ok(Some(answer)) = lookup(db.netns(), at(GATEWAY), "web", false, SOON / 10) {
+                    assert_eq!(answer, known(&[web_ip]));
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+            }
+            longest
+        });
+        for round in 0..6 {
+            let ((worker, server), guardian) = (scene.server(), scene.guardian());
+            match round % 3 {
+                0 => kill(server),
+                1 => kill(worker),
+                _ => kill(guardian),
+            }
+            wait_until("another", || {
+                scene.status().status == 0 && (scene.server().0, scene.guardian()) != (worker, guardian)
+            });
+            assert_eq!(ask(&web, "db"), known(&[db_ip]), "round {round}");
+        }
+        done.store(true, Ordering::SeqCst);
+        let longest = longest.join().unwrap();
+        assert!(longest < SECOND, "{longest:?}");
+    });
+
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.lab.del("rnet", &db_who, &mynet());
+    scene.is_as(&before);
+}
+
+#[test]
+fn a_server_whose_guardian_was_killed_has_another_when_it_dies() {
+    let scene = Scene::new();
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    let ((worker, server), guardian) = (scene.server(), scene.guardian());
+    kill(guardian);
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    wait_until("another guardian", || scene.guardian() != guardian);
+    assert_eq!(scene.server(), (worker, server));
+
+    kill(server);
+
+    wait_until("another server", || scene.status().status == 0 && scene.server().1 != server);
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    let (_, successor) = scene.server();
+    let guardian = scene.guardian();
+    assert_eq!(parent(guardian), successor);
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.wait_for_its_end();
+    wait_until("their end", || [successor, guardian].iter().all(|pid| !is_alive(*pid)));
+}
+
+fn is_alive(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    !status.is_empty() && !status.contains("State:\tZ")
+}
+
 #[test]
 fn a_server_that_was_stopped_is_named_with_what_to_type() {
     let scene = Scene::new();

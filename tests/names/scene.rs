@@ -68,9 +68,23 @@ impl Scene {
         (pid, parent(pid))
     }
 
-    /// Ends the server as a whole: its parent, and so its worker.
+    /// The process that starts the server anew when its parent has died.
+    pub fn guardian(&self) -> u32 {
+        let (worker, server) = self.server();
+        let mut guardian = None;
+        wait_until("a guardian", || {
+            guardian = children(server).into_iter().find(|child| *child != worker);
+            guardian.is_some()
+        });
+        guardian.unwrap()
+    }
+
+    /// Ends the server as a whole: guardian and parent at once, and so the worker.
     pub fn kill_server(&self) {
-        kill(self.server().1);
+        let ((_, server), guardian) = (self.server(), self.guardian());
+        signal(server, Signal::STOP);
+        kill(guardian);
+        kill(server);
         wait_until("its death", || self.status().status != 0);
     }
 
@@ -148,6 +162,11 @@ pub fn parent(pid: u32) -> u32 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
     line.trim().parse().unwrap()
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.split_whitespace().map(|child| child.parse().unwrap()).collect()
 }
 
 /// Ends a process that this test started.
