@@ -137,6 +137,12 @@ pub enum Problem {
     /// It should, for containers have names.
     #[error("the name server has died: containers have names on record, and nobody answers")]
     NameServerDied,
+    /// It does not answer, and yet another cannot be started.
+    #[error("the name server (process {pid}) does not answer: it was stopped, or hangs")]
+    NameServerSilent {
+        /// The process that keeps its sockets.
+        pid: u32,
+    },
     /// The installed version of the name server cannot take the place of the one that runs.
     #[error(
         "the name server that ran before goes on: the program it was started from cannot be started again"
@@ -410,6 +416,7 @@ impl Problem {
             NetworkInUse { .. } | EndpointRuns { .. } => ("in-use", 4),
             NotOurs { .. } | ForeignFile { .. } => ("foreign", 4),
             NotRunning { .. } | NoNameServer | NameServerDied => ("not-running", 3),
+            NameServerSilent { .. } => ("silent", 1),
             NotReplaced => ("not-replaced", 1),
             AddressTaken { .. } => ("address-taken", 4),
             AddressesExhausted { .. } => ("addresses-exhausted", 6),
@@ -444,6 +451,10 @@ impl Problem {
             | Nothing { near: Some(near), .. } => Some(format!("did you mean {near:?}?")),
             NoNameServer => Some("rnet ls (rnet inspect NET shows whether a network has names)".into()),
             NameServerDied => Some("rnet dns serve --detach".into()),
+            // 0 would be everybody.
+            NameServerSilent { pid } => {
+                (*pid != 0).then(|| format!("kill -KILL {pid} (another takes its place at once)"))
+            }
             NotReplaced => Some("rnet dns log".into()),
             NoNetwork { near: None, .. } => Some("rnet ls".into()),
             NoEndpoint { near: None, .. } => Some("rnet ps".into()),

@@ -101,6 +101,11 @@ pub fn status(socket: &Path) -> Result<Status, Error> {
     Ok(Status { endpoints: endpoints(socket)?, ..status })
 }
 
+/// Where questions are taken.
+pub fn listening(socket: &Path) -> Result<Vec<Listening>, Error> {
+    Ok(here(socket, ask(socket, &Request::Status {})?)?.listeners)
+}
+
 fn endpoints(path: &Path) -> Result<Vec<Endpoint>, Error> {
     let mut endpoints = Vec::new();
     for line in listen_to(path, &Request::Endpoints {}, Some(PATIENCE))? {

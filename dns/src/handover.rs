@@ -82,7 +82,7 @@ fn become_successor(theirs: OwnedFd, arguments: &[OsString]) -> io::Error {
 }
 
 /// The file that we were started from, whatever lies there by now.
-fn program() -> io::Result<PathBuf> {
+pub(crate) fn program() -> io::Result<PathBuf> {
     let path = std::fs::read_link("/proc/self/exe")?.into_os_string();
     let text = path.to_string_lossy();
     Ok(text.strip_suffix(" (deleted)").map_or_else(|| PathBuf::from(&path), PathBuf::from))

@@ -9,6 +9,7 @@ mod confine;
 mod control;
 mod entry;
 mod forward;
+mod guardian;
 mod handover;
 mod index;
 mod listen;
@@ -25,6 +26,7 @@ mod zone;
 
 pub use control::{Listening, Status};
 pub use entry::{Endpoint, Known, Network, valid_name};
+pub use guardian::guard;
 pub use handover::taken_over;
 pub use message::{addresses_in, is_reply_to, question_key, refused, servfail};
 pub use resolv::{Nameserver, Resolv, Watch};

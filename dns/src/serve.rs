@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -26,21 +26,25 @@ use tokio::net::UnixStream;
 use crate::channel::{receive, send};
 use crate::client::{address, netns, open_folder};
 use crate::confine::confine;
+use crate::guardian::Watch;
 use crate::listen::{self, Bound};
 use crate::worker::{self, Start};
 use crate::{Known, handover};
 
 /// A worker that lived shorter than this is not replaced at once.
-const SHORT_LIFE: Duration = Duration::from_secs(1);
+pub(crate) const SHORT_LIFE: Duration = Duration::from_secs(1);
 
 /// Then so long passes; it must serve again within a second (G8).
-const BREATH: Duration = Duration::from_millis(300);
+pub(crate) const BREATH: Duration = Duration::from_millis(300);
 
 /// A server that is just ending may hold the lock so long.
 const LOCK_TRIES: u32 = 50;
 
 /// See [`LOCK_TRIES`].
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// The length of a process's number in the lock, with spaces after it.
+const SIGNATURE: usize = 10;
 
 /// Control connections that wait while there is no worker.
 const BACKLOG: i32 = 256;
@@ -59,20 +63,28 @@ pub struct Serve<F> {
     /// The arguments with which this executable calls [`work`]. None: it answers in this very process, with all its
     /// privileges.
     pub worker: Option<Vec<OsString>>,
+    /// The arguments with which this executable calls [`crate::guard`]. None: nobody serves anew when this process dies.
+    pub guardian: Option<Vec<OsString>>,
     /// The arguments with which this executable's file calls [`crate::taken_over`] and [`serve`] in our place (G9).
     pub successor: Vec<OsString>,
+    /// The arguments with which this executable makes the ruleset send them to where they are taken now.
+    pub redirect: Vec<OsString>,
     /// Tells all that is on record, before each worker's first answer (G5): networks first.
     pub load: F,
+    /// Called whenever there is nothing to do for a while.
+    pub rest: fn(),
 }
 
 /// Why there is no server.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is one already.
-    #[error("another name server has the lock {}", path.display())]
+    #[error("another name server (process {pid}) has the lock {}", path.display())]
     Running {
         /// The lock.
         path: PathBuf,
+        /// The process that keeps the other's sockets; 0 if it is just starting.
+        pid: u32,
     },
     /// The control socket or its lock cannot be made.
     #[error("cannot make {}", path.display())]
@@ -115,6 +127,14 @@ enum Wish {
     },
     /// Another version of the program is to go on in the parent's place.
     HandOver,
+}
+
+/// Where the questions to a gateway are taken.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Where the ruleset sends them, as far as is on record.
+    AsRecorded,
+    New,
 }
 
 /// How a worker's life ended.
@@ -163,6 +183,8 @@ pub struct Control {
 #[derive(Debug, Default)]
 pub struct Kept {
     pub(crate) sockets: HashMap<IpAddr, Bound>,
+    /// Where they were in the days of a server that has died.
+    places: HashMap<IpAddr, u16>,
 }
 
 /// Serves until there is no network any more (G7), with the sockets that a server before us has kept. To be called
@@ -173,11 +195,15 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
     config: Serve<F>,
 ) -> Result<(), Error> {
     raise_limit();
+    control.sign();
     tracing::info!(control = %control.path.display(), "serving");
+    let mut watch = Watch::new(config.guardian.clone(), config.rest);
     loop {
         let begun = Instant::now();
+        // Before anybody gets an answer: whoever does, knows that it will go on.
+        watch.hire();
         let end = match &config.worker {
-            Some(arguments) => supervise(&config, arguments, control, &mut kept),
+            Some(arguments) => supervise(&config, arguments, control, &mut kept, &mut watch),
             None => work_here(&config, control).map(|()| End::Unused)?,
         };
         match end {
@@ -189,6 +215,7 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
             End::Died if begun.elapsed() < SHORT_LIFE => std::thread::sleep(BREATH),
             // Returns if there is no successor: then we go on.
             End::HandOver => {
+                watch.dismiss();
                 let error = handover::to_successor(control, &kept, &config.successor);
                 tracing::error!(%error, "no other version can take over: this one goes on");
             }
@@ -208,8 +235,9 @@ pub fn work() -> Result<(), Error> {
     let channel = io::stdin().as_fd().try_clone_to_owned().map_err(Error::Talk)?;
     let (greeting, sockets) =
         receive::<Greeting>(channel.as_fd(), RecvFlags::empty()).map_err(Error::Talk)?;
-    let [control, table] =
-        <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Error::Talk(io::ErrorKind::InvalidData.into()))?;
+    // The lock is held to our end: until then nobody else can have our ports.
+    let [control, table, _lock] =
+        <[OwnedFd; 3]>::try_from(sockets).map_err(|_| Error::Talk(io::ErrorKind::InvalidData.into()))?;
     drop_privileges(greeting.parent).map_err(Error::Privileges)?;
     // On a kernel or a processor without it, the rest has to do.
     let _ = confine();
@@ -244,6 +272,7 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
     arguments: &[OsString],
     control: &Control,
     kept: &mut Kept,
+    watch: &mut Watch,
 ) -> End {
     let (ours, child) = match spawn(arguments) {
         Ok(started) => started,
@@ -253,11 +282,18 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
         }
     };
     let mut handing_over = false;
-    if greet(config, control, kept, ours.as_fd()).is_ok() {
+    if let Ok(mut recorded) = greet(config, control, kept, ours.as_fd()) {
         // Ends when the worker does, for it alone has the other end.
-        while let Ok((wish, _)) = receive::<Wish>(ours.as_fd(), RecvFlags::empty()) {
+        while let Some(wish) = next_wish(ours.as_fd(), watch) {
             match wish {
-                Wish::Bind { address, link } => kept.grant(address, &link, config.port, ours.as_fd()),
+                Wish::Bind { address, link } => {
+                    let place = kept.grant(address, &link, config.port, ours.as_fd());
+                    // What is not on record yet is an ADD's, which sees to it.
+                    if place == Place::New && recorded.contains(&address) {
+                        recorded.clear();
+                        redirect(config);
+                    }
+                }
                 Wish::Close { address } => drop(kept.sockets.remove(&address)),
                 Wish::HandOver => {
                     handing_over = true;
@@ -267,6 +303,11 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
         }
     }
     end_of(child, ours, handing_over)
+}
+
+fn next_wish(channel: BorrowedFd<'_>, watch: &mut Watch) -> Option<Wish> {
+    watch.wait_for(channel);
+    receive(channel, RecvFlags::empty()).ok().map(|(wish, _)| wish)
 }
 
 fn end_of(mut child: Child, channel: OwnedFd, handing_over: bool) -> End {
@@ -285,7 +326,8 @@ fn end_of(mut child: Child, channel: OwnedFd, handing_over: bool) -> End {
     }
 }
 
-fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
+/// Starts this executable with `arguments`, and a socket to us as its standard input.
+pub(crate) fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     // This very file, also if another version has taken its place.
@@ -294,12 +336,13 @@ fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
     Ok((ours, command.spawn()?))
 }
 
+/// Tells a new worker what it has to know; returns the gateways that are on record.
 fn greet<F: Fn(&mut dyn FnMut(Known))>(
     config: &Serve<F>,
     control: &Control,
     kept: &mut Kept,
     channel: BorrowedFd<'_>,
-) -> io::Result<()> {
+) -> io::Result<HashSet<IpAddr>> {
     let records = Records::write(&config.load)?;
     kept.sockets.retain(|address, _| records.gateways.contains(address));
     let greeting = Greeting {
@@ -309,7 +352,22 @@ fn greet<F: Fn(&mut dyn FnMut(Known))>(
         since: control.since,
         resolv_conf: std::path::absolute(&config.resolv_conf)?,
     };
-    send(channel, &greeting, &[control.listener.as_fd(), records.file.as_fd()])
+    send(channel, &greeting, &[control.listener.as_fd(), records.file.as_fd(), control.lock.as_fd()])?;
+    Ok(records.gateways)
+}
+
+/// Lets all questions be sent to where they are taken. It waits for locks that may wait for us: so it is only started,
+/// and goes on by itself.
+fn redirect<F>(config: &Serve<F>) {
+    let mut command = Command::new("/proc/self/exe");
+    let started =
+        command.arg0("rnet").args(&config.redirect).stdin(Stdio::null()).stdout(Stdio::null()).status();
+    if !started.as_ref().is_ok_and(ExitStatus::success) {
+        tracing::error!(
+            ?started,
+            "questions are taken at other ports than before, and nobody sends them there"
+        );
+    }
 }
 
 /// All that is on record, as a worker is given it.
@@ -399,6 +457,12 @@ impl Control {
         }
     }
 
+    /// Lets those who find the lock taken know by whom.
+    fn sign(&self) {
+        let signature = format!("{:<1$}", std::process::id(), SIGNATURE);
+        let _ = rustix::io::pwrite(&self.lock, signature.as_bytes(), 0);
+    }
+
     /// What a child that is to serve in our place must keep.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 3] {
         [self.listener.as_fd(), self.folder.as_fd(), self.lock.as_fd()]
@@ -429,7 +493,14 @@ fn lock(path: PathBuf) -> Result<OwnedFd, Error> {
             Err(source) => return Err(failed(source)),
         }
     }
-    Err(Error::Running { path })
+    Err(Error::Running { path, pid: holder(&lock) })
+}
+
+/// Who signed the lock.
+fn holder(lock: &OwnedFd) -> u32 {
+    let mut text = [0; SIGNATURE];
+    let read = rustix::io::pread(lock, &mut text, 0).unwrap_or_default();
+    std::str::from_utf8(&text[..read]).ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
 }
 
 fn listen(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
@@ -442,20 +513,48 @@ fn listen(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 impl Kept {
-    /// If the answer cannot be sent, the worker is dead: seen at the next receive.
-    fn grant(&mut self, address: IpAddr, link: &str, port: u16, channel: BorrowedFd<'_>) {
-        let _ = match self.bound(address, link, port) {
-            Ok(bound) => send(channel, &Granted::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()]),
-            Err(errno) => send(channel, &Granted::Errno(errno.raw_os_error()), &[]),
-        };
+    /// No sockets, but where the ruleset sends the questions to gateways whose port somebody else had: there they are
+    /// taken again (L3).
+    pub fn places(places: HashMap<IpAddr, u16>) -> Self {
+        Self { places, ..Self::default() }
     }
 
-    fn bound(&mut self, address: IpAddr, link: &str, port: u16) -> Result<&Bound, Errno> {
+    /// If the answer cannot be sent, the worker is dead: seen at the next receive.
+    fn grant(&mut self, address: IpAddr, link: &str, port: u16, channel: BorrowedFd<'_>) -> Place {
+        match self.bound(address, link, port) {
+            Ok((bound, place)) => {
+                let _ = send(channel, &Granted::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()]);
+                place
+            }
+            Err(errno) => {
+                let _ = send(channel, &Granted::Errno(errno.raw_os_error()), &[]);
+                Place::AsRecorded
+            }
+        }
+    }
+
+    fn bound(&mut self, address: IpAddr, link: &str, port: u16) -> Result<(&Bound, Place), Errno> {
         Ok(match self.sockets.entry(address) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(listen::bind(address, link, port)?),
+            Entry::Occupied(known) => (known.into_mut(), Place::AsRecorded),
+            Entry::Vacant(new) => {
+                let recorded = self.places.remove(&address);
+                let bound = bind(address, link, port, recorded)?;
+                let is_there = bound.port == recorded.unwrap_or(port);
+                (new.insert(bound), if is_there { Place::AsRecorded } else { Place::New })
+            }
         })
     }
+}
+
+/// At the recorded port if it can be had, also if the one wanted is free by now: nobody has to change a rule.
+fn bind(address: IpAddr, link: &str, port: u16, recorded: Option<u16>) -> Result<Bound, Errno> {
+    if let Some(recorded) = recorded {
+        let bound = listen::bind(address, link, recorded)?;
+        if bound.port == recorded {
+            return Ok(bound);
+        }
+    }
+    listen::bind(address, link, port)
 }
 
 impl Binder {

@@ -66,8 +66,9 @@ impl Scene {
                     endpoints.iter().for_each(|endpoint| tell(Known::Endpoint(endpoint.clone())));
                 }
             };
-            let successor = Vec::new();
-            let config = Serve { resolv_conf, port: 53, worker, successor, load };
+            let (guardian, successor, rest) = (None, Vec::new(), || ());
+            let redirect = Vec::new();
+            let config = Serve { resolv_conf, port: 53, worker, guardian, successor, redirect, load, rest };
             dns::serve(&control, dns::Kept::default(), config)
         };
         self.server = Some(std::thread::spawn(move || host.run(serve).unwrap()));
@@ -285,6 +286,57 @@ fn ipv6_is_answered_from_the_address_asked_and_listening_does_not_wait_for_it() 
     let answer = scene.host.run(|| ask("fd77::1", &query(1, "web"), LONG)).unwrap().unwrap();
     assert!(answer.ends_with(&[10, 77, 0, 9]));
     assert_eq!(scene.status().listeners.len(), 3);
+}
+
+/// The kernel is still looking for duplicates of the gateway's address, for a second or two.
+#[test]
+fn a_tentative_gateway_is_listened_at_and_answers_when_it_may() {
+    let scene = Scene::new("");
+    let ip = |words: &str| scene.host.command("ip").args(words.split(' ')).output().unwrap();
+    for words in [
+        "link add here type veth peer name there",
+        "link set there up",
+        "link set here up",
+        "addr add fd79::1/64 dev here",
+    ] {
+        assert!(ip(words).status.success(), "{words}");
+    }
+    let is_tentative =
+        || String::from_utf8(ip("addr show dev here tentative").stdout).unwrap().contains("fd79::1");
+    let gateways = vec!["fd79::1".parse().unwrap()];
+    let subnets = vec!["fd79::/64".parse().unwrap(), "10.77.0.0/24".parse().unwrap()];
+
+    scene.set(&Network { gateways, subnets, ..network() }, Some(&endpoint("web", "10.77.0.9")));
+
+    assert!(is_tentative(), "it came too late to show anything");
+    assert_eq!(scene.status().listeners.len(), 1);
+    wait_for(|| !is_tentative());
+    let answer = scene.host.run(|| ask("fd79::1", &query(1, "web"), LONG)).unwrap().unwrap();
+    assert!(answer.ends_with(&[10, 77, 0, 9]));
+}
+
+/// L6: its socket is found from everywhere, its sockets are not.
+#[test]
+fn a_server_of_another_network_namespace_is_none_of_ours() {
+    let scene = Scene::new("");
+    scene.set(&network(), Some(&endpoint("web", "10.77.0.9")));
+    let (socket, elsewhere) = (scene.control(), Host::new().unwrap());
+    let pid = scene.status().pid;
+
+    let said = elsewhere.run(|| {
+        let (network, endpoint) = (network(), endpoint("web", "10.77.0.9"));
+        [
+            client::ping(&socket).unwrap_err(),
+            client::check(&socket, &network, &endpoint).unwrap_err(),
+            client::set(&socket, &network, Some(&endpoint)).unwrap_err(),
+            client::listening(&socket).unwrap_err(),
+        ]
+    });
+
+    for error in said.unwrap() {
+        assert!(matches!(error, client::Error::Elsewhere { pid: named, .. } if named == pid), "{error}");
+        assert!(!error.is_absent(), "another is not to be started in its place");
+    }
 }
 
 #[test]

@@ -164,8 +164,8 @@ pub fn announce(host: &mut Host, record: &Record, held: Held) -> Result<(), Erro
         Err(absent) if absent.is_absent() => start(host, &socket).and_then(|()| Ok(tell()?))?,
         other => other?,
     };
-    let moved = moved(&listening);
-    if moved == zone.moved { Ok(()) } else { network::redirect_names(host, held, moved) }
+    let moved = moved(listening.iter());
+    if is_same(&moved, &zone.moved) { Ok(()) } else { network::redirect_names(host, held, moved) }
 }
 
 /// Tells the name server that an attachment is going: afterwards its names do not answer.
@@ -246,9 +246,43 @@ fn endpoint(record: &Record) -> Endpoint {
 }
 
 /// The gateways whose port somebody else has, with the port in its place (L3).
-fn moved(listening: &[Listening]) -> Vec<SocketAddr> {
-    let elsewhere = listening.iter().filter(|listening| listening.port != PORT);
+fn moved<'a>(listening: impl Iterator<Item = &'a Listening>) -> Vec<SocketAddr> {
+    let elsewhere = listening.filter(|listening| listening.port != PORT);
     elsewhere.map(|listening| SocketAddr::new(listening.address, listening.port)).collect()
+}
+
+/// In whatever order.
+fn is_same(one: &[SocketAddr], other: &[SocketAddr]) -> bool {
+    one.len() == other.len() && one.iter().all(|place| other.contains(place))
+}
+
+/// Sends the questions of all networks to where the server takes them, after it could not have the ports that are on
+/// record (L3). One network's failure, told at the end, keeps no other from it.
+pub fn redirect(host: &mut Host) -> Result<(), Error> {
+    let listening = client::listening(&host.store.paths().name_server())?;
+    let mut redirected = Ok(());
+    for network in host.store.networks()? {
+        redirected = redirected.and(redirect_one(host, network, &listening));
+    }
+    redirected
+}
+
+fn redirect_one(host: &mut Host, network: Network, listening: &[Listening]) -> Result<(), Error> {
+    let Some(zone) = &network.zone else { return Ok(()) };
+    let own = listening.iter().filter(|listening| zone.gateways.contains(&listening.address));
+    let moved = moved(own);
+    if is_same(&moved, &zone.moved) {
+        return Ok(());
+    }
+    let held = network::hold_alone(host, network)?;
+    network::redirect_names(host, held, moved)
+}
+
+/// Where the ruleset sends the questions to gateways whose port somebody else had.
+pub fn places(store: &Store) -> HashMap<IpAddr, u16> {
+    let networks = store.networks().unwrap_or_default();
+    let zones = networks.into_iter().filter_map(|network| network.zone);
+    zones.flat_map(|zone| zone.moved).map(|place| (place.ip(), place.port())).collect()
 }
 
 /// Starts the server, unless another was quicker. It has detached itself and takes requests when this returns.
@@ -265,7 +299,7 @@ fn start(host: &Host, socket: &Path) -> Result<(), Error> {
     if output.status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
+    let said = String::from_utf8_lossy(&output.stderr).replace("\n hint: ", "; ");
     Err(Error::NameServer { said: said.trim().trim_start_matches("error: ").to_owned() })
 }
 

@@ -54,6 +54,12 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
     Ok(host.store.retire(lock)?)
 }
 
+/// Keeps others from a network that is on record.
+pub fn hold_alone(host: &Host, network: Network) -> Result<Held, Error> {
+    let lock = host.lock(LockName::Network(NetworkKey::new(&network.name)), Mode::Exclusive)?;
+    Ok(Held { network, lock })
+}
+
 /// Remembers which gateways' port 53 somebody else has, and sends the questions to where the name server listens.
 pub fn redirect_names(host: &mut Host, held: Held, moved: Vec<SocketAddr>) -> Result<(), Error> {
     let _lock = host.change(held.lock, Mode::Exclusive)?;

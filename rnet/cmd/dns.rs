@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 use anyhow::Context;
 use dns::{Control, Endpoint, Kept, Known, Serve, Status, client};
 use nft::{Dropping, Firewall};
+use plugins::Host;
 use plugins::names::{self, PORT, RESOLV_CONF};
 use serde_json::json;
 use store::{Paths, Store};
@@ -40,9 +41,18 @@ pub enum Verb {
         /// Go on with the sockets of the server that has just become this process, detached if that was
         #[arg(long, hide = true)]
         resume: bool,
+        /// Take the place of a detached server that has died
+        #[arg(long, hide = true, conflicts_with = "resume")]
+        again: bool,
     },
     /// Let the installed version of rnet go on in place of the running server, with all names and no question lost
     Restart,
+    /// Waits for the end of a detached server, and then takes its place
+    #[command(hide = true)]
+    Guard,
+    /// Lets the ruleset send the questions of all networks to where a detached server takes them now
+    #[command(hide = true)]
+    Redirect,
     /// Answers for `serve`, without any privilege
     #[command(hide = true)]
     Worker {
@@ -61,13 +71,16 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         Verb::Status => status(style),
         Verb::Log => log(),
         Verb::Watch => watch(style),
-        Verb::Serve { detach, resume: true } => resume(detach),
-        Verb::Serve { detach, resume: false } => serve(detach),
+        Verb::Serve { detach, resume: true, .. } => resume(detach),
+        Verb::Serve { again: true, .. } => again(),
+        Verb::Serve { detach, .. } => serve(detach),
         Verb::Restart => restart(),
         Verb::Worker { detach } => {
             crate::log::start(detach);
             Ok(dns::work().map(|()| 0)?)
         }
+        Verb::Guard => guard(),
+        Verb::Redirect => redirect(),
     }
 }
 
@@ -76,13 +89,17 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     let paths = Paths::new(netlink::cookie()?);
     // Makes the folder, if nobody has.
     Store::open(paths.clone())?;
-    let control = Control::open(&paths.name_server())?;
+    let control = match Control::open(&paths.name_server()) {
+        // Another was quicker.
+        Err(dns::Error::Running { pid, .. }) if detached => return running(&paths, pid).map(|()| 0),
+        opened => opened?,
+    };
     if !detached {
-        return Ok(serve_here(&control, Kept::default(), &paths, false).map(|()| 0)?);
+        return Ok(serve_here(&control, kept(&paths), &paths, false).map(|()| 0)?);
     }
     detach::run(&control.descriptors(), &paths.run(), || {
         let _ = crate::log::open(&paths.name_server_log());
-        if let Err(error) = serve_here(&control, Kept::default(), &paths, true) {
+        if let Err(error) = serve_here(&control, kept(&paths), &paths, true) {
             tracing::error!(error = &error as &dyn std::error::Error, "the end");
         }
         // The child ends without dropping anything.
@@ -94,6 +111,20 @@ fn serve(detached: bool) -> anyhow::Result<u8> {
     found(client::ping(&paths.name_server())).map(|_| 0)
 }
 
+/// What is left of a server that has died.
+fn kept(paths: &Paths) -> Kept {
+    // What cannot be read is told with all else that is on record.
+    Store::open(paths.clone()).map_or_else(|_| Kept::default(), |store| Kept::places(names::places(&store)))
+}
+
+/// Fails unless the server that process `pid` keeps answers.
+fn running(paths: &Paths, pid: u32) -> anyhow::Result<()> {
+    match client::ping(&paths.name_server()) {
+        Err(error) if error.is_absent() => Err(Problem::NameServerSilent { pid }.into()),
+        other => Ok(other?),
+    }
+}
+
 /// In the place of a server that has handed over.
 fn resume(detached: bool) -> anyhow::Result<u8> {
     let (control, kept) = dns::taken_over()?;
@@ -102,6 +133,40 @@ fn resume(detached: bool) -> anyhow::Result<u8> {
         detach::dissolve_groups();
     }
     Ok(served.map(|()| 0)?)
+}
+
+/// In the place of a server that has died.
+fn again() -> anyhow::Result<u8> {
+    let paths = Paths::new(netlink::cookie()?);
+    let control = match Control::open(&paths.name_server()) {
+        // An ADD was quicker.
+        Err(dns::Error::Running { .. }) => return Ok(0),
+        opened => opened?,
+    };
+    let served = serve_here(&control, kept(&paths), &paths, true);
+    detach::dissolve_groups();
+    Ok(served.map(|()| 0)?)
+}
+
+fn guard() -> anyhow::Result<u8> {
+    crate::log::start(true);
+    netlink::give_back_program();
+    let arguments = ["dns", "serve", "--again"].map(Into::into);
+    Err(dns::guard(&arguments)).context("nobody can take the place of the name server, which has died")
+}
+
+/// Returns at once: whoever starts it may be waited for by those who have the networks' locks.
+fn redirect() -> anyhow::Result<u8> {
+    let paths = Paths::new(netlink::cookie()?);
+    detach::run(&[], &paths.run(), || {
+        let _ = crate::log::open(&paths.name_server_log());
+        crate::log::start(true);
+        let redirected = Host::open("dns redirect".into()).and_then(|mut host| names::redirect(&mut host));
+        if let Err(error) = redirected {
+            tracing::error!(%error, "the questions of some networks go to where nobody takes them");
+        }
+    })?;
+    Ok(0)
 }
 
 fn restart() -> anyhow::Result<u8> {
@@ -161,8 +226,18 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths, detached: bool) -> R
     let words = |words: &[&str]| -> Vec<OsString> {
         words.iter().chain(detached.then_some(&"--detach")).map(Into::into).collect()
     };
-    let (worker, successor) = (Some(words(&["dns", "worker"])), words(&["dns", "serve", "--resume"]));
-    dns::serve(control, kept, Serve { resolv_conf: RESOLV_CONF.into(), port: PORT, worker, successor, load })
+    let config = Serve {
+        resolv_conf: RESOLV_CONF.into(),
+        port: PORT,
+        worker: Some(words(&["dns", "worker"])),
+        // Whoever starts one in the foreground watches it.
+        guardian: detached.then(|| ["dns", "guard"].map(Into::into).into()),
+        successor: words(&["dns", "serve", "--resume"]),
+        redirect: ["dns", "redirect"].map(Into::into).into(),
+        load,
+        rest: netlink::give_back_program,
+    };
+    dns::serve(control, kept, config)
 }
 
 fn status(style: Style) -> anyhow::Result<u8> {
@@ -209,7 +284,7 @@ fn text(status: &Status) -> String {
 }
 
 fn listener(listening: &dns::Listening) -> Vec<String> {
-    let state = if listening.port == PORT { "ok" } else { "redirected: somebody else has port 53" };
+    let state = if listening.port == PORT { "ok" } else { "redirected: somebody else had port 53" };
     vec![listening.address.to_string(), listening.port.to_string(), state.into()]
 }
 
@@ -271,7 +346,7 @@ mod tests {
         let expected = "\
 LISTENER     PORT    STATE
 172.18.0.1   53      ok
-172.19.0.1   40053   redirected: somebody else has port 53
+172.19.0.1   40053   redirected: somebody else had port 53
 
 NETWORK   NAMES                  ADDRESSES    CONTAINER
 mynet     web,www,4f2a9c001122   172.18.0.2   4f2a9c001122

@@ -4,16 +4,17 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use netns_fixtures::{Container, lookup};
-use rustix::process::{Resource, Rlimit};
+use rustix::process::{Resource, Rlimit, Signal};
 use serde_json::{Value, json};
 
 use crate::common::{SOON, Who, address, differences, rnet, with};
 use crate::scene::{
-    GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, named, parent, unknown, wait_until,
+    GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, named, parent, signal, unknown,
+    wait_until,
 };
 
 /// Our own code: names cannot be served.
@@ -60,6 +61,95 @@ fn a_killed_worker_is_replaced_with_the_same_table() {
     }
     scene.lab.del("rnet", &db_who, &mynet());
     assert_eq!(scene.status().json()["endpoints"].as_array().unwrap().len(), 1);
+}
+
+/// What the stream asks is answered, but for what was in the killed process's hands, and within a second.
+#[test]
+fn whichever_process_is_killed_under_load_it_serves_again_within_a_second() {
+    let scene = Scene::new();
+    let before = scene.lab.snapshot();
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    let (db, db_who, db_ip) = scene.member("db", &mynet());
+    let done = AtomicBool::new(false);
+
+    thread::scope(|scope| {
+        let longest = scope.spawn(|| {
+            let (mut longest, mut last) = (Duration::ZERO, Instant::now());
+            while !done.load(Ordering::SeqCst) {
+                if let Ok(Some(answer)) = lookup(db.netns(), at(GATEWAY), "web", false, SOON / 10) {
+                    assert_eq!(answer, known(&[web_ip]));
+                    longest = longest.max(last.elapsed());
+                    last = Instant::now();
+                }
+            }
+            longest
+        });
+        for round in 0..6 {
+            let ((worker, server), guardian) = (scene.server(), scene.guardian());
+            match round % 3 {
+                0 => kill(server),
+                1 => kill(worker),
+                _ => kill(guardian),
+            }
+            wait_until("another", || {
+                scene.status().status == 0 && (scene.server().0, scene.guardian()) != (worker, guardian)
+            });
+            assert_eq!(ask(&web, "db"), known(&[db_ip]), "round {round}");
+        }
+        done.store(true, Ordering::SeqCst);
+        let longest = longest.join().unwrap();
+        assert!(longest < SECOND, "{longest:?}");
+    });
+
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.lab.del("rnet", &db_who, &mynet());
+    scene.is_as(&before);
+}
+
+#[test]
+fn a_server_whose_guardian_was_killed_has_another_when_it_dies() {
+    let scene = Scene::new();
+    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    let ((worker, server), guardian) = (scene.server(), scene.guardian());
+    kill(guardian);
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    wait_until("another guardian", || scene.guardian() != guardian);
+    assert_eq!(scene.server(), (worker, server));
+
+    kill(server);
+
+    wait_until("another server", || scene.status().status == 0 && scene.server().1 != server);
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    let (_, successor) = scene.server();
+    let guardian = scene.guardian();
+    assert_eq!(parent(guardian), successor);
+    scene.lab.del("rnet", &web_who, &mynet());
+    scene.wait_for_its_end();
+    wait_until("their end", || [successor, guardian].iter().all(|pid| !is_alive(*pid)));
+}
+
+fn is_alive(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    !status.is_empty() && !status.contains("State:\tZ")
+}
+
+#[test]
+fn a_server_that_was_stopped_is_named_with_what_to_type() {
+    let scene = Scene::new();
+    let (web, _, web_ip) = scene.member("web", &mynet());
+    let (worker, server) = scene.server();
+    signal(worker, Signal::STOP);
+    let (_db, who) = scene.named("db");
+
+    let (code, message) = scene.lab.cni("ADD", "rnet", &who, &mynet()).refusal();
+
+    let expected = format!(
+        "cannot start the name server: the name server (process {server}) does not answer: it was stopped, or hangs; kill -KILL {server} "
+    );
+    assert!(code == NAMES && message.starts_with(&expected), "{message}");
+    kill(server);
+    wait_until("another server", || scene.status().status == 0);
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
 }
 
 #[test]
@@ -147,11 +237,8 @@ fn whoever_started_it_may_die_with_all_its_group() {
     let group = leader.id();
     let added = call.in_group(group).run().json();
 
-    rustix::process::kill_process_group(
-        rustix::process::Pid::from_raw(group as i32).unwrap(),
-        rustix::process::Signal::KILL,
-    )
-    .unwrap();
+    rustix::process::kill_process_group(rustix::process::Pid::from_raw(group as i32).unwrap(), Signal::KILL)
+        .unwrap();
     leader.wait().unwrap();
 
     assert_eq!(ask(&web, "web"), known(&[address(&added, false)]));
@@ -191,17 +278,74 @@ fn somebody_elses_port_53_is_gone_around() {
     let (_late, late_who, _) = scene.member("late", &mynet());
     assert_eq!(ask(&db, "web"), known(&[web_ip]));
 
-    // A server that starts anew finds another port, or the right one if it is free by now.
+    // A server that starts anew stays where the ruleset sends the questions.
     drop(everywhere);
     scene.kill_server();
     let (_more, more_who, _) = scene.member("more", &mynet());
-    assert_eq!(scene.status().json()["listeners"][0]["port"], json!(53));
+    assert_eq!(scene.status().json()["listeners"][0]["port"], json!(port));
     assert_eq!(ask(&db, "web"), known(&[web_ip]));
 
     for who in [&web_who, &db_who, &late_who, &more_who] {
         scene.lab.del("rnet", who, &mynet());
     }
     scene.is_as(&before);
+}
+
+/// However a server comes back, and whoever has port 53 by then: all networks have their names, not only the ADD's own.
+#[test]
+fn all_networks_are_served_around_port_53_when_the_server_comes_back() {
+    for (was_taken, is_taken) in [(true, true), (true, false), (false, true)] {
+        for by_hint in [true, false] {
+            let scene = Scene::new();
+            let take = |taken: bool| {
+                taken.then(|| scene.lab.host.run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap())
+            };
+            let back_net = named("back", &["10.8.0.0/24"]);
+            let was = take(was_taken);
+            let (web, _, web_ip) = scene.member("web", &mynet());
+            let (db, _, db_ip) = scene.member("db", &back_net);
+            scene.kill_server();
+            drop(was);
+            let is = take(is_taken);
+
+            if by_hint {
+                scene.command(&["dns", "serve", "--detach"]).silent();
+            } else {
+                scene.member("more", &mynet());
+            }
+
+            let begun = Instant::now();
+            let patient = |container: &Container, gateway, name| {
+                let answer = || lookup(container.netns(), at(gateway), name, false, SOON).ok().flatten();
+                wait_until("an answer", || answer().is_some());
+                answer().unwrap()
+            };
+            let what = format!("{was_taken} {is_taken} {by_hint}");
+            assert_eq!(patient(&web, GATEWAY, "web"), known(&[web_ip]), "{what}");
+            assert_eq!(patient(&db, "10.8.0.1", "db"), known(&[db_ip]), "{what}");
+            assert!(begun.elapsed() < SECOND, "{what}: {:?}", begun.elapsed());
+            drop(is);
+        }
+    }
+}
+
+/// The places that are on record are somebody else's by now.
+#[test]
+fn a_server_that_finds_its_high_port_taken_moves_all_questions_on() {
+    let scene = Scene::new();
+    let everywhere = scene.lab.host.run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap();
+    let (web, _, web_ip) = scene.member("web", &mynet());
+    let port = scene.status().json()["listeners"][0]["port"].as_u64().unwrap() as u16;
+    scene.kill_server();
+    let taken = scene.lab.host.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap()).unwrap();
+
+    scene.command(&["dns", "serve", "--detach"]).silent();
+
+    wait_until("an answer", || {
+        lookup(web.netns(), at(GATEWAY), "web", false, SOON)
+            .is_ok_and(|answer| answer == Some(known(&[web_ip])))
+    });
+    drop((everywhere, taken));
 }
 
 /// Two lists share a bridge, and so its gateway and the way around.
@@ -501,8 +645,8 @@ fn a_successor_gets_the_sockets_of_a_thousand_networks() {
 /// A crowd comes and goes while others ask: no living name fails, no address of the dead is told.
 #[test]
 fn a_crowd_comes_and_goes_under_a_stream_of_questions() {
-    const CROWD: usize = 20;
-    const ROUNDS: usize = 5;
+    const CROWD: usize = 100;
+    const ROUNDS: usize = 1;
     let scene = Scene::new();
     let before = scene.lab.snapshot();
     let (asker, asker_who, asker_ip) = scene.member("asker", &mynet());
@@ -529,8 +673,9 @@ fn a_crowd_comes_and_goes_under_a_stream_of_questions() {
                 })
             })
             .collect();
-        members.into_iter().for_each(|member| member.join().unwrap());
+        let members: Vec<_> = members.into_iter().map(ScopedJoinHandle::join).collect();
         done.store(true, Ordering::SeqCst);
+        members.into_iter().for_each(Result::unwrap);
         stream.join().unwrap()
     });
 

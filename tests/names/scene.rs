@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use netns_fixtures::{Container, Lookup, Snapshot, lookup, lookup_address};
+use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 
 use crate::common::{Lab, Outcome, Who, address, differences, rnet, with};
@@ -67,9 +68,23 @@ impl Scene {
         (pid, parent(pid))
     }
 
-    /// Ends the server as a whole: its parent, and so its worker.
+    /// The process that starts the server anew when its parent has died.
+    pub fn guardian(&self) -> u32 {
+        let (worker, server) = self.server();
+        let mut guardian = None;
+        wait_until("a guardian", || {
+            guardian = children(server).into_iter().find(|child| *child != worker);
+            guardian.is_some()
+        });
+        guardian.unwrap()
+    }
+
+    /// Ends the server as a whole: guardian and parent at once, and so the worker.
     pub fn kill_server(&self) {
-        kill(self.server().1);
+        let ((_, server), guardian) = (self.server(), self.guardian());
+        signal(server, Signal::STOP);
+        kill(guardian);
+        kill(server);
         wait_until("its death", || self.status().status != 0);
     }
 
@@ -149,8 +164,16 @@ pub fn parent(pid: u32) -> u32 {
     line.trim().parse().unwrap()
 }
 
+fn children(pid: u32) -> Vec<u32> {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.split_whitespace().map(|child| child.parse().unwrap()).collect()
+}
+
 /// Ends a process that this test started.
 pub fn kill(pid: u32) {
-    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    signal(pid, Signal::KILL);
+}
+
+pub fn signal(pid: u32, signal: Signal) {
+    rustix::process::kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }

@@ -1,0 +1,131 @@
+//! The guardian: a process that does nothing but to wait for the server's end, and then becomes the next server (G8).
+//! So either of the two may be killed: the server starts another guardian, the guardian another server.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use crate::handover::program;
+use crate::serve::{BREATH, SHORT_LIFE, spawn};
+
+/// After so long without anything to do, there will be nothing for a while.
+const LULL: Duration = Duration::from_secs(1);
+
+/// What a server does while it waits: it is guarded, and rests.
+pub(crate) struct Watch {
+    /// The arguments with which this executable calls [`guard`], if anybody is to.
+    arguments: Option<Vec<OsString>>,
+    /// Called in a lull.
+    rest: fn(),
+    guardian: Option<(OwnedFd, Child)>,
+    /// When somebody was last asked to be the guardian.
+    asked: Option<Instant>,
+}
+
+/// What a wait came to.
+enum Event {
+    Message,
+    GuardianEnded,
+    Nothing,
+}
+
+/// The guardian's life. Its standard input is the socket to the server, which ends with that: then the file that we were
+/// started from serves in our place, called with `arguments`. Returns only if that cannot be.
+pub fn guard(arguments: &[OsString]) -> io::Error {
+    let begun = Instant::now();
+    while let Ok(1..) | Err(Errno::INTR) = rustix::io::read(rustix::stdio::stdin(), &mut [0; 1]) {}
+    // Who cannot live is not brought back at once.
+    if begun.elapsed() < SHORT_LIFE {
+        std::thread::sleep(BREATH);
+    }
+    tracing::error!("the name server has died: another takes its place");
+    let become_server =
+        |file: OsString| Command::new(file).arg0("rnet").args(arguments).stdin(Stdio::null()).exec();
+    // The file may have gone; we have not.
+    let error = program().map_or_else(|error| error, |file| become_server(file.into()));
+    if error.kind() == io::ErrorKind::NotFound { become_server("/proc/self/exe".into()) } else { error }
+}
+
+impl Watch {
+    pub(crate) fn new(arguments: Option<Vec<OsString>>, rest: fn()) -> Self {
+        Self { arguments, rest, guardian: None, asked: None }
+    }
+
+    /// Sees to it that there is a guardian, unless the last one has only just been asked.
+    pub(crate) fn hire(&mut self) {
+        let Some(arguments) = self.arguments.as_ref().filter(|_| self.guardian.is_none()) else { return };
+        if self.asked.is_some_and(|asked| asked.elapsed() < BREATH) {
+            return;
+        }
+        self.asked = Some(Instant::now());
+        match spawn(arguments) {
+            Ok(guardian) => self.guardian = Some(guardian),
+            Err(error) => {
+                tracing::error!(%error, "nobody can be started to guard the name server: once more")
+            }
+        }
+    }
+
+    /// Ends the guardian: it is not to take our end for a death.
+    pub(crate) fn dismiss(&mut self) {
+        if let Some((_channel, mut child)) = self.guardian.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// Waits until something can be received from `channel`.
+    pub(crate) fn wait_for(&mut self, channel: BorrowedFd<'_>) {
+        let mut rests = false;
+        loop {
+            self.hire();
+            let patience = match rests {
+                _ if self.is_alone() => Some(BREATH),
+                false => Some(LULL),
+                true => None,
+            };
+            match self.poll(channel, patience) {
+                Event::Message => return,
+                Event::GuardianEnded => {
+                    tracing::error!("the name server's guardian has ended: another takes its place");
+                    self.dismiss();
+                    rests = false;
+                }
+                Event::Nothing if rests => {}
+                Event::Nothing => {
+                    (self.rest)();
+                    rests = true;
+                }
+            }
+        }
+    }
+
+    fn is_alone(&self) -> bool {
+        self.arguments.is_some() && self.guardian.is_none()
+    }
+
+    fn poll(&self, channel: BorrowedFd<'_>, patience: Option<Duration>) -> Event {
+        // Without a guardian the second is the first once more.
+        let guardian = self.guardian.as_ref().map_or(channel, |(guardian, _)| guardian.as_fd());
+        let mut ready = [channel, guardian].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
+        match rustix::event::poll(&mut ready, patience.as_ref()) {
+            Ok(0) | Err(Errno::INTR) => Event::Nothing,
+            Ok(_) if ready[0].revents().is_empty() => Event::GuardianEnded,
+            // An error is met again where the message is received.
+            Ok(_) | Err(_) => Event::Message,
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.dismiss();
+    }
+}
