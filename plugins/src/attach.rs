@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cni::{Attachment, Call, CniResult, Interface, Ip, Request};
+use cni::{Attachment, Call, CniResult, Fault, Interface, Ip, Request};
 use netlink::{Link, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
@@ -12,7 +12,7 @@ use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, names, net
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
 pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
-    let container = Netns::open(Path::new(&request.call.netns))?;
+    let container = container(request.call)?;
     let mut host = Host::open(what("ADD", request.call))?;
     let mut record = plan.record(request);
     record.netns = Some(namespace(&container));
@@ -186,6 +186,17 @@ pub fn is_there(namespace: &Namespace) -> bool {
 }
 
 /// The record of the attachment; where it turned out to be garbage, the planned one, after everything that only the
+/// The container's namespace, opened once for all that a call does in it.
+///
+/// The path may lead elsewhere than a moment ago, when the call was checked: what it leads to now must not be the host's.
+pub fn container(call: &Call) -> Result<Netns, Error> {
+    let netns = Netns::open(Path::new(&call.netns))?;
+    if !call.netns_override && netns.id() == Netns::current()?.id() {
+        return Err(Error::Cni(Fault::OwnNetns { release: None }.into()));
+    }
+    Ok(netns)
+}
+
 /// record knew of was taken away by its key. Under the attachment's lock.
 pub fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
     match host.store.record(&planned.network, &planned.plugin, &planned.key())? {
