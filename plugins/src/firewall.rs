@@ -178,7 +178,10 @@ fn of_all(networks: &[Network]) -> Vec<(Element, Owner)> {
     let mut elements: Vec<_> = networks.iter().flat_map(network_elements).collect();
     let zones = networks.iter().filter_map(|network| network.zone.as_ref());
     let moved: Vec<IpAddr> = zones.flat_map(|zone| &zone.moved).map(SocketAddr::ip).collect();
-    let is_rival = |element: &Element| matches!(element, Element::Publish { to, .. } if to.port() == names::PORT && moved.contains(&to.ip()));
+    let is_rival = |element: &Element| match element {
+        Element::Publish { to, .. } => to.port() == names::PORT && moved.contains(&to.ip()),
+        _ => false,
+    };
     elements.retain(|(element, _)| !is_rival(element));
     elements
 }
