@@ -56,12 +56,16 @@ pub fn add(
     record: &mut Record,
     make: impl FnOnce(&mut Host, &mut Record) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    host.require_descriptors()?;
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     failpoint::pass("add.lock")?;
     if let Some(stale) = attach::known(host, record)? {
         remove(host, &stale)?;
     }
     let made = make(host, record).or_else(|error| {
+        if error.is_busy() {
+            host.store.hurry();
+        }
         let undone = remove(host, record);
         host.store.retire(lock)?;
         Err(attach::with_undo(error, undone))

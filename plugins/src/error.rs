@@ -237,6 +237,16 @@ pub enum Error {
         /// What failed, which gives the code.
         error: Box<Error>,
     },
+    /// What an ADD begins it must be able to undo.
+    #[error(
+        "fewer than {needed} files more can be opened by this process, so nothing was begun; \
+         hint: ulimit -n {}",
+        needed + 40
+    )]
+    TooFewDescriptors {
+        /// How many are needed.
+        needed: i32,
+    },
     /// Several things went wrong while removing; everything else was removed.
     #[error("{first}; and then: {}", rest.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Several {
@@ -515,6 +525,11 @@ impl Error {
         move |error| Self::Of { what, error: Box::new(error.into()) }
     }
 
+    /// True if something was waited for in vain, a lock mostly: an undo must not wait for it as long again.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.code() == code::TRY_AGAIN_LATER
+    }
+
     fn code(&self) -> u32 {
         match self {
             Error::Cni(error) => error.code,
@@ -533,6 +548,7 @@ impl Error {
             Error::HostAddressNotLocal { .. } | Error::HostAddressUnusable { .. } => {
                 code::INVALID_NETWORK_CONFIG
             }
+            Error::TooFewDescriptors { .. } => code::IO_FAILURE,
             Error::NoAddress | Error::ResolvConf { .. } => code::INVALID_NETWORK_CONFIG,
             Error::Names(_) | Error::NameServer { .. } => own::NAMES,
             Error::Check(_) => own::CHECK_FAILED,

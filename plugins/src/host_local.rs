@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use cni::{Args, CniResult, Dns, Ip, Plugin, Request, Route, Version};
 use ipam::{Choice, Leased, Leases, Owner, RangeSet, RangeSpec, ResolvConf};
@@ -20,6 +21,8 @@ pub struct Pool {
     index: PathBuf,
     choice: Choice,
     preferred: Vec<IpAddr>,
+    /// How long to wait for the folder's lock, where not as long as usual.
+    patience: Option<Duration>,
 }
 
 /// Everything that ADD and STATUS read.
@@ -93,14 +96,15 @@ impl Pool {
         let data_dir = place.ipam.ok_or(ipam::Error::MissingIpam)?.data_dir;
         let networks = data_dir.map_or_else(|| paths.host_local(), |given| paths.rooted(&given));
         let (folder, index) = (networks.join(&request.config.name), paths.state().join("leases"));
-        Ok(Self { folder, index, choice: Choice::RoundRobin, preferred: Vec::new() })
+        Ok(Self { folder, index, choice: Choice::RoundRobin, preferred: Vec::new(), patience: None })
     }
 
     /// The folder of an `rnet` network, which lives as long as the boot; the lowest free address comes first.
     pub fn own(host: &Host, request: &Request<'_>) -> Self {
         let (folder, index) =
             (host.store.leases(&request.config.name), host.store.paths().run().join("index"));
-        Self { folder, index, choice: Choice::Lowest, preferred: Vec::new() }
+        let patience = Some(host.store.patience());
+        Self { folder, index, choice: Choice::Lowest, preferred: Vec::new(), patience }
     }
 
     /// The same, with the addresses that are given first if nobody has them.
@@ -110,12 +114,20 @@ impl Pool {
 
     /// The leases there are; none without a folder.
     fn find(&self) -> Result<Option<Leases>, Error> {
-        Ok(Leases::find(&self.folder, &self.index, &store::boot_id()?)?)
+        let leases = Leases::find(&self.folder, &self.index, &store::boot_id()?)?;
+        Ok(leases.map(|leases| self.in_time(leases)))
     }
 
     fn open(&self) -> Result<Leases, Error> {
         let leases = Leases::open(&self.folder, &self.index, &store::boot_id()?)?;
-        Ok(leases.preferring(self.preferred.clone()))
+        Ok(self.in_time(leases).preferring(self.preferred.clone()))
+    }
+
+    fn in_time(&self, leases: Leases) -> Leases {
+        match self.patience {
+            Some(patience) => leases.with_patience(patience),
+            None => leases,
+        }
     }
 
     /// ADD: one address of each range set, all or none.

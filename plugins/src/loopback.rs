@@ -1,12 +1,11 @@
 //! The plugin `loopback`: `lo` comes up.
 
-use std::path::Path;
 
 use cni::{CniResult, Interface, Ip, Plugin, Request};
-use netlink::{Netlink, Netns};
+use netlink::Netlink;
 
-use crate::Error;
 use crate::error::Finding;
+use crate::{Error, attach};
 
 /// The index that `lo` has in every network namespace.
 const LO: u32 = 1;
@@ -54,7 +53,10 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
 
 /// Without a namespace there is nothing to take down.
 fn del(request: &Request<'_>) -> Result<(), Error> {
-    let Ok(mut inside) = inside(request) else { return Ok(()) };
+    let mut inside = match inside(request) {
+        Err(Error::Netlink(_)) => return Ok(()),
+        other => other?,
+    };
     Ok(inside.send(&[netlink::Request::LinkDown { index: LO, name: "lo".into() }])?)
 }
 
@@ -66,7 +68,7 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
 }
 
 fn inside(request: &Request<'_>) -> Result<Netlink, Error> {
-    Ok(Netlink::inside(&Netns::open(Path::new(&request.call.netns))?)?)
+    Ok(Netlink::inside(&attach::container(request.call)?)?)
 }
 
 /// The first IPv4 and the first IPv6 address of `lo`, none of which may be another's.

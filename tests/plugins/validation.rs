@@ -1,5 +1,7 @@
 //! What is refused before a plugin does anything, in the order of cni.md 1.2: code, message, details, exit status.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use crate::common::{Lab, Outcome, PLUGINS, Who, bridge, rnet, with};
@@ -191,6 +193,29 @@ fn the_hosts_own_namespace_is_no_container() {
     let deleted =
         lab.call("DEL", "rnet", &own).set("CNI_NETNS_OVERRIDE", "1").input(config.to_string()).run();
     deleted.silent();
+}
+
+/// What CNI_NETNS leads to can change after the call was checked, which the plugins themselves never see done.
+#[test]
+fn a_namespace_that_became_the_hosts_own_after_the_check_is_no_container() {
+    let lab = Lab::new();
+    let before = lab.snapshot();
+    let config = cni::Config::from_value(rnet("n", &["172.18.0.0/16"])).unwrap();
+    let env = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth7"), ("CNI_NETNS", "/proc/thread-self/ns/net")];
+    let env: BTreeMap<String, String> =
+        env.into_iter().chain([("CNI_PATH", "/bin")]).map(|(k, v)| (k.into(), v.into())).collect();
+    for (name, verb) in [("rnet", cni::Verb::Add), ("loopback", cni::Verb::Add), ("loopback", cni::Verb::Del)]
+    {
+        let call = cni::Call::from_env(verb, &env).unwrap();
+        let request = cni::Request { call: &call, config: &config };
+
+        let ended = lab.host.run(|| plugins::run(plugins::find(name).unwrap(), verb, &request)).unwrap();
+
+        let refused = ended.expect_err(name);
+        let same = "plugin's netns and netns from CNI_NETNS should not be the same";
+        assert_eq!((refused.code, refused.msg.as_str()), (8, same), "{name} {verb:?}");
+    }
+    netns_fixtures::assert_same(&before, &lab.snapshot());
 }
 
 /// The record, not the namespace, says what there is to free (cni.md 1.2, step 9).
