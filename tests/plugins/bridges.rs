@@ -134,6 +134,44 @@ fn another_address_on_the_bridge_is_refused_or_replaced() {
     assert_eq!(addresses(&lab, "br0"), ["10.2.0.1/24", "fd01::1/64", "fd02::1/64"]);
 }
 
+/// The second range of a set has another gateway; the containers of the first keep theirs.
+#[test]
+fn a_network_keeps_the_gateways_of_all_its_ranges() {
+    let lab = Lab::new();
+    let ranges = json!([[{"subnet": "10.7.0.0/30"}, {"subnet": "10.8.0.0/24"}]]);
+    let config = with(&rnet("n", &[]), json!({"ipam": {"ranges": ranges}}));
+    let attached = ["c1", "c2", "c3"].map(|name| {
+        let (container, who) = lab.container(name);
+        let result = lab.add("rnet", &who, &config);
+        (container, who, result)
+    });
+    assert_eq!(addresses(&lab, "rnet-n"), ["10.7.0.1/30", "10.8.0.1/24"]);
+    for (_, who, result) in &attached {
+        lab.cni("CHECK", "rnet", who, &with(&config, json!({"prevResult": result}))).silent();
+        lab.del("rnet", who, &config);
+    }
+    assert!(lab.links().is_empty());
+}
+
+#[test]
+fn a_network_that_grows_keeps_its_gateways() {
+    for (plugin, bridge_name, small, large) in [
+        ("rnet", "rnet-n", rnet("n", &["10.1.0.0/24"]), rnet("n", &["10.1.0.0/24", "10.2.0.0/24"])),
+        ("bridge", "br0", bridge("n", &["10.1.0.0/24"]), bridge("n", &["10.1.0.0/24", "10.2.0.0/24"])),
+    ] {
+        let lab = Lab::new();
+        let mut containers = Vec::new();
+        for (name, config) in [("c1", &small), ("c2", &large), ("c3", &large)] {
+            let (container, who) = lab.container(name);
+            lab.add(plugin, &who, &with(config, json!({"forceAddress": true})));
+            containers.push(container);
+            let wanted: &[&str] =
+                if name == "c1" { &["10.1.0.1/24"] } else { &["10.1.0.1/24", "10.2.0.1/24"] };
+            assert_eq!(addresses(&lab, bridge_name), wanted, "{plugin} {name}");
+        }
+    }
+}
+
 #[test]
 fn a_link_that_is_no_bridge_is_left_alone() {
     let lab = Lab::new();
