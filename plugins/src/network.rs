@@ -272,6 +272,7 @@ fn set_up(
     host.netlink.set_sysctl(&format!("ipv6/conf/{}/accept_ra", plan.bridge), "0")?;
     let mut requests = change_addresses(host, plan, bridge, network, gateways)?;
     let (index, name) = (bridge.index, plan.bridge.clone());
+    requests.extend(pin_mac(bridge));
     if let Some(mtu) = plan.mtu.filter(|mtu| *mtu != bridge.mtu) {
         requests.push(Request::LinkMtu { index, name: name.clone(), mtu });
     }
@@ -281,6 +282,12 @@ fn set_up(
     requests.push(Request::LinkUp { index, name });
     host.netlink.send(&requests)?;
     forward(host, plan, gateways)
+}
+
+/// A bridge that others made takes over a port's MAC, unless it is told to keep its own.
+fn pin_mac(bridge: &Link) -> Option<Request> {
+    let mac = bridge.mac.filter(|mac| *mac != bridge_mac(&bridge.name))?;
+    Some(Request::LinkMac { index: bridge.index, name: bridge.name.clone(), mac })
 }
 
 /// What makes the bridge bear the gateways' addresses, and refuses or removes others as configured. The network's own

@@ -274,6 +274,29 @@ fn the_macs_of_a_result_are_final() {
     }
 }
 
+/// A bridge without a MAC of its own takes the lowest one among its ports.
+#[test]
+fn the_mac_of_somebody_elses_bridge_is_kept() {
+    let lab = Lab::new();
+    for (plugin, config) in [
+        ("bridge", bridge("n", &["10.1.0.0/24"])),
+        ("bridge", json!({"cniVersion": "1.0.0", "name": "l2", "type": "bridge", "bridge": "br1"})),
+        ("rnet", with(&rnet("m", &["10.2.0.0/24"]), json!({"bridge": "br2"}))),
+    ] {
+        let name = config["bridge"].as_str().unwrap();
+        let made = lab.host.command("ip").args(["link", "add", name, "type", "bridge"]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let before = lab.link(name).unwrap().mac;
+        let (_container, who) = lab.container("c1");
+        let result = lab.add(plugin, &who, &config);
+        assert_eq!(lab.link(name).unwrap().mac, before, "{plugin}");
+        assert_eq!(result["interfaces"][0]["mac"], before.unwrap().to_string());
+        lab.cni("CHECK", plugin, &who, &with(&config, json!({"prevResult": result}))).silent();
+        lab.del(plugin, &who, &config);
+        assert_eq!(lab.link(name).unwrap().mac, before, "{plugin}");
+    }
+}
+
 /// CVE-2020-10749. The neighbour that believes it shows that the advertisement was good.
 #[test]
 fn a_containers_router_advertisement_does_not_move_the_host() {
