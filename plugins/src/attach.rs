@@ -55,7 +55,7 @@ fn attach(
     let mut ruleset = rules(host, record)?;
 
     let mut inside = Netlink::inside(container)?;
-    link::dress(&mut inside, plan, &record.ifname, pair.container, &lease)?;
+    link::dress(host, &mut inside, plan, &record.ifname, pair.container, &lease)?;
     failpoint::pass("add.inside")?;
 
     link::notice_carrier(host, &mut inside, &pair)?;
@@ -263,7 +263,7 @@ fn set_port(
     let index = pair.host;
     if !record.guarded {
         // A guarded port's advertisements are dropped by the ruleset, and a bridge's port takes none for itself.
-        host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+        link::refuse_advertisements(host, &name)?;
     }
     let mut requests = vec![
         netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() },

@@ -269,7 +269,7 @@ fn set_up(
     network: &Network,
     gateways: &[IpNetwork],
 ) -> Result<(), Error> {
-    host.netlink.set_sysctl(&format!("ipv6/conf/{}/accept_ra", plan.bridge), "0")?;
+    link::refuse_advertisements(host, &plan.bridge)?;
     let mut requests = change_addresses(host, plan, bridge, network, gateways)?;
     let (index, name) = (bridge.index, plan.bridge.clone());
     requests.extend(pin_mac(bridge));

@@ -451,7 +451,32 @@ fn without_ipv6_on_the_host_ipv4_works_and_ipv6_fails_clearly() {
         assert!(!lab.links().iter().any(|link| link.starts_with("veth") || link == "br6"));
         lab.add(plugin, &who, &v4);
         lab.del(plugin, &who, &v4);
+        // On a bridge that is new again, where nothing can be set.
+        let config = with(&v4, json!({"name": "fixed", "bridge": "br4"}));
+        lab.cni("ADD", &on_fixed_sysctls(&lab, plugin), &who, &config).json();
+        lab.del(plugin, &who, &config);
     }
+}
+
+/// An advertisement that could be taken is a reason to refuse.
+#[test]
+fn with_ipv6_on_the_host_accept_ra_must_be_settable() {
+    let lab = Lab::new();
+    lab.set_sysctl("ipv4/ip_forward", "1");
+    let (_container, who) = lab.container("c1");
+    let refused = lab.cni("ADD", &on_fixed_sysctls(&lab, "bridge"), &who, &bridge("n", &["10.1.0.0/24"]));
+    let text = "failed to set sysctl net/ipv6/conf/br0/accept_ra to 0: read-only file system";
+    assert_eq!(refused.refusal(), (109, text.into()));
+}
+
+/// A name for `plugin` under which it finds /proc/sys read-only, as in a container without privileges.
+fn on_fixed_sysctls(lab: &Lab, plugin: &str) -> String {
+    let name = format!("fixed-{plugin}");
+    let mount = "mount --rbind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys";
+    let program = lab.plugins.join(plugin);
+    let script = format!("#!/bin/sh\nexec unshare --mount sh -c '{mount} && exec {}'\n", program.display());
+    lab.install_script(&name, &script);
+    name
 }
 
 #[test]
