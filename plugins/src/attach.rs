@@ -6,13 +6,14 @@ use cni::{Attachment, Call, CniResult, Interface, Ip, Request};
 use netlink::{Link, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
-use crate::plan::{Plan, addresses};
+use crate::plan::{Ipam, Plan, addresses};
 use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, names, network, ports, sticky};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
 pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     let container = Netns::open(Path::new(&request.call.netns))?;
+    lease::require(&plan.ipam, request)?;
     let mut host = Host::open(what("ADD", request.call))?;
     let mut record = plan.record(request);
     record.netns = Some(namespace(&container));
@@ -20,7 +21,7 @@ pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     failpoint::pass("add.lock")?;
     clear_the_way(&mut host, plan, request, &record)?;
     let result = attach(&mut host, plan, request, &container, &mut record).or_else(|error| {
-        let undone = detach(&mut host, plan, request, &record);
+        let undone = detach(&mut host, &plan.ipam, request, &record);
         host.store.retire(lock)?;
         Err(with_undo(error, undone))
     });
@@ -96,8 +97,11 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     let planned = plan.record(request);
     let lock = host.lock(LockName::Attachment(planned.key()), Mode::Exclusive)?;
     failpoint::pass("del.lock")?;
-    let record = known(&mut host, &planned)?.unwrap_or(planned);
-    detach(&mut host, plan, request, &record)?;
+    let found = known(&mut host, &planned)?;
+    // Without a record there is nothing that an IPAM plugin which ADD would refuse could have leased.
+    let has_ipam = found.is_some() || lease::require(&plan.ipam, request).is_ok();
+    let ipam = if has_ipam { &plan.ipam } else { &Ipam::None };
+    detach(&mut host, ipam, request, &found.unwrap_or(planned))?;
     host.store.retire(lock)?;
     host.close();
     Ok(())
@@ -105,7 +109,7 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
 
 /// Removes everything of an attachment, going on after a failure. The record goes last, and only when nothing
 /// failed: as long as it is there, DEL can be repeated. The lease goes after all that still leads to its address.
-fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) -> Result<(), Error> {
+fn detach(host: &mut Host, ipam: &Ipam, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     names::withdraw(host, record);
     failpoint::pass("del.names")?;
     let mut failures = Vec::new();
@@ -113,7 +117,7 @@ fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) 
     failures.extend(mac_check::dismiss(host, record).err());
     failures.extend(remove_link(host, record).err());
     Error::all(failures)?;
-    lease::del(host, plan, request)?;
+    lease::del(host, ipam, request, record)?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     failpoint::pass("del.record")?;
     if host.store.has_records(&record.network, &record.plugin)? {
@@ -227,7 +231,7 @@ fn clear_the_way(host: &mut Host, plan: &Plan, request: &Request<'_>, planned: &
     if found.stage == Stage::Committed && is_alive(host, &found)? {
         return Err(already_attached(found));
     }
-    detach(host, plan, request, &found)
+    detach(host, &plan.ipam, request, &found)
 }
 
 fn already_attached(first: Record) -> Error {
@@ -247,7 +251,7 @@ fn record_lease(host: &Host, plan: &Plan, record: &mut Record, lease: &CniResult
     record.mac = Some(plan.container_mac(lease, &record.key()).to_string());
     record.addresses = addresses(lease);
     record.ports = ports::resolve(&plan.ports, &lease.ips).map_err(Error::Config)?;
-    record.leases = lease::folder(host, plan);
+    record.leases = lease::folder(host, &plan.ipam, record);
     Ok(host.store.write_record(record)?)
 }
 
@@ -346,6 +350,6 @@ fn collect(
         netns: String::new(),
         ..request.call.clone()
     };
-    detach(host, plan, &Request { call: &call, config: request.config }, &record)?;
+    detach(host, &plan.ipam, &Request { call: &call, config: request.config }, &record)?;
     Ok(host.store.retire(lock)?)
 }

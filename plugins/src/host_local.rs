@@ -94,8 +94,7 @@ impl Pool {
 
     /// The folder of an `rnet` network, which lives as long as the boot; the lowest free address comes first.
     pub fn own(host: &Host, request: &Request<'_>) -> Result<Self, Error> {
-        let index = host.store.paths().run().join("index");
-        Self::open(&host.store.leases(&request.config.name), &index, Choice::Lowest)
+        Self::open(&host.store.leases(&request.config.name), &index_of_own(host), Choice::Lowest)
     }
 
     /// The same, with the addresses that are given first if nobody has them.
@@ -129,6 +128,14 @@ impl Pool {
         self.leases.release(&owner(request)).map(drop).map_err(Error::Ipam)
     }
 
+    /// The same in a folder of an `rnet` network's leases, which may never have been made.
+    pub fn release_from(host: &Host, folder: &Path, request: &Request<'_>) -> Result<(), Error> {
+        let Some(leases) = Leases::find(folder, &index_of_own(host), &store::boot_id()?)? else {
+            return Ok(());
+        };
+        leases.release(&owner(request)).map(drop).map_err(Error::Ipam)
+    }
+
     /// CHECK: any address of this owner is enough.
     pub fn check(&self, request: &Request<'_>) -> Result<(), Error> {
         if self.leases.held(&owner(request))?.is_empty() {
@@ -160,6 +167,10 @@ impl Pool {
         let is_alive = |_: u64, inode: u64| living.contains(&inode);
         self.leases.gc(valid.as_deref(), &is_alive).map(drop).map_err(Error::Ipam)
     }
+}
+
+fn index_of_own(host: &Host) -> PathBuf {
+    host.store.paths().run().join("index")
 }
 
 /// Results before 0.3.0 have room for one address of each family.
