@@ -7,7 +7,9 @@ use netlink::{Link, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Ipam, Plan, addresses};
-use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, names, network, ports, sticky};
+use crate::{
+    Error, Host, failpoint, firewall, lease, link, mac_check, names, network, ports, renamed, sticky,
+};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
@@ -95,9 +97,7 @@ fn rules(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
 pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     let mut host = Host::open(what("DEL", request.call))?;
     let planned = plan.record(request);
-    let lock = host.lock(LockName::Attachment(planned.key()), Mode::Exclusive)?;
-    failpoint::pass("del.lock")?;
-    let found = known(&mut host, &planned)?;
+    let (lock, found) = renamed::find(&mut host, &planned)?;
     // Without a record there is nothing that an IPAM plugin which ADD would refuse could have leased.
     let has_ipam = found.is_some() || lease::require(&plan.ipam, request).is_ok();
     let ipam = if has_ipam { &plan.ipam } else { &Ipam::None };

@@ -1,8 +1,9 @@
 //! Addresses from whoever leases them: rnet itself, our own host-local in this process, or another plugin.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
-use cni::{CniResult, Plugin, Request, Verb, delegate};
+use cni::{CniResult, Config, Plugin, Request, Verb, delegate};
 use store::Record;
 
 use crate::error::Fault;
@@ -45,13 +46,14 @@ pub fn add(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult,
 }
 
 /// DEL of whoever leased the addresses: rnet itself, as far as the record says or the configuration, and the IPAM
-/// plugin.
+/// plugin, which is told the network's name at ADD.
 pub fn del(host: &Host, ipam: &Ipam, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     if let Some(folder) = record.leases.clone().or_else(|| folder(host, ipam, record)) {
         Pool::release_from(host, &folder, request)?;
     }
     if let Ipam::Delegate(name) = ipam {
-        call(name, Verb::Del, request)?;
+        let config = called(request.config, &record.network);
+        call(name, Verb::Del, &Request { config: &config, ..*request })?;
     }
     failpoint::pass("del.lease")
 }
@@ -107,4 +109,18 @@ fn find(name: &str, request: &Request<'_>) -> Result<Delegate, Error> {
         Some("host-local") => Ok(Delegate::Here(&HostLocal)),
         Some(_) => Err(Error::Config(Fault::NotIpam(name.to_owned()))),
     }
+}
+
+/// The configuration of a network as it was when that had another name.
+fn called<'a>(config: &'a Config, name: &str) -> Cow<'a, Config> {
+    if config.name == name {
+        return Cow::Borrowed(config);
+    }
+    let mut renamed = config.clone();
+    renamed.name = name.to_owned();
+    if let Some(members) = renamed.raw.as_object_mut() {
+        members.retain(|key, _| !key.eq_ignore_ascii_case("name"));
+        members.insert("name".into(), name.into());
+    }
+    Cow::Owned(renamed)
 }

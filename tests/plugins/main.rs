@@ -11,5 +11,6 @@ mod gc;
 mod host_local;
 mod ipam;
 mod mac_check;
+mod renamed;
 mod results;
 mod validation;
