@@ -8,13 +8,14 @@ use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Ipam, Plan, addresses};
 use crate::{
-    Error, Host, failpoint, firewall, lease, link, living, mac_check, names, network, ports, sticky,
+    Error, Host, failpoint, firewall, lease, link, living, mac_check, names, network, ports, renamed, sticky,
 };
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
 pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     let container = container(request.call)?;
+    lease::require(&plan.ipam, request)?;
     let mut host = Host::open(what("ADD", request.call))?;
     host.require_descriptors()?;
     let mut record = plan.record(request);
@@ -39,12 +40,15 @@ fn undo(
     record: &Record,
     error: &Error,
 ) -> Result<(), Error> {
-    if !error.is_busy() {
-        return detach(host, plan, request, record);
+    let mut ipam = &plan.ipam;
+    if error.is_busy() {
+        host.store.hurry();
+        // Somebody else's plugin is told of every failure (CNI specification, section 4).
+        if record.addresses.is_empty() && !lease::is_foreign(ipam, request) {
+            ipam = &Ipam::None;
+        }
     }
-    host.store.hurry();
-    let ipam = if record.addresses.is_empty() { Ipam::None } else { plan.ipam.clone() };
-    detach(host, &Plan { ipam, ..plan.clone() }, request, record)
+    detach(host, ipam, request, record)
 }
 
 /// What ADD does, in the order in which it happens.
@@ -74,7 +78,7 @@ fn attach(
     failpoint::pass("add.port")?;
 
     let mut inside = Netlink::inside(container)?;
-    link::dress(&mut inside, plan, &record.ifname, pair.container, &lease)?;
+    link::dress(host, &mut inside, plan, &record.ifname, pair.container, &lease)?;
     failpoint::pass("add.inside")?;
 
     link::notice_carrier(host, &mut inside, &pair)?;
@@ -113,10 +117,11 @@ fn rules(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
 pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     let mut host = Host::open(what("DEL", request.call))?;
     let planned = plan.record(request);
-    let lock = host.lock(LockName::Attachment(planned.key()), Mode::Exclusive)?;
-    failpoint::pass("del.lock")?;
-    let record = known(&mut host, &planned)?.unwrap_or(planned);
-    detach(&mut host, plan, request, &record)?;
+    let (lock, found) = renamed::find(&mut host, &planned)?;
+    // Without a record there is nothing that an IPAM plugin which ADD would refuse could have leased.
+    let has_ipam = found.is_some() || lease::require(&plan.ipam, request).is_ok();
+    let ipam = if has_ipam { &plan.ipam } else { &Ipam::None };
+    detach(&mut host, ipam, request, &found.unwrap_or(planned))?;
     host.store.retire(lock)?;
     host.close();
     Ok(())
@@ -124,7 +129,7 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
 
 /// Removes everything of an attachment, going on after a failure. The record goes last, and only when nothing
 /// failed: as long as it is there, DEL can be repeated. The lease goes after all that still leads to its address.
-fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) -> Result<(), Error> {
+fn detach(host: &mut Host, ipam: &Ipam, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     names::withdraw(host, record);
     failpoint::pass("del.names")?;
     // First, and without going on: the container may be alive, and its guard is among the rules.
@@ -134,7 +139,7 @@ fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) 
     failures.extend(mac_check::dismiss(host, record).err());
     failures.extend(remove_link(host, link).err());
     Error::all(failures)?;
-    lease::del(host, plan, request)?;
+    lease::del(host, ipam, request, record)?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     failpoint::pass("del.record")?;
     if host.store.has_records(&record.network, &record.plugin)? {
@@ -268,7 +273,7 @@ fn clear_the_way(host: &mut Host, plan: &Plan, request: &Request<'_>, planned: &
     if found.stage == Stage::Committed && is_alive(host, &found)? {
         return Err(already_attached(found));
     }
-    detach(host, plan, request, &found)
+    detach(host, &plan.ipam, request, &found)
 }
 
 fn already_attached(first: Record) -> Error {
@@ -288,7 +293,7 @@ fn record_lease(host: &Host, plan: &Plan, record: &mut Record, lease: &CniResult
     record.mac = Some(plan.container_mac(lease, &record.key()).to_string());
     record.addresses = addresses(lease);
     record.ports = ports::resolve(&plan.ports, &lease.ips).map_err(Error::Config)?;
-    record.leases = lease::folder(host, plan);
+    record.leases = lease::folder(host, &plan.ipam, record);
     Ok(host.store.write_record(record)?)
 }
 
@@ -309,7 +314,7 @@ fn set_port(
     let index = pair.host;
     if !record.guarded {
         // A guarded port's advertisements are dropped by the ruleset, whatever MAC they go to.
-        host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
+        link::refuse_advertisements(host, &name)?;
     }
     let mut requests = vec![
         netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() },
@@ -404,6 +409,6 @@ fn collect(
         netns: String::new(),
         ..request.call.clone()
     };
-    detach(host, plan, &Request { call: &call, config: request.config }, &record)?;
+    detach(host, &plan.ipam, &Request { call: &call, config: request.config }, &record)?;
     Ok(host.store.retire(lock)?)
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cni::{Args, Attachment, CniResult, Request};
 use store::{Address, LockName, Mode, Namespace, Record};
 
-use crate::{Error, Host, attach, failpoint, firewall, names, network};
+use crate::{Error, Host, attach, failpoint, firewall, names, network, renamed};
 
 /// Opens the host for a call.
 pub fn open(verb: &str, request: &Request<'_>) -> Result<Host, Error> {
@@ -77,10 +77,8 @@ pub fn add(
 /// DEL: by the record, and where there is none or it was lost, by what would be in it at least. Again is success.
 pub fn del(unknown: Record, request: &Request<'_>) -> Result<(), Error> {
     let mut host = open("DEL", request)?;
-    let lock = host.lock(LockName::Attachment(unknown.key()), Mode::Exclusive)?;
-    failpoint::pass("del.lock")?;
-    let record = attach::known(&mut host, &unknown)?.unwrap_or(unknown);
-    remove(&mut host, &record)?;
+    let (lock, found) = renamed::find(&mut host, &unknown)?;
+    remove(&mut host, &found.unwrap_or(unknown))?;
     host.store.retire(lock)?;
     host.close();
     Ok(())

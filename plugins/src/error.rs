@@ -469,6 +469,11 @@ pub enum Fault {
     /// No subnet and no IPAM plugin.
     #[error("network {0:?} has no ipam section with ranges: rnet create writes one")]
     NoRanges(String),
+    /// An IPAM plugin that is one of ours and leases nothing.
+    #[error(
+        "ipam.type {0:?} is no IPAM plugin: host-local is one, and so is any other program in CNI_PATH that leases addresses"
+    )]
+    NotIpam(String),
     /// More range sets than a result of that version can tell of.
     #[error("CNI version {} does not support more than 1 address per family", .0.as_str())]
     OneAddressPerFamily(cni::Version),

@@ -101,9 +101,12 @@ impl Pool {
 
     /// The folder of an `rnet` network, which lives as long as the boot; the lowest free address comes first.
     pub fn own(host: &Host, request: &Request<'_>) -> Self {
-        let (folder, index) =
-            (host.store.leases(&request.config.name), host.store.paths().run().join("index"));
-        let patience = Some(host.store.patience());
+        Self::own_in(host, host.store.leases(&request.config.name))
+    }
+
+    /// The same in the folder of a network that had another name, perhaps.
+    pub fn own_in(host: &Host, folder: PathBuf) -> Self {
+        let (index, patience) = (host.store.paths().run().join("index"), Some(host.store.patience()));
         Self { folder, index, choice: Choice::Lowest, preferred: Vec::new(), patience }
     }
 

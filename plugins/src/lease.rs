@@ -1,12 +1,33 @@
 //! Addresses from whoever leases them: rnet itself, our own host-local in this process, or another plugin.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 
-use cni::{CniResult, Request, Verb, delegate};
+use cni::{CniResult, Config, Plugin, Request, Verb, delegate};
+use store::Record;
 
-use crate::host_local::Pool;
+use crate::error::Fault;
+use crate::host_local::{HostLocal, Pool};
 use crate::plan::{Ipam, Plan};
 use crate::{Error, Host, failpoint, sticky};
+
+/// Who carries out what a delegate is asked for.
+enum Delegate {
+    /// This program, in this process.
+    Here(&'static dyn Plugin),
+    /// The program at this path.
+    Program(PathBuf),
+}
+
+/// What ADD looks at before it makes anything: somebody can lease addresses, and a network without any can be told of.
+pub fn require(ipam: &Ipam, request: &Request<'_>) -> Result<(), Error> {
+    match ipam {
+        Ipam::None => drop(CniResult::default().to_json(request.config.cni_version)?),
+        Ipam::Own => {}
+        Ipam::Delegate(name) => drop(find(name, request)?),
+    }
+    Ok(())
+}
 
 /// ADD of the IPAM plugin. No lock of the network is held: a foreign one may take seconds.
 pub fn add(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
@@ -24,12 +45,15 @@ pub fn add(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult,
     Ok(lease)
 }
 
-/// DEL of the IPAM plugin.
-pub fn del(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
-    match &plan.ipam {
-        Ipam::None => {}
-        Ipam::Own => Pool::own(host, request).release(request)?,
-        Ipam::Delegate(name) => drop(call(name, Verb::Del, request)?),
+/// DEL of whoever leased the addresses: rnet itself, as far as the record says or the configuration, and the IPAM
+/// plugin, which is told the network's name at ADD.
+pub fn del(host: &Host, ipam: &Ipam, request: &Request<'_>, record: &Record) -> Result<(), Error> {
+    if let Some(folder) = record.leases.clone().or_else(|| folder(host, ipam, record)) {
+        Pool::own_in(host, folder).release(request)?;
+    }
+    if let Ipam::Delegate(name) = ipam {
+        let config = called(request.config, &record.network);
+        call(name, Verb::Del, &Request { config: &config, ..*request })?;
     }
     failpoint::pass("del.lease")
 }
@@ -62,20 +86,47 @@ pub fn gc(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> 
 }
 
 /// The folder of leases, where they are our own.
-pub fn folder(host: &Host, plan: &Plan) -> Option<PathBuf> {
-    (plan.ipam == Ipam::Own).then(|| host.store.leases(&plan.network))
+pub fn folder(host: &Host, ipam: &Ipam, record: &Record) -> Option<PathBuf> {
+    (*ipam == Ipam::Own).then(|| host.store.leases(&record.network))
 }
 
 /// Calls an IPAM plugin: in this process if CNI_PATH leads to this very program, else by executing it.
 fn call(name: &str, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
-    let program = delegate::find(name, &request.call.path)?;
-    if delegate::is_this_program(&program)
-        && let Some(plugin) = crate::named_by(name).and_then(crate::find)
-    {
-        return Ok(crate::run(plugin, verb, request)?);
-    }
+    let program = match find(name, request)? {
+        Delegate::Here(plugin) => return Ok(crate::run(plugin, verb, request)?),
+        Delegate::Program(program) => program,
+    };
     let config = &request.config.raw;
     let Some(reply) = delegate::exec(&program, request.call, verb, config)? else { return Ok(None) };
     // It may answer in another version than it was asked in.
     Ok(Some(CniResult::parse_any(&reply, request.config.cni_version)?))
+}
+
+/// True if another program leases the addresses.
+pub fn is_foreign(ipam: &Ipam, request: &Request<'_>) -> bool {
+    matches!(ipam, Ipam::Delegate(name) if matches!(find(name, request), Ok(Delegate::Program(_))))
+}
+
+/// An IPAM plugin of that name in CNI_PATH. Any other plugin of ours would wait for the locks that its caller holds.
+fn find(name: &str, request: &Request<'_>) -> Result<Delegate, Error> {
+    let program = delegate::find(name, &request.call.path)?;
+    match crate::named_by(name).filter(|_| delegate::is_this_program(&program)) {
+        None => Ok(Delegate::Program(program)),
+        Some("host-local") => Ok(Delegate::Here(&HostLocal)),
+        Some(_) => Err(Error::Config(Fault::NotIpam(name.to_owned()))),
+    }
+}
+
+/// The configuration of a network as it was when that had another name.
+fn called<'a>(config: &'a Config, name: &str) -> Cow<'a, Config> {
+    if config.name == name {
+        return Cow::Borrowed(config);
+    }
+    let mut renamed = config.clone();
+    renamed.name = name.to_owned();
+    if let Some(members) = renamed.raw.as_object_mut() {
+        members.retain(|key, _| !key.eq_ignore_ascii_case("name"));
+        members.insert("name".into(), name.into());
+    }
+    Cow::Owned(renamed)
 }

@@ -33,6 +33,7 @@ mod network;
 mod plan;
 mod portmap;
 pub mod ports;
+mod renamed;
 mod rnet;
 pub mod sticky;
 

@@ -66,15 +66,30 @@ pub fn host_mac(record: &Record) -> Mac {
     hashed_mac(0x0a, record.key().as_str())
 }
 
+/// No router advertisement is taken on a link of the host's (CVE-2020-10749). Where IPv6 is off, none is anyway, and
+/// /proc/sys may be read-only.
+pub fn refuse_advertisements(host: &Host, link: &str) -> Result<(), Error> {
+    match host.netlink.set_sysctl(&format!("ipv6/conf/{link}/accept_ra"), "0") {
+        Err(_) if !has_ipv6(host, link)? => Ok(()),
+        other => Ok(other.map(drop)?),
+    }
+}
+
+fn has_ipv6(host: &Host, link: &str) -> Result<bool, Error> {
+    let disabled = host.netlink.sysctl(&format!("ipv6/conf/{link}/disable_ipv6"))?;
+    Ok(disabled.is_some_and(|disabled| disabled == "0"))
+}
+
 /// Gives the container's end its addresses and routes and takes it up: one send inside the container.
 pub fn dress(
+    host: &Host,
     inside: &mut Netlink,
     plan: &Plan,
     ifname: &str,
     index: u32,
     lease: &CniResult,
 ) -> Result<(), Error> {
-    set_sysctls(inside, plan, ifname, lease)?;
+    set_sysctls(host, inside, plan, ifname, lease)?;
     let name = ifname.to_owned();
     let (v4, v6): (Vec<IpNetwork>, Vec<IpNetwork>) =
         lease.ips.iter().map(|ip| ip.address).partition(|address| address.is_ipv4());
@@ -253,7 +268,13 @@ pub fn find(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
     }))
 }
 
-fn set_sysctls(inside: &Netlink, plan: &Plan, ifname: &str, lease: &CniResult) -> Result<(), Error> {
+fn set_sysctls(
+    host: &Host,
+    inside: &Netlink,
+    plan: &Plan,
+    ifname: &str,
+    lease: &CniResult,
+) -> Result<(), Error> {
     if plan.mac.is_some() {
         inside.set_sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
     }
@@ -273,8 +294,16 @@ fn set_sysctls(inside: &Netlink, plan: &Plan, ifname: &str, lease: &CniResult) -
             inside.set_sysctl(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1")?;
         }
     } else if plan.ipv4_only {
-        // A kernel without IPv6 has no such key.
-        inside.set_sysctl_if_there(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1")?;
+        turn_ipv6_off(host, inside, plan, ifname)?;
     }
     Ok(())
+}
+
+/// A container with IPv4 alone has nobody to speak IPv6 to. Where that cannot be set, its bridge has to be without.
+fn turn_ipv6_off(host: &Host, inside: &Netlink, plan: &Plan, ifname: &str) -> Result<(), Error> {
+    // A kernel without IPv6 has no such key.
+    match inside.set_sysctl_if_there(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1") {
+        Err(_) if !has_ipv6(host, &plan.bridge)? => Ok(()),
+        other => Ok(other?),
+    }
 }

@@ -1,6 +1,5 @@
 //! The plugin `loopback`: `lo` comes up.
 
-
 use cni::{CniResult, Interface, Ip, Plugin, Request};
 use netlink::Netlink;
 

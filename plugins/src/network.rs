@@ -96,7 +96,7 @@ fn ready(
     gateways: &[IpNetwork],
 ) -> Result<Option<(Link, Network)>, Error> {
     let known = host.store.network(&planned.name, &planned.plugin)?;
-    let Some(network) = known.filter(|known| serves_names_of(known, planned)) else { return Ok(None) };
+    let Some(network) = known.filter(|known| covers(known, planned)) else { return Ok(None) };
     let Some(bridge) = find(host, plan)? else { return Ok(None) };
     let fits = bridge.up && plan.mtu.is_none_or(|mtu| mtu == bridge.mtu);
     let ready = fits && (!plan.promiscuous || bridge.promisc) && has_addresses(host, &bridge, gateways)?;
@@ -107,7 +107,7 @@ fn ready(
 pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
     let mut lock = host.lock(LockName::Network(NetworkKey::new(&planned.name)), Mode::Shared)?;
     let known = host.store.network(&planned.name, &planned.plugin)?;
-    if let Some(network) = known.filter(|known| serves_names_of(known, &planned)) {
+    if let Some(network) = known.filter(|known| covers(known, &planned)) {
         return Ok(Held { network, lock });
     }
     lock = host.change(lock, Mode::Exclusive)?;
@@ -117,10 +117,13 @@ pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
     Ok(Held { network, lock })
 }
 
-/// True if the names of a network are served as planned.
-fn serves_names_of(known: &Network, planned: &Network) -> bool {
-    let covers = |planned| known.zone.as_ref().is_some_and(|zone| zone.covers(planned));
-    planned.zone.as_ref().is_none_or(covers)
+/// True if all that is planned for a network is on record.
+fn covers(known: &Network, planned: &Network) -> bool {
+    let serves = |planned| known.zone.as_ref().is_some_and(|zone| zone.covers(planned));
+    known.bridge == planned.bridge
+        && planned.subnets.iter().all(|subnet| known.subnets.contains(subnet))
+        && planned.gateways.iter().all(|gateway| known.gateways.contains(gateway))
+        && planned.zone.as_ref().is_none_or(serves)
 }
 
 fn has_addresses(host: &mut Host, bridge: &Link, wanted: &[IpNetwork]) -> Result<bool, Error> {
@@ -157,7 +160,7 @@ fn make(
         None => create(host, plan)?,
     };
     failpoint::pass("add.bridge")?;
-    set_up(host, plan, &bridge, gateways)?;
+    set_up(host, plan, &bridge, &network, gateways)?;
     firewall::admit_network(host, &network)?;
     await_gateways(host, gateways)?;
     failpoint::pass("add.address")?;
@@ -176,6 +179,8 @@ fn planned(plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Network {
         isolated: plan.isolated,
         zone: plan.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
         subnets: if plan.masquerade || plan.isolated { subnets } else { Vec::new() },
+        // `bridge` replaces what an earlier configuration asked for, as upstream's does.
+        gateways: if plan.owns_bridge { gateways.to_vec() } else { Vec::new() },
         former: Vec::new(),
     }
 }
@@ -189,13 +194,14 @@ fn described(host: &Host, planned: Network, may_own: bool) -> Result<Network, Er
     })
 }
 
-/// `planned` in place of `known`: a bridge of another name is former from now on, a subnet stays beside the new one.
+/// `planned` in place of `known`: a bridge of another name is former from now on, a subnet and a gateway stay beside the
+/// new ones.
 fn followed(mut known: Network, mut planned: Network, may_own: bool) -> Network {
     let mut past = std::mem::take(&mut known.former);
     past.push(known);
     let (same, former): (Vec<_>, Vec<_>) = past.into_iter().partition(|past| past.bridge == planned.bridge);
     planned.former = former;
-    for Network { owns_bridge, mut subnets, zone, .. } in same {
+    for Network { owns_bridge, mut subnets, mut gateways, zone, .. } in same {
         planned.zone = match (planned.zone, zone) {
             (Some(planned), Some(past)) => Some(planned.after(past)),
             (planned, past) => planned.or(past),
@@ -203,6 +209,8 @@ fn followed(mut known: Network, mut planned: Network, may_own: bool) -> Network 
         planned.owns_bridge |= may_own && owns_bridge;
         subnets.retain(|subnet| !planned.subnets.contains(subnet));
         planned.subnets.append(&mut subnets);
+        gateways.retain(|gateway| !planned.gateways.contains(gateway));
+        planned.gateways.append(&mut gateways);
     }
     planned
 }
@@ -260,10 +268,17 @@ fn uplink_mtu(host: &mut Host) -> Result<Option<u32>, Error> {
     Ok(host.netlink.link_by_index(default.index)?.map(|link| link.mtu))
 }
 
-fn set_up(host: &mut Host, plan: &Plan, bridge: &Link, gateways: &[IpNetwork]) -> Result<(), Error> {
-    host.netlink.set_sysctl(&format!("ipv6/conf/{}/accept_ra", plan.bridge), "0")?;
-    let mut requests = change_addresses(host, plan, bridge, gateways)?;
+fn set_up(
+    host: &mut Host,
+    plan: &Plan,
+    bridge: &Link,
+    network: &Network,
+    gateways: &[IpNetwork],
+) -> Result<(), Error> {
+    link::refuse_advertisements(host, &plan.bridge)?;
+    let mut requests = change_addresses(host, plan, bridge, network, gateways)?;
     let (index, name) = (bridge.index, plan.bridge.clone());
+    requests.extend(pin_mac(bridge));
     if let Some(mtu) = plan.mtu.filter(|mtu| *mtu != bridge.mtu) {
         requests.push(Request::LinkMtu { index, name: name.clone(), mtu });
     }
@@ -275,19 +290,28 @@ fn set_up(host: &mut Host, plan: &Plan, bridge: &Link, gateways: &[IpNetwork]) -
     forward(host, plan, gateways).map_err(Error::of("failed to enable forwarding"))
 }
 
-/// What makes the bridge bear the gateways' addresses, and refuses or removes others as configured.
+/// A bridge that others made takes over a port's MAC, unless it is told to keep its own.
+fn pin_mac(bridge: &Link) -> Option<Request> {
+    let mac = bridge.mac.filter(|mac| *mac != bridge_mac(&bridge.name))?;
+    Some(Request::LinkMac { index: bridge.index, name: bridge.name.clone(), mac })
+}
+
+/// What makes the bridge bear the gateways' addresses, and refuses or removes others as configured. The network's own
+/// are no others: somebody's routes lead there.
 fn change_addresses(
     host: &mut Host,
     plan: &Plan,
     bridge: &Link,
+    network: &Network,
     gateways: &[IpNetwork],
 ) -> Result<Vec<Request>, Error> {
+    let is_own = |address: &IpNetwork| gateways.contains(address) || network.gateways.contains(address);
     let found: Vec<IpNetwork> =
         host.netlink.addresses(Some(bridge.index))?.into_iter().map(|found| found.address).collect();
     let (index, name) = (bridge.index, plan.bridge.clone());
     let mut requests = Vec::new();
     for gateway in gateways.iter().filter(|gateway| !found.contains(gateway)) {
-        for other in found.iter().filter(|other| in_the_way(**other, *gateway)) {
+        for other in found.iter().filter(|other| !is_own(other) && in_the_way(**other, *gateway)) {
             if !plan.force_address {
                 return Err(Error::BridgeAddress { bridge: name, wanted: gateway.to_string() });
             }
@@ -405,6 +429,7 @@ mod tests {
         let back = followed(moved.clone(), network("br0", "10.8.0.0/24", false), true);
 
         assert!(wider.owns_bridge && wider.subnets.len() == 2 && wider.former.is_empty());
+        assert!(!covers(&first, &wider) && covers(&wider, &first) && !covers(&moved, &wider));
         assert_eq!(moved.former, [wider]);
         assert_eq!((back.former.len(), back.former[0].bridge.as_str()), (1, "br1"));
         assert!(back.owns_bridge && back.subnets.len() == 2);

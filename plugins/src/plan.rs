@@ -150,10 +150,10 @@ impl Plan {
         lease.ips.iter().map(gateway_address).collect()
     }
 
-    /// The gateway for a route of `destination`'s family, where there is one.
+    /// The first gateway of `destination`'s family, where there is one.
     pub fn gateway_for(&self, destination: IpNetwork, lease: &CniResult) -> Option<IpAddr> {
-        let ip = lease.ips.iter().find(|ip| ip.address.is_ipv4() == destination.is_ipv4())?;
-        self.gateway_of(ip)
+        let mut family = lease.ips.iter().filter(|ip| ip.address.is_ipv4() == destination.is_ipv4());
+        family.find_map(|ip| self.gateway_of(ip))
     }
 
     /// The gateway of an address: IPAM's, else, where the bridge is the gateway, the subnet's first host.
@@ -241,5 +241,30 @@ fn v6(ip: &Ip) -> Option<Ipv6Addr> {
     match ip.address.ip() {
         IpAddr::V4(_) => None,
         IpAddr::V6(v6) => Some(v6),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_goes_by_the_first_gateway_of_its_family_whichever_address_it_came_with() {
+        let ip = |address: &str, gateway: Option<&str>| Ip {
+            address: address.parse().unwrap(),
+            gateway: gateway.map(|gateway| gateway.parse().unwrap()),
+            interface: None,
+        };
+        let gateways =
+            [("fd00::2/64", Some("fd00::1")), ("10.1.0.2/24", None), ("10.2.0.2/24", Some("10.2.0.1"))];
+        let ips = gateways.map(|(address, gateway)| ip(address, gateway)).into();
+        let lease = CniResult { ips, ..CniResult::default() };
+        let by =
+            |plan: &Plan| defaults().map(|default| plan.gateway_for(default, &lease).unwrap().to_string());
+
+        let plan = Plan::bare("bridge", "n", Ipam::None);
+        assert_eq!(by(&plan), ["10.2.0.1", "fd00::1"]);
+        // A bridge that is the gateway is so in every subnet.
+        assert_eq!(by(&Plan { gateway: true, ..plan }), ["10.1.0.1", "fd00::1"]);
     }
 }

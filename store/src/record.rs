@@ -160,6 +160,9 @@ pub struct Network {
     pub owns_bridge: bool,
     /// Its subnets, in CIDR form.
     pub subnets: Vec<IpNetwork>,
+    /// The gateways of its containers, which the bridge bears as long as it lasts.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<IpNetwork>,
     /// It is cut off from other networks but for published ports.
     pub isolated: bool,
     /// Its names, where they are served.

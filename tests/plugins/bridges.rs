@@ -206,6 +206,44 @@ fn another_address_on_the_bridge_is_refused_or_replaced() {
     assert_eq!(addresses(&lab, "br0"), ["10.2.0.1/24", "fd01::1/64", "fd02::1/64"]);
 }
 
+/// The second range of a set has another gateway; the containers of the first keep theirs.
+#[test]
+fn a_network_keeps_the_gateways_of_all_its_ranges() {
+    let lab = Lab::new();
+    let ranges = json!([[{"subnet": "10.7.0.0/30"}, {"subnet": "10.8.0.0/24"}]]);
+    let config = with(&rnet("n", &[]), json!({"ipam": {"ranges": ranges}}));
+    let attached = ["c1", "c2", "c3"].map(|name| {
+        let (container, who) = lab.container(name);
+        let result = lab.add("rnet", &who, &config);
+        (container, who, result)
+    });
+    assert_eq!(addresses(&lab, "rnet-n"), ["10.7.0.1/30", "10.8.0.1/24"]);
+    for (_, who, result) in &attached {
+        lab.cni("CHECK", "rnet", who, &with(&config, json!({"prevResult": result}))).silent();
+        lab.del("rnet", who, &config);
+    }
+    assert!(lab.links().is_empty());
+}
+
+#[test]
+fn a_network_that_grows_keeps_its_gateways() {
+    for (plugin, bridge_name, small, large) in [
+        ("rnet", "rnet-n", rnet("n", &["10.1.0.0/24"]), rnet("n", &["10.1.0.0/24", "10.2.0.0/24"])),
+        ("bridge", "br0", bridge("n", &["10.1.0.0/24"]), bridge("n", &["10.1.0.0/24", "10.2.0.0/24"])),
+    ] {
+        let lab = Lab::new();
+        let mut containers = Vec::new();
+        for (name, config) in [("c1", &small), ("c2", &large), ("c3", &large)] {
+            let (container, who) = lab.container(name);
+            lab.add(plugin, &who, &with(config, json!({"forceAddress": true})));
+            containers.push(container);
+            let wanted: &[&str] =
+                if name == "c1" { &["10.1.0.1/24"] } else { &["10.1.0.1/24", "10.2.0.1/24"] };
+            assert_eq!(addresses(&lab, bridge_name), wanted, "{plugin} {name}");
+        }
+    }
+}
+
 #[test]
 fn a_link_that_is_no_bridge_is_left_alone() {
     let lab = Lab::new();
@@ -305,6 +343,29 @@ fn the_macs_of_a_result_are_final() {
         let inside = inside(container.netns()).link("eth0").unwrap().unwrap().mac.unwrap().to_string();
         assert_eq!(told(result, 2), inside);
         assert_ne!(told(result, 0), told(result, 1));
+    }
+}
+
+/// A bridge without a MAC of its own takes the lowest one among its ports.
+#[test]
+fn the_mac_of_somebody_elses_bridge_is_kept() {
+    let lab = Lab::new();
+    for (plugin, config) in [
+        ("bridge", bridge("n", &["10.1.0.0/24"])),
+        ("bridge", json!({"cniVersion": "1.0.0", "name": "l2", "type": "bridge", "bridge": "br1"})),
+        ("rnet", with(&rnet("m", &["10.2.0.0/24"]), json!({"bridge": "br2"}))),
+    ] {
+        let name = config["bridge"].as_str().unwrap();
+        let made = lab.host.command("ip").args(["link", "add", name, "type", "bridge"]).output().unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let before = lab.link(name).unwrap().mac;
+        let (_container, who) = lab.container("c1");
+        let result = lab.add(plugin, &who, &config);
+        assert_eq!(lab.link(name).unwrap().mac, before, "{plugin}");
+        assert_eq!(result["interfaces"][0]["mac"], before.unwrap().to_string());
+        lab.cni("CHECK", plugin, &who, &with(&config, json!({"prevResult": result}))).silent();
+        lab.del(plugin, &who, &config);
+        assert_eq!(lab.link(name).unwrap().mac, before, "{plugin}");
     }
 }
 
@@ -462,7 +523,32 @@ fn without_ipv6_on_the_host_ipv4_works_and_ipv6_fails_clearly() {
         assert!(!lab.links().iter().any(|link| link.starts_with("veth") || link == "br6"));
         lab.add(plugin, &who, &v4);
         lab.del(plugin, &who, &v4);
+        // On a bridge that is new again, where nothing can be set.
+        let config = with(&v4, json!({"name": "fixed", "bridge": "br4"}));
+        lab.cni("ADD", &on_fixed_sysctls(&lab, plugin), &who, &config).json();
+        lab.del(plugin, &who, &config);
     }
+}
+
+/// An advertisement that could be taken is a reason to refuse.
+#[test]
+fn with_ipv6_on_the_host_accept_ra_must_be_settable() {
+    let lab = Lab::new();
+    lab.set_sysctl("ipv4/ip_forward", "1");
+    let (_container, who) = lab.container("c1");
+    let refused = lab.cni("ADD", &on_fixed_sysctls(&lab, "bridge"), &who, &bridge("n", &["10.1.0.0/24"]));
+    let text = "failed to set sysctl net/ipv6/conf/br0/accept_ra to 0: read-only file system";
+    assert_eq!(refused.refusal(), (109, text.into()));
+}
+
+/// A name for `plugin` under which it finds /proc/sys read-only, as in a container without privileges.
+fn on_fixed_sysctls(lab: &Lab, plugin: &str) -> String {
+    let name = format!("fixed-{plugin}");
+    let mount = "mount --rbind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys";
+    let program = lab.plugins.join(plugin);
+    let script = format!("#!/bin/sh\nexec unshare --mount sh -c '{mount} && exec {}'\n", program.display());
+    lab.install_script(&name, &script);
+    name
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Who, address, bridge, rnet, with};
+use crate::common::{Lab, PLUGINS, Who, address, bridge, ranges, rnet, with};
 
 /// What the script answers to ADD unless a test wants something else.
 const ANSWER: &str = r#"{"ips":[{"address":"10.50.0.7/24","gateway":"10.50.0.1"}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{"nameservers":["10.50.0.53"]}}"#;
@@ -225,11 +225,91 @@ fn a_failing_del_is_told_and_may_be_repeated() {
 }
 
 #[test]
+fn one_that_is_missing_is_told_once_and_nothing_is_left() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let before = lab.snapshot();
+    let text = format!("failed to find plugin \"nope\" in path [{}]", lab.plugins.display());
+    for (plugin, config) in [("bridge", bridge("n", &[])), ("rnet", rnet("n", &[]))] {
+        let config = with(&config, json!({"ipam": {"type": "nope"}}));
+        assert_eq!(lab.cni("ADD", plugin, &who, &config).refusal(), (7, text.clone()));
+        netns_fixtures::assert_same(&before, &lab.snapshot());
+        // Runtimes call DEL after a failed ADD.
+        lab.del(plugin, &who, &config);
+        netns_fixtures::assert_same(&before, &lab.snapshot());
+    }
+}
+
+/// It may have an address to free.
+#[test]
+fn one_that_has_gone_missing_keeps_del_from_succeeding_until_it_is_back() {
+    let lab = Lab::new();
+    install(&lab, &answering(ANSWER));
+    let (_container, who) = lab.container("c1");
+    let config = foreign(&bridge("n", &[]));
+    lab.add("bridge", &who, &config);
+    fs::remove_file(lab.plugins.join("foreign")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(lab.cni("DEL", "bridge", &who, &config).refusal().0, 7);
+    }
+    verbs(&lab);
+    install(&lab, "");
+    lab.del("bridge", &who, &config);
+    assert_eq!(verbs(&lab), ["DEL"]);
+}
+
+#[test]
+fn a_plugin_of_ours_that_leases_nothing_is_refused_at_once() {
+    let lab = Lab::new();
+    for name in PLUGINS {
+        let _ = std::os::unix::fs::symlink(
+            env!("CARGO_BIN_EXE_rnet"),
+            lab.plugins.join(format!("buildkit-cni-{name}")),
+        );
+    }
+    let (_container, who) = lab.container("c1");
+    let before = lab.snapshot();
+    for (plugin, config, ipam) in [
+        ("bridge", bridge("n", &[]), "bridge"),
+        ("bridge", bridge("n", &[]), "rnet"),
+        ("bridge", bridge("n", &[]), "buildkit-cni-bridge"),
+        ("rnet", rnet("n", &[]), "bridge"),
+        ("rnet", rnet("n", &[]), "portmap"),
+    ] {
+        let config = with(&config, json!({"ipam": {"type": ipam}}));
+        let begun = Instant::now();
+        let refused = lab.cni("ADD", plugin, &who, &config).refusal();
+        assert!(refused.0 == 7 && refused.1.contains(&format!("{ipam:?}")), "{refused:?}");
+        lab.del(plugin, &who, &config);
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        netns_fixtures::assert_same(&before, &lab.snapshot());
+    }
+}
+
+#[test]
 fn a_status_that_it_refuses_is_refused() {
     let lab = Lab::new();
     install(&lab, r#"printf '{"code":50,"msg":"no database"}'; exit 1"#);
     let refused = lab.cni("STATUS", "bridge", &Who::named("", ""), &foreign(&bridge("n", &[]))).refusal();
     assert_eq!(refused, (50, "no database".into()));
+}
+
+#[test]
+fn a_network_that_changed_its_ipam_frees_what_it_leased_itself() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let own = rnet("n", &["172.18.0.0/24"]);
+    for ipam in [json!({"type": "host-local", "ranges": ranges(&["172.18.0.0/24"])}), json!({"type": "nope"})]
+    {
+        let leases = lab.run_folder().join("leases/n/172.18.0.2");
+        lab.add("rnet", &who, &own);
+        assert!(leases.exists());
+
+        lab.cni("DEL", "rnet", &who, &with(&own, json!({"ipam": ipam})));
+
+        assert!(!leases.exists(), "{ipam}");
+        lab.del("rnet", &who, &own);
+    }
 }
 
 #[test]

@@ -75,6 +75,25 @@ fn a_published_port_answers_everybody() {
     }
 }
 
+/// A network of that name has moved to another bridge and subnet.
+#[test]
+fn a_second_subnet_of_a_network_reaches_its_own_ports_too() {
+    let stage = Stage::new();
+    let plain = |bridge: &str, subnets: &[&str], port| {
+        let mut list = list("n", bridge, subnets, json!({}), &[("", port, 80, "tcp")]);
+        list["plugins"][0]["ipMasq"] = false.into();
+        list
+    };
+    let old = attach(&stage, "old", &plain("br0", &A, 8080));
+    let new = attach(&stage, "new", &plain("br1", &B, 8081));
+    for (port, chained) in [(8081, &new), (8080, &old)] {
+        let netns = chained.container.netns();
+        let _server = serve(netns, "::", 80, &chained.who.id);
+        let itself = |ip: usize| ("itself", netns, to(HOST[ip], port));
+        all_get(&chained.who.id, &[itself(0), itself(1)]);
+    }
+}
+
 #[test]
 fn without_snat_the_client_is_seen_and_the_loopback_is_closed() {
     let stage = Stage::new();

@@ -1,0 +1,118 @@
+//! DEL under another network name than ADD's: the definition was renamed meanwhile (cni.md G2).
+
+use std::fs;
+
+use netns_fixtures::assert_same;
+use serde_json::{Value, json};
+
+use crate::common::{Lab, Who, bridge, differences, inside, publishing, rnet, with};
+
+fn called(config: &Value, name: &str) -> Value {
+    with(config, json!({"name": name}))
+}
+
+fn list(name: &str, bridge: &Value) -> Value {
+    let portmap = publishing(&json!({"type": "portmap"}), &[("", 8080, 80, "tcp")]);
+    json!({"cniVersion": "1.0.0", "name": name, "plugins": [bridge, portmap]})
+}
+
+/// What the command writes for a network, as far as it is read here.
+fn define(lab: &Lab, name: &str) {
+    let folder = lab.host.root().join("etc/cni/net.d");
+    fs::create_dir_all(&folder).unwrap();
+    let list = json!({"cniVersion": "1.0.0", "name": name, "plugins": [{"type": "rnet"}]});
+    fs::write(folder.join(format!("rnet-{name}.conflist")), list.to_string()).unwrap();
+}
+
+#[test]
+fn it_removes_everything() {
+    for (plugin, config) in [
+        ("rnet", publishing(&rnet("old", &["172.18.0.0/16"]), &[("", 8080, 80, "tcp")])),
+        ("rnet", with(&rnet("old", &[]), json!({"ipam": bridge("old", &["10.1.0.0/24"])["ipam"]}))),
+        ("bridge", bridge("old", &["10.1.0.0/24"])),
+    ] {
+        let lab = Lab::new();
+        let (_container, who) = lab.container("c1");
+        // The folders of leases stay, and the bridge of type `bridge`.
+        lab.add(plugin, &who, &config);
+        lab.del(plugin, &who, &config);
+        let before = lab.snapshot();
+        lab.add(plugin, &who, &config);
+
+        for netns in [who.netns.as_str(), ""] {
+            lab.del(plugin, &who.clone().netns(netns), &called(&config, "new"));
+            let left = differences(&before, &lab.snapshot());
+            // The second DEL has nothing to go by; host-local makes its folder, as upstream's does.
+            assert!(
+                left.iter().all(|line| netns.is_empty() && line.contains("networks/new")),
+                "{plugin}: {left:#?}"
+            );
+        }
+        assert!(!lab.run_folder().join("leases/new").exists());
+    }
+}
+
+#[test]
+fn a_list_removes_everything() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let plugin = bridge("old", &["10.1.0.0/24"]);
+    lab.add_list(&list("old", &plugin), &who).json();
+    lab.del_list(&list("old", &plugin), &who, None).silent();
+    let before = lab.snapshot();
+    lab.add_list(&list("old", &plugin), &who).json();
+
+    lab.del_list(&list("new", &plugin), &who, None).silent();
+
+    let left = differences(&before, &lab.snapshot());
+    assert!(left.is_empty(), "{left:#?}");
+}
+
+#[test]
+fn what_the_container_has_on_its_other_interface_stays() {
+    let lab = Lab::new();
+    let (container, eth0) = lab.container("c1");
+    let eth1 = eth0.clone().ifname("eth1");
+    let (one, two) = (rnet("one", &["172.18.0.0/16"]), rnet("two", &["172.19.0.0/16"]));
+    lab.add("rnet", &eth0, &one);
+    lab.add("rnet", &eth1, &two);
+
+    lab.del("rnet", &eth0, &called(&one, "uno"));
+
+    assert!(inside(container.netns()).link("eth0").unwrap().is_none());
+    assert!(inside(container.netns()).link("eth1").unwrap().is_some());
+    assert_eq!(lab.links().iter().filter(|name| name.starts_with("rnet-")).collect::<Vec<_>>(), ["rnet-two"]);
+}
+
+/// An ADD of a second network for an interface name that is taken fails, and its runtime calls DEL.
+#[test]
+fn a_network_that_is_still_defined_was_not_renamed() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let (one, two) = (rnet("one", &["172.18.0.0/16"]), rnet("two", &["172.19.0.0/16"]));
+    ["one", "two"].iter().for_each(|name| define(&lab, name));
+    lab.add("rnet", &who, &one);
+    let before = lab.snapshot();
+    assert_eq!(lab.cni("ADD", "rnet", &who, &two).refusal().0, 104);
+
+    lab.del("rnet", &who, &two);
+
+    let left = differences(&before, &lab.snapshot());
+    assert!(left.iter().all(|line| line.contains("leases/two")), "{left:#?}");
+}
+
+#[test]
+fn which_of_several_is_meant_nobody_can_tell() {
+    let lab = Lab::new();
+    let (dead, who) = lab.container("c1");
+    lab.add("rnet", &who, &rnet("one", &["172.18.0.0/16"]));
+    dead.remove().unwrap();
+    // A container of the same id, after the first died without a DEL.
+    let (_again, who): (_, Who) = lab.container("c1");
+    lab.add("rnet", &who, &rnet("two", &["172.19.0.0/16"]));
+    let before = lab.snapshot();
+
+    lab.del("rnet", &who, &rnet("three", &["172.20.0.0/16"]));
+
+    assert_same(&before, &lab.snapshot());
+}
