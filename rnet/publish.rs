@@ -1,4 +1,4 @@
-//! `-p`: docker's grammar (reference/docker.md, 3.1), and which host ports come out of it.
+//! `-p`: docker's grammar, and which host ports come out of it.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -398,7 +398,7 @@ impl Problem {
         }
     }
 
-    /// The word for programs and the exit status (reference/cli.md, 6).
+    /// The word for programs and the exit status (docs/errors.md).
     fn class(&self) -> (&'static str, u8) {
         use Problem::*;
         match self {

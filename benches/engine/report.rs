@@ -20,7 +20,7 @@ pub struct Report {
     missed: Vec<String>,
 }
 
-/// What a figure has to be (shared/reference/performance.md, 1 and 3).
+/// What a figure has to be.
 #[derive(Clone, Copy)]
 pub enum Target {
     /// No less than this.

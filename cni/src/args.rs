@@ -1,4 +1,4 @@
-//! CNI_ARGS, `K=V;K=V` (cni.md 1.9).
+//! CNI_ARGS, `K=V;K=V` (CNI conventions).
 //!
 //! A list of plugins gets one CNI_ARGS, so the keys that sibling plugins own are never unknown. Only the plugins
 //! that take something from it parse it at all; what the others are given may hold anything.

@@ -1,4 +1,5 @@
-//! The environment of a call: its variables, which verb needs which, and what they may hold (cni.md 1.1, 1.2).
+//! The environment of a call: its variables, which verb needs which, and what they may hold (CNI
+//! specification, section 2: parameters).
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};

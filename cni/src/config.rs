@@ -1,4 +1,5 @@
-//! The configuration on stdin: what every plugin needs of it, and the way to a plugin's own keys (cni.md 1.2, 1.9).
+//! The configuration on stdin: what every plugin needs of it, and the way to a plugin's own keys (CNI specification,
+//! section 1).
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -93,7 +94,7 @@ impl Config {
     }
 }
 
-/// A configuration between its first checks and those that depend on the verb (cni.md 1.2, steps 5 to 8).
+/// A configuration between its first checks and those that depend on the verb.
 pub(crate) struct Draft {
     raw: Map<String, Value>,
     name: String,

@@ -1,4 +1,4 @@
-//! Calling another plugin, the IPAM plugin above all (cni.md 1.8).
+//! Calling another plugin, the IPAM plugin above all (CNI specification, section 4).
 
 use std::ffi::OsStr;
 use std::fs::File;

@@ -1,4 +1,4 @@
-//! Every fault this crate can report, its code and its text, and the error JSON that a caller reads (cni.md 1.3).
+//! Every fault this crate can report, its code and its text, and the error JSON that a caller reads (CNI specification, section 5: error).
 
 use std::fmt;
 use std::io;

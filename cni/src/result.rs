@@ -1,4 +1,4 @@
-//! What an ADD answers, and how each version of the specification writes it (cni.md 1.6, 1.7).
+//! What an ADD answers, and how each version of the specification writes it (section 5).
 //!
 //! One type for all versions: it can hold what 1.1.0 can say. `to_json` drops what an older version has no words for.
 

@@ -1,4 +1,4 @@
-//! The life of one call: environment, configuration, verb, answer (cni.md 1.2 to 1.5).
+//! The life of one call: environment, configuration, verb, answer (CNI specification, section 2).
 //!
 //! Everything a process would give comes in as a parameter and nothing is kept between calls, so that plugins can
 //! be run in tests, and by one another, as often as one likes.
@@ -94,7 +94,7 @@ pub fn main(
     }
 }
 
-/// A call without CNI_COMMAND: version sniffers read this from stderr, and only this (cni.md 1.5).
+/// A call without CNI_COMMAND: version sniffers read this from stderr, and only this.
 fn introduce(name: &str, about: &str, stderr: &mut impl Write) -> i32 {
     let versions = supported(", ", str::to_owned);
     let told = write!(stderr, "CNI {name} plugin {about}\nCNI protocol versions supported: {versions}\n");

@@ -59,7 +59,7 @@ pub enum Request {
     NeighbourReplace { index: u32, address: IpAddr, mac: Mac },
     /// Forgets a neighbour; unknown is fine.
     NeighbourDel { index: u32, address: IpAddr },
-    /// Drops what reaches a link for 127.0.0.0/8, behind VLAN tags too, outside nftables (reference/security.md, 5); idempotent.
+    /// Drops what reaches a link for 127.0.0.0/8, behind VLAN tags too, outside nftables; idempotent.
     LoopbackGuard { index: u32, name: String },
     /// Removes that guard; absent is fine. The empty ingress qdisc stays: others may filter there.
     LoopbackGuardDel { index: u32, name: String },

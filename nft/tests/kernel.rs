@@ -642,7 +642,7 @@ fn mac_check(container: &str, link: &str) -> MacCheck {
     MacCheck { subject, link: link.into(), mac: [2, 0x42, 10, 1, 0, 2] }
 }
 
-/// The reference plugin's text (cni.md 2.2) for one port, beside what others have in the same table.
+/// The reference plugin's text for one port, beside what others have in the same table.
 fn bridge_nat(others: &str) -> String {
     format!(
         "table bridge nat {{

@@ -1,4 +1,4 @@
-//! Bridges and what hangs on them (cni.md 2.1, 2.2; 3: B1 to B8).
+//! Bridges and what hangs on them (docs/rules.md: B1 to B8).
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! How runtimes differ: version sniffing, file names, spelling of keys, CNI_ARGS (cni.md 1.5, 1.9; runtimes.md).
+//! How runtimes differ: version sniffing, file names, spelling of keys, CNI_ARGS.
 
 use std::os::unix::fs::symlink;
 
@@ -135,7 +135,7 @@ fn podmans_cni_args_give_name_address_and_mac() {
         assert_eq!(result["interfaces"][2]["mac"], "02:00:00:00:00:09");
         let link = inside(container.netns()).link("eth0").unwrap().unwrap();
         assert_eq!(link.mac.unwrap().to_string(), "02:00:00:00:00:09");
-        // A given MAC is announced (performance.md): the address was somebody else's a moment ago.
+        // A given MAC is announced: the address was somebody else's a moment ago.
         assert_eq!(
             inside(container.netns()).sysctl("ipv4/conf/eth0/arp_notify").unwrap().as_deref(),
             Some("1")

@@ -1,4 +1,4 @@
-//! CHECK sees everything that ADD made, and changes nothing (cni.md 2.1; 3: G7, G8).
+//! CHECK sees everything that ADD made, and changes nothing (docs/rules.md: G7, G8).
 
 use std::net::IpAddr;
 
@@ -140,7 +140,7 @@ fn it_misses_the_lease() {
     let attached = Attached::bridge();
     let folder = attached.lab.host.root().join("var/lib/cni/networks/n");
     std::fs::remove_file(folder.join("172.18.0.2")).unwrap();
-    // One address of a container is enough (cni.md 2.7).
+    // One address of a container is enough.
     attached.check().silent();
     std::fs::remove_file(folder.join("fd18::2")).unwrap();
     attached.finds("host-local: Failed to find address added by container c1");
@@ -344,7 +344,7 @@ fn it_misses_a_route_that_leads_elsewhere_now() {
     attached.within(|index, _| Request::RouteDel(via("10.8.0.0/16", "172.18.0.8", index)));
     attached.within(|index, _| Request::RouteAdd(via("10.8.0.0/16", "172.18.0.1", index)));
     attached.finds("Expected Route 10.8.0.0/16 via 172.18.0.8 not found in routing table");
-    // Only a default route may: whoever replaces it knows why (cni.md 2.1).
+    // Only a default route may: whoever replaces it knows why.
     let attached = routed();
     attached.within(|index, _| Request::RouteDel(via("0.0.0.0/0", "172.18.0.1", index)));
     attached.within(|index, _| Request::RouteAdd(via("0.0.0.0/0", "172.18.0.7", index)));

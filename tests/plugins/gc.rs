@@ -1,4 +1,4 @@
-//! GC removes what belongs to no valid attachment, and nothing else (cni.md 1.4; 3: G5).
+//! GC removes what belongs to no valid attachment, and nothing else (docs/rules.md: G5).
 
 use netns_fixtures::Container;
 use serde_json::{Value, json};
@@ -160,7 +160,7 @@ fn a_failing_delegate_stops_nobody() {
     assert!(!lab.elements().iter().any(|(element, _)| matches!(element, nft::Element::Masquerade { .. })));
 }
 
-/// An engine may lose the path of a namespace whose processes run on (cni.md 1.4: only what is provably dead).
+/// An engine may lose the path of a namespace whose processes run on.
 #[test]
 fn who_has_lost_its_path_but_not_its_life_keeps_its_port() {
     let lab = Lab::new();

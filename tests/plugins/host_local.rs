@@ -1,4 +1,4 @@
-//! host-local: its files byte for byte, its choice of addresses, its refusals (cni.md 2.7, 3: H1 to H4, G6).
+//! host-local: its files byte for byte, its choice of addresses, its refusals (docs/rules.md: H1 to H4, G6).
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};

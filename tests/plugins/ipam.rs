@@ -1,4 +1,4 @@
-//! A foreign IPAM plugin works like ours, and its failures leave nothing (cni.md 1.8, G3).
+//! A foreign IPAM plugin works like ours, and its failures leave nothing (docs/rules.md: G3).
 
 use std::fs;
 use std::time::{Duration, Instant};

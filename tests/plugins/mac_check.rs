@@ -1,4 +1,4 @@
-//! `macspoofchk` of bridge: the reference plugin's rules, when they come and when they go (cni.md 2.2).
+//! `macspoofchk` of bridge: the reference plugin's rules, when they come and when they go.
 
 use std::process::Command;
 use std::time::Instant;

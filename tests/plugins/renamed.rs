@@ -1,4 +1,4 @@
-//! DEL under another network name than ADD's: the definition was renamed meanwhile (cni.md G2).
+//! DEL under another network name than ADD's: the definition was renamed meanwhile (docs/rules.md: G2).
 
 use std::fs;
 

@@ -1,4 +1,4 @@
-//! The result of every plugin in every version of the specification (cni.md 1.6, 1.7).
+//! The result of every plugin in every version of the specification.
 
 use serde_json::{Value, json};
 

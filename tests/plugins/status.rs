@@ -1,4 +1,4 @@
-//! STATUS succeeds only if an ADD would work now (cni.md 1.4, 2.1; 3: G6).
+//! STATUS succeeds only if an ADD would work now (docs/rules.md: G6).
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! What is refused before a plugin does anything, in the order of cni.md 1.2: code, message, details, exit status.
+//! What is refused before a plugin does anything, in the order of the reference plugins: code, message, details, exit status.
 
 use std::collections::BTreeMap;
 
@@ -218,7 +218,7 @@ fn a_namespace_that_became_the_hosts_own_after_the_check_is_no_container() {
     netns_fixtures::assert_same(&before, &lab.snapshot());
 }
 
-/// The record, not the namespace, says what there is to free (cni.md 1.2, step 9).
+/// The record, not the namespace, says what there is to free.
 #[test]
 fn a_del_with_the_hosts_namespace_frees_what_the_record_holds() {
     let lab = Lab::new();

@@ -1,4 +1,4 @@
-//! bridge and portmap as a list: what their keys ask for, and nothing more (cni.md 2.3, 2.9).
+//! bridge and portmap as a list: what their keys ask for, and nothing more.
 
 use netns_fixtures::Container;
 use serde_json::{Value, json};
@@ -181,7 +181,7 @@ fn a_replaced_container_gets_the_flow_under_way() {
     assert_eq!((echo_one.peers().len(), echo_two.peers().len()), (1, 1));
 }
 
-/// DEL goes by the record: the ports may have changed, the result be lost, the namespace gone (cni.md G1, G2).
+/// DEL goes by the record: the ports may have changed, the result be lost, the namespace gone (docs/rules.md: G1, G2).
 #[test]
 fn a_del_with_anything_missing_leaves_nothing() {
     let stage = Stage::new();

@@ -1,4 +1,4 @@
-//! Published ports that are for some only: portmap's `conditionsV4` and `conditionsV6` (cni.md 2.9; 3: P3).
+//! Published ports that are for some only: portmap's `conditionsV4` and `conditionsV6` (docs/rules.md: P3).
 
 use nft::Element;
 use serde_json::{Value, json};

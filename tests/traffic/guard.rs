@@ -1,4 +1,4 @@
-//! What a container's port may send: the attack matrix with raw frames, and honest traffic beside it (security.md 4).
+//! What a container's port may send: the attack matrix with raw frames, and honest traffic beside it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 

@@ -1,5 +1,4 @@
-//! Networks of type `rnet` do not reach one another, and from outside only what is published is reached
-//! (security.md 1, 2, 6; docker.md 4).
+//! Networks of type `rnet` do not reach one another, and from outside only what is published is reached.
 
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 

@@ -1,4 +1,4 @@
-//! The host's 127.0.0.1 answers the host alone, also after somebody flushed the ruleset (security.md 5; CVE-2020-8558).
+//! The host's 127.0.0.1 answers the host alone, also after somebody flushed the ruleset (CVE-2020-8558).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

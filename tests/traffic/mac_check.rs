@@ -1,4 +1,4 @@
-//! `macspoofchk` of bridge: a frame of another MAC is dropped, the container's own pass (cni.md 2.2).
+//! `macspoofchk` of bridge: a frame of another MAC is dropped, the container's own pass.
 
 use std::net::{IpAddr, Ipv4Addr};
 

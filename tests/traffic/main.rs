@@ -1,5 +1,4 @@
-//! What packets do on a host with rnet's networks: who reaches whom, as whom, and what never arrives (docker.md 3.2;
-//! security.md 3 to 6).
+//! What packets do on a host with rnet's networks: who reaches whom, as whom, and what never arrives.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "../common/mod.rs"]

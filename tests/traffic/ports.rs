@@ -1,4 +1,4 @@
-//! Who gets a host port, who is refused it, and what the refusal says (cni.md P1, P4; security.md 6; docker.md 3.1).
+//! Who gets a host port, who is refused it, and what the refusal says (docs/rules.md: P1, P4).
 
 use std::thread;
 

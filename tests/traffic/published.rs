@@ -1,4 +1,4 @@
-//! A published port of an `rnet` network: from everywhere it answers, and to whom (docker.md 3.2, S6, S10, S11).
+//! A published port of an `rnet` network: from everywhere it answers, and to whom.
 
 use netns_fixtures::{Connection, tcp_connect};
 
@@ -85,7 +85,7 @@ fn the_server_sees_real_clients_where_it_can_answer_them() {
     assert_eq!(client(&server).to_string(), GATEWAY_A[0]);
 }
 
-/// The kernel never routes ::1 to a container. A time-out would be worse than a refusal (docker.md 3.2).
+/// The kernel never routes ::1 to a container. A time-out would be worse than a refusal.
 #[test]
 fn the_ipv6_loopback_refuses_at_once() {
     let stage = Stage::new();

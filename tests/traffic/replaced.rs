@@ -1,4 +1,4 @@
-//! A container goes and another comes: its address, its flows (runtimes.md 4; cni.md P2, G4).
+//! A container goes and another comes: its address, its flows (docs/rules.md: P2, G4).
 
 use std::time::Duration;
 
@@ -133,7 +133,7 @@ fn a_flow_that_passes_through_survives() {
     assert!(flow.goes_on(), "its network lets in answers only");
 }
 
-/// A late DEL of the first must not harm the second, which has its port by now (cni.md G4), and, where somebody has freed
+/// A late DEL of the first must not harm the second, which has its port by now (docs/rules.md: G4), and, where somebody has freed
 /// it, its address.
 #[test]
 fn a_late_del_harms_nobody() {
