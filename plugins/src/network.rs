@@ -121,6 +121,7 @@ pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
 fn covers(known: &Network, planned: &Network) -> bool {
     let serves = |planned| known.zone.as_ref().is_some_and(|zone| zone.covers(planned));
     known.bridge == planned.bridge
+        && (known.isolated || !planned.isolated)
         && planned.subnets.iter().all(|subnet| known.subnets.contains(subnet))
         && planned.gateways.iter().all(|gateway| known.gateways.contains(gateway))
         && planned.zone.as_ref().is_none_or(serves)
@@ -201,12 +202,13 @@ fn followed(mut known: Network, mut planned: Network, may_own: bool) -> Network 
     past.push(known);
     let (same, former): (Vec<_>, Vec<_>) = past.into_iter().partition(|past| past.bridge == planned.bridge);
     planned.former = former;
-    for Network { owns_bridge, mut subnets, mut gateways, zone, .. } in same {
+    for Network { owns_bridge, isolated, mut subnets, mut gateways, zone, .. } in same {
         planned.zone = match (planned.zone, zone) {
             (Some(planned), Some(past)) => Some(planned.after(past)),
             (planned, past) => planned.or(past),
         };
         planned.owns_bridge |= may_own && owns_bridge;
+        planned.isolated |= isolated;
         subnets.retain(|subnet| !planned.subnets.contains(subnet));
         planned.subnets.append(&mut subnets);
         gateways.retain(|gateway| !planned.gateways.contains(gateway));
