@@ -53,7 +53,8 @@ pub(crate) enum Entry {
     Held(Held),
     /// A plain file that names no owner: the address is free.
     Garbage(Mark),
-    /// A folder, a link or the like. Nobody's, but not to be touched either.
+    /// A folder, a link or the like, also a plain file with another name that names no owner. Nobody's, but not to be
+    /// touched either.
     Occupied,
 }
 
@@ -187,12 +188,12 @@ impl Directory {
     /// Notes the address given last out of range set `set`. It is a hint: a full disk is no reason to fail.
     pub fn set_last_reserved(&self, set: usize, address: IpAddr) {
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let text = address.to_string();
-        let mode = Mode::from_raw_mode(0o600);
-        if let Ok(file) = rustix::fs::openat(&self.fd, last_reserved(set), flags, mode) {
-            // In this order: emptying the file first would make ext4 write it out on close.
-            let _ = rustix::io::pwrite(&file, text.as_bytes(), 0)
-                .and_then(|_| rustix::fs::ftruncate(&file, text.len() as u64));
+        let (name, text) = (last_reserved(set), address.to_string());
+        let Ok(file) = rustix::fs::openat(&self.fd, &name, flags, Mode::from_raw_mode(0o600)) else { return };
+        match rustix::fs::fstat(&file) {
+            Ok(stat) if is_plain(&stat) && stat.st_nlink == 1 => overwrite(&file, text.as_bytes()),
+            // A file that has another name too is not ours to write into.
+            _ => drop(store::replace_whole(self.fd.as_fd(), &name, text.as_bytes(), 0o600)),
         }
     }
 
@@ -209,7 +210,11 @@ impl Directory {
             return Ok(Entry::Occupied);
         }
         let content = read(&file, LONGEST.min(stat.st_size as usize))?;
-        Ok(entry(&content, mark(&stat)))
+        Ok(match entry(&content, mark(&stat)) {
+            // It is somebody's file under another name as well.
+            Entry::Garbage(_) if stat.st_nlink > 1 => Entry::Occupied,
+            entry => entry,
+        })
     }
 
     fn stat(&self, name: &str) -> Result<Stat, Errno> {
@@ -273,6 +278,11 @@ fn read(file: &OwnedFd, size: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = Vec::with_capacity(size);
     while bytes.len() < size && rustix::io::read(file, rustix::buffer::spare_capacity(&mut bytes))? > 0 {}
     Ok(bytes)
+}
+
+/// In this order: emptying the file first would make ext4 write it out on close.
+fn overwrite(file: &OwnedFd, bytes: &[u8]) {
+    let _ = rustix::io::pwrite(file, bytes, 0).and_then(|_| rustix::fs::ftruncate(file, bytes.len() as u64));
 }
 
 /// The process that holds a lock on `file`, by /proc/locks.
@@ -349,6 +359,22 @@ mod tests {
         assert_eq!(directory.read(ip("10.9.0.3")).unwrap(), Entry::Occupied);
         let linked = directory.mark(ip("10.9.0.4")).unwrap();
         assert!(matches!(directory.remove(ip("10.9.0.4"), linked), Err(Error::NotPlain { .. })));
+    }
+
+    #[test]
+    fn a_file_with_another_name_is_neither_written_nor_taken_for_free() {
+        let (folder, directory) = directory();
+        let (net, victim) = (folder.path().join("net"), folder.path().join("victim"));
+        std::fs::write(&victim, "a secret").unwrap();
+        for name in ["last_reserved_ip.0", "10.9.0.2"] {
+            std::fs::hard_link(&victim, net.join(name)).unwrap();
+        }
+
+        directory.set_last_reserved(0, ip("10.9.0.5"));
+
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "a secret");
+        assert_eq!(std::fs::read_to_string(net.join("last_reserved_ip.0")).unwrap(), "10.9.0.5");
+        assert_eq!(directory.read(ip("10.9.0.2")).unwrap(), Entry::Occupied);
     }
 
     #[test]

@@ -13,7 +13,8 @@ use crate::paths::trusted_env;
 
 /// Opens the folder at `path`, making it and its parents (mode 0755, the last `mode`) where they are missing.
 ///
-/// The last component is not followed if it is a symbolic link.
+/// The last component is not followed if it is a symbolic link. Its parents are: where a folder lies (`dataDir`, `/var/lib`
+/// on another disk) is for the administrator to say, and whoever can plant links there could as well change the configuration.
 pub fn open_dir(path: &Path, mode: u32) -> Result<OwnedFd, Error> {
     match open_existing(path) {
         Err(Errno::NOENT) => make_dir(path, mode).and_then(|()| open_existing(path)),

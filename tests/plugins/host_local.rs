@@ -324,6 +324,39 @@ fn a_link_planted_in_the_folder_leads_nowhere() {
 }
 
 #[test]
+fn a_file_of_somebodys_planted_by_a_hard_link_is_not_written_and_its_address_not_given() {
+    let lab = Lab::new();
+    let config = one("10.9.0.0/24");
+    let victim = lab.host.root().join("victim");
+    fs::write(&victim, "secret").unwrap();
+    fs::create_dir_all(lab.host.root().join(FOLDER)).unwrap();
+    for name in ["last_reserved_ip.0", "10.9.0.2", "10.9.0.4"] {
+        fs::hard_link(&victim, path(&lab, name)).unwrap();
+    }
+
+    assert_eq!(lease(&lab, "a", &config), ["10.9.0.3/24"]);
+    assert_eq!(lease(&lab, "b", &config), ["10.9.0.5/24"]);
+
+    assert_eq!(fs::read_to_string(&victim).unwrap(), "secret");
+    assert!(files(&lab).contains(&file("last_reserved_ip.0", 0o600, "10.9.0.5")));
+}
+
+#[test]
+fn a_folder_that_is_a_link_is_refused() {
+    let lab = Lab::new();
+    let elsewhere = lab.host.root().join("elsewhere");
+    fs::create_dir_all(&elsewhere).unwrap();
+    let folder = lab.host.root().join(FOLDER);
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    symlink(&elsewhere, &folder).unwrap();
+
+    let (code, text) = refused(&lab, "a", &one("10.9.0.0/24"));
+
+    assert!(code == 5 && text.contains(FOLDER), "{code} {text}");
+    assert!(entries(&elsewhere).is_empty());
+}
+
+#[test]
 fn gc_frees_what_belongs_to_no_valid_attachment() {
     let lab = Lab::new();
     let config = one("10.9.0.0/24");

@@ -88,6 +88,17 @@ fn what_is_no_plain_file_is_left_alone_and_its_address_not_given() {
 }
 
 #[test]
+fn garbage_that_got_a_second_name_after_the_index_was_made_is_passed_over() {
+    let lab = Lab::new();
+    let (leases, sets) = (lab.leases(), small());
+    lab.write("10.9.0.2", b"");
+    assert!(leases.free(&sets).unwrap());
+    fs::hard_link(lab.net().join("10.9.0.2"), lab.folder.path().join("other")).unwrap();
+
+    assert_eq!(add(&leases, &sets, "a", &[]).unwrap(), ["10.9.0.3"]);
+}
+
+#[test]
 fn a_lease_file_with_a_second_name_is_not_removed() {
     let lab = Lab::new();
     let leases = lab.leases();
