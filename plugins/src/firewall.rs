@@ -3,11 +3,12 @@
 //! The ruleset's text never changes. Networks and attachments add elements, so everything that belongs into
 //! the kernel can be told from the records alone.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use netlink::Mac;
 use nft::{Element, Flow, Owner, Protocol, Range};
-use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage};
+use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage, Zone};
 
 use crate::{Error, Host, failpoint, mac_check, names, network, ports};
 
@@ -140,7 +141,18 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
 /// A chain's plugins remember the same network, and networks may share a bridge: what others ask for too stays.
 fn elements_of_it_alone(network: &Network, others: &[Network]) -> Vec<(Element, Owner)> {
     let shared: Vec<_> = others.iter().flat_map(network_elements).collect();
-    network_elements(network).into_iter().filter(|element| !shared.contains(element)).collect()
+    let is_shared = |element: &Element| shared.iter().any(|(other, _)| has_key_of(other, element));
+    network_elements(network).into_iter().filter(|(element, _)| !is_shared(element)).collect()
+}
+
+/// True if both have one key in the kernel. Of two networks of one gateway, one may not have heard yet where the questions
+/// to its port 53 go.
+fn has_key_of(one: &Element, other: &Element) -> bool {
+    let key = |element: &Element| match element {
+        Element::Publish { host, protocol, host_port, .. } => Some((*host, *protocol, *host_port)),
+        _ => None,
+    };
+    key(one).map_or(one == other, |known| key(other) == Some(known))
 }
 
 /// Makes the whole ruleset anew out of the records, in one transaction. Under the exclusive ruleset lock.
@@ -158,7 +170,20 @@ pub fn desired(host: &Host) -> Result<Vec<(Element, Owner)>, Error> {
     let networks = host.store.networks()?;
     let records = host.store.records()?;
     let committed = records.iter().filter(|record| record.stage == Stage::Committed);
-    Ok(networks.iter().flat_map(network_elements).chain(committed.flat_map(attachment)).collect())
+    Ok(of_all(&networks).into_iter().chain(committed.flat_map(attachment)).collect())
+}
+
+/// The elements of all networks; where one has heard that questions to its gateway go elsewhere, nobody keeps them there.
+fn of_all(networks: &[Network]) -> Vec<(Element, Owner)> {
+    let mut elements: Vec<_> = networks.iter().flat_map(network_elements).collect();
+    let zones = networks.iter().filter_map(|network| network.zone.as_ref());
+    let moved: Vec<IpAddr> = zones.flat_map(|zone| &zone.moved).map(SocketAddr::ip).collect();
+    let is_rival = |element: &Element| match element {
+        Element::Publish { to, .. } => to.port() == names::PORT && moved.contains(&to.ip()),
+        _ => false,
+    };
+    elements.retain(|(element, _)| !is_rival(element));
+    elements
 }
 
 /// True if the constant part in the kernel is the one that rnet last wrote.
@@ -221,9 +246,10 @@ pub fn attachment(record: &Record) -> Vec<(Element, Owner)> {
     ports.chain(masqueraded).chain(guard).map(|element| (element, owner)).collect()
 }
 
-/// The elements of one network and of what it was, owned by its bridge: networks that share a bridge share them.
+/// The elements of one network and of what it was: networks that share a bridge share them.
 pub fn network_elements(network: &Network) -> Vec<(Element, Owner)> {
-    network.former.iter().chain([network]).flat_map(elements_of_bridge).collect()
+    let bridges = network.former.iter().chain([network]).flat_map(elements_of_bridge);
+    bridges.chain(questions(network)).collect()
 }
 
 fn elements_of_bridge(network: &Network) -> Vec<(Element, Owner)> {
@@ -233,15 +259,35 @@ fn elements_of_bridge(network: &Network) -> Vec<(Element, Owner)> {
         .iter()
         .map(|subnet| Element::Home { subnet: *subnet, bridge: network.bridge.clone() });
     let isolated = network.isolated.then(|| Element::Isolated { bridge: network.bridge.clone() });
-    let moved = network.zone.iter().flat_map(|zone| &zone.moved).flat_map(|to| questions_to(*to));
-    homes.chain(isolated).chain(moved).map(|element| (element, owner)).collect()
+    homes.chain(isolated).map(|element| (element, owner)).collect()
 }
 
-/// Questions to a gateway's port 53, which somebody else has, go to the name server's own port.
-fn questions_to(to: SocketAddr) -> impl Iterator<Item = Element> {
-    let element =
-        move |protocol| Element::Publish { host: Some(to.ip()), protocol, host_port: names::PORT, to };
-    [Protocol::Udp, Protocol::Tcp].into_iter().map(element)
+/// Where questions to the gateways go: to the name server's own port where somebody else has port 53, and else where they
+/// went anyway. Said aloud, that keeps them from whoever publishes port 53 on every address.
+fn questions(network: &Network) -> Vec<(Element, Owner)> {
+    let Some(owner) = asker() else { return Vec::new() };
+    let zones = [network].into_iter().chain(&network.former).filter_map(|network| network.zone.as_ref());
+    let leads: BTreeMap<IpAddr, SocketAddr> = zones.rev().flat_map(ways).collect();
+    let published = |(gateway, to), protocol| Element::Publish {
+        host: Some(gateway),
+        protocol,
+        host_port: names::PORT,
+        to,
+    };
+    let both = |way| [Protocol::Udp, Protocol::Tcp].map(|protocol| (published(way, protocol), owner));
+    leads.into_iter().flat_map(both).collect()
+}
+
+/// The gateways of a zone and where each one's questions go.
+fn ways(zone: &Zone) -> impl Iterator<Item = (IpAddr, SocketAddr)> {
+    let stay = zone.gateways.iter().map(|gateway| SocketAddr::new(*gateway, names::PORT));
+    stay.chain(zone.moved.iter().copied()).map(|to| (to.ip(), to))
+}
+
+/// The owner of [`questions`]: no bridge, for a network may change its bridge's name and keep its gateway.
+pub fn asker() -> Option<Owner> {
+    // No name of a bridge has a blank.
+    Owner::new(NetworkKey::new("port 53").as_str())
 }
 
 /// The owner that an attachment's elements bear.

@@ -1,11 +1,11 @@
 //! Who is found by which name, and by whom.
 
-use std::net::{IpAddr, UdpSocket};
+use std::net::{IpAddr, TcpStream, UdpSocket};
 
 use netns_fixtures::{Frames, lookup};
 use serde_json::json;
 
-use crate::common::{SOON, address, with};
+use crate::common::{SOON, address, publishing, rnet, with};
 use crate::scene::{
     GATEWAY, LONG, NOERROR, NXDOMAIN, SERVFAIL, Scene, ask, ask_at, at, known, mynet, name_of, named, unknown,
 };
@@ -105,6 +105,64 @@ fn both_families_are_served_and_asked_at() {
 /// A datagram of IPv4 to port 53.
 fn is_question(frame: &[u8]) -> bool {
     frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 53])
+}
+
+/// Whoever comes first: the network with names, or the container that publishes.
+#[test]
+fn who_publishes_port_53_on_every_address_gets_nobody_elses_questions() {
+    for publisher_first in [false, true] {
+        let scene = Scene::new();
+        let before = scene.lab.snapshot();
+        let outside = scene.lab.host.outside(&["192.168.77.0/24".parse().unwrap()]).unwrap();
+        let (hole, hole_who) = scene.named("hole");
+        let other = publishing(&rnet("other", &["10.8.0.0/24"]), &[("", 53, 53, "udp"), ("", 53, 53, "tcp")]);
+        let publish = || drop(scene.lab.add("rnet", &hole_who, &other));
+        if publisher_first {
+            publish();
+        }
+        let (_web, web_who, web_ip) = scene.member("web", &mynet());
+        let (db, db_who, _) = scene.member("db", &mynet());
+        if !publisher_first {
+            publish();
+        }
+        let socket = hole.run(|| UdpSocket::bind("0.0.0.0:53").unwrap()).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+
+        let from_host = || lookup(scene.lab.host.netns(), at(GATEWAY), "web", false, LONG).unwrap();
+        assert_eq!((ask(&db, "web"), from_host()), (known(&[web_ip]), Some(known(&[web_ip]))));
+        assert!(db.run(|| TcpStream::connect_timeout(&at(GATEWAY), LONG)).unwrap().is_ok());
+        // It comes back with everything else.
+        scene.lab.firewall(|firewall| firewall.drop_tables().unwrap());
+        let (_late, late_who, _) = scene.member("late", &mynet());
+        assert_eq!((ask(&db, "web"), from_host()), (known(&[web_ip]), Some(known(&[web_ip]))));
+
+        let ask_outside =
+            || UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"first", (outside.host_address(), 53));
+        outside.run(ask_outside).unwrap().unwrap();
+        let mut heard = [0; 512];
+        let length = socket.recv(&mut heard).unwrap();
+        assert_eq!(&heard[..length], b"first", "what is for others it never hears");
+        for (who, config) in
+            [(&web_who, &mynet()), (&db_who, &mynet()), (&late_who, &mynet()), (&hole_who, &other)]
+        {
+            scene.lab.del("rnet", who, config);
+        }
+        assert_eq!(scene.lab.elements(), []);
+        drop(outside);
+        scene.is_as(&before);
+    }
+}
+
+#[test]
+fn a_gateways_port_53_is_the_name_servers() {
+    let scene = Scene::new();
+    let (_web, ..) = scene.member("web", &mynet());
+    let (_other, who) = scene.named("other");
+    let config = publishing(&rnet("other", &["10.8.0.0/24"]), &[(GATEWAY, 53, 53, "udp")]);
+
+    let (code, text) = scene.lab.cni("ADD", "rnet", &who, &config).refusal();
+
+    assert!(code == 102 && text.ends_with("by rnet's name server"), "{code} {text}");
 }
 
 #[test]
