@@ -31,7 +31,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// its socket, a pipe and `keep`: descriptors whose close must come late, such as an nf_tables
 /// socket that has deleted. Without `wait` the calling process must have one thread.
 pub fn delete_link(index: u32, keep: &[BorrowedFd<'_>], wait: bool) -> Result<bool, Error> {
-    if wait { delete_and_await(index) } else { delete_by_child(index, keep) }
+    if !wait {
+        match delete_by_child(index, keep) {
+            // Without descriptors, or memory, or numbers for one more process: then this one does the waiting.
+            Err(Error::Socket { .. } | Error::Fork { .. }) => {}
+            other => return other,
+        }
+    }
+    delete_and_await(index)
 }
 
 fn delete_and_await(index: u32) -> Result<bool, Error> {

@@ -14,6 +14,7 @@ use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, names, net
 pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     let container = container(request.call)?;
     let mut host = Host::open(what("ADD", request.call))?;
+    host.require_descriptors()?;
     let mut record = plan.record(request);
     record.netns = Some(namespace(&container));
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;

@@ -56,6 +56,7 @@ pub fn add(
     record: &mut Record,
     make: impl FnOnce(&mut Host, &mut Record) -> Result<(), Error>,
 ) -> Result<(), Error> {
+    host.require_descriptors()?;
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     failpoint::pass("add.lock")?;
     if let Some(stale) = attach::known(host, record)? {

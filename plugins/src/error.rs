@@ -223,6 +223,16 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// What an ADD begins it must be able to undo.
+    #[error(
+        "fewer than {needed} files more can be opened by this process, so nothing was begun; \
+         hint: ulimit -n {}",
+        needed + 40
+    )]
+    TooFewDescriptors {
+        /// How many are needed.
+        needed: i32,
+    },
     /// Several things went wrong while removing; everything else was removed.
     #[error("{first}; and then: {}", rest.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Several {
@@ -503,6 +513,7 @@ impl Error {
             Error::Check(_) => own::CHECK_FAILED,
             Error::Unsupported { .. } | Error::Condition { .. } => code::UNSUPPORTED_FIELD,
             Error::Config(_) => code::INVALID_NETWORK_CONFIG,
+            Error::TooFewDescriptors { .. } => code::IO_FAILURE,
             Error::NotReady { .. } => code::NOT_AVAILABLE,
             Error::Several { first, .. } => first.code(),
             Error::Failpoint { .. } => code::INTERNAL,

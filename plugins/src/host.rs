@@ -1,5 +1,6 @@
 //! The host as one call of a plugin sees it: its links, its records, its ruleset.
 
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use netlink::Netlink;
@@ -31,6 +32,9 @@ enum Deletion {
     AmongOthers,
 }
 
+/// More than an ADD and its undo ever have open at once besides this, the start of the name server included.
+const DESCRIPTORS: i32 = 24;
+
 /// The note that says when something was last deleted from the ruleset.
 const DELETED: &str = "deleted";
 
@@ -47,6 +51,15 @@ impl Host {
     pub fn open(what: String) -> Result<Self, Error> {
         let store = Store::open(Paths::new(netlink::cookie()?))?;
         Ok(Self { netlink: Netlink::here()?, store, what, firewall: None, deleted: None, sent: 0 })
+    }
+
+    /// Makes sure that an ADD does not run out of descriptors half-way, where its undo would have none either.
+    pub fn require_descriptors(&self) -> Result<(), Error> {
+        // Opened a moment ago, so what was free lies above it.
+        let last = self.store.passing();
+        rustix::io::fcntl_dupfd_cloexec(last, last.as_raw_fd() + DESCRIPTORS)
+            .map(drop)
+            .map_err(|_| Error::TooFewDescriptors { needed: DESCRIPTORS })
     }
 
     /// The ruleset's socket.

@@ -15,6 +15,7 @@ mod disk;
 mod flush;
 mod garbage;
 mod kills;
+mod limits;
 mod locks;
 mod matrix;
 mod replies;
