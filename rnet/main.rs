@@ -29,6 +29,8 @@ use std::process::ExitCode;
 use netlink::Netns;
 
 fn main() -> ExitCode {
+    // For the programs of `run` and `exec`, the supervisor, the name server, and the plugins of others.
+    netlink::pass_on_stdio_only();
     match plugin_name() {
         Some(name) => plugin(name),
         None => cli::main(),

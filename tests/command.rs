@@ -293,6 +293,42 @@ fn free_ports_are_chosen_and_told() {
 }
 
 #[test]
+fn a_program_gets_no_descriptor_that_the_caller_left_open() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    let list = lab.host.root().join("list");
+    let look = format!("'readlink /proc/self/fd/* > {} ; sleep 1000'", list.display());
+    let leaking = |line: &str| {
+        let script = format!("exec 7</etc/passwd 9</etc/group; exec {} {line}", env!("CARGO_BIN_EXE_rnet"));
+        let output = lab.host.command("sh").env("CNI_PATH", lab.plugins()).args(["-c", &script]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let is_leaked = |list: &str| list.contains("/etc/passwd") || list.contains("/etc/group");
+
+    leaking(&format!("run -d --name web --net mynet sh -c {look}"));
+    wait_until("the list is written", || {
+        std::fs::read_to_string(&list).is_ok_and(|list| list.contains("null"))
+    });
+    let seen = [
+        std::fs::read_to_string(&list).unwrap(),
+        leaking("exec web sh -c 'readlink /proc/self/fd/*'"),
+        leaking("run --net mynet sh -c 'readlink /proc/self/fd/*'"),
+        leaking("run --net host sh -c 'readlink /proc/self/fd/*'"),
+    ];
+
+    assert!(seen.iter().all(|list| !list.is_empty() && !is_leaked(list)), "{seen:#?}");
+    let everybodys = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|process| {
+        let environ = std::fs::read(process.path().join("environ")).ok()?;
+        let root = format!("RNET_ROOT={}\0", lab.host.root().display());
+        String::from_utf8_lossy(&environ).contains(&root).then(|| process.path().join("fd"))
+    });
+    let open = everybodys.flat_map(|fds| std::fs::read_dir(fds).into_iter().flatten().flatten());
+    let open: Vec<String> =
+        open.filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.display().to_string())).collect();
+    assert!(!open.is_empty() && !open.iter().any(|path| is_leaked(path)), "{open:#?}");
+}
+
+#[test]
 fn a_program_in_the_foreground_gives_its_status_and_leaves_nothing() {
     let lab = Lab::new();
     let before = lab.snapshot();

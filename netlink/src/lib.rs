@@ -24,7 +24,7 @@ pub use error::{Error, reason};
 pub use handle::Netlink;
 pub use local::{Probed, await_local, await_unique};
 pub use mac::{Mac, ParseMacError};
-pub use netns::{Netns, NetnsId, cookie, fork_keeping, spawn_in};
+pub use netns::{Netns, NetnsId, cookie, fork_keeping, pass_on_stdio_only, spawn_in};
 pub use read::{Address, Link};
 pub use request::{Request, Route};
 pub use signals::{HeldSignal, HeldSignals, default_signals, finish_before_ending};
