@@ -6,7 +6,7 @@ use cni::{Attachment, Call, CniResult, Fault, Interface, Ip, Request};
 use netlink::{Link, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
-use crate::plan::{Plan, addresses};
+use crate::plan::{Ipam, Plan, addresses};
 use crate::{Error, Host, failpoint, firewall, lease, link, mac_check, names, network, ports, sticky};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
@@ -21,12 +21,28 @@ pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     failpoint::pass("add.lock")?;
     clear_the_way(&mut host, plan, request, &record)?;
     let result = attach(&mut host, plan, request, &container, &mut record).or_else(|error| {
-        let undone = detach(&mut host, plan, request, &record);
+        let undone = undo(&mut host, plan, request, &record, &error);
         host.store.retire(lock)?;
         Err(with_undo(error, undone))
     });
     host.close();
     result
+}
+
+/// What was waited for in vain is not waited for as long again; and whoever could not even have the lock of the leases has none.
+fn undo(
+    host: &mut Host,
+    plan: &Plan,
+    request: &Request<'_>,
+    record: &Record,
+    error: &Error,
+) -> Result<(), Error> {
+    if !error.is_busy() {
+        return detach(host, plan, request, record);
+    }
+    host.store.hurry();
+    let ipam = if record.addresses.is_empty() { Ipam::None } else { plan.ipam.clone() };
+    detach(host, &Plan { ipam, ..plan.clone() }, request, record)
 }
 
 /// What ADD does, in the order in which it happens.
@@ -170,6 +186,17 @@ pub fn of_network(host: &Host, plan: &Plan) -> Result<Vec<Record>, Error> {
     Ok(records)
 }
 
+/// The container's namespace, opened once for all that a call does in it.
+///
+/// The path may lead elsewhere than a moment ago, when the call was checked: what it leads to now must not be the host's.
+pub fn container(call: &Call) -> Result<Netns, Error> {
+    let netns = Netns::open(Path::new(&call.netns))?;
+    if !call.netns_override && netns.id() == Netns::current()?.id() {
+        return Err(Error::Cni(Fault::OwnNetns { release: None }.into()));
+    }
+    Ok(netns)
+}
+
 /// Who we are to others that wait for a lock of ours.
 pub fn what(verb: &str, call: &Call) -> String {
     format!("{verb} {}/{}", call.container_id, call.ifname)
@@ -187,17 +214,6 @@ pub fn is_there(namespace: &Namespace) -> bool {
 }
 
 /// The record of the attachment; where it turned out to be garbage, the planned one, after everything that only the
-/// The container's namespace, opened once for all that a call does in it.
-///
-/// The path may lead elsewhere than a moment ago, when the call was checked: what it leads to now must not be the host's.
-pub fn container(call: &Call) -> Result<Netns, Error> {
-    let netns = Netns::open(Path::new(&call.netns))?;
-    if !call.netns_override && netns.id() == Netns::current()?.id() {
-        return Err(Error::Cni(Fault::OwnNetns { release: None }.into()));
-    }
-    Ok(netns)
-}
-
 /// record knew of was taken away by its key. Under the attachment's lock.
 pub fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
     match host.store.record(&planned.network, &planned.plugin, &planned.key())? {

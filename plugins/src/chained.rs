@@ -63,6 +63,9 @@ pub fn add(
         remove(host, &stale)?;
     }
     let made = make(host, record).or_else(|error| {
+        if error.is_busy() {
+            host.store.hurry();
+        }
         let undone = remove(host, record);
         host.store.retire(lock)?;
         Err(attach::with_undo(error, undone))

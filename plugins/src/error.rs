@@ -490,6 +490,11 @@ impl Error {
         if rest.is_empty() { Err(first) } else { Err(Error::Several { first: Box::new(first), rest }) }
     }
 
+    /// True if something was waited for in vain, a lock mostly: an undo must not wait for it as long again.
+    pub(crate) fn is_busy(&self) -> bool {
+        self.code() == code::TRY_AGAIN_LATER
+    }
+
     fn code(&self) -> u32 {
         match self {
             Error::Cni(error) => error.code,
@@ -508,12 +513,12 @@ impl Error {
             Error::HostAddressNotLocal { .. } | Error::HostAddressUnusable { .. } => {
                 code::INVALID_NETWORK_CONFIG
             }
+            Error::TooFewDescriptors { .. } => code::IO_FAILURE,
             Error::NoAddress | Error::ResolvConf { .. } => code::INVALID_NETWORK_CONFIG,
             Error::Names(_) | Error::NameServer { .. } => own::NAMES,
             Error::Check(_) => own::CHECK_FAILED,
             Error::Unsupported { .. } | Error::Condition { .. } => code::UNSUPPORTED_FIELD,
             Error::Config(_) => code::INVALID_NETWORK_CONFIG,
-            Error::TooFewDescriptors { .. } => code::IO_FAILURE,
             Error::NotReady { .. } => code::NOT_AVAILABLE,
             Error::Several { first, .. } => first.code(),
             Error::Failpoint { .. } => code::INTERNAL,

@@ -95,7 +95,9 @@ impl Pool {
     /// The folder of an `rnet` network, which lives as long as the boot; the lowest free address comes first.
     pub fn own(host: &Host, request: &Request<'_>) -> Result<Self, Error> {
         let index = host.store.paths().run().join("index");
-        Self::open(&host.store.leases(&request.config.name), &index, Choice::Lowest)
+        let Self { leases, choice } =
+            Self::open(&host.store.leases(&request.config.name), &index, Choice::Lowest)?;
+        Ok(Self { leases: leases.with_patience(host.store.patience()), choice })
     }
 
     /// The same, with the addresses that are given first if nobody has them.

@@ -33,6 +33,7 @@ pub struct Store {
     paths: Paths,
     run: OwnedFd,
     locks: OwnedFd,
+    patience: Duration,
 }
 
 impl Store {
@@ -40,7 +41,7 @@ impl Store {
     pub fn open(paths: Paths) -> Result<Self, Error> {
         let run = open_dir(&paths.run(), 0o700)?;
         let locks = open_dir(&paths.run().join("locks"), 0o700)?;
-        Ok(Self { paths, run, locks })
+        Ok(Self { paths, run, locks, patience: patience() })
     }
 
     /// Where the files are.
@@ -55,7 +56,17 @@ impl Store {
 
     /// Takes the lock `name`, waiting at most ten seconds; `what` tells others who holds it.
     pub fn lock(&self, name: LockName, mode: Mode, what: &str) -> Result<Lock, Error> {
-        Lock::take(self.locks.as_fd(), name, mode, what, patience())
+        Lock::take(self.locks.as_fd(), name, mode, what, self.patience)
+    }
+
+    /// How long a lock is waited for.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Waits a tenth as long for every lock from now on: for an undo after a lock was waited for in vain.
+    pub fn hurry(&mut self) {
+        self.patience /= 10;
     }
 
     /// Takes a lock anew in another mode. The kernel lets go in between: look again at what was read before.

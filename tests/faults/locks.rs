@@ -1,10 +1,14 @@
 //! Somebody holds a lock and does not let go; somebody is asked to end in the middle.
 
-use std::process::Child;
+use std::fs::File;
+use std::path::Path;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
+use crate::common::Outcome;
 use crate::site::member::Fault;
 use crate::site::{Member, Network, Site};
 
@@ -60,6 +64,76 @@ fn the_patience_is_ten_seconds() {
 }
 
 #[test]
+fn a_stopped_holder_of_the_ruleset_is_named() {
+    let site = Site::new();
+    let network = Network::rnet("mynet", "10.7.0.0/24");
+    let (web, db) = (site.member(&network, "web"), site.member(&network, "db"));
+    let before = site.state(&[&web, &db]);
+    let holder = stopped_at(&web, "ADD", "add.rules");
+    // From now on the ruleset is to be made anew, which nobody may do while another adds to it.
+    site.lab.firewall(|firewall| firewall.drop_tables().unwrap());
+
+    let (code, sentence) = add_with_patience(&db, Duration::from_millis(300)).refusal();
+
+    assert!(
+        code == TRY_AGAIN_LATER && sentence.contains(&format!("pid {}", holder.id())),
+        "{code} {sentence}"
+    );
+    go_on(holder);
+    db.add().unwrap();
+    assert!(web.works() && db.works());
+    site.assert_balanced(&[&web, &db]);
+    web.del().unwrap();
+    db.del().unwrap();
+    before.assert_same(&site.state(&[&web, &db]));
+}
+
+#[test]
+fn a_stopped_holder_of_the_leases_is_named_and_waited_for_once() {
+    let site = Site::new();
+    let network = Network::rnet("mynet", "10.7.0.0/24");
+    let (web, db) = (site.member(&network, "web"), site.member(&network, "db"));
+    web.add().unwrap();
+    let before = site.state(&[&web, &db]);
+    let lock = site.lab.run_folder().join("leases/mynet/lock");
+    let mut holder = Command::new("flock").arg(&lock).args(["sleep", "1000"]).spawn().unwrap();
+    wait_until_locked(&lock);
+    kill_process(Pid::from_child(&holder), Signal::STOP).unwrap();
+
+    let (start, patience) = (Instant::now(), Duration::from_secs(2));
+    let (code, sentence) = add_with_patience(&db, patience).refusal();
+
+    assert!((patience..patience * 3 / 2).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!(code == TRY_AGAIN_LATER && sentence.contains(&holder.id().to_string()), "{code} {sentence}");
+    before.assert_same(&site.state(&[&web, &db]));
+    let sleeper = children(&holder);
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    sleeper.into_iter().for_each(|pid| kill_process(pid, Signal::KILL).unwrap());
+    db.add().unwrap();
+}
+
+/// Its record is gone, so the next ADD is the network's first again, and so is its undo the last.
+#[test]
+fn an_add_that_waits_in_vain_for_the_network_waits_once() {
+    let site = Site::new();
+    let network = Network::rnet("mynet", "10.7.0.0/24");
+    let (web, db) = (site.member(&network, "web"), site.member(&network, "db"));
+    let before = site.state(&[&web, &db]);
+    web.add().unwrap();
+    let holder = stopped_at(&web, "DEL", "del.bridge");
+
+    let (start, patience) = (Instant::now(), Duration::from_secs(2));
+    let (code, _) = add_with_patience(&db, patience).refusal();
+
+    assert!((patience..patience * 3 / 2).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert_eq!(code, TRY_AGAIN_LATER);
+    go_on(holder);
+    db.del().unwrap();
+    before.assert_same(&site.state(&[&web, &db]));
+}
+
+#[test]
 fn a_killed_holder_holds_nothing() {
     let site = Site::new();
     let network = Network::rnet("mynet", "10.7.0.0/24");
@@ -91,6 +165,25 @@ fn who_is_asked_to_end_finishes_first() {
         }
         before.assert_same(&site.state(&[&web]));
     }
+}
+
+fn add_with_patience(member: &Member<'_>, patience: Duration) -> Outcome {
+    member.call("ADD", "rnet", None, None).set("RNET_PATIENCE_MS", &patience.as_millis().to_string()).run()
+}
+
+fn wait_until_locked(lock: &Path) {
+    let file = File::open(lock).unwrap();
+    let start = Instant::now();
+    while flock(&file, FlockOperation::NonBlockingLockShared).is_ok() {
+        flock(&file, FlockOperation::Unlock).unwrap();
+        assert!(start.elapsed() < BOUND);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn children(parent: &Child) -> Vec<Pid> {
+    let list = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", parent.id())).unwrap();
+    list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
 }
 
 /// A call that has stopped at a step.
