@@ -41,6 +41,33 @@ fn one_server_starts_with_the_first_name_and_ends_with_the_last() {
 }
 
 #[test]
+fn no_process_of_ours_is_left_when_all_is_removed() {
+    let scene = Scene::new();
+    let members: Vec<_> = (0..4).map(|nth| scene.member(&format!("c{nth}"), &mynet())).collect();
+    assert!(!processes_of(&scene).is_empty(), "the name server at least");
+
+    // At once, so that a keeper is started too.
+    thread::scope(|scope| {
+        for (_, who, _) in &members {
+            scope.spawn(|| scene.lab.del("rnet", who, &mynet()));
+        }
+    });
+
+    wait_until("no process is left", || processes_of(&scene).is_empty());
+}
+
+/// The processes of this host that run: all of rnet's have its folder in their environment.
+fn processes_of(scene: &Scene) -> Vec<String> {
+    let root = format!("RNET_ROOT={}\0", scene.lab.host.root().display());
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|process| process.path());
+    let read = |path: std::path::PathBuf| {
+        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+    };
+    let own = processes.filter(|process| read(process.join("environ")).contains(&root));
+    own.map(|process| read(process.join("cmdline"))).collect()
+}
+
+#[test]
 fn a_killed_worker_is_replaced_with_the_same_table() {
     let scene = Scene::new();
     let (_web, _, web_ip) = scene.member("web", &mynet());

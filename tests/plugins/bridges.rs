@@ -8,7 +8,7 @@ use netlink::{Mac, Request, Veth};
 use netns_fixtures::{Frames, assert_same, frame, wait_for_carrier};
 use serde_json::{Value, json};
 
-use crate::common::{LONG, Lab, Who, address, bridge, inside, rnet, with};
+use crate::common::{LONG, Lab, Who, address, bridge, differences, inside, publishing, rnet, with};
 
 /// A bridge that was there before us.
 fn make_bridge(lab: &Lab, name: &str, mtu: u32, addresses: &[&str]) -> u32 {
@@ -50,6 +50,78 @@ fn defaults(netns: &netlink::Netns) -> Vec<String> {
 
 fn veth_of(result: &Value) -> &str {
     result["interfaces"][1]["name"].as_str().unwrap()
+}
+
+#[test]
+fn a_link_of_somebodys_with_the_name_of_our_host_end_is_left_alone() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let config = rnet("mynet", &["10.7.0.0/24"]);
+    let name = |attempt| store::Key::new("mynet", "c1", "eth0").link(attempt);
+    make_bridge(&lab, &name(0), 1500, &[]);
+
+    assert_eq!(veth_of(&lab.add("rnet", &who, &config)), name(1));
+    lab.del("rnet", &who, &config);
+    assert_eq!(lab.links(), [name(0)]);
+
+    for attempt in 1..4 {
+        make_bridge(&lab, &name(attempt), 1500, &[]);
+    }
+    let all = lab.links();
+    let (code, text) = lab.cni("ADD", "rnet", &who, &config).refusal();
+    assert!(code == 104 && all.iter().all(|name| text.contains(name)), "{code} {text}");
+    assert_eq!(lab.links(), all);
+    lab.del("rnet", &who, &config);
+    assert_eq!((lab.links(), lab.elements()), (all, Vec::new()));
+}
+
+#[test]
+fn an_add_to_a_full_bridge_says_so_and_leaves_nothing() {
+    let lab = Lab::new();
+    let config = rnet("mynet", &["10.7.0.0/24"]);
+    let (_resident, resident) = lab.container("resident");
+    let result = lab.add("rnet", &resident, &config);
+    let crowd = netlink::Netns::create().unwrap();
+    let mut host = lab.netlink();
+    let master = host.link(result["interfaces"][0]["name"].as_str().unwrap()).unwrap().map(|link| link.index);
+    for number in 2..=1023 {
+        let (name, peer) = (format!("port{number}"), format!("eth{number}"));
+        let (peer_netns, up) = (&crowd, false);
+        let pair =
+            Veth { name: &name, mac: None, mtu: None, master, peer: &peer, peer_mac: None, peer_netns, up };
+        host.create_veth(&pair).unwrap();
+    }
+    let (container, who) = lab.container("late");
+    let before = (lab.snapshot(), lab.elements());
+
+    let (code, text) = lab.cni("ADD", "rnet", &who, &config).refusal();
+
+    assert!(code == 105 && text.contains("is full: the kernel allows 1023 ports"), "{code} {text}");
+    let after = (lab.snapshot(), lab.elements());
+    assert_eq!((differences(&before.0, &after.0), before.1), (Vec::new(), after.1));
+    assert!(inside(container.netns()).link("eth0").unwrap().is_none());
+}
+
+/// Legal, if odd: a namespace is whose it is, an attachment is its container's id and interface.
+#[test]
+fn two_containers_in_one_namespace_have_books_of_their_own() {
+    let lab = Lab::new();
+    let (container, web) = lab.container("web");
+    let guest = Who::named("guest", &web.netns).ifname("eth1");
+    let config = publishing(&rnet("mynet", &["10.7.0.0/24"]), &[("", 8080, 80, "tcp")]);
+    let other = publishing(&config, &[("", 8081, 80, "tcp")]);
+    lab.add("rnet", &web, &config);
+    let before = (lab.snapshot(), lab.elements());
+
+    assert_eq!(lab.cni("ADD", "rnet", &Who::named("guest", &web.netns), &other).refusal().0, 104);
+    assert_eq!(lab.elements(), before.1);
+    assert_eq!(lab.add("rnet", &guest, &other)["ips"][0]["address"], "10.7.0.3/24");
+    lab.del("rnet", &guest, &other);
+
+    let after = (lab.snapshot(), lab.elements());
+    assert_eq!((differences(&before.0, &after.0), before.1), (Vec::new(), after.1));
+    let mut netlink = inside(container.netns());
+    assert!(netlink.link("eth0").unwrap().is_some() && netlink.link("eth1").unwrap().is_none());
 }
 
 #[test]

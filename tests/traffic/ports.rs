@@ -1,5 +1,7 @@
 //! Who gets a host port, who is refused it, and what the refusal says (cni.md P1, P4; security.md 6; docker.md 3.1).
 
+use std::thread;
+
 use serde_json::{Value, json};
 
 use crate::common::{LONG, Lab, bridge, differences, publishing, rnet};
@@ -58,6 +60,31 @@ fn a_taken_port_is_refused_and_its_holder_named() {
             }
             None => assert!(claimed.is_ok(), "{first:?} {second:?}: {:?}", claimed.err()),
         }
+    }
+}
+
+/// One after another, in whatever order: any address shuts out all others, one address that address and any.
+#[test]
+fn of_claims_at_once_exactly_one_wins_each_conflict() {
+    let stage = Stage::new();
+    let network = rnet("a", &A);
+    let hosts = ["", "127.0.0.1", "", HOST[0], "127.0.0.1"];
+    for round in 0..5 {
+        let claim_at =
+            |nth: usize| claim(&stage, &network, &format!("c{round}-{nth}"), (hosts[nth], 8080, 80, "tcp"));
+        let claims: Vec<_> = thread::scope(|scope| {
+            let claims: Vec<_> = (0..hosts.len()).map(|nth| scope.spawn(move || claim_at(nth))).collect();
+            claims.into_iter().map(|claim| claim.join().unwrap()).collect()
+        });
+
+        let refused = claims.iter().filter_map(|claim| claim.as_ref().err());
+        assert!(refused.clone().all(|(code, _)| *code == 102), "{:?}", refused.collect::<Vec<_>>());
+        let mut winners: Vec<_> =
+            hosts.iter().zip(&claims).filter(|(_, claim)| claim.is_ok()).map(|(host, _)| *host).collect();
+        winners.sort_unstable();
+        assert!(winners == [""] || winners == ["127.0.0.1", HOST[0]], "{winners:?}");
+        claims.into_iter().flatten().for_each(|guest| stage.detach(&guest));
+        assert_eq!(stage.lab.elements(), []);
     }
 }
 
@@ -188,7 +215,7 @@ fn dies(lab: &Lab, guest: Guest) {
     drop(guest);
     let begun = std::time::Instant::now();
     while lab.link(&veth).is_some() && begun.elapsed() < LONG {
-        std::thread::sleep(std::time::Duration::from_millis(5));
+        thread::sleep(std::time::Duration::from_millis(5));
     }
     assert_eq!(lab.link(&veth), None);
 }
