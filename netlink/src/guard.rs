@@ -1,4 +1,7 @@
-//! The loopback guard outside nftables: a tc ingress filter that drops packets for 127.0.0.0/8.
+//! The loopback guard outside nftables: a tc ingress filter that drops packets for 127.0.0.0/8, also behind VLAN tags.
+//!
+//! The kernel takes the outermost tag off before a filter sees the packet, and whoever is at the other end of a link may
+//! put several: the host's stack accepts a packet behind any number of tags of VLAN 0.
 //!
 //! Kernels differ in what they were built with, so there are three ways, best first: a classic BPF
 //! program that says "drop" itself (cls_bpf), u32 with the drop action (act_gact), and u32 with a
@@ -15,8 +18,9 @@ use rustix::io::Errno;
 
 use crate::socket::Message;
 
-/// Ours alone on a link that is ours.
-const PRIORITY: u16 = 127;
+/// Ours alone on a link that is ours. (At 127 there may be an earlier version's filter, of IPv4 without tags alone; one
+/// priority takes one protocol.)
+const PRIORITY: u16 = 126;
 /// Not clsact, which hooks both directions: the kernel keeps one list of all hooks and goes through it for each.
 const INGRESS: &str = "ingress";
 const BPF: &str = "bpf";
@@ -48,6 +52,10 @@ pub(crate) enum Way {
     U32Redirect,
 }
 
+/// Ethernet's header (IEEE 802.3), and what a VLAN tag adds to it: two bytes about the VLAN, two for the type behind.
+const ETHERNET: u32 = 14;
+const TAG: u32 = 4;
+
 /// The ways to try when the kernel lacks the first.
 pub(crate) const OTHER_WAYS: [Way; 2] = [Way::U32Drop, Way::U32Redirect];
 
@@ -58,20 +66,21 @@ pub(crate) fn install(index: u32) -> Vec<Message> {
         flags: NLM_F_CREATE | NLM_F_EXCL,
         forgiven: &[Errno::EXIST],
     };
-    vec![hook, filter(index, Way::Bpf)]
+    std::iter::once(hook).chain(filters(index, Way::Bpf)).collect()
 }
 
-/// The filter alone; the hook is there.
-pub(crate) fn filter(index: u32, way: Way) -> Message {
-    let (kind, options) = match way {
-        Way::Bpf => (BPF, bpf()),
-        Way::U32Drop => (TcFilterU32::KIND, u32_with("gact", gact())),
-        Way::U32Redirect => (TcFilterU32::KIND, u32_with("mirred", mirred())),
-    };
-    let mut message = at(index, TcHandle { major: 0, minor: 1 });
+/// The filters alone; the hook is there.
+pub(crate) fn filters(index: u32, way: Way) -> Vec<Message> {
+    match way {
+        Way::Bpf => vec![filter(index, 1, BPF, bpf(), &[])],
+        Way::U32Drop => u32_filters(index, "gact", &gact()),
+        Way::U32Redirect => u32_filters(index, "mirred", &mirred()),
+    }
+}
+
+fn filter(index: u32, minor: u16, kind: &str, options: Vec<TcOption>, forgiven: &'static [Errno]) -> Message {
+    let mut message = at(index, TcHandle { major: 0, minor });
     message.attributes = vec![TcAttribute::Kind(kind.into()), TcAttribute::Options(options)];
-    // The bpf filter is replaced; u32 answers that node 1 of its table is taken.
-    let forgiven: &[Errno] = if way == Way::Bpf { &[] } else { &[Errno::NOSPC, Errno::EXIST] };
     Message { body: Body::NewTrafficFilter(message), flags: NLM_F_CREATE, forgiven }
 }
 
@@ -101,7 +110,7 @@ fn at(index: u32, handle: TcHandle) -> TcMessage {
         handle,
         parent: TcHandle { major: u16::MAX, minor: TcHandle::MIN_INGRESS },
         // Priority above, the Ethernet protocol in network byte order below.
-        info: u32::from(PRIORITY) << 16 | u32::from((libc::ETH_P_IP as u16).to_be()),
+        info: u32::from(PRIORITY) << 16 | u32::from((libc::ETH_P_ALL as u16).to_be()),
         ..Default::default()
     };
     TcMessage::from_parts(header, Vec::new())
@@ -118,49 +127,107 @@ fn bpf() -> Vec<TcOption> {
     ]
 }
 
-/// Five instructions of classic BPF: code, jump if true, jump if false, operand.
+/// Code, jump if true, jump if false, operand of classic BPF.
+type Instruction = (u32, u8, u8, u32);
+
+/// X walks along the headers. What is loaded relative to it is found wherever the packet's bytes lie, also outside the
+/// buffer's linear part, which whoever sends may choose; relative to SKF_NET_OFF, which links without Ethernet need,
+/// older kernels do not look there.
 fn program() -> Vec<u8> {
-    use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
-    /// Offsets from here count from the network header, whatever lies before it.
-    const SKF_NET_OFF: i32 = -0x10_0000;
+    use libc::{
+        BPF_ABS, BPF_ADD, BPF_ALU, BPF_AND, BPF_H, BPF_IMM, BPF_IND, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD,
+        BPF_LDX, BPF_MISC, BPF_RET, BPF_TAX, BPF_TXA, BPF_W, SKF_AD_HATYPE, SKF_AD_OFF, SKF_AD_PROTOCOL,
+        SKF_NET_OFF,
+    };
     const TC_ACT_UNSPEC: u32 = u32::MAX;
-    let instructions = [
-        (BPF_LD | BPF_W | BPF_ABS, 0, 0, (SKF_NET_OFF + DESTINATION) as u32),
+    /// The instructions to which the others jump.
+    const CHECK: u8 = 24;
+    const PASS: u8 = 28;
+    // What it does with the type that was loaded: it may be IPv4, or a tag, which the next instruction is for.
+    let judge = |at: u8| {
+        let equals = |kind: i32, yes, no| (BPF_JMP | BPF_JEQ | BPF_K, yes, no, kind as u32);
+        [
+            equals(libc::ETH_P_IP, CHECK - at - 1, 0),
+            equals(libc::ETH_P_8021Q, 1, 0),
+            equals(libc::ETH_P_8021AD, 0, PASS - at - 3),
+        ]
+    };
+    let behind_the_tag = [
+        (BPF_MISC | BPF_TXA, 0, 0, 0),
+        (BPF_ALU | BPF_ADD | BPF_K, 0, 0, TAG),
+        (BPF_MISC | BPF_TAX, 0, 0, 0),
+        (BPF_LD | BPF_H | BPF_IND, 0, 0, -2_i32 as u32),
+    ];
+    let begin: [Instruction; 6] = [
+        (BPF_LD | BPF_W | BPF_ABS, 0, 0, (SKF_AD_OFF + SKF_AD_HATYPE) as u32),
+        (BPF_JMP | BPF_JEQ | BPF_K, 0, 2, u32::from(libc::ARPHRD_ETHER)),
+        (BPF_LDX | BPF_W | BPF_IMM, 0, 0, ETHERNET),
+        (BPF_JMP | BPF_JA, 0, 0, 1),
+        (BPF_LDX | BPF_W | BPF_IMM, 0, 0, SKF_NET_OFF as u32),
+        (BPF_LD | BPF_W | BPF_ABS, 0, 0, (SKF_AD_OFF + SKF_AD_PROTOCOL) as u32),
+    ];
+    let end: [Instruction; 6] = [
+        // With the one that the kernel took off, more tags than anybody has a use for.
+        (BPF_RET | BPF_K, 0, 0, TC_ACT_SHOT),
+        (BPF_LD | BPF_W | BPF_IND, 0, 0, DESTINATION as u32),
         (BPF_ALU | BPF_AND | BPF_K, 0, 0, LOOPBACK_MASK),
         (BPF_JMP | BPF_JEQ | BPF_K, 0, 1, LOOPBACK_NET),
         (BPF_RET | BPF_K, 0, 0, TC_ACT_SHOT),
         (BPF_RET | BPF_K, 0, 0, TC_ACT_UNSPEC),
     ];
-    let mut bytes = Vec::with_capacity(8 * instructions.len());
-    for (code, yes, no, operand) in instructions {
-        bytes.extend((code as u16).to_ne_bytes());
-        bytes.extend([yes, no]);
-        bytes.extend(operand.to_ne_bytes());
-    }
-    bytes
+    let walk = [&judge(6)[..], &behind_the_tag, &judge(13), &behind_the_tag, &judge(20)];
+    let instructions = begin.iter().chain(walk.into_iter().flatten()).chain(&end);
+    instructions.flat_map(encoded).collect()
 }
 
-fn u32_with(action: &str, parameters: Vec<u8>) -> Vec<TcOption> {
+/// `struct sock_filter`
+fn encoded(&(code, yes, no, operand): &Instruction) -> Vec<u8> {
+    [&(code as u16).to_ne_bytes()[..], &[yes, no], &operand.to_ne_bytes()].concat()
+}
+
+/// What is compared with the packet from the network header on: offset, value, mask.
+type Key = (i32, u32, u32);
+
+/// IPv4 to 127.0.0.0/8 behind no tag but the one that was taken off; behind one more of VLAN 0, which no IPv4 header looks
+/// like; and anything behind two more.
+const PATTERNS: [&[Key]; 4] = [
+    &[(0, 0x4000_0000, 0xf000_0000), (DESTINATION, LOOPBACK_NET, LOOPBACK_MASK)],
+    &[(0, 0x0800, 0x0fff_ffff), (TAG as i32 + DESTINATION, LOOPBACK_NET, LOOPBACK_MASK)],
+    &[(0, 0x8100, 0x0fff_ffff)],
+    &[(0, 0x88a8, 0x0fff_ffff)],
+];
+
+/// One filter for each pattern. u32 replaces none: it answers that the node is taken.
+fn u32_filters(index: u32, action: &str, parameters: &[u8]) -> Vec<Message> {
+    let one = |(minor, keys): (u16, &[Key])| {
+        let options = u32_with(keys, action, parameters.to_vec());
+        filter(index, minor, TcFilterU32::KIND, options, &[Errno::NOSPC, Errno::EXIST])
+    };
+    (1..).zip(PATTERNS).map(one).collect()
+}
+
+fn u32_with(keys: &[Key], action: &str, parameters: Vec<u8>) -> Vec<TcOption> {
     let mut drop = TcAction::default();
     drop.attributes = vec![
         TcActionAttribute::Kind(action.into()),
         TcActionAttribute::Options(vec![TcActionOption::Other(DefaultNla::new(TCA_PARMS, parameters))]),
     ];
     vec![
-        TcOption::U32(TcFilterU32Option::Selector(loopback_selector())),
+        TcOption::U32(TcFilterU32Option::Selector(selector(keys))),
         TcOption::U32(TcFilterU32Option::Action(vec![drop])),
     ]
 }
 
-fn loopback_selector() -> TcU32Selector {
-    let mut key = TcU32Key::default();
-    key.val = LOOPBACK_NET;
-    key.mask = LOOPBACK_MASK;
-    key.off = DESTINATION;
+fn selector(keys: &[Key]) -> TcU32Selector {
+    let key = |&(offset, value, mask): &Key| {
+        let mut key = TcU32Key::default();
+        (key.off, key.val, key.mask) = (offset, value, mask);
+        key
+    };
     let mut selector = TcU32Selector::default();
     selector.flags = TcU32SelectorFlags::Terminal;
-    selector.nkeys = 1;
-    selector.keys = vec![key];
+    selector.nkeys = keys.len() as u8;
+    selector.keys = keys.iter().map(key).collect();
     selector
 }
 
@@ -191,6 +258,7 @@ mod tests {
         host: Netlink,
         bridge: u32,
         container: Netns,
+        eth0: u32,
         /// What the guard protects, and what must go on working.
         loopback: UdpSocket,
         gateway: UdpSocket,
@@ -201,12 +269,15 @@ mod tests {
             let mut host = Netlink::here().unwrap();
             let container = Netns::create().unwrap();
             let bridge = host_side(&mut host);
-            container_side(&mut host, bridge, &container);
+            let eth0 = container_side(&mut host, bridge, &container);
             assert!(host.set_sysctl("ipv4/conf/br0/route_localnet", "1").unwrap());
             let [loopback, gateway] =
                 ["127.0.0.1:7000", "10.7.0.1:7000"].map(|at| UdpSocket::bind(at).unwrap());
             loopback.set_nonblocking(true).unwrap();
-            Self { host, bridge, container, loopback, gateway }
+            let scene = Self { host, bridge, container, eth0, loopback, gateway };
+            // A frame that comes before the port forwards is lost; this waits for its neighbour, and so for the port.
+            scene.reaches(&[]);
+            scene
         }
 
         fn request(&self, installed: bool) -> Request {
@@ -218,11 +289,20 @@ mod tests {
             }
         }
 
-        /// Whether the container reaches the host's loopback; a packet behind it shows that it was on its way.
+        /// Whether the container reaches the host's loopback, which must be the same behind any tags.
         fn is_open(&self) -> bool {
+            let open = self.reaches(&[]);
+            for tags in TAGS {
+                assert_eq!(self.reaches(tags), open, "behind {tags:x?}");
+            }
+            open
+        }
+
+        /// The same behind certain tags; a packet behind it shows that it was on its way.
+        fn reaches(&self, tags: &[u16]) -> bool {
             let send = || {
                 let socket = UdpSocket::bind("10.7.0.2:0").unwrap();
-                socket.send_to(b"attack", "127.0.0.1:7000").unwrap();
+                send_frame(self.eth0, &attack(tags));
                 socket.send_to(b"honest", "10.7.0.1:7000").unwrap();
             };
             self.container.run(send).unwrap();
@@ -239,10 +319,11 @@ mod tests {
             let mut socket = crate::socket::Socket::open().unwrap();
             let [hook, _] = install(index).try_into().ok().unwrap();
             socket.exchange(vec![hook], |_| ()).unwrap();
-            let filter = filter(index, way);
-            let forgiven = filter.forgiven;
-            let refusal = socket.exchange(vec![filter], |_| ()).unwrap().remove(0);
-            refusal.filter(|no| !forgiven.contains(&no.errno)).map_or(Ok(()), |no| Err(no.errno))
+            let filters = filters(index, way);
+            let forgiven = filters[0].forgiven;
+            let refusals = socket.exchange(filters, |_| ()).unwrap();
+            let refusal = refusals.into_iter().flatten().find(|no| !forgiven.contains(&no.errno));
+            refusal.map_or(Ok(()), |no| Err(no.errno))
         }
     }
 
@@ -262,8 +343,7 @@ mod tests {
         bridge
     }
 
-    /// The container's own lo stays down, so that 127.0.0.1 is somewhere behind its gateway.
-    fn container_side(host: &mut Netlink, bridge: u32, container: &Netns) {
+    fn container_side(host: &mut Netlink, bridge: u32, container: &Netns) -> u32 {
         let veth = Veth {
             name: "veth1",
             mac: None,
@@ -278,6 +358,52 @@ mod tests {
         let default = Route::via("0.0.0.0/0".parse().unwrap(), "10.7.0.1".parse().unwrap(), eth0);
         let requests = [up(eth0), address(eth0, "10.7.0.2/24"), Request::RouteAdd(default)];
         Netlink::inside(container).unwrap().send(&requests).unwrap();
+        eth0
+    }
+
+    /// Tags of VLAN 0 by their types, the outermost first.
+    const TAGS: [&[u16]; 6] = [
+        &[0x8100],
+        &[0x88a8],
+        &[0x8100, 0x8100],
+        &[0x88a8, 0x8100],
+        &[0x8100, 0x8100, 0x8100],
+        &[0x8100, 0x88a8, 0x8100, 0x8100, 0x8100],
+    ];
+
+    /// A datagram from the container for 127.0.0.1:7000, as a frame to the bridge.
+    fn attack(tags: &[u16]) -> Vec<u8> {
+        let tags = tags.iter().flat_map(|kind| [&kind.to_be_bytes()[..], &[0, 0]].concat());
+        let mut frame = [2, 0x42, 10, 7, 0, 1, 2, 0x42, 10, 7, 0, 2].to_vec();
+        frame.extend(tags.chain([8, 0]));
+        // IPv4 (RFC 791) with its checksum, UDP (RFC 768) without.
+        frame.extend([0x45, 0, 0, 34, 0, 0, 0, 0, 64, 17, 0xf1, 0xc1, 10, 7, 0, 2, 127, 0, 0, 1]);
+        frame.extend([0x1b, 0x58, 0x1b, 0x58, 0, 14, 0, 0]);
+        frame.extend(b"attack");
+        frame
+    }
+
+    /// Sends a frame, its header and all, by a link of this namespace (packet(7)).
+    fn send_frame(link: u32, frame: &[u8]) {
+        // SAFETY: all zeroes are a valid sockaddr_ll.
+        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+        to.sll_family = libc::AF_PACKET as u16;
+        to.sll_ifindex = link as i32;
+        // SAFETY: the frame and the address are there, with their lengths, until the call returns.
+        let sent = unsafe {
+            let socket = libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0);
+            let sent = libc::sendto(
+                socket,
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                std::ptr::from_ref(&to).cast(),
+                size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+            );
+            libc::close(socket);
+            sent
+        };
+        assert_eq!(sent, frame.len() as isize, "{}", std::io::Error::last_os_error());
     }
 
     fn on_a_host(test: impl FnOnce() + Send) {

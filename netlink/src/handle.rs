@@ -214,7 +214,7 @@ impl Netlink {
     fn guard_otherwise(&mut self, index: u32, request: &Request) -> Result<(), Error> {
         let mut last = Ok(());
         for way in guard::OTHER_WAYS {
-            let refusals = self.exchange(vec![guard::filter(index, way)], |_| ())?;
+            let refusals = self.exchange(guard::filters(index, way), |_| ())?;
             let Some(refusal) = refusals.into_iter().flatten().next() else { return Ok(()) };
             last = Err(asked(request.to_string(), refusal));
         }

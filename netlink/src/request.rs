@@ -48,7 +48,7 @@ pub enum Request {
     NeighbourReplace { index: u32, address: IpAddr, mac: Mac },
     /// Forgets a neighbour; unknown is fine.
     NeighbourDel { index: u32, address: IpAddr },
-    /// Drops what reaches a link for 127.0.0.0/8 outside nftables (reference/security.md, 5); idempotent.
+    /// Drops what reaches a link for 127.0.0.0/8, behind VLAN tags too, outside nftables (reference/security.md, 5); idempotent.
     LoopbackGuard { index: u32, name: String },
     /// Removes that guard; absent is fine. The empty ingress qdisc stays: others may filter there.
     LoopbackGuardDel { index: u32, name: String },
@@ -166,11 +166,11 @@ impl fmt::Display for Request {
             Self::LoopbackGuard { name, .. } => {
                 write!(
                     f,
-                    "tc qdisc add dev {name} ingress; tc filter replace dev {name} ingress prio 127 protocol ip u32 match ip dst 127.0.0.0/8 action drop"
+                    "tc qdisc add dev {name} ingress; tc filter replace dev {name} ingress prio 126 protocol all u32 match ip dst 127.0.0.0/8 action drop"
                 )
             }
             Self::LoopbackGuardDel { name, .. } => {
-                write!(f, "tc filter del dev {name} ingress prio 127")
+                write!(f, "tc filter del dev {name} ingress prio 126")
             }
         }
     }

@@ -36,7 +36,12 @@ fn gets_through(
     };
     let (secrets, opens) = (secret.peers().len(), open.peers().len());
     for loopback in ["127.0.0.1", "127.1.2.3"] {
-        frames.send(&datagram(v4(loopback), SECRET)).unwrap();
+        let frame = datagram(v4(loopback), SECRET);
+        frames.send(&frame).unwrap();
+        // Behind tags of VLAN 0 the host takes it as well.
+        for tags in [&[0x81, 0, 0, 0][..], &[0x88, 0xa8, 0, 0], &[0x81, 0, 0, 0, 0x81, 0, 0, 0]] {
+            frames.send(&[&frame[..12], tags, &frame[12..]].concat()).unwrap();
+        }
     }
     frames.send(&datagram(v4(host), open.address().port())).unwrap();
     // The honest one was sent last: when it is there, the others would be too.
