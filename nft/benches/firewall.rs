@@ -35,8 +35,8 @@ fn measure() {
     }
     line("add 800 ports, 2400 elements", middle(adds));
     line("remove 800 ports, 2400 elements", middle(removes));
-    let flow = Flow { host: None, port: 53, v6: false, to: Some("172.18.0.2:53".parse().unwrap()) };
-    line("flush_udp with nothing to flush", median(50, || _ = firewall.flush_udp(&[flow]).unwrap()));
+    let flows = [Flow::To { host: None, port: 53, v6: false }, Flow::By("172.18.0.2:53".parse().unwrap())];
+    line("flush_udp with nothing to flush", median(50, || _ = firewall.flush_udp(&flows, |_| true).unwrap()));
 }
 
 fn containers(firewall: &mut Firewall, there: usize) {

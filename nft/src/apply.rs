@@ -4,6 +4,7 @@
 //! inside recvmsg(2)). So nothing here ever waits: an empty queue means that all has been said.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use netlink_packet_core::NLM_F_DUMP_INTR;
@@ -201,14 +202,21 @@ impl Firewall {
         Ok(whole_elements(&found))
     }
 
-    /// Deletes the UDP conntrack entries that these flows make stale, and no others; returns their number.
-    pub fn flush_udp(&mut self, flows: &[Flow]) -> Result<usize, Error> {
+    /// Deletes the UDP conntrack entries that these flows make stale, and no others; returns their number. What is not
+    /// translated is about the host only if it went to an address that is the host's: that is asked once for each.
+    pub fn flush_udp(
+        &mut self,
+        flows: &[Flow],
+        mut is_local: impl FnMut(IpAddr) -> bool,
+    ) -> Result<usize, Error> {
         const DOING: &str = "reading conntrack entries";
+        let mut known = HashMap::new();
+        let mut is_local = |ip| *known.entry(ip).or_insert_with(|| is_local(ip));
         let mut stale: Vec<Tracked> = Vec::new();
         for filter in filters(flows, self.tracked()?) {
             let ask = |requests: &mut Requests| requests.dump_tracked(filter);
-            let read =
-                |reply: Reply<'_>| Some(Tracked::parse(&reply).filter(|tracked| tracked.is_stale(flows)));
+            let mut is_stale = |tracked: &Tracked| tracked.is_stale(flows, &mut is_local);
+            let read = |reply: Reply<'_>| Some(Tracked::parse(&reply).filter(&mut is_stale));
             stale.extend(self.dump(DOING, ask, read)?.into_iter().flatten());
         }
         stale.chunks(QUESTIONS).map(|chunk| self.delete_tracked(chunk)).sum()
@@ -588,7 +596,7 @@ impl Firewall {
         &mut self,
         doing: &'static str,
         ask: impl Fn(&mut Requests),
-        read: impl Fn(Reply<'_>) -> Option<T>,
+        mut read: impl FnMut(Reply<'_>) -> Option<T>,
     ) -> Result<Vec<T>, Error> {
         for _ in 0..ATTEMPTS {
             let mut requests = self.requests();

@@ -33,15 +33,18 @@ const GLOBAL_ENTRIES: u16 = 1;
 
 /// UDP entries that go stale when a host port is published or withdrawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Flow {
-    /// The host's address; `None` for any, and then what only passes through the host is left alone.
-    pub host: Option<IpAddr>,
-    /// The host's port.
-    pub port: u16,
-    /// Whether it is about IPv6; decided by `host` and `to` where they are given.
-    pub v6: bool,
-    /// The container's endpoint: entries that point at it go too.
-    pub to: Option<SocketAddr>,
+pub enum Flow {
+    /// Those whose first packet went to a port of the host, by whoever it was answered: stale when the port is published.
+    To {
+        /// The host's address; `None` for any, and then what only passes through the host is left alone.
+        host: Option<IpAddr>,
+        /// The host's port.
+        port: u16,
+        /// Whether it is about IPv6; decided by `host` where that is given.
+        v6: bool,
+    },
+    /// Those that a container's endpoint answers, by whatever port they came: stale when it comes and when it goes.
+    By(SocketAddr),
 }
 
 /// What the kernel is asked to look for, so that it need not send everything.
@@ -60,7 +63,7 @@ pub(crate) fn filters(flows: &[Flow], entries: u32) -> Vec<Filter> {
     if entries == 0 {
         return Vec::new();
     }
-    let narrow: Vec<Filter> = flows.iter().flat_map(narrow).collect();
+    let narrow: Vec<Filter> = flows.iter().map(narrow).collect();
     if narrow.len() <= FEW_QUESTIONS && entries >= MANY_ENTRIES {
         return narrow;
     }
@@ -76,11 +79,11 @@ impl Filter {
     }
 }
 
-fn narrow(flow: &Flow) -> impl Iterator<Item = Filter> + use<> {
-    let v6 = flow.host.map_or(flow.v6, |host| host.is_ipv6());
-    let to = Filter::To { port: flow.port, v6 };
-    let from = flow.to.map(|to| Filter::From { port: to.port(), v6: to.is_ipv6() });
-    std::iter::once(to).chain(from)
+fn narrow(flow: &Flow) -> Filter {
+    match *flow {
+        Flow::To { host, port, v6 } => Filter::To { port, v6: host.map_or(v6, |host| host.is_ipv6()) },
+        Flow::By(endpoint) => Filter::From { port: endpoint.port(), v6: endpoint.is_ipv6() },
+    }
 }
 
 /// One side of an entry.
@@ -120,27 +123,28 @@ impl Tracked {
         Some(Self { original: original?, reply: answer?, nat, identity })
     }
 
-    /// Whether one of the flows makes it stale.
-    pub fn is_stale(&self, flows: &[Flow]) -> bool {
-        self.original.udp && flows.iter().any(|flow| self.went_to(flow) || self.points_at(flow))
+    /// Whether one of the flows makes it stale. Which addresses are the host's is asked only where it matters.
+    pub fn is_stale(&self, flows: &[Flow], is_local: &mut impl FnMut(IpAddr) -> bool) -> bool {
+        self.original.udp && flows.iter().any(|flow| self.belongs_to(flow, is_local))
     }
 
-    fn went_to(&self, flow: &Flow) -> bool {
+    fn belongs_to(&self, flow: &Flow, is_local: &mut impl FnMut(IpAddr) -> bool) -> bool {
         let destination = self.original.destination;
-        destination.port() == flow.port
-            && match flow.host {
-                Some(host) => destination.ip() == host,
-                None => destination.is_ipv6() == flow.v6 && !self.only_passes(),
-            }
+        match *flow {
+            Flow::By(endpoint) => self.reply.source == endpoint,
+            Flow::To { port, .. } if destination.port() != port => false,
+            Flow::To { host: Some(host), .. } => destination.ip() == host,
+            Flow::To { v6, .. } => destination.is_ipv6() == v6 && !self.only_passes(is_local),
+        }
     }
 
-    /// A container's own question to somebody outside, masqueraded: never about the host's port.
-    fn only_passes(&self) -> bool {
-        self.nat == Status::SrcNat
-    }
-
-    fn points_at(&self, flow: &Flow) -> bool {
-        flow.to.is_some_and(|to| self.reply.source == to)
+    /// Never about the host's port: a container's own question to somebody outside, masqueraded, and what goes from one
+    /// neighbour to another untranslated.
+    fn only_passes(&self, is_local: &mut impl FnMut(IpAddr) -> bool) -> bool {
+        match self.nat {
+            Status::SrcNat => true,
+            nat => nat.is_empty() && !is_local(self.original.destination.ip()),
+        }
     }
 }
 
@@ -268,7 +272,12 @@ mod tests {
     }
 
     fn flow(host: Option<&str>) -> Flow {
-        Flow { host: host.map(|host| host.parse().unwrap()), port: 53, v6: false, to: None }
+        Flow::To { host: host.map(|host| host.parse().unwrap()), port: 53, v6: false }
+    }
+
+    /// On a host whose addresses begin with 10.
+    fn is_stale(entry: &Tracked, flow: Flow) -> bool {
+        entry.is_stale(&[flow], &mut |ip| matches!(ip, IpAddr::V4(ip) if ip.octets()[0] == 10))
     }
 
     #[test]
@@ -276,43 +285,48 @@ mod tests {
         let dnated = tracked("10.0.0.1:53", "172.18.0.2:5353", Status::DstNat);
         let plain = tracked("10.0.0.1:53", "10.0.0.1:53", Status::empty());
         for entry in [dnated, plain] {
-            assert!(entry.is_stale(&[flow(None)]));
-            assert!(entry.is_stale(&[flow(Some("10.0.0.1"))]));
-            assert!(!entry.is_stale(&[flow(Some("10.0.0.2"))]));
-            assert!(!entry.is_stale(&[Flow { port: 54, ..flow(None) }]));
-            assert!(!entry.is_stale(&[Flow { v6: true, ..flow(None) }]));
+            assert!(is_stale(&entry, flow(None)));
+            assert!(is_stale(&entry, flow(Some("10.0.0.1"))));
+            assert!(!is_stale(&entry, flow(Some("10.0.0.2"))));
+            assert!(!is_stale(&entry, Flow::To { host: None, port: 54, v6: false }));
+            assert!(!is_stale(&entry, Flow::To { host: None, port: 53, v6: true }));
         }
     }
 
     #[test]
     fn a_containers_question_to_an_outside_server_stays() {
         let passing = tracked("9.9.9.9:53", "9.9.9.9:53", Status::SrcNat);
-        assert!(!passing.is_stale(&[flow(None)]));
+        assert!(!is_stale(&passing, flow(None)));
         let hairpin = tracked("10.0.0.1:53", "172.18.0.2:53", Status::SrcNat | Status::DstNat);
-        assert!(hairpin.is_stale(&[flow(None)]));
+        assert!(is_stale(&hairpin, flow(None)));
+    }
+
+    /// The host routes between two neighbours, and translates nothing.
+    #[test]
+    fn what_only_passes_through_stays() {
+        let routed = tracked("192.168.2.9:53", "192.168.2.9:53", Status::empty());
+        assert!(!is_stale(&routed, flow(None)));
+        let translated_by_others = tracked("192.168.2.9:53", "172.18.0.2:53", Status::DstNat);
+        assert!(is_stale(&translated_by_others, flow(None)));
     }
 
     #[test]
     fn what_points_at_the_container_is_stale_whatever_port_it_came_by() {
-        let to = Some("172.18.0.2:5353".parse().unwrap());
-        let other_port = tracked("10.0.0.1:99", "172.18.0.2:5353", Status::DstNat);
-        assert!(other_port.is_stale(&[Flow { to, ..flow(None) }]));
-        assert!(
-            !tracked("10.0.0.1:99", "172.18.0.2:5354", Status::DstNat).is_stale(&[Flow { to, ..flow(None) }])
-        );
+        let by = Flow::By("172.18.0.2:5353".parse().unwrap());
+        assert!(is_stale(&tracked("10.0.0.1:99", "172.18.0.2:5353", Status::DstNat), by));
+        assert!(!is_stale(&tracked("10.0.0.1:99", "172.18.0.2:5354", Status::DstNat), by));
     }
 
     #[test]
     fn tcp_stays() {
         let mut entry = tracked("10.0.0.1:53", "172.18.0.2:53", Status::DstNat);
         entry.original.udp = false;
-        assert!(!entry.is_stale(&[flow(None)]));
+        assert!(!is_stale(&entry, flow(None)));
     }
 
     #[test]
     fn the_kernel_is_asked_in_the_cheapest_way() {
-        let to = Some("[fd00::2]:5353".parse().unwrap());
-        let (one, both) = ([flow(None)], [Flow { to, ..flow(None) }]);
+        let (one, both) = ([flow(None)], [flow(None), Flow::By("[fd00::2]:5353".parse().unwrap())]);
         let closely = [Filter::To { port: 53, v6: false }, Filter::From { port: 5353, v6: true }];
 
         assert_eq!(filters(&one, 0), []);

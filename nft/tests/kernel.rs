@@ -2,12 +2,23 @@
 #![allow(clippy::unwrap_used)] // what is allowed in #[test] functions is allowed in their helpers
 
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::thread;
 
 use netlink::Netns;
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
+};
+use netlink_packet_netfilter::conntrack::{
+    ConntrackAttribute, ConntrackMessage, IPTuple, ProtoTuple, Status, Tuple,
+};
+use netlink_packet_netfilter::{
+    NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
+};
 use nft::{Element, Error, Firewall, Flow, MacCheck, Owner, Protocol, Range, Ruleset, State, Subject};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 fn on_a_new_host<T: Send>(test: impl FnOnce() -> T + Send) -> T {
     Netns::create().unwrap().run(test).unwrap()
@@ -496,68 +507,125 @@ fn the_socket_can_be_handed_to_another_process() {
 #[test]
 fn stale_udp_entries_go_and_others_stay() {
     on_a_new_host(|| {
-        if Command::new("conntrack").arg("--version").output().is_err() {
-            return;
-        }
         let mut firewall = Firewall::open().unwrap();
         firewall.rebuild(&[]).unwrap();
         let entries = [
             // (protocol, from, to, answered by): a client of host port 5353
-            ("udp", "10.0.0.9:1000", "10.0.0.1:5353", "172.18.0.2:53"),
-            ("udp", "10.0.0.9:1001", "10.0.0.2:5353", "172.18.0.2:53"),
-            ("udp", "10.0.0.9:1002", "10.0.0.1:5354", "172.18.0.9:53"),
-            ("udp", "10.0.0.9:1003", "10.0.0.1:6000", "172.18.0.2:53"),
-            ("tcp", "10.0.0.9:1004", "10.0.0.1:5353", "172.18.0.2:53"),
+            (UDP, "10.0.0.9:1000", "10.0.0.1:5353", "172.18.0.2:53"),
+            (UDP, "10.0.0.9:1001", "10.0.0.2:5353", "172.18.0.2:53"),
+            (UDP, "10.0.0.9:1002", "10.0.0.1:5354", "10.0.0.1:5354"),
+            (UDP, "10.0.0.9:1003", "10.0.0.1:6000", "172.18.0.2:53"),
+            (TCP, "10.0.0.9:1004", "10.0.0.1:5353", "172.18.0.2:53"),
+            // It only passes through.
+            (UDP, "10.0.0.9:1005", "192.168.2.9:5354", "192.168.2.9:5354"),
         ];
         entries.iter().for_each(track);
-        let flow = Flow { host: Some("10.0.0.1".parse().unwrap()), port: 5353, v6: false, to: None };
+        let flow = Flow::To { host: Some("10.0.0.1".parse().unwrap()), port: 5353, v6: false };
+        let mut asked = Vec::new();
+        let mut flush = |flows: &[Flow]| {
+            let is_local = |ip: IpAddr| {
+                asked.push(ip);
+                ip.to_string().starts_with("10.")
+            };
+            firewall.flush_udp(flows, is_local).unwrap()
+        };
 
-        assert_eq!(firewall.flush_udp(&[flow]).unwrap(), 1);
-        assert_eq!(tracked(), [1001, 1002, 1003, 1004]);
+        assert_eq!(flush(&[flow]), 1);
+        assert_eq!(tracked(), [1001, 1002, 1003, 1004, 1005]);
 
-        let to = Some("172.18.0.2:53".parse().unwrap());
-        assert_eq!(firewall.flush_udp(&[Flow { to, ..flow }]).unwrap(), 2);
-        assert_eq!(tracked(), [1002, 1004]);
+        assert_eq!(flush(&[flow, Flow::By("172.18.0.2:53".parse().unwrap())]), 2);
+        assert_eq!(tracked(), [1002, 1004, 1005]);
 
-        let many: Vec<Flow> =
-            (5350..5360).map(|port| Flow { host: None, port, v6: false, to: None }).collect();
-        assert_eq!(firewall.flush_udp(&many).unwrap(), 1);
-        assert_eq!(tracked(), [1004]);
+        let many: Vec<Flow> = (5350..5360).map(|port| Flow::To { host: None, port, v6: false }).collect();
+        assert_eq!(flush(&many), 1);
+        assert_eq!(tracked(), [1004, 1005]);
+        asked.sort();
+        assert_eq!(asked.iter().map(IpAddr::to_string).collect::<Vec<_>>(), ["10.0.0.1", "192.168.2.9"]);
     });
 }
 
-/// Puts an entry into conntrack whose answers come from elsewhere than its packets went.
-fn track((protocol, from, to, by): &(&str, &str, &str, &str)) {
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// Puts an entry into conntrack (IPCTNL_MSG_CT_NEW) for a flow from `from` to `to` whose answers come from `by`.
+fn track(&(protocol, from, to, by): &(u8, &str, &str, &str)) {
     let [from, to, by] = [from, to, by].map(|text| text.parse::<SocketAddr>().unwrap());
-    let (ip, port) = (|a: SocketAddr| a.ip().to_string(), |a: SocketAddr| a.port().to_string());
-    let mut command = Command::new("conntrack");
-    command.args(["-I", "-t", "600", "-p", protocol, "-u", "SEEN_REPLY"]);
-    command.args(["-s", &ip(from), "-d", &ip(to), "--sport", &port(from), "--dport", &port(to)]);
-    command.args([
-        "-r",
-        &ip(by),
-        "-q",
-        &ip(from),
-        "--reply-port-src",
-        &port(by),
-        "--reply-port-dst",
-        &port(from),
-    ]);
-    if *protocol == "tcp" {
-        command.args(["--state", "ESTABLISHED"]);
+    let attributes = vec![
+        ConntrackAttribute::CtaTupleOrig(tuple(protocol, from, to)),
+        ConntrackAttribute::CtaTupleReply(tuple(protocol, by, from)),
+        ConntrackAttribute::CtaStatus(Status::Confirmed),
+        ConntrackAttribute::CtaTimeout(600),
+    ];
+    let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ACK;
+    for answer in conntrack(ConntrackMessage::New(attributes), flags) {
+        assert!(matches!(&answer, NetlinkPayload::Error(verdict) if verdict.code.is_none()), "{answer:?}");
     }
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn tuple(protocol: u8, from: SocketAddr, to: SocketAddr) -> Vec<Tuple> {
+    vec![
+        Tuple::Ip(vec![IPTuple::SourceAddress(from.ip()), IPTuple::DestinationAddress(to.ip())]),
+        Tuple::Proto(vec![
+            ProtoTuple::Protocol(protocol.into()),
+            ProtoTuple::SourcePort(from.port()),
+            ProtoTuple::DestinationPort(to.port()),
+        ]),
+    ]
 }
 
 /// The clients' ports of what conntrack holds.
 fn tracked() -> Vec<u16> {
-    let output = Command::new("conntrack").args(["-L"]).output().unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    let sport = |line: &str| line.split_once("sport=")?.1.split(' ').next()?.parse().ok();
-    let mut ports: Vec<u16> = text.lines().filter_map(sport).collect();
+    let found = conntrack(ConntrackMessage::Get(vec![]), NLM_F_DUMP).into_iter();
+    let mut ports: Vec<u16> = found.filter_map(|answer| source_port(&answer)).collect();
     ports.sort_unstable();
     ports
+}
+
+fn source_port(answer: &NetlinkPayload<NetfilterMessage>) -> Option<u16> {
+    let NetlinkPayload::InnerMessage(message) = answer else { return None };
+    let NetfilterMessageInner::Conntrack(ConntrackMessage::New(attributes)) = &message.inner else {
+        return None;
+    };
+    attributes.iter().find_map(|attribute| match attribute {
+        ConntrackAttribute::CtaTupleOrig(parts) => parts.iter().find_map(|part| match part {
+            Tuple::Proto(parts) => parts.iter().find_map(|part| match part {
+                ProtoTuple::SourcePort(port) => Some(*port),
+                _ => None,
+            }),
+            _ => None,
+        }),
+        _ => None,
+    })
+}
+
+/// One request about conntrack's IPv4 entries, and all that the kernel says to it.
+fn conntrack(message: ConntrackMessage, flags: u16) -> Vec<NetlinkPayload<NetfilterMessage>> {
+    let socket = netfilter_socket();
+    let header = NetfilterHeader::new(NetfilterProtoFamily::IPv4, 0, 0);
+    let message = NetfilterMessage::new(header, message);
+    let mut message = NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::from(message));
+    message.header.flags = NLM_F_REQUEST | flags;
+    message.finalize();
+    let mut bytes = vec![0; message.buffer_len()];
+    message.serialize(&mut bytes);
+    rustix::net::send(&socket, &bytes, SendFlags::empty()).unwrap();
+    let mut answers = Vec::new();
+    // All answers lie in the queue when the request has been sent; a dump goes on with each read.
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok((_, length)) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+        let mut rest = &buffer[..length];
+        while !rest.is_empty() {
+            let answer = NetlinkMessage::<NetfilterMessage>::deserialize(rest).unwrap();
+            rest = &rest[(answer.header.length as usize).next_multiple_of(4)..];
+            answers.push(answer.payload);
+        }
+    }
+    answers
+}
+
+fn netfilter_socket() -> OwnedFd {
+    let protocol = Some(rustix::net::netlink::NETFILTER);
+    rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol).unwrap()
 }
 
 fn sorted(mut elements: Vec<(Element, Option<Owner>)>) -> Vec<(Element, Option<Owner>)> {

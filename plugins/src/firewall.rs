@@ -31,7 +31,7 @@ pub fn admit(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
     };
     failpoint::pass("add.rules")?;
     ports::open_loopback(host, record)?;
-    flush_udp(host, record)?;
+    flush_udp(host, udp_ports(record).flat_map(|port| [to(port), by(port)]).collect())?;
     failpoint::pass("add.conntrack")?;
     Ok(Some(lock))
 }
@@ -43,11 +43,26 @@ pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
         return failpoint::pass("del.rules");
     }
     // An ADD that did not come so far, because somebody holds the locks, must not need them for its undo.
-    if record.stage == Stage::Committed || holds_any(host, record, &elements)? {
-        withdraw(host, record, &elements)?;
-    }
-    flush_udp(host, record)?;
+    let held = (record.stage == Stage::Committed || holds_any(host, record, &elements)?)
+        && withdraw(host, record, &elements)?;
+    forget_flows(host, record, held)?;
     failpoint::pass("del.conntrack")
+}
+
+/// Forgets the UDP flows that a container answered. Where it held nothing any more, its elements may be another's, and
+/// then so are the flows; where it never did, because it was refused a port, none are its own.
+fn forget_flows(host: &mut Host, record: &Record, held: bool) -> Result<(), Error> {
+    let flows: Vec<Flow> = udp_ports(record).map(by).collect();
+    if flows.is_empty() || !held && is_anothers(host, record)? {
+        return Ok(());
+    }
+    flush_udp(host, flows)
+}
+
+fn is_anothers(host: &mut Host, record: &Record) -> Result<bool, Error> {
+    let (keys, own): (Vec<Element>, Vec<Owner>) = attachment(record).into_iter().unzip();
+    let owners = host.firewall()?.owners(&keys)?;
+    Ok(owners.into_iter().zip(own).any(|(found, own)| found.is_some_and(|found| found != own)))
 }
 
 /// True if anything of an attachment is in the ruleset or claimed.
@@ -58,17 +73,20 @@ fn holds_any(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) ->
     Ok(own || ports::has_claims(host, record)?)
 }
 
-fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> Result<(), Error> {
+/// True if anything of an attachment was in the ruleset.
+fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> Result<bool, Error> {
     let _ports = ports::lock(host, record)?;
     let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
     // From here on a rebuild must not bring them back. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
-    if let Some(generation) = host.firewall()?.remove(elements)? {
+    let removed = host.firewall()?.remove(elements)?;
+    if let Some(generation) = removed {
         Seen::followed(host, generation)?;
         host.note_deletion()?;
     }
     failpoint::pass("del.rules")?;
-    ports::release(host, record)
+    ports::release(host, record)?;
+    Ok(removed.is_some())
 }
 
 /// Takes out whatever a plugin has put in under an attachment's key, and its claims: for an attachment whose record
@@ -329,20 +347,28 @@ fn link_local(Mac(mac): Mac) -> Ipv6Addr {
     Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
 }
 
-/// Forgets the UDP flows of an attachment's host ports: they would go on to the container before or after it.
-fn flush_udp(host: &mut Host, record: &Record) -> Result<(), Error> {
-    let udp = record.ports.iter().filter(|port| port.protocol == "udp");
-    let flows: Vec<Flow> = udp
-        .map(|port| Flow {
-            host: port.host,
-            port: port.host_port,
-            v6: port.container.is_ipv6(),
-            to: Some(endpoint(port)),
-        })
-        .collect();
-    if !flows.is_empty() {
-        host.firewall()?.flush_udp(&flows)?;
+fn udp_ports(record: &Record) -> impl Iterator<Item = &Port> {
+    record.ports.iter().filter(|port| port.protocol == "udp")
+}
+
+/// The flows that went to a host port, whoever had it before.
+fn to(port: &Port) -> Flow {
+    Flow::To { host: port.host, port: port.host_port, v6: port.container.is_ipv6() }
+}
+
+/// The flows that a container answers by one of its published ports.
+fn by(port: &Port) -> Flow {
+    Flow::By(endpoint(port))
+}
+
+/// Forgets UDP flows: they would go on to the container before or after the one that they belong to.
+fn flush_udp(host: &mut Host, flows: Vec<Flow>) -> Result<(), Error> {
+    if flows.is_empty() {
+        return Ok(());
     }
+    let (firewall, netlink) = host.firewall_and_netlink()?;
+    // Who cannot be asked may be the host: a flow too many is found again with its next packet.
+    firewall.flush_udp(&flows, |ip| netlink.is_local(ip).unwrap_or(true))?;
     Ok(())
 }
 

@@ -51,10 +51,16 @@ impl Host {
 
     /// The ruleset's socket.
     pub fn firewall(&mut self) -> Result<&mut Firewall, Error> {
-        match &mut self.firewall {
-            Some(firewall) => Ok(firewall),
-            empty => Ok(empty.insert(Firewall::open()?)),
-        }
+        Ok(self.firewall_and_netlink()?.0)
+    }
+
+    /// The same beside the links, where one question needs both.
+    pub fn firewall_and_netlink(&mut self) -> Result<(&mut Firewall, &mut Netlink), Error> {
+        let firewall = match &mut self.firewall {
+            Some(firewall) => firewall,
+            empty => empty.insert(Firewall::open()?),
+        };
+        Ok((firewall, &mut self.netlink))
     }
 
     /// Says that something was deleted from the ruleset just now, for [`Host::close`] of those who come after.

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::common::{LONG, Lab, bridge, differences, publishing, rnet};
-use crate::stage::{A, B, Guest, HOST, Published, Stage, all_get, to};
+use crate::stage::{A, B, Flow, Guest, HOST, Published, Stage, all_get, to};
 
 /// ADD of another container with `port`: refused, or not.
 fn claim(stage: &Stage, network: &Value, name: &str, port: Published) -> Result<Guest, (u64, String)> {
@@ -81,6 +81,26 @@ fn a_refused_claim_leaves_the_first_answering() {
     let second = claim(&stage, &network, "second", ("", 8080, 80, "tcp")).unwrap();
     let _second = second.serves(80);
     all_get("second", &[("outside", stage.outside.netns(), to(HOST[0], 8080))]);
+}
+
+/// The holder's flows are its own: what it says later still comes from the port that was asked.
+#[test]
+fn a_refused_claim_leaves_flows_under_way_alone() {
+    let stage = Stage::new();
+    let network = rnet("a", &A);
+    let web = stage.attach("web", &network, &[("", 5353, 53, "udp")]);
+    let flow = Flow::begin(stage.outside.netns(), to(HOST[0], 5353), web.netns(), 53);
+
+    let portmap = publishing(&json!({"type": "portmap"}), &[("", 5353, 53, "udp")]);
+    let list = json!({"cniVersion": "1.0.0", "name": "chain", "plugins": [bridge("chain", &B), portmap]});
+    let (_container, chained) = stage.lab.container("chained");
+    for host in ["", HOST[0]] {
+        let refused = claim(&stage, &network, &format!("on{host}"), (host, 5353, 53, "udp"));
+        assert_eq!(refused.err().unwrap().0, 102);
+        assert!(flow.goes_on(), "after the refusal of {host:?}");
+    }
+    assert_eq!(stage.lab.add_list(&list, &chained).refusal().0, 102);
+    assert!(flow.goes_on(), "after the refusal of portmap");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use nft::Element;
 use serde_json::json;
 
 use crate::common::{LONG, Lab, bridge, rnet, with};
-use crate::stage::{A, HOST, Stage, echo, to};
+use crate::stage::{A, Flow, HOST, Stage, echo, to};
 
 /// One packet, answered: a repeated request would come later than this.
 const FIRST: Duration = Duration::from_millis(900);
@@ -117,28 +117,58 @@ fn take_away(lab: &Lab, port: u16) {
     lab.firewall(|firewall| firewall.remove(&owned).unwrap());
 }
 
-/// A late DEL of the first must not harm the second, which has its address and port by now (cni.md G4).
+/// It went to a port of that number, but not to the host: the host only passes it on, untranslated.
+#[test]
+fn a_flow_that_passes_through_survives() {
+    let stage = Stage::new();
+    let network = with(&rnet("a", &A), json!({"ipMasq": false}));
+    let asking = stage.attach("asking", &network, &[]);
+    let server = stage.outside.address().to_string();
+    let flow = Flow::begin(asking.netns(), to(&server, 5353), stage.outside.netns(), 5353);
+    assert!(flow.goes_on());
+
+    let one = stage.attach("one", &network, &[("", 5353, 53, "udp")]);
+    stage.detach(&one);
+
+    assert!(flow.goes_on(), "its network lets in answers only");
+}
+
+/// A late DEL of the first must not harm the second, which has its port by now (cni.md G4), and, where somebody has freed
+/// it, its address.
 #[test]
 fn a_late_del_harms_nobody() {
+    for asked in ["172.18.0.3", "172.18.0.2"] {
+        late_del(asked);
+    }
+}
+
+fn late_del(asked: &str) {
     let stage = Stage::new();
     let network = rnet("a", &A);
-    let port = [("", 8080, 80, "tcp")];
+    let port = [("", 8080, 80, "tcp"), ("", 5353, 53, "udp")];
     let one = stage.attach("one", &network, &port);
     // The container died with its namespace, and nobody called DEL.
     one.container.remove().unwrap();
     let veth = one.result["interfaces"][1]["name"].as_str().unwrap().to_owned();
+    let one_v4 = one.v4().to_string();
     let crate::stage::Guest { container, who, config, plugin, .. } = one;
     drop(container);
     let begun = std::time::Instant::now();
     while stage.lab.link(&veth).is_some() && begun.elapsed() < LONG {
         std::thread::sleep(Duration::from_millis(5));
     }
-    let asked = with(&network, json!({"runtimeConfig": {"ips": ["172.18.0.3/16"]}}));
-    let two = stage.attach("two", &asked, &port);
+    if asked == one_v4 {
+        std::fs::remove_file(stage.lab.run_folder().join("leases/a").join(asked)).unwrap();
+    }
+    let asking = with(&network, json!({"runtimeConfig": {"ips": [format!("{asked}/16")]}}));
+    let two = stage.attach("two", &asking, &port);
+    assert_eq!(two.v4().to_string(), asked);
     let _server = two.serves(80);
+    let flow = Flow::begin(stage.outside.netns(), to(HOST[0], 5353), two.netns(), 53);
 
     stage.lab.del(&plugin, &who.netns(""), &config);
 
+    assert!(flow.goes_on());
     crate::stage::all_get(
         "two",
         &[

@@ -1,6 +1,6 @@
 //! The stage of all these tests: a host, its containers, and a machine outside that knows the way to them.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use netlink::Netns;
@@ -119,6 +119,34 @@ pub fn serve(netns: &Netns, ip: &str, port: u16, page: &str) -> HttpServer {
 /// An echo at an address.
 pub fn echo(netns: &Netns, ip: &str, port: u16) -> UdpEcho {
     UdpEcho::start(netns, to(ip, port)).unwrap()
+}
+
+/// A UDP flow under way.
+pub struct Flow {
+    client: UdpSocket,
+    server: UdpSocket,
+    peer: SocketAddr,
+}
+
+impl Flow {
+    /// A datagram from a client to a server that listens at `port`, by the address `to`.
+    pub fn begin(from: &Netns, to: SocketAddr, server: &Netns, port: u16) -> Self {
+        let [server, client] = [(server, port), (from, 0)].map(|(netns, port)| {
+            let socket = netns.run(|| UdpSocket::bind(("0.0.0.0", port)).unwrap()).unwrap();
+            socket.set_read_timeout(Some(LONG)).unwrap();
+            socket
+        });
+        client.connect(to).unwrap();
+        client.send(b"hello").unwrap();
+        let (_, peer) = server.recv_from(&mut [0; 16]).unwrap();
+        Self { client, server, peer }
+    }
+
+    /// Whether what the server says by itself still reaches the client: only if the flow is known, for nobody asks again.
+    pub fn goes_on(&self) -> bool {
+        self.server.send_to(b"late", self.peer).unwrap();
+        self.client.recv(&mut [0; 16]).is_ok()
+    }
 }
 
 pub fn to(ip: &str, port: u16) -> SocketAddr {
