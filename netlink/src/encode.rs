@@ -7,7 +7,7 @@ use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, NLM_F_EXCL, NL
 use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, BridgeStpState, In6AddrGenMode, InfoBridge, InfoData, InfoKind, LinkAttribute,
-    LinkFlags, LinkInfo, LinkMessage, LinkProtoInfoBridge,
+    LinkFlags, LinkInfo, LinkMessage, LinkMode, LinkProtoInfoBridge, State,
 };
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage, NeighbourState};
 use netlink_packet_route::route::{
@@ -23,6 +23,7 @@ use crate::socket::Message;
 
 const IFLA_BRPORT_MODE: u16 = 4;
 const IFLA_BRPORT_LEARNING: u16 = 8;
+const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 impl Request {
@@ -45,13 +46,14 @@ impl Request {
                     )])]),
                 ))
             },
+            Self::LinkDormant { index, .. } => Message { forgiven: &[Errno::NODEV], ..set(dormant(*index)) },
             Self::LinkMac { index, mac, .. } => set(with(*index, LinkAttribute::Address(mac.0.to_vec()))),
             Self::LinkMtu { index, mtu, .. } => set(with(*index, LinkAttribute::Mtu(*mtu))),
             Self::LinkMaster { index, master, .. } => {
                 set(with(*index, LinkAttribute::Controller(master.unwrap_or(0))))
             }
-            Self::Port { index, hairpin, isolated, learning, .. } => {
-                set(port(*index, *hairpin, *isolated, *learning))
+            Self::Port { index, hairpin, isolated, learning, group_forward, .. } => {
+                set(port(*index, [*hairpin, *isolated, *learning], *group_forward))
             }
             Self::Bridge { name, mac, mtu, snooping } => {
                 Message::new(Body::NewLink(bridge(name, *mac, *mtu, *snooping)), NLM_F_CREATE | NLM_F_EXCL)
@@ -180,16 +182,20 @@ fn bridge(name: &str, mac: Mac, mtu: Option<u32>, snooping: bool) -> LinkMessage
     message
 }
 
-fn port(index: u32, hairpin: Option<bool>, isolated: Option<bool>, learning: Option<bool>) -> LinkMessage {
-    let option = |kind, value: Option<bool>| {
-        value.map(|on| LinkProtoInfoBridge::Other(DefaultNla::new(kind, vec![u8::from(on)])))
-    };
-    let options = [
-        option(IFLA_BRPORT_MODE, hairpin),
-        option(IFLA_BRPORT_ISOLATED, isolated),
-        option(IFLA_BRPORT_LEARNING, learning),
-    ];
-    let options = options.into_iter().flatten().collect();
+/// The mode outlasts a carrier that the other end takes and gives again; the state is for now.
+fn dormant(index: u32) -> LinkMessage {
+    let mut message = with(index, LinkAttribute::Mode(LinkMode::Dormant));
+    message.attributes.push(LinkAttribute::OperState(State::Dormant));
+    message
+}
+
+fn port(index: u32, flags: [Option<bool>; 3], group_forward: Option<u16>) -> LinkMessage {
+    let option = |kind, value| LinkProtoInfoBridge::Other(DefaultNla::new(kind, value));
+    let kinds = [IFLA_BRPORT_MODE, IFLA_BRPORT_ISOLATED, IFLA_BRPORT_LEARNING];
+    let flags = kinds.into_iter().zip(flags);
+    let flags = flags.filter_map(|(kind, flag)| Some(option(kind, vec![u8::from(flag?)])));
+    let mask = group_forward.map(|mask| option(IFLA_BRPORT_GROUP_FWD_MASK, mask.to_ne_bytes().to_vec()));
+    let options = flags.chain(mask).collect();
     let mut message = with(index, LinkAttribute::ProtoInfoBridge(options));
     message.header.interface_family = AddressFamily::Bridge;
     message

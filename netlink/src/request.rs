@@ -21,6 +21,9 @@ pub enum Request {
     LinkAlias { index: u32, name: String, alias: String },
     /// Keeps a link from making itself an IPv6 address when it gets its carrier (IFLA_INET6_ADDR_GEN_MODE).
     LinkNoAutoAddress { index: u32, name: String },
+    /// Keeps a link from being called operational, whatever its carrier: a bridge takes no more frames from such a port.
+    /// Unlike setting it down it waits for no grace period; a link that is gone is fine.
+    LinkDormant { index: u32, name: String },
     /// Gives a link another hardware address.
     LinkMac { index: u32, name: String, mac: Mac },
     /// Makes a link the port of a bridge, or of none.
@@ -31,8 +34,16 @@ pub enum Request {
     LinkPromisc { index: u32, name: String, on: bool },
     /// Creates a bridge, STP off, with or without multicast snooping; EEXIST if the name is taken.
     Bridge { name: String, mac: Mac, mtu: Option<u32>, snooping: bool },
-    /// Sets flags of a bridge port (IFLA_BRPORT_MODE, _ISOLATED, _LEARNING); `None` leaves one alone.
-    Port { index: u32, name: String, hairpin: Option<bool>, isolated: Option<bool>, learning: Option<bool> },
+    /// Sets flags of a bridge port (IFLA_BRPORT_MODE, _ISOLATED, _LEARNING), and which frames to 01:80:c2:00:00:0X it
+    /// treats as any other, one bit for each X (_GROUP_FWD_MASK; bit 1 cannot be set); `None` leaves one alone.
+    Port {
+        index: u32,
+        name: String,
+        hairpin: Option<bool>,
+        isolated: Option<bool>,
+        learning: Option<bool>,
+        group_forward: Option<u16>,
+    },
     /// Adds an address, without DAD for IPv6, with the prefix's broadcast address for IPv4; EEXIST if it is there.
     AddressAdd { index: u32, name: String, address: IpNetwork },
     /// Adds an IPv6 address that duplicate detection has yet to allow, where the link's `accept_dad` asks for it.
@@ -127,6 +138,7 @@ impl fmt::Display for Request {
             Self::LinkDown { name, .. } => write!(f, "ip link set {name} down"),
             Self::LinkAlias { name, alias, .. } => write!(f, "ip link set {name} alias {alias}"),
             Self::LinkNoAutoAddress { name, .. } => write!(f, "ip link set {name} addrgenmode none"),
+            Self::LinkDormant { name, .. } => write!(f, "ip link set {name} mode dormant state dormant"),
             Self::LinkMac { name, mac, .. } => write!(f, "ip link set {name} address {mac}"),
             Self::LinkMaster { name, master: Some(master), .. } => {
                 write!(f, "ip link set {name} master if{master}")
@@ -141,11 +153,12 @@ impl fmt::Display for Request {
                 part(f, "mtu", *mtu)?;
                 write!(f, " type bridge stp_state 0 mcast_snooping {}", u8::from(*snooping))
             }
-            Self::Port { name, hairpin, isolated, learning, .. } => {
-                write!(f, "bridge link set dev {name}")?;
+            Self::Port { name, hairpin, isolated, learning, group_forward, .. } => {
+                write!(f, "ip link set {name} type bridge_slave")?;
                 part(f, "hairpin", hairpin.map(on_off))?;
                 part(f, "isolated", isolated.map(on_off))?;
-                part(f, "learning", learning.map(on_off))
+                part(f, "learning", learning.map(on_off))?;
+                part(f, "group_fwd_mask", group_forward.map(|mask| format!("{mask:#x}")))
             }
             Self::AddressAdd { name, address, .. } => {
                 let how = if address.is_ipv6() { "nodad" } else { "broadcast +" };
@@ -197,9 +210,16 @@ mod tests {
         let address = "10.1.0.2/24".parse().unwrap();
         let add = Request::AddressAdd { index: 2, name: name.clone(), address };
         assert_eq!(add.to_string(), "ip address add 10.1.0.2/24 dev eth0 broadcast +");
-        let port =
-            Request::Port { index: 2, name, hairpin: Some(true), isolated: None, learning: Some(false) };
-        assert_eq!(port.to_string(), "bridge link set dev eth0 hairpin on learning off");
+        let port = Request::Port {
+            index: 2,
+            name,
+            hairpin: Some(true),
+            isolated: None,
+            learning: Some(false),
+            group_forward: Some(0xfffd),
+        };
+        let command = "ip link set eth0 type bridge_slave hairpin on learning off group_fwd_mask 0xfffd";
+        assert_eq!(port.to_string(), command);
     }
 
     #[test]

@@ -136,6 +136,7 @@ fn every_property_of_a_link_can_be_changed_and_read() {
                 hairpin: Some(true),
                 isolated: Some(true),
                 learning: Some(false),
+                group_forward: Some(0xfffd),
             },
             Request::LinkDown { index, name: name() },
         ])
@@ -147,7 +148,14 @@ fn every_property_of_a_link_can_be_changed_and_read() {
         assert_eq!((link.hairpin, link.isolated, link.learning), (Some(true), Some(true), Some(false)));
 
         host.send(&[
-            Request::Port { index, name: name(), hairpin: Some(false), isolated: None, learning: None },
+            Request::Port {
+                index,
+                name: name(),
+                hairpin: Some(false),
+                isolated: None,
+                learning: None,
+                group_forward: None,
+            },
             Request::LinkMaster { index, name: name(), master: None },
             Request::LinkPromisc { index, name: name(), on: false },
         ])

@@ -89,8 +89,14 @@ fn container(
         up: true,
     };
     let pair = netlink.create_veth(&veth).unwrap();
-    let hairpin =
-        Request::Port { index: pair.host, name: link, hairpin: Some(true), isolated: None, learning: None };
+    let hairpin = Request::Port {
+        index: pair.host,
+        name: link,
+        hairpin: Some(true),
+        isolated: None,
+        learning: None,
+        group_forward: None,
+    };
     netlink.send(&[hairpin]).unwrap();
     let (index, name) = (pair.container, String::from("eth0"));
     let address =

@@ -47,12 +47,12 @@ fn attach(
     let pair = link::create(host, plan, record, &bridge, container)?;
     failpoint::pass("add.veth")?;
 
-    set_port(host, plan, record, &bridge, &pair)?;
-    failpoint::pass("add.port")?;
-
-    // Before the container can send: its guard is among them.
+    // Before its port comes up, and the container can send: its guard is among them.
     mac_check::admit(host, record)?;
     let mut ruleset = rules(host, record)?;
+
+    set_port(host, plan, record, &bridge, &pair)?;
+    failpoint::pass("add.port")?;
 
     let mut inside = Netlink::inside(container)?;
     link::dress(&mut inside, plan, &record.ifname, pair.container, &lease)?;
@@ -108,10 +108,12 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
 fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     names::withdraw(host, record);
     failpoint::pass("del.names")?;
+    // First, and without going on: the container may be alive, and its guard is among the rules.
+    let link = silence(host, record)?;
     let mut failures = Vec::new();
     failures.extend(firewall::dismiss(host, record).err());
     failures.extend(mac_check::dismiss(host, record).err());
-    failures.extend(remove_link(host, record).err());
+    failures.extend(remove_link(host, link).err());
     Error::all(failures)?;
     lease::del(host, plan, request)?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
@@ -251,7 +253,12 @@ fn record_lease(host: &Host, plan: &Plan, record: &mut Record, lease: &CniResult
     Ok(host.store.write_record(record)?)
 }
 
-/// The host end's flags, its owner's name, and the bridge's knowledge of who has the address now.
+/// Which frames to the bridge group, 01:80:c2:00:00:00 to :0f, a guarded port takes as any other, so that they meet its
+/// guard and end there. Otherwise the bridge learns from them, and hands them to the host as if they were for the port
+/// itself. All but :01, which it drops, and which cannot be named.
+const GUARDED_GROUP: u16 = 0xfffd;
+
+/// The host end's flags, its owner's name, and the bridge's knowledge of who has the address now; then it comes up.
 fn set_port(
     host: &mut Host,
     plan: &Plan,
@@ -262,7 +269,7 @@ fn set_port(
     let name = record.link.clone().unwrap_or_default();
     let index = pair.host;
     if !record.guarded {
-        // A guarded port's advertisements are dropped by the ruleset, and a bridge's port takes none for itself.
+        // A guarded port's advertisements are dropped by the ruleset, whatever MAC they go to.
         host.netlink.set_sysctl(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
     }
     let mut requests = vec![
@@ -272,11 +279,7 @@ fn set_port(
     if ports::is_loopback_open(host, &bridge.name)? {
         requests.push(netlink::Request::LoopbackGuard { index, name: name.clone() });
     }
-    let hairpin = wants_hairpin(plan, record).then_some(true);
-    let isolated = plan.port_isolation.then_some(true);
-    if hairpin.or(isolated).is_some() {
-        requests.push(netlink::Request::Port { index, name, hairpin, isolated, learning: None });
-    }
+    requests.extend(port_flags(plan, record, index, &name));
     if let Some(mac) = record.mac.as_deref().and_then(|mac| mac.parse().ok()).filter(|_| plan.gateway) {
         let addresses = record.addresses.iter().map(|address| address.address.ip());
         requests.extend(addresses.map(|address| netlink::Request::NeighbourReplace {
@@ -285,24 +288,40 @@ fn set_port(
             mac,
         }));
     }
+    requests.push(netlink::Request::LinkUp { index, name });
     Ok(host.netlink.send(&requests)?)
 }
 
-fn remove_link(host: &mut Host, record: &Record) -> Result<(), Error> {
-    if let Some(link) = link::find(host, record)? {
-        if let Some(bridge) = link.master {
-            forget_neighbours(host, record, bridge)?;
-        }
+fn port_flags(plan: &Plan, record: &Record, index: u32, name: &str) -> Option<netlink::Request> {
+    let hairpin = wants_hairpin(plan, record).then_some(true);
+    let isolated = plan.port_isolation.then_some(true);
+    let group_forward = record.guarded.then_some(GUARDED_GROUP);
+    let any = hairpin.or(isolated).is_some() || group_forward.is_some();
+    let name = name.to_owned();
+    any.then_some(netlink::Request::Port { index, name, hairpin, isolated, learning: None, group_forward })
+}
+
+/// Lets nothing more come from a container's port, if it is there, and the bridge forget who it was. Its carrier is the
+/// container's to take and to give, so it is not enough that the port does not forward now.
+fn silence(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
+    let Some(link) = link::find(host, record)? else { return Ok(None) };
+    let mut requests = Vec::new();
+    if record.guarded || record.mac_checked {
+        requests.push(netlink::Request::LinkDormant { index: link.index, name: link.name.clone() });
+    }
+    if let Some(index) = link.master {
+        let addresses = record.addresses.iter().map(|address| address.address.ip());
+        requests.extend(addresses.map(|address| netlink::Request::NeighbourDel { index, address }));
+    }
+    host.netlink.send(&requests)?;
+    Ok(Some(link))
+}
+
+fn remove_link(host: &mut Host, link: Option<Link>) -> Result<(), Error> {
+    if let Some(link) = link {
         link::delete(host, link.index)?;
     }
     failpoint::pass("del.veth")
-}
-
-fn forget_neighbours(host: &mut Host, record: &Record, bridge: u32) -> Result<(), Error> {
-    let addresses = record.addresses.iter().map(|address| address.address.ip());
-    let requests: Vec<_> =
-        addresses.map(|address| netlink::Request::NeighbourDel { index: bridge, address }).collect();
-    Ok(host.netlink.send(&requests)?)
 }
 
 /// The result in CNI's order: bridge, host end, container; every address belongs to the container.

@@ -21,7 +21,8 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// How long duplicate detection may take: the kernel begins within a second and listens for another.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Makes the pair: one message; the peer is born in the container under its final name.
+/// Makes the pair: one message; the peer is born in the container under its final name. The host end stays down: until
+/// its guard is complete nobody in the container may send.
 ///
 /// The record names the host end before it exists. A name that belongs to somebody else's link is left alone
 /// and the next one tried.
@@ -47,7 +48,7 @@ pub fn create(
             peer: &record.ifname,
             peer_mac: mac,
             peer_netns: container,
-            up: true,
+            up: false,
         };
         match host.netlink.create_veth(&veth) {
             Err(netlink::Error::LinkExists { .. }) if host.netlink.link(&name)?.is_some() => {}

@@ -185,7 +185,14 @@ fn it_misses_the_bridges_promiscuity() {
 fn it_misses_the_port_and_its_flags() {
     for attached in both() {
         let port = |hairpin, isolated| {
-            move |index, name| Request::Port { index, name, hairpin, isolated, learning: None }
+            move |index, name| Request::Port {
+                index,
+                name,
+                hairpin,
+                isolated,
+                learning: None,
+                group_forward: None,
+            }
         };
         let veth = attached.name(1).to_owned();
         attached.on_host(&veth, port(Some(false), None));

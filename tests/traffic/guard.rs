@@ -1,21 +1,28 @@
 //! What a container's port may send: the attack matrix with raw frames, and honest traffic beside it (security.md 4).
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
+use netlink::{Netns, Request};
 use netns_fixtures::frame::{
     Arp, BROADCAST, Mac, arp, ethernet, icmpv6, ipv4, ipv6, neighbour_advertisement, router_advertisement,
     udp,
 };
-use netns_fixtures::{Frames, ping};
+use netns_fixtures::{Frames, ping, wait_for_carrier};
 use serde_json::{Value, json};
 
-use crate::common::{LONG, inside, rnet, with};
-use crate::stage::{A, Guest, Stage};
+use crate::common::{LONG, SOON, inside, rnet, with};
+use crate::stage::{A, Guest, Stage, echo};
 
 const FORGED: Mac = [2, 0, 0, 0, 0, 0x66];
 const NOBODY: Mac = [0; 6];
 const ALL_NODES: Mac = [0x33, 0x33, 0, 0, 0, 1];
 const BRIDGE_GROUP: Mac = [0x01, 0x80, 0xc2, 0, 0, 0];
+
+/// One of the addresses that a bridge never forwards to (IEEE 802.1D, 7.12.6).
+fn group(last: u8) -> Mac {
+    [0x01, 0x80, 0xc2, 0, 0, last]
+}
+
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 18, 0, 1);
 
 /// The container that attacks, with all that it may call its own, and the one that would notice.
@@ -155,6 +162,15 @@ impl Arena {
             ("a protocol of its own", ethernet(BROADCAST, mac, 0x88b5, b"an experiment")),
             ("spanning tree", ethernet(BRIDGE_GROUP, mac, 38, &[0x42, 0x42, 3, 0, 0, 0, 0, 0])),
             ("IPv4 to the bridge group", ethernet(BRIDGE_GROUP, mac, 0x0800, &ipv4(ip, victim, 17, &[0; 8]))),
+            (
+                "IPv4 to the bridge group's :02",
+                ethernet(group(2), mac, 0x0800, &ipv4(ip, victim, 17, &[0; 8])),
+            ),
+            (
+                "IPv4 to the bridge group's :03",
+                ethernet(group(3), mac, 0x0800, &ipv4(ip, victim, 17, &[0; 8])),
+            ),
+            ("LLDP to the bridge group's :0e", ethernet(group(0x0e), mac, 0x88cc, b"link layer discovery")),
             ("an IPv4 frame that ends in its header", ethernet(BROADCAST, mac, 0x0800, &[0x45])),
         ]
     }
@@ -227,8 +243,9 @@ fn no_attack_leaves_the_port_and_honest_frames_do() {
 fn without_the_guard_the_same_attacks_arrive() {
     let arena = Arena::new(json!({"spoofGuard": false}));
     // A bridge forwards neither its own group's frames nor packets without a whole header.
-    let never = ["spanning tree", "IPv4 to the bridge group", "an IPv4 frame that ends in its header"];
-    let attacks = arena.attacks().into_iter().filter(|(name, _)| !never.contains(name));
+    let never = ["spanning tree", "bridge group", "an IPv4 frame that ends in its header"];
+    let is_good = |name: &str| !never.iter().any(|never| name.contains(never));
+    let attacks = arena.attacks().into_iter().filter(|(name, _)| is_good(name));
     let stopped: Vec<_> = attacks.filter(|(_, frame)| !arena.passes(frame)).map(|attack| attack.0).collect();
     assert!(stopped.is_empty(), "{stopped:?} did not come through");
 }
@@ -259,6 +276,98 @@ fn forged_arp_moves_neither_the_host_nor_a_neighbour() {
     assert_eq!(mac_of(host, "rnet-a", arena.victim.v4()), Some(before));
     assert_eq!(mac_of(arena.victim.netns(), "eth0", GATEWAY.into()), gateway);
     assert!(ping(host, arena.victim.v4(), LONG).unwrap().is_some());
+}
+
+/// A bridge takes most frames to its group for itself: they teach it where a MAC lives and go up to the host as the port's.
+#[test]
+fn frames_to_the_bridge_group_teach_and_reach_nobody() {
+    let arena = Arena::new(json!({}));
+    let host = &arena.stage.lab.host;
+    let service = echo(host.netns(), "0.0.0.0", 7000);
+    arena.stage.lab.set_sysctl("ipv4/conf/all/rp_filter", "0");
+    let (all_nodes, victim) = (Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1), arena.victim_v4());
+    let advertisement = icmpv6(arena.link_local, all_nodes, 134, &router_advertisement(1800));
+    let datagram = udp((victim.into(), 5), (GATEWAY.into(), 7000), b"forged");
+    let victims = inside(arena.victim.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
+    for last in 0..16 {
+        for (kind, payload) in [
+            (0x88cc, b"link layer discovery, long enough to be one".to_vec()),
+            (0x86dd, ipv6(arena.link_local, all_nodes, 58, &advertisement)),
+            (0x0800, ipv4(victim, GATEWAY, 17, &datagram)),
+        ] {
+            for from in [victims, arena.mac] {
+                arena.sends.send(&ethernet(group(last), from, kind, &payload)).unwrap();
+            }
+        }
+    }
+    assert!(!arena.passes(&arena.datagram(FORGED, arena.ip, 7, b"the last")));
+
+    // The victim has said nothing since then from which the bridge could learn again where it is.
+    let secret = b"for the victim's ears alone";
+    host.run(|| UdpSocket::bind("0.0.0.0:0").unwrap().send_to(secret, (victim, 9)).unwrap()).unwrap();
+    assert!(arena.hears.wait_for(LONG, |heard| heard.ends_with(secret)).unwrap().is_some());
+    let routes = arena.stage.lab.netlink().routes().unwrap();
+    let by_the_attacker = routes.iter().filter(|route| route.gateway == Some(arena.link_local.into()));
+    assert_eq!(by_the_attacker.collect::<Vec<_>>(), Vec::<&netlink::Route>::new());
+    assert!(service.peers().is_empty());
+}
+
+/// Whoever is in the container's namespace early, and takes its interface up, meets a port that is down.
+#[test]
+fn a_port_comes_up_when_its_guard_is_complete() {
+    for (step, comes_up) in [("add.veth", false), ("add.conntrack", false), ("add.port", true)] {
+        let stage = Stage::new();
+        let (container, who) = stage.lab.container("early");
+        let add = stage.lab.call("ADD", "rnet", &who).input(rnet("a", &A).to_string());
+
+        let died = add.set("RNET_FAILPOINT", &format!("{step}:abort")).run();
+
+        assert!(died.status > 128, "{died:?}");
+        take(container.netns(), true);
+        let eth0 = inside(container.netns()).link("eth0").unwrap().unwrap();
+        let port = stage.lab.netlink().link_by_index(eth0.peer.unwrap()).unwrap().unwrap();
+        assert_eq!(port.up, comes_up, "{step}");
+        let elements = stage.lab.elements();
+        let guards = elements.iter().filter(|(element, _)| element.to_string().contains(&port.name));
+        assert_eq!(guards.count() > 0, step != "add.veth", "{step}: {elements:?}");
+    }
+}
+
+/// Whether DEL dies between the rules and the link, or is only slow there.
+#[test]
+fn a_container_that_leaves_is_not_heard_without_its_guard() {
+    let arena = Arena::new(json!({}));
+    let Guest { who, config, .. } = &arena.attacker;
+    let port = arena.attacker.result["interfaces"][1]["name"].as_str().unwrap();
+    let forged = ethernet(BROADCAST, arena.mac, 0x0806, &arena.forged_arp());
+    let host = arena.stage.lab.host.netns();
+    let del = arena.stage.lab.call("DEL", "rnet", who).input(config.to_string());
+
+    let died = del.set("RNET_FAILPOINT", "del.rules:abort").run();
+
+    assert!(died.status > 128, "{died:?}");
+    let left = arena.stage.lab.elements();
+    assert!(!left.iter().any(|(element, _)| element.to_string().contains(port)), "{left:?}");
+    arena.sends.send(&forged).unwrap();
+    assert_eq!(arena.hears.wait_for(SOON, |heard| trimmed(heard) == trimmed(&forged)).unwrap(), None);
+    // The container takes the carrier and gives it again, at which a port forwards anew.
+    take(arena.attacker.netns(), false);
+    take(arena.attacker.netns(), true);
+    assert!(!wait_for_carrier(host, port, SOON).unwrap());
+    let again = Frames::on(arena.attacker.netns(), "eth0").unwrap();
+    again.send(&forged).unwrap();
+    assert_eq!(arena.hears.wait_for(SOON, |heard| trimmed(heard) == trimmed(&forged)).unwrap(), None);
+
+    arena.stage.detach(&arena.attacker);
+    assert!(arena.stage.lab.link(port).is_none());
+}
+
+/// Takes the container's interface up or down, as whoever is in there may.
+fn take(netns: &Netns, up: bool) {
+    let mut netlink = inside(netns);
+    let (index, name) = (netlink.link("eth0").unwrap().unwrap().index, "eth0".to_owned());
+    let request = if up { Request::LinkUp { index, name } } else { Request::LinkDown { index, name } };
+    netlink.send(&[request]).unwrap();
 }
 
 /// 802.1Q with bridge-nf-filter-vlan-tagged and the like change nothing: the guard sits in the bridge itself.
