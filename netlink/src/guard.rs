@@ -274,7 +274,10 @@ mod tests {
             let [loopback, gateway] =
                 ["127.0.0.1:7000", "10.7.0.1:7000"].map(|at| UdpSocket::bind(at).unwrap());
             loopback.set_nonblocking(true).unwrap();
-            Self { host, bridge, container, eth0, loopback, gateway }
+            let scene = Self { host, bridge, container, eth0, loopback, gateway };
+            // A frame that comes before the port forwards is lost; this waits for its neighbour, and so for the port.
+            scene.reaches(&[]);
+            scene
         }
 
         fn request(&self, installed: bool) -> Request {
