@@ -111,19 +111,14 @@ fn whichever_process_is_killed_under_load_it_serves_again_within_a_second() {
             }
             longest
         });
+        let ends = Ends(&done);
         for round in 0..6 {
-            let ((worker, server), guardian) = (scene.server(), scene.guardian());
-            match round % 3 {
-                0 => kill(server),
-                1 => kill(worker),
-                _ => kill(guardian),
-            }
-            wait_until("another", || {
-                scene.status().status == 0 && (scene.server().0, scene.guardian()) != (worker, guardian)
-            });
+            let all = scene.processes();
+            kill([all.parent, all.worker, all.guardian][round % 3]);
+            wait_until("another", || scene.processes() != all);
             assert_eq!(ask(&web, "db"), known(&[db_ip]), "round {round}");
         }
-        done.store(true, Ordering::SeqCst);
+        drop(ends);
         let longest = longest.join().unwrap();
         assert!(longest < SECOND, "{longest:?}");
     });
@@ -137,22 +132,31 @@ fn whichever_process_is_killed_under_load_it_serves_again_within_a_second() {
 fn a_server_whose_guardian_was_killed_has_another_when_it_dies() {
     let scene = Scene::new();
     let (web, web_who, web_ip) = scene.member("web", &mynet());
-    let ((worker, server), guardian) = (scene.server(), scene.guardian());
-    kill(guardian);
+    let before = scene.processes();
+    kill(before.guardian);
     assert_eq!(ask(&web, "web"), known(&[web_ip]));
-    wait_until("another guardian", || scene.guardian() != guardian);
-    assert_eq!(scene.server(), (worker, server));
+    wait_until("another guardian", || scene.processes().guardian != before.guardian);
+    let after = scene.processes();
+    assert_eq!((after.worker, after.parent), (before.worker, before.parent));
 
-    kill(server);
+    kill(after.parent);
 
-    wait_until("another server", || scene.status().status == 0 && scene.server().1 != server);
+    wait_until("another server", || scene.processes().parent != after.parent);
     assert_eq!(ask(&web, "web"), known(&[web_ip]));
-    let (_, successor) = scene.server();
-    let guardian = scene.guardian();
-    assert_eq!(parent(guardian), successor);
+    let last = scene.processes();
+    assert_eq!(last.parent, after.guardian, "it has become the server");
     scene.lab.del("rnet", &web_who, &mynet());
     scene.wait_for_its_end();
-    wait_until("their end", || [successor, guardian].iter().all(|pid| !is_alive(*pid)));
+    wait_until("their end", || [last.parent, last.guardian].iter().all(|pid| !is_alive(*pid)));
+}
+
+/// Lets a stream of questions end, also when its test has failed.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 fn is_alive(pid: u32) -> bool {
@@ -175,7 +179,7 @@ fn a_server_that_was_stopped_is_named_with_what_to_type() {
     );
     assert!(code == NAMES && message.starts_with(&expected), "{message}");
     kill(server);
-    wait_until("another server", || scene.status().status == 0);
+    wait_until("another server", || scene.processes().parent != server);
     assert_eq!(ask(&web, "web"), known(&[web_ip]));
 }
 

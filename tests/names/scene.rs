@@ -24,6 +24,14 @@ pub struct Scene {
     pub lab: Lab,
 }
 
+/// The server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Processes {
+    pub worker: u32,
+    pub parent: u32,
+    pub guardian: u32,
+}
+
 impl Scene {
     pub fn new() -> Self {
         let lab = Lab::new();
@@ -68,23 +76,32 @@ impl Scene {
         (pid, parent(pid))
     }
 
-    /// The process that starts the server anew when its parent has died.
-    pub fn guardian(&self) -> u32 {
-        let (worker, server) = self.server();
-        let mut guardian = None;
-        wait_until("a guardian", || {
-            guardian = children(server).into_iter().find(|child| *child != worker);
-            guardian.is_some()
+    /// All of the server's processes, when all are there.
+    pub fn processes(&self) -> Processes {
+        let mut processes = None;
+        wait_until("worker, parent and guardian", || {
+            processes = self.processes_of_now();
+            processes.is_some()
         });
-        guardian.unwrap()
+        processes.unwrap()
+    }
+
+    /// One may be dying: whoever is not found, or has others' parent, is none.
+    fn processes_of_now(&self) -> Option<Processes> {
+        let status = self.status();
+        let status = (status.status == 0).then(|| status.json())?;
+        let worker = status["pid"].as_u64()? as u32;
+        let parent = parent_of(worker).filter(|parent| is_called(*parent, "serve"))?;
+        let guardian = children(parent).into_iter().find(|child| is_called(*child, "guard"))?;
+        Some(Processes { worker, parent, guardian })
     }
 
     /// Ends the server as a whole: guardian and parent at once, and so the worker.
     pub fn kill_server(&self) {
-        let ((_, server), guardian) = (self.server(), self.guardian());
-        signal(server, Signal::STOP);
+        let Processes { parent, guardian, .. } = self.processes();
+        signal(parent, Signal::STOP);
         kill(guardian);
-        kill(server);
+        kill(parent);
         wait_until("its death", || self.status().status != 0);
     }
 
@@ -159,14 +176,23 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 pub fn parent(pid: u32) -> u32 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap();
-    line.trim().parse().unwrap()
+    parent_of(pid).unwrap()
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 fn children(pid: u32) -> Vec<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
-    children.split_whitespace().map(|child| child.parse().unwrap()).collect()
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+/// Whether `word` is among the words of its command line.
+fn is_called(pid: u32, word: &str) -> bool {
+    let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    words.split('\0').any(|other| other == word)
 }
 
 /// Ends a process that this test started.
