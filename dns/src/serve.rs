@@ -146,11 +146,13 @@ enum End {
     HandOver,
 }
 
-/// The answer to [`Wish::Bind`]; the sockets come with the port.
+/// The answer to [`Wish::Bind`] and [`Wish::Close`].
 #[derive(Debug, Serialize, Deserialize)]
 enum Granted {
+    /// The sockets come with it.
     Port(u16),
     Errno(i32),
+    Closed,
 }
 
 /// Where sockets will come from, once there is a runtime.
@@ -294,7 +296,7 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
                         redirect(config);
                     }
                 }
-                Wish::Close { address } => drop(kept.sockets.remove(&address)),
+                Wish::Close { address } => kept.close(address, ours.as_fd()),
                 Wish::HandOver => {
                     handing_over = true;
                     break;
@@ -533,6 +535,11 @@ impl Kept {
         }
     }
 
+    fn close(&mut self, address: IpAddr, channel: BorrowedFd<'_>) {
+        self.sockets.remove(&address);
+        let _ = send(channel, &Granted::Closed, &[]);
+    }
+
     fn bound(&mut self, address: IpAddr, link: &str, port: u16) -> Result<(&Bound, Place), Errno> {
         Ok(match self.sockets.entry(address) {
             Entry::Occupied(known) => (known.into_mut(), Place::AsRecorded),
@@ -585,10 +592,12 @@ impl Binder {
         }
     }
 
-    /// They are needed no more.
+    /// They are needed no more. Returns when nobody has them: whoever removes a network finds its port free.
     pub(crate) async fn close(&mut self, address: IpAddr) {
-        if let Self::Parent(channel) = self {
-            let _ = wish(channel, &Wish::Close { address }).await;
+        if let Self::Parent(channel) = self
+            && wish(channel, &Wish::Close { address }).await.is_ok()
+        {
+            let _ = answer(channel).await;
         }
     }
 }
@@ -596,15 +605,19 @@ impl Binder {
 async fn ask(channel: &UnixStream, address: IpAddr, link: &str) -> Result<Bound, Errno> {
     let lost = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     wish(channel, &Wish::Bind { address, link: link.into() }).await.map_err(lost)?;
-    let received = channel
-        .async_io(tokio::io::Interest::READABLE, || receive::<Granted>(channel.as_fd(), RecvFlags::DONTWAIT));
-    match received.await.map_err(lost)? {
+    match answer(channel).await.map_err(lost)? {
         (Granted::Errno(errno), _) => Err(Errno::from_raw_os_error(errno)),
+        (Granted::Closed, _) => Err(Errno::BADMSG),
         (Granted::Port(port), sockets) => {
             let [udp, tcp] = <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Errno::BADMSG)?;
             Ok(Bound { udp, tcp, port })
         }
     }
+}
+
+async fn answer(channel: &UnixStream) -> io::Result<(Granted, Vec<OwnedFd>)> {
+    let received = || receive(channel.as_fd(), RecvFlags::DONTWAIT);
+    channel.async_io(tokio::io::Interest::READABLE, received).await
 }
 
 async fn wish(channel: &UnixStream, wish: &Wish) -> io::Result<()> {
