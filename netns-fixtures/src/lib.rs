@@ -15,6 +15,7 @@
 
 mod carrier;
 mod error;
+mod fdb;
 mod host;
 mod probe;
 mod program;
@@ -26,6 +27,7 @@ mod view;
 
 pub use carrier::wait_for_carrier;
 pub use error::Error;
+pub use fdb::bridge_macs;
 pub use host::{Container, Host, Outside};
 pub use probe::dns::{Lookup, lookup, lookup_address};
 pub use probe::frame;
