@@ -108,7 +108,7 @@ fn attach(
 
 /// All rules of an attachment; to ask for them twice is the same as once, but for published ports. The lock is to be held
 /// until the record is committed.
-fn rules(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
+fn rules(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error> {
     let ruleset = firewall::admit(host, record)?;
     mac_check::confirm(host, record, ruleset)
 }

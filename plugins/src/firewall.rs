@@ -17,16 +17,16 @@ const NOTE: &str = "ruleset";
 
 /// Puts an attachment's elements into the ruleset. The lock that comes back is to be held until the record is
 /// committed: a rebuild in between would not know of them.
-pub fn admit(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
-    let elements = attachment(record);
-    if elements.is_empty() {
+pub fn admit(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error> {
+    if attachment(record).is_empty() {
         return failpoint::pass("add.rules").map(|()| None);
     }
-    let _ports = ports::reserve(host, record)?;
-    // Each dead holder is buried once, so this ends.
+    let _ports = ports::lock(host, record)?;
+    // Each dead holder is buried once, and each port left to another once, so this ends.
     let lock = loop {
-        match put(host, &elements, &elements) {
-            Err(Error::PortTaken { key: Some(key), .. }) if ports::bury_dead_holder(host, &key)? => {}
+        match claim(host, record) {
+            Err(Error::PortTaken { key: Some(key), .. })
+                if ports::bury_dead_holder(host, &key)? || ports::leave_to(host, record, &key)? => {}
             other => break other?,
         }
     };
@@ -35,6 +35,12 @@ pub fn admit(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
     flush_udp(host, udp_ports(record).flat_map(|port| [to(port), by(port)]).collect())?;
     failpoint::pass("add.conntrack")?;
     Ok(Some(lock))
+}
+
+fn claim(host: &mut Host, record: &Record) -> Result<Lock, Error> {
+    ports::reserve(host, record)?;
+    let elements = attachment(record);
+    put(host, &elements, &elements)
 }
 
 /// Takes an attachment's elements out again, whoever may have its address by now.

@@ -95,10 +95,9 @@ pub fn lock(host: &Host, record: &Record) -> Result<Option<Lock>, Error> {
     if record.ports.is_empty() { Ok(None) } else { host.lock(LockName::Ports, Mode::Exclusive).map(Some) }
 }
 
-/// Claims a record's ports against those of others that the kernel's keys do not collide with. What comes back
-/// is the ports lock, to be held until the elements are in.
-pub fn reserve(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
-    let lock = lock(host, record)?;
+/// Claims a record's ports against those of others that the kernel's keys do not collide with. Under the ports lock,
+/// which is to be held until the elements are in.
+pub fn reserve(host: &mut Host, record: &Record) -> Result<(), Error> {
     let mut groups = HashMap::new();
     for port in &record.ports {
         refuse_foreign_address(host, port)?;
@@ -111,8 +110,7 @@ pub fn reserve(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> 
             }
         }
     }
-    refuse_if_on_any_address(host, record)?;
-    Ok(lock)
+    refuse_if_on_any_address(host, record)
 }
 
 /// Whether anybody claims a port near this one.
@@ -220,6 +218,27 @@ pub fn bury_dead_holder(host: &mut Host, key: &str) -> Result<bool, Error> {
         Some(holder) if !attach::is_alive(host, &holder)? => bury(host, &holder).map(|()| true),
         _ => Ok(false),
     }
+}
+
+/// Leaves ports to another attachment of the same container that has them: engines ask for a container's ports on each of
+/// its networks, as podman does. False if they are somebody else's. Under the ports lock.
+pub fn leave_to(host: &mut Host, record: &mut Record, key: &str) -> Result<bool, Error> {
+    let is_own = |holder: &Record| holder.container == record.container && holder.key() != record.key();
+    let Some(holder) = holder_of(host, key).filter(is_own) else { return Ok(false) };
+    // To be claimed anew, as far as they stay.
+    for what in port_claims(record) {
+        host.store.release(&what, &record.key())?;
+    }
+    let before = record.ports.len();
+    record.ports.retain(|port| !holder.ports.iter().any(|held| is_same(held, port)));
+    host.store.write_record(record)?;
+    Ok(record.ports.len() < before)
+}
+
+/// True if two attachments of one container ask for the same.
+fn is_same(held: &Port, wanted: &Port) -> bool {
+    let to = |port: &Port| (port.host_port, port.container_port, port.container.is_ipv4());
+    held.protocol == wanted.protocol && held.host == wanted.host && to(held) == to(wanted)
 }
 
 /// What else a dead container left is its DEL's or gc's to remove.
@@ -381,7 +400,7 @@ fn port_taken(port: &Port, holder: &Record) -> Error {
         host: host_text(port.host, port.container),
         port: port.host_port,
         holder: holder_text(holder),
-        key: None,
+        key: Some(holder.key().to_string()),
     }
 }
 

@@ -4,7 +4,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::common::{LONG, Lab, bridge, differences, publishing, rnet};
+use crate::common::{LONG, Lab, Who, bridge, differences, publishing, rnet, with};
 use crate::stage::{A, B, Flow, Guest, HOST, Published, Stage, all_get, to};
 
 /// ADD of another container with `port`: refused, or not.
@@ -167,6 +167,36 @@ fn of_ones_own_ports_the_one_on_a_single_address_wins_there() {
     let _one = crate::stage::serve(guest.netns(), "0.0.0.0", 81, "one");
     all_get("one", &[("outside", stage.outside.netns(), to(HOST[0], 8080))]);
     all_get("any", &[("the loopback", stage.lab.host.netns(), to("127.0.0.1", 8080))]);
+}
+
+/// Engines ask for a container's ports on each of its networks.
+#[test]
+fn ports_asked_for_on_two_networks_are_the_first_ones() {
+    let stage = Stage::new();
+    let ports = [("", 8080, 80, "tcp"), (HOST[0], 8081, 80, "tcp"), ("127.0.0.1", 8082, 80, "udp")];
+    let web = stage.attach("web", &rnet("a", &A), &ports);
+    let _server = web.serves(80);
+    // One more on the other network, so that the second attachment does not begin or end it, nor its loopback.
+    let b = rnet("b", &B);
+    let _bystander = stage.attach("bystander", &b, &[("", 9090, 80, "tcp")]);
+    let before = stage.lab.snapshot();
+
+    let second = Who { ifname: "eth1".into(), ..web.who.clone() };
+    let more = [&ports[..], &[("", 8083, 80, "tcp")]].concat();
+    let config = publishing(&b, &more);
+    let result = stage.lab.add("rnet", &second, &config);
+    let config = with(&config, json!({"prevResult": result}));
+    assert_eq!(stage.lab.cni("CHECK", "rnet", &second, &config).status, 0);
+    let answers = |port| all_get("web", &[("outside", stage.outside.netns(), to(HOST[0], port))]);
+    answers(8080);
+    answers(8081);
+    assert_eq!(claim(&stage, &b, "other", ("", 8083, 80, "tcp")).err().unwrap().0, 102);
+
+    stage.lab.del("rnet", &second, &config);
+    answers(8080);
+    answers(8081);
+    let left = differences(&before, &stage.lab.snapshot());
+    assert!(left.is_empty(), "{left:#?}");
 }
 
 #[test]
