@@ -356,14 +356,14 @@ mod tests {
     fn a_file_with_another_name_is_neither_written_nor_taken_for_free() {
         let (folder, directory) = directory();
         let (net, victim) = (folder.path().join("net"), folder.path().join("victim"));
-        std::fs::write(&victim, "secret").unwrap();
+        std::fs::write(&victim, "a secret").unwrap();
         for name in ["last_reserved_ip.0", "10.9.0.2"] {
             std::fs::hard_link(&victim, net.join(name)).unwrap();
         }
 
         directory.set_last_reserved(0, ip("10.9.0.5"));
 
-        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "secret");
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "a secret");
         assert_eq!(std::fs::read_to_string(net.join("last_reserved_ip.0")).unwrap(), "10.9.0.5");
         assert_eq!(directory.read(ip("10.9.0.2")).unwrap(), Entry::Occupied);
     }

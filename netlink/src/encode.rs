@@ -72,6 +72,9 @@ impl Request {
             Self::RouteAdd(route) => {
                 Message::new(Body::NewRoute(route.message()), NLM_F_CREATE | NLM_F_APPEND)
             }
+            Self::RouteCreate(route) => {
+                Message::new(Body::NewRoute(route.message()), NLM_F_CREATE | NLM_F_EXCL)
+            }
             Self::RouteDel(route) => {
                 let mut message = route.message();
                 // As with ip(8): whoever made it, the kernel itself for an address too.

@@ -53,6 +53,8 @@ pub enum Request {
     /// Adds a route behind others: neither exclusive nor replacing, so that one destination may have several, and the
     /// first that was there keeps the traffic.
     RouteAdd(Route),
+    /// Adds a route; EEXIST if there is one to its destination with its metric.
+    RouteCreate(Route),
     /// Removes a route.
     RouteDel(Route),
     /// States that a neighbour has this MAC (NUD_REACHABLE: it may age), whatever was known before.
@@ -169,6 +171,7 @@ impl fmt::Display for Request {
                 write!(f, "ip address del {address} dev {name}")
             }
             Self::RouteAdd(route) => write!(f, "ip route append {route}"),
+            Self::RouteCreate(route) => write!(f, "ip route add {route}"),
             Self::RouteDel(route) => write!(f, "ip route del {route}"),
             Self::NeighbourReplace { index, address, mac } => {
                 write!(f, "ip neighbour replace {address} lladdr {mac} dev if{index} nud reachable")

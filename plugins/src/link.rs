@@ -7,6 +7,7 @@ use std::time::Duration;
 use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Netlink, Netns, Probed, Request, Route, Veth, VethPair};
+use rustix::io::Errno;
 use store::Record;
 
 use crate::plan::{Plan, hashed_mac};
@@ -109,8 +110,37 @@ pub fn dress(
             address,
         }));
     }
-    requests.extend(routes.into_iter().map(Request::RouteAdd));
-    inside.send(&requests).map_err(|error| refused(error, &requests, ifname))
+    let (default, others): (Vec<_>, Vec<_>) = routes.into_iter().partition(is_usual_default);
+    requests.extend(
+        others.into_iter().map(Request::RouteAdd).chain(default.into_iter().map(Request::RouteCreate)),
+    );
+    let Err(error) = inside.send(&requests) else { return Ok(()) };
+    match behind_others(&error, &requests, index) {
+        younger if younger.is_empty() => Err(refused(error, &requests, ifname)),
+        younger => Ok(inside.send(&younger)?),
+    }
+}
+
+/// True for an IPv4 default route of no metric in particular.
+fn is_usual_default(route: &Route) -> bool {
+    let usual = route.priority.is_none() && route.table.is_none();
+    usual && route.destination.is_ipv4() && route.destination.prefix() == 0
+}
+
+/// Default routes that met an older attachment's, with a metric of their own. Of equals the kernel takes now this one, now
+/// that one, by whose gateway it has heard of lately (fib_select_default), and answers would leave by the wrong network.
+fn behind_others(error: &netlink::Error, requests: &[Request], index: u32) -> Vec<Request> {
+    let netlink::Error::Request { request: refused, errno: Errno::EXIST, .. } = error else {
+        return Vec::new();
+    };
+    let younger = requests.iter().skip_while(|request| request.to_string() != *refused);
+    let metric = |request: &Request| match request {
+        Request::RouteCreate(route) => {
+            Some(Request::RouteAdd(Route { priority: Some(index), ..route.clone() }))
+        }
+        _ => None,
+    };
+    younger.map(metric).collect::<Option<_>>().unwrap_or_default()
 }
 
 /// The kernel's refusal of a route in upstream's words, of which the request is the one that it names.
@@ -118,7 +148,9 @@ fn refused(error: netlink::Error, requests: &[Request], ifname: &str) -> Error {
     let netlink::Error::Request { request: refused, .. } = &error else { return error.into() };
     let mut asked = requests.iter().filter(|request| request.to_string() == *refused);
     match asked.next() {
-        Some(Request::RouteAdd(route)) => Error::of(add_route(route, ifname))(error),
+        Some(Request::RouteAdd(route) | Request::RouteCreate(route)) => {
+            Error::of(add_route(route, ifname))(error)
+        }
         _ => error.into(),
     }
 }
@@ -223,7 +255,7 @@ fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
         source: None,
         scope: route.scope,
         table: route.table,
-        priority: route.priority.or_else(|| rank(plan, route.dst, index)),
+        priority: route.priority.or_else(|| rank(route.dst, index)),
         mtu: route.mtu,
         advmss: route.advmss,
         onlink: false,
@@ -233,11 +265,11 @@ fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
 
 /// The metric of an IPv6 default route. Those of one metric share the traffic; the oldest attachment is to keep it, and
 /// the younger the link, the higher its index.
-fn rank(plan: &Plan, destination: IpNetwork, index: u32) -> Option<u32> {
+fn rank(destination: IpNetwork, index: u32) -> Option<u32> {
     /// IP6_RT_PRIO_USER (linux/ipv6_route.h), which the kernel takes where none is given.
     const USUAL: u32 = 1024;
     let is_default = destination.is_ipv6() && destination.prefix() == 0;
-    (plan.default_gateway && is_default).then_some(USUAL + index)
+    is_default.then_some(USUAL + index)
 }
 
 /// RT_SCOPE_LINK and narrower: the kernel takes no gateway with them.

@@ -272,13 +272,23 @@ fn the_oldest_attachment_keeps_the_default_route() {
     for (plugin, [one, other]) in [
         ("rnet", [rnet("one", &["10.7.0.0/24", "fd07::/64"]), rnet("other", &["10.8.0.0/24", "fd08::/64"])]),
         ("bridge", [gateway("one", "10.7.0.0/24"), gateway("other", "10.8.0.0/24")]),
+        ("bridge", [podmans("one", "10.7.0.0/24"), podmans("other", "10.8.0.0/24")]),
     ] {
         let lab = Lab::new();
         let (container, who) = lab.container("c1");
         lab.add(plugin, &who, &one);
         lab.add(plugin, &who.clone().ifname("eth1"), &other);
 
-        let eth0 = inside(container.netns()).link("eth0").unwrap().unwrap().index;
+        let [eth0, eth1] =
+            ["eth0", "eth1"].map(|name| inside(container.netns()).link(name).unwrap().unwrap().index);
+        let routes = inside(container.netns()).routes().unwrap().into_iter();
+        let defaults = routes.filter(|route| route.destination == "0.0.0.0/0".parse().unwrap());
+        // Of equals the kernel would take whichever gateway it has heard of lately.
+        assert_eq!(
+            defaults.map(|route| (route.index, route.priority)).collect::<Vec<_>>(),
+            [(eth0, None), (eth1, Some(eth1))],
+            "{plugin}"
+        );
         let by = |to: &str| inside(container.netns()).route_to(to.parse().unwrap()).unwrap().unwrap().0;
         assert_eq!(by("192.0.2.1"), eth0, "{plugin}");
         if plugin == "rnet" {
@@ -286,6 +296,13 @@ fn the_oldest_attachment_keeps_the_default_route() {
             assert!((1..50).all(|n| by(&format!("2001:db8::{n:x}")) == eth0));
         }
     }
+}
+
+/// The default route comes from IPAM, as `podman network create` writes it.
+fn podmans(name: &str, subnet: &str) -> Value {
+    let routes = json!({"isGateway": true, "bridge": format!("br-{name}"), "ipam": {
+        "type": "host-local", "ranges": [[{"subnet": subnet}]], "routes": [{"dst": "0.0.0.0/0"}]}});
+    with(&bridge(name, &[subnet]), routes)
 }
 
 fn gateway(name: &str, subnet: &str) -> Value {
