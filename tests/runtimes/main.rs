@@ -45,6 +45,10 @@ const DIFFERENCES: &[Difference] = &[
     always("a_flushed_ruleset_comes_back_with_the_next_container", "no page from", NOBODY_REPAIRS),
     always("a_port_in_use_is_refused_without_harm", "the second pod got the port too", PORTS_UNCHECKED),
     Difference { always: false, ..always("eight_containers_at_once", "no page from", LOST_RACES) },
+    Difference {
+        always: false,
+        ..always("a_port_of_a_container_on_two_networks_answers", "no page from", EQUAL_ROUTES)
+    },
 ];
 const RANDOM_MAC: &str = "a random MAC makes a reused address dead while its neighbours remember the old one";
 const CHAINS_STAY: &str = "chains stay there for ever; rnet's tables go with the last network";
@@ -55,6 +59,9 @@ const PORTS_UNCHECKED: &str =
     "nobody there looks whether a port is taken, and the second container's rule is never reached";
 const LOST_RACES: &str =
     "calls that run at once lose each other's iptables rules there; rnet's elements go in by transactions";
+
+const EQUAL_ROUTES: &str =
+    "two default routes of one metric there: answers leave by whichever gateway was heard of lately";
 
 const fn always(test: &'static str, says: &'static str, reason: &'static str) -> Difference {
     Difference { test, always: true, says, reason }

@@ -32,6 +32,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         ("an_address_in_use_is_refused_without_harm", address_in_use),
         ("a_second_network_is_eth1", second_network),
         ("two_networks_are_parted_as_configured", two_networks),
+        ("a_port_of_a_container_on_two_networks_answers", port_on_two_networks),
         ("a_restart_with_the_same_address_answers_at_once", restart),
         ("network_reload_keeps_everything", reload),
         ("a_flushed_ruleset_comes_back_with_the_next_container", flushed),
@@ -292,6 +293,15 @@ fn two_networks(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
         }
         Flavour::Chain => checks::answers(&stranger.netns, "stranger", web.ip()),
     }
+}
+
+/// podman asks for the port on each of them, one after another in no particular order.
+fn port_on_two_networks(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    let (first, second) = (Network::make(&lab, flavour, 1)?, Network::make(&lab, flavour, 2)?);
+    podman.run("web", &first.name, &["--network", &second.name, "-p", "8080:80"])?;
+    checks::shows_the_page(lab.outside.netns(), "outside", (lab.outside.host_address(), 8080).into())
 }
 
 /// `other` keeps the bridge, and what neighbours remember, alive.
