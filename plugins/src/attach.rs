@@ -15,7 +15,7 @@ use crate::{
 /// is undone by the plugin's own DEL.
 pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     let container = container(request.call)?;
-    lease::require(&plan.ipam, request)?;
+    let delegate = lease::require(&plan.ipam, request)?;
     let mut host = Host::open(what("ADD", request.call))?;
     host.require_descriptors()?;
     let mut record = plan.record(request);
@@ -23,8 +23,11 @@ pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     failpoint::pass("add.lock")?;
     clear_the_way(&mut host, plan, request, &record)?;
-    let result = attach(&mut host, plan, request, &container, &mut record).or_else(|error| {
-        let undone = undo(&mut host, plan, request, &record, &error);
+    let attached = attach(&mut host, plan, request, &container, &mut record, delegate.as_ref());
+    let result = attached.or_else(|error| {
+        let ipam = if has_lease(&record, delegate.as_ref(), &error) { &plan.ipam } else { &Ipam::None };
+        host.hurry_after(&error);
+        let undone = detach(&mut host, ipam, request, &record);
         host.store.retire(lock)?;
         Err(with_undo(error, undone))
     });
@@ -32,23 +35,10 @@ pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     result
 }
 
-/// What was waited for in vain is not waited for as long again; and whoever could not even have the lock of the leases has none.
-fn undo(
-    host: &mut Host,
-    plan: &Plan,
-    request: &Request<'_>,
-    record: &Record,
-    error: &Error,
-) -> Result<(), Error> {
-    let mut ipam = &plan.ipam;
-    if error.is_busy() {
-        host.store.hurry();
-        // Somebody else's plugin is told of every failure (CNI specification, section 4).
-        if record.addresses.is_empty() && !lease::is_foreign(ipam, request) {
-            ipam = &Ipam::None;
-        }
-    }
-    detach(host, ipam, request, record)
+/// False if an ADD could not even have the lock of the leases: its undo need not wait for that again. Somebody else's plugin
+/// is told of every failure (CNI specification, section 4).
+fn has_lease(record: &Record, delegate: Option<&lease::Delegate>, error: &Error) -> bool {
+    !error.is_busy() || !record.addresses.is_empty() || matches!(delegate, Some(lease::Delegate::Program(_)))
 }
 
 /// What ADD does, in the order in which it happens.
@@ -58,11 +48,12 @@ fn attach(
     request: &Request<'_>,
     container: &Netns,
     record: &mut Record,
+    delegate: Option<&lease::Delegate>,
 ) -> Result<CniResult, Error> {
     host.store.write_record(record)?;
     failpoint::pass("add.intent")?;
 
-    let lease = lease::add(host, plan, request)?;
+    let lease = lease::add(host, plan, request, delegate)?;
     record_lease(host, plan, record, &lease)?;
     failpoint::pass("add.lease")?;
 

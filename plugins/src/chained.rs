@@ -63,9 +63,7 @@ pub fn add(
         remove(host, &stale)?;
     }
     let made = make(host, record).or_else(|error| {
-        if error.is_busy() {
-            host.store.hurry();
-        }
+        host.hurry_after(&error);
         let undone = remove(host, record);
         host.store.retire(lock)?;
         Err(attach::with_undo(error, undone))

@@ -18,9 +18,6 @@ const NOTE: &str = "ruleset";
 /// Puts an attachment's elements into the ruleset. The lock that comes back is to be held until the record is
 /// committed: a rebuild in between would not know of them.
 pub fn admit(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error> {
-    if attachment(record).is_empty() {
-        return failpoint::pass("add.rules").map(|()| None);
-    }
     let _ports = ports::lock(host, record)?;
     // Each dead holder is buried once, and each port left to another once, so this ends.
     let lock = loop {
@@ -31,16 +28,23 @@ pub fn admit(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error
         }
     };
     failpoint::pass("add.rules")?;
+    if lock.is_none() {
+        return Ok(None);
+    }
     ports::open_loopback(host, record)?;
     flush_udp(host, udp_ports(record).flat_map(|port| [to(port), by(port)]).collect())?;
     failpoint::pass("add.conntrack")?;
-    Ok(Some(lock))
+    Ok(lock)
 }
 
-fn claim(host: &mut Host, record: &Record) -> Result<Lock, Error> {
-    ports::reserve(host, record)?;
+/// None for an attachment without elements, and so without ports.
+fn claim(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
     let elements = attachment(record);
-    put(host, &elements, &elements)
+    if elements.is_empty() {
+        return Ok(None);
+    }
+    ports::reserve(host, record)?;
+    put(host, &elements, &elements).map(Some)
 }
 
 /// Takes an attachment's elements out again, whoever may have its address by now.
@@ -289,7 +293,7 @@ fn elements_of_bridge(network: &Network) -> Vec<(Element, Owner)> {
 /// Where questions to the gateways go: to the name server's own port where somebody else has port 53, and else where they
 /// went anyway. Said aloud, that keeps them from whoever publishes port 53 on every address.
 fn questions(network: &Network) -> Vec<(Element, Owner)> {
-    let Some(owner) = asker() else { return Vec::new() };
+    let Some(owner) = owner_of_questions() else { return Vec::new() };
     let zones = [network].into_iter().chain(&network.former).filter_map(|network| network.zone.as_ref());
     let leads: BTreeMap<IpAddr, SocketAddr> = zones.rev().flat_map(ways).collect();
     let published = |(gateway, to), protocol| Element::Publish {
@@ -308,8 +312,8 @@ fn ways(zone: &Zone) -> impl Iterator<Item = (IpAddr, SocketAddr)> {
     stay.chain(zone.moved.iter().copied()).map(|to| (to.ip(), to))
 }
 
-/// The owner of [`questions`]: no bridge, for a network may change its bridge's name and keep its gateway.
-pub fn asker() -> Option<Owner> {
+/// No bridge, as of the rest: a network may change its bridge's name and keep its gateway.
+pub fn owner_of_questions() -> Option<Owner> {
     // No name of a bridge has a blank.
     Owner::new(NetworkKey::new("port 53").as_str())
 }

@@ -75,6 +75,13 @@ impl Host {
             .map_err(|_| Error::TooFewDescriptors { needed: DESCRIPTORS })
     }
 
+    /// What was waited for in vain is not waited for as long again by the undo.
+    pub fn hurry_after(&mut self, error: &Error) {
+        if error.is_busy() {
+            self.store.hurry();
+        }
+    }
+
     /// The ruleset's socket.
     pub fn firewall(&mut self) -> Result<&mut Firewall, Error> {
         Ok(self.firewall_and_netlink()?.0)

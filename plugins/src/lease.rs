@@ -11,8 +11,8 @@ use crate::host_local::{HostLocal, Pool};
 use crate::plan::{Ipam, Plan};
 use crate::{Error, Host, failpoint, sticky};
 
-/// Who carries out what a delegate is asked for.
-enum Delegate {
+/// Who carries out what an IPAM plugin is asked for.
+pub enum Delegate {
     /// This program, in this process.
     Here(&'static dyn Plugin),
     /// The program at this path.
@@ -20,24 +20,31 @@ enum Delegate {
 }
 
 /// What ADD looks at before it makes anything: somebody can lease addresses, and a network without any can be told of.
-pub fn require(ipam: &Ipam, request: &Request<'_>) -> Result<(), Error> {
+/// Returns the IPAM plugin, if it is not rnet itself.
+pub fn require(ipam: &Ipam, request: &Request<'_>) -> Result<Option<Delegate>, Error> {
     match ipam {
-        Ipam::None => drop(CniResult::default().to_json(request.config.cni_version)?),
-        Ipam::Own => {}
-        Ipam::Delegate(name) => drop(find(name, request)?),
+        Ipam::None => {
+            CniResult::default().to_json(request.config.cni_version).map(|_| None).map_err(Error::Cni)
+        }
+        Ipam::Own => Ok(None),
+        Ipam::Delegate(name) => find(name, request).map(Some),
     }
-    Ok(())
 }
 
 /// ADD of the IPAM plugin. No lock of the network is held: a foreign one may take seconds.
-pub fn add(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
-    let lease = match &plan.ipam {
-        Ipam::None => return Ok(CniResult::default()),
-        Ipam::Own => {
+pub fn add(
+    host: &Host,
+    plan: &Plan,
+    request: &Request<'_>,
+    delegate: Option<&Delegate>,
+) -> Result<CniResult, Error> {
+    let lease = match (&plan.ipam, delegate) {
+        (Ipam::Own, _) => {
             let before = sticky::remembered(host, plan, &request.call.ifname);
             Pool::own(host, request).preferring(before).lease(request)?
         }
-        Ipam::Delegate(name) => call(name, Verb::Add, request)?.unwrap_or_default(),
+        (_, Some(delegate)) => delegate.call(Verb::Add, request)?.unwrap_or_default(),
+        (_, None) => return Ok(CniResult::default()),
     };
     if lease.ips.is_empty() {
         return Err(Error::NoAddress);
@@ -90,21 +97,22 @@ pub fn folder(host: &Host, ipam: &Ipam, record: &Record) -> Option<PathBuf> {
     (*ipam == Ipam::Own).then(|| host.store.leases(&record.network))
 }
 
-/// Calls an IPAM plugin: in this process if CNI_PATH leads to this very program, else by executing it.
 fn call(name: &str, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
-    let program = match find(name, request)? {
-        Delegate::Here(plugin) => return Ok(crate::run(plugin, verb, request)?),
-        Delegate::Program(program) => program,
-    };
-    let config = &request.config.raw;
-    let Some(reply) = delegate::exec(&program, request.call, verb, config)? else { return Ok(None) };
-    // It may answer in another version than it was asked in.
-    Ok(Some(CniResult::parse_any(&reply, request.config.cni_version)?))
+    find(name, request)?.call(verb, request)
 }
 
-/// True if another program leases the addresses.
-pub fn is_foreign(ipam: &Ipam, request: &Request<'_>) -> bool {
-    matches!(ipam, Ipam::Delegate(name) if matches!(find(name, request), Ok(Delegate::Program(_))))
+impl Delegate {
+    /// In this process if CNI_PATH led to this very program, else by executing it.
+    fn call(&self, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
+        let program = match self {
+            Delegate::Here(plugin) => return Ok(crate::run(*plugin, verb, request)?),
+            Delegate::Program(program) => program,
+        };
+        let config = &request.config.raw;
+        let Some(reply) = delegate::exec(program, request.call, verb, config)? else { return Ok(None) };
+        // It may answer in another version than it was asked in.
+        Ok(Some(CniResult::parse_any(&reply, request.config.cni_version)?))
+    }
 }
 
 /// An IPAM plugin of that name in CNI_PATH. Any other plugin of ours would wait for the locks that its caller holds.

@@ -200,7 +200,7 @@ pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error
     let Element::Publish { host: address, host_port, to, .. } = element else {
         return Error::Nft(nft::Error::Taken { element: element.clone(), holder });
     };
-    let served = holder.is_some() && holder == firewall::asker();
+    let served = holder.is_some() && holder == firewall::owner_of_questions();
     let nobody = if served { "rnet's name server" } else { "somebody unknown to rnet" };
     let key = holder.map(|owner| owner.to_string());
     let holder = key.as_deref().and_then(|key| holder_of(host, key));

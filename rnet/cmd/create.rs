@@ -132,14 +132,7 @@ impl Asked {
             self.refuse_alone()?;
         }
         for family in [IpNetwork::is_ipv4, IpNetwork::is_ipv6] {
-            if let [one, other, ..] =
-                self.subnets.iter().filter(|subnet| family(subnet)).collect::<Vec<_>>()[..]
-            {
-                return Err(Problem::Together {
-                    one: format!("--subnet {one}"),
-                    other: format!("--subnet {other}"),
-                });
-            }
+            refuse_second("--subnet", &self.subnets, |subnet| family(subnet))?;
         }
         self.subnets.iter().try_for_each(check_size)
     }
@@ -192,14 +185,14 @@ impl Asked {
     }
 }
 
-/// A subnet takes one of what an option gives.
+/// Of what an option gives, there may be one for each subnet or family.
 fn refuse_second<T: Display>(
     option: &str,
     given: &[T],
-    is_of_subnet: impl FnMut(&&T) -> bool,
+    is_rival: impl FnMut(&&T) -> bool,
 ) -> Result<(), Problem> {
     let text = |value: &T| format!("{option} {value}");
-    match given.iter().filter(is_of_subnet).collect::<Vec<_>>()[..] {
+    match given.iter().filter(is_rival).collect::<Vec<_>>()[..] {
         [one, other, ..] => Err(Problem::Together { one: text(one), other: text(other) }),
         _ => Ok(()),
     }

@@ -191,17 +191,17 @@ fn check(args: &Args, place: &Place, view: &View) -> anyhow::Result<()> {
 /// A port on an address of a family that the publishing network has not would be forgotten without a word.
 fn check_families(args: &Args, networks: &[Network]) -> Result<(), Problem> {
     let Some(network) = publisher(networks).map(|index| &networks[index]) else { return Ok(()) };
-    let has = |host: IpAddr| network.subnets.iter().any(|subnet| subnet.subnet.is_ipv4() == host.is_ipv4());
     // A foreign IPAM plugin may know of subnets that the definition does not tell.
-    let lost = args.publish.iter().find(|spec| spec.host.is_some_and(|host| !has(host)));
-    match lost.and_then(|spec| spec.host).filter(|_| !network.subnets.is_empty()) {
-        None => Ok(()),
-        Some(host) => {
-            let family = if host.is_ipv4() { "IPv4" } else { "IPv6" };
-            let host = publish::host_text(Some(host));
-            Err(Problem::NoFamily { host, network: network.name.clone(), family })
-        }
-    }
+    let is_lost = |host: &IpAddr| {
+        !network.subnets.is_empty()
+            && network.subnets.iter().all(|other| other.subnet.is_ipv4() != host.is_ipv4())
+    };
+    let Some(lost) = args.publish.iter().filter_map(|spec| spec.host).find(is_lost) else { return Ok(()) };
+    Err(Problem::NoFamily {
+        host: publish::host_text(Some(lost)),
+        network: network.name.clone(),
+        family: if lost.is_ipv4() { "IPv4" } else { "IPv6" },
+    })
 }
 
 /// The network that ports are published by: the first that can.
