@@ -37,7 +37,7 @@ fn what_a_call_costs_is_frozen() {
     // ADD itself visits the container's namespace; the child of DEL waits for the kernel, and its one message is
     // not among the others. Nothing is executed. The port comes up in a message of its own, when its guard is there,
     // and another silences it before its guard goes.
-    let add = Cost { tasks: 0, messages: 20 };
+    let add = Cost { tasks: 0, messages: 18 };
     let del = Cost { tasks: 1, messages: 16 };
     assert_eq!(alone, [add, del]);
     assert_eq!(costs(&site, &site.member(&mynet, "late"), &[("tcp", 8081)]), [add, del], "among 100 others");

@@ -30,8 +30,7 @@ impl Request {
     /// The messages, one but for the guard, that carry this out in order.
     pub(crate) fn messages(&self) -> Vec<Message> {
         vec![match self {
-            Self::LoopbackGuard { index, .. } => return guard::install(*index),
-            Self::LoopbackGuardDel { index, .. } => guard::remove(*index),
+            Self::LoopbackGuard { index, mark, .. } => return guard::install(*index, *mark),
             Self::LinkUp { index, .. } => set(flagged(*index, LinkFlags::Up, true)),
             Self::LinkDown { index, .. } => set(flagged(*index, LinkFlags::Up, false)),
             Self::LinkPromisc { index, on, .. } => set(flagged(*index, LinkFlags::Promisc, *on)),

@@ -7,6 +7,10 @@
 //! program that says "drop" itself (cls_bpf), u32 with the drop action (act_gact), and u32 with a
 //! redirection into `lo` (act_mirred), where such a packet ends: it is addressed to another
 //! station, and `lo` has no route_localnet. What the kernel lacks it answers with ENOENT.
+//!
+//! With br_netfilter a bridge sees answers to the host's own loopback clients after they were translated back to 127.0.0.1.
+//! They bear a mark, by which the program lets them pass; u32 needs one more option of the kernel for that, which it does not
+//! miss loudly, and so drops them too.
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Body;
@@ -44,10 +48,9 @@ const LOOPBACK_MASK: u32 = 0xff00_0000;
 /// Offset of the destination address in the IPv4 header (RFC 791, 3.1).
 const DESTINATION: i32 = 16;
 
-/// A way of dropping.
+/// Another way of dropping.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Way {
-    Bpf,
     U32Drop,
     U32Redirect,
 }
@@ -59,20 +62,19 @@ const TAG: u32 = 4;
 /// The ways to try when the kernel lacks the first.
 pub(crate) const OTHER_WAYS: [Way; 2] = [Way::U32Drop, Way::U32Redirect];
 
-/// The hook and the best filter; both may be there already.
-pub(crate) fn install(index: u32) -> Vec<Message> {
+/// The hook and the best filter, which lets pass what bears the mark; both may be there already.
+pub(crate) fn install(index: u32, mark: u32) -> Vec<Message> {
     let hook = Message {
         body: Body::NewQueueDiscipline(hook(index)),
         flags: NLM_F_CREATE | NLM_F_EXCL,
         forgiven: &[Errno::EXIST],
     };
-    std::iter::once(hook).chain(filters(index, Way::Bpf)).collect()
+    std::iter::once(hook).chain([filter(index, 1, BPF, bpf(mark), &[])]).collect()
 }
 
-/// The filters alone; the hook is there.
+/// The filters of the other ways alone; the hook is there.
 pub(crate) fn filters(index: u32, way: Way) -> Vec<Message> {
     match way {
-        Way::Bpf => vec![filter(index, 1, BPF, bpf(), &[])],
         Way::U32Drop => u32_filters(index, "gact", &gact()),
         Way::U32Redirect => u32_filters(index, "mirred", &mirred()),
     }
@@ -84,13 +86,25 @@ fn filter(index: u32, minor: u16, kind: &str, options: Vec<TcOption>, forgiven: 
     Message { body: Body::NewTrafficFilter(message), flags: NLM_F_CREATE, forgiven }
 }
 
-/// Removes whatever filter has our priority; EINVAL: the link has no hook at all.
+/// What a link says that has no such thing, or no hook at all, or is gone.
+const ABSENT: &[Errno] = &[Errno::NOENT, Errno::INVAL, Errno::NODEV];
+
+/// Removes whatever filter has our priority.
 pub(crate) fn remove(index: u32) -> Message {
-    Message {
-        body: Body::DelTrafficFilter(at(index, TcHandle::UNSPEC)),
-        flags: 0,
-        forgiven: &[Errno::NOENT, Errno::INVAL],
-    }
+    Message { body: Body::DelTrafficFilter(at(index, TcHandle::UNSPEC)), flags: 0, forgiven: ABSENT }
+}
+
+/// Asks for all filters at the hook.
+pub(crate) fn list(index: u32) -> Body {
+    Body::GetTrafficFilter(TcMessage::from_parts(
+        TcHeader { info: 0, ..at(index, TcHandle::UNSPEC).header },
+        Vec::new(),
+    ))
+}
+
+/// Removes the hook, unless it is of another kind than ours (EINVAL).
+pub(crate) fn unhook(index: u32) -> Message {
+    Message { body: Body::DelQueueDiscipline(hook(index)), flags: 0, forgiven: ABSENT }
 }
 
 fn hook(index: u32) -> TcMessage {
@@ -116,8 +130,8 @@ fn at(index: u32, handle: TcHandle) -> TcMessage {
     TcMessage::from_parts(header, Vec::new())
 }
 
-fn bpf() -> Vec<TcOption> {
-    let program = program();
+fn bpf(mark: u32) -> Vec<TcOption> {
+    let program = program(mark);
     let option = |kind, value| TcOption::Other(DefaultNla::new(kind, value));
     vec![
         option(TCA_BPF_OPS_LEN, ((program.len() / 8) as u16).to_ne_bytes().to_vec()),
@@ -133,16 +147,16 @@ type Instruction = (u32, u8, u8, u32);
 /// X walks along the headers. What is loaded relative to it is found wherever the packet's bytes lie, also outside the
 /// buffer's linear part, which whoever sends may choose; relative to SKF_NET_OFF, which links without Ethernet need,
 /// older kernels do not look there.
-fn program() -> Vec<u8> {
+fn program(mark: u32) -> Vec<u8> {
     use libc::{
         BPF_ABS, BPF_ADD, BPF_ALU, BPF_AND, BPF_H, BPF_IMM, BPF_IND, BPF_JA, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD,
-        BPF_LDX, BPF_MISC, BPF_RET, BPF_TAX, BPF_TXA, BPF_W, SKF_AD_HATYPE, SKF_AD_OFF, SKF_AD_PROTOCOL,
-        SKF_NET_OFF,
+        BPF_LDX, BPF_MISC, BPF_RET, BPF_TAX, BPF_TXA, BPF_W, SKF_AD_HATYPE, SKF_AD_MARK, SKF_AD_OFF,
+        SKF_AD_PROTOCOL, SKF_NET_OFF,
     };
     const TC_ACT_UNSPEC: u32 = u32::MAX;
     /// The instructions to which the others jump.
-    const CHECK: u8 = 24;
-    const PASS: u8 = 28;
+    const CHECK: u8 = 26;
+    const PASS: u8 = 30;
     // What it does with the type that was loaded: it may be IPv4, or a tag, which the next instruction is for.
     let judge = |at: u8| {
         let equals = |kind: i32, yes, no| (BPF_JMP | BPF_JEQ | BPF_K, yes, no, kind as u32);
@@ -158,7 +172,9 @@ fn program() -> Vec<u8> {
         (BPF_MISC | BPF_TAX, 0, 0, 0),
         (BPF_LD | BPF_H | BPF_IND, 0, 0, -2_i32 as u32),
     ];
-    let begin: [Instruction; 6] = [
+    let begin: [Instruction; 8] = [
+        (BPF_LD | BPF_W | BPF_ABS, 0, 0, (SKF_AD_OFF + SKF_AD_MARK) as u32),
+        (BPF_JMP | BPF_JEQ | BPF_K, PASS - 2, 0, mark),
         (BPF_LD | BPF_W | BPF_ABS, 0, 0, (SKF_AD_OFF + SKF_AD_HATYPE) as u32),
         (BPF_JMP | BPF_JEQ | BPF_K, 0, 2, u32::from(libc::ARPHRD_ETHER)),
         (BPF_LDX | BPF_W | BPF_IMM, 0, 0, ETHERNET),
@@ -175,7 +191,7 @@ fn program() -> Vec<u8> {
         (BPF_RET | BPF_K, 0, 0, TC_ACT_SHOT),
         (BPF_RET | BPF_K, 0, 0, TC_ACT_UNSPEC),
     ];
-    let walk = [&judge(6)[..], &behind_the_tag, &judge(13), &behind_the_tag, &judge(20)];
+    let walk = [&judge(8)[..], &behind_the_tag, &judge(15), &behind_the_tag, &judge(22)];
     let instructions = begin.iter().chain(walk.into_iter().flatten()).chain(&end);
     instructions.flat_map(encoded).collect()
 }
@@ -280,13 +296,13 @@ mod tests {
             scene
         }
 
-        fn request(&self, installed: bool) -> Request {
+        fn guard(&mut self) {
             let (index, name) = (self.bridge, "br0".into());
-            if installed {
-                Request::LoopbackGuard { index, name }
-            } else {
-                Request::LoopbackGuardDel { index, name }
-            }
+            self.host.send(&[Request::LoopbackGuard { index, name, mark: MARK }]).unwrap();
+        }
+
+        fn unguard(&mut self) {
+            self.host.remove_loopback_guard(self.bridge).unwrap();
         }
 
         /// Whether the container reaches the host's loopback, which must be the same behind any tags.
@@ -314,18 +330,31 @@ mod tests {
             }
         }
 
-        fn try_way(&mut self, way: Way) -> Result<(), Errno> {
-            let index = self.bridge;
-            let mut socket = crate::socket::Socket::open().unwrap();
-            let [hook, _] = install(index).try_into().ok().unwrap();
-            socket.exchange(vec![hook], |_| ()).unwrap();
-            let filters = filters(index, way);
-            let forgiven = filters[0].forgiven;
-            let refusals = socket.exchange(filters, |_| ()).unwrap();
-            let refusal = refusals.into_iter().flatten().find(|no| !forgiven.contains(&no.errno));
-            refusal.map_or(Ok(()), |no| Err(no.errno))
+        /// Takes the hook off; false if there was none.
+        fn unhook(&self) -> bool {
+            let message = Message { forgiven: &[], ..unhook(self.bridge) };
+            let refusals = crate::socket::Socket::open().unwrap().exchange(vec![message], |_| ()).unwrap();
+            refusals[0].is_none()
+        }
+
+        /// `None` is the first way.
+        fn try_way(&self, way: Option<Way>) -> Result<(), Errno> {
+            let mut messages = install(self.bridge, MARK);
+            if let Some(way) = way {
+                messages.truncate(1);
+                messages.extend(filters(self.bridge, way));
+            }
+            let forgiven: Vec<_> = messages.iter().map(|message| message.forgiven).collect();
+            let refusals = crate::socket::Socket::open().unwrap().exchange(messages, |_| ()).unwrap();
+            let mut refusals = refusals.into_iter().zip(forgiven);
+            match refusals.find_map(|(no, forgiven)| no.filter(|no| !forgiven.contains(&no.errno))) {
+                Some(refusal) => Err(refusal.errno),
+                None => Ok(()),
+            }
         }
     }
+
+    const MARK: u32 = 7;
 
     fn address(index: u32, text: &str) -> Request {
         Request::AddressAdd { index, name: String::new(), address: text.parse().unwrap() }
@@ -416,21 +445,41 @@ mod tests {
             let mut scene = Scene::new();
             assert!(scene.is_open(), "without a guard the attack succeeds, else this test shows nothing");
             for _ in 0..2 {
-                scene.host.send(&[scene.request(true)]).unwrap();
+                scene.guard();
                 assert!(!scene.is_open());
             }
             for _ in 0..2 {
-                scene.host.send(&[scene.request(false)]).unwrap();
+                scene.unguard();
                 assert!(scene.is_open());
             }
+            assert!(!scene.unhook());
         });
     }
 
     #[test]
-    fn a_guard_that_never_was_can_be_removed() {
+    fn a_hook_where_somebody_else_filters_stays() {
         on_a_host(|| {
             let mut scene = Scene::new();
-            scene.host.send(&[scene.request(false)]).unwrap();
+            scene.guard();
+            let [_, mut theirs] = install(scene.bridge, MARK).try_into().ok().unwrap();
+            let Body::NewTrafficFilter(filter) = &mut theirs.body else { panic!() };
+            filter.header.info = 1 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());
+            crate::socket::Socket::open().unwrap().exchange(vec![theirs], |_| ()).unwrap();
+
+            scene.unguard();
+
+            assert!(!scene.is_open(), "their filter drops what ours did");
+            assert!(scene.unhook());
+            assert!(scene.is_open());
+        });
+    }
+
+    #[test]
+    fn a_guard_that_never_was_can_be_removed_also_from_a_link_that_never_was() {
+        on_a_host(|| {
+            let mut scene = Scene::new();
+            scene.unguard();
+            scene.host.remove_loopback_guard(4711).unwrap();
         });
     }
 
@@ -439,7 +488,7 @@ mod tests {
         on_a_host(|| {
             let mut scene = Scene::new();
             let mut ways = 0;
-            for way in [Way::Bpf].into_iter().chain(OTHER_WAYS) {
+            for way in [None].into_iter().chain(OTHER_WAYS.map(Some)) {
                 for _ in 0..2 {
                     match scene.try_way(way) {
                         Ok(()) => assert!(!scene.is_open(), "{way:?}"),
@@ -447,7 +496,7 @@ mod tests {
                     }
                 }
                 ways += usize::from(scene.try_way(way).is_ok());
-                scene.host.send(&[scene.request(false)]).unwrap();
+                scene.unguard();
                 assert!(scene.is_open());
             }
             assert!(ways > 0);

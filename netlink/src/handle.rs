@@ -82,6 +82,23 @@ impl Netlink {
         self.pair(veth, born)
     }
 
+    /// Removes the guard that [`Request::LoopbackGuard`] made, and the hook unless others filter there; absent is fine.
+    pub fn remove_loopback_guard(&mut self, index: u32) -> Result<(), Error> {
+        self.remove_tc(guard::remove(index), || format!("tc filter del dev if{index} ingress prio 126"))?;
+        let others = self.socket.dump(&guard::list(index), |_, others| others.push(()))?;
+        if others.is_empty() {
+            self.remove_tc(guard::unhook(index), || format!("tc qdisc del dev if{index} ingress"))?;
+        }
+        Ok(())
+    }
+
+    fn remove_tc(&mut self, message: Message, what: impl Fn() -> String) -> Result<(), Error> {
+        match self.exchange(vec![message], |_| ())?.into_iter().flatten().next() {
+            Some(refusal) => Err(asked(what(), refusal)),
+            None => Ok(()),
+        }
+    }
+
     /// The link of this name, `None` if there is none.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
         let mut message = LinkMessage::default();

@@ -61,10 +61,8 @@ pub enum Request {
     NeighbourReplace { index: u32, address: IpAddr, mac: Mac },
     /// Forgets a neighbour; unknown is fine.
     NeighbourDel { index: u32, address: IpAddr },
-    /// Drops what reaches a link for 127.0.0.0/8, behind VLAN tags too, outside nftables; idempotent.
-    LoopbackGuard { index: u32, name: String },
-    /// Removes that guard; absent is fine. The empty ingress qdisc stays: others may filter there.
-    LoopbackGuardDel { index: u32, name: String },
+    /// Drops what reaches a link for 127.0.0.0/8 without this mark, behind VLAN tags too, outside nftables; idempotent.
+    LoopbackGuard { index: u32, name: String, mark: u32 },
 }
 
 /// A route of either family.
@@ -184,9 +182,6 @@ impl fmt::Display for Request {
                     f,
                     "tc qdisc add dev {name} ingress; tc filter replace dev {name} ingress prio 126 protocol all u32 match ip dst 127.0.0.0/8 action drop"
                 )
-            }
-            Self::LoopbackGuardDel { name, .. } => {
-                write!(f, "tc filter del dev {name} ingress prio 126")
             }
         }
     }

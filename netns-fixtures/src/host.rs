@@ -400,7 +400,9 @@ mod tests {
             near.route_via_host(subnet).unwrap();
             let back = subnets().into_iter().find(|s| s.is_ipv4() == subnet.is_ipv4()).unwrap();
             far.route_via_host(back).unwrap();
-            assert!(ping(near.netns(), address.ip(), LONG).unwrap().is_some(), "{address}");
+            // The first may come before the host has learned that it is a router now.
+            let answered = |_| ping(near.netns(), address.ip(), LONG / 5).unwrap().is_some();
+            assert!((0..5).any(answered), "{address}");
         }
     }
 

@@ -390,6 +390,7 @@ impl Requests {
                 self.dnat(map);
             }
             Term::Masquerade => self.other("masq", &[]),
+            Term::Mark(value) => self.mark(value.bytes),
             Term::Counter => self.other("counter", &[]),
             Term::Accept | Term::Drop | Term::Return => self.verdict(*term),
         }
@@ -486,6 +487,15 @@ impl Requests {
         let family = if map.v6 { NetfilterProtoFamily::IPv6 } else { NetfilterProtoFamily::IPv4 };
         let port = REGISTERS + map.data[0].width / 4;
         self.other("nat", &[(1, 1), (2, u8::from(family).into()), (3, REGISTERS), (5, port)]);
+    }
+
+    /// NFTA_META_KEY: NFT_META_MARK; NFTA_META_SREG
+    fn mark(&mut self, mark: &[u8]) {
+        self.expression("immediate", |immediate| {
+            immediate.put(&Immediate::DestinationRegister(register(FIRST)));
+            immediate.data(&Immediate::Data(DataAttribute::Unspec), mark);
+        });
+        self.other("meta", &[(2, 3), (3, REGISTERS)]);
     }
 
     fn verdict(&mut self, verdict: Term) {

@@ -26,5 +26,5 @@ pub use element::{Element, Owner, ParseProtocolError, Protocol, Range};
 pub use error::Error;
 pub use foreign::Dropping;
 pub use mac_check::{MacCheck, Subject};
-pub use ruleset::Ruleset;
+pub use ruleset::{LOOPBACK_ANSWER, Ruleset};
 pub use state::{ParseStateError, State};

@@ -7,8 +7,11 @@
 use std::fmt;
 
 use Term::{
-    Accept, Counter, Dnat, Drop, Has, Implied, In, Is, IsNot, Masked, Masquerade, NotIn, Return, Within,
+    Accept, Counter, Dnat, Drop, Has, Implied, In, Is, IsNot, Mark, Masked, Masquerade, NotIn, Return, Within,
 };
+
+/// The mark of answers to the host's own loopback clients, by which the guard outside nftables knows them: "rnet".
+pub const LOOPBACK_ANSWER: u32 = 0x726e_6574;
 
 /// The name of both tables.
 pub(crate) const TABLE: &str = "rnet";
@@ -201,6 +204,8 @@ pub(crate) enum Term {
     Dnat(&'static [Field], &'static Set),
     /// `masquerade`
     Masquerade,
+    /// `meta mark set VALUE`
+    Mark(Value),
     /// `counter`
     Counter,
     /// `accept`: the end of this base chain for the packet.
@@ -328,6 +333,21 @@ static INET: Table = Table {
             priority: -350,
             priority_name: "-350",
             rules: &[&[IsNot(IIFNAME, LO), IPV4, Within(IP_DADDR, LOOPBACK, 8), Counter, Drop]],
+        },
+        // What is for 127.0.0.1 behind that guard has just been translated back: an answer to the host's own client. The guard
+        // outside nftables would take it for an attack where br_netfilter has it translated before it enters the bridge.
+        Chain {
+            name: "loopback-answer",
+            kind: "filter",
+            hook: Hook::Prerouting,
+            priority: 0,
+            priority_name: "filter",
+            rules: &[&[
+                IsNot(IIFNAME, LO),
+                IPV4,
+                Within(IP_DADDR, LOOPBACK, 8),
+                Mark(value("0x726e6574", &LOOPBACK_ANSWER.to_ne_bytes())),
+            ]],
         },
         Chain {
             name: "prerouting",
@@ -546,6 +566,7 @@ impl Term {
                 format!("dnat {family} to {} map @{}", joined(fields, |f| f.text), map.name)
             }
             Self::Masquerade => "masquerade".into(),
+            Self::Mark(value) => format!("meta mark set {}", value.text),
             Self::Counter => "counter".into(),
             Self::Accept => "accept".into(),
             Self::Drop => "drop".into(),

@@ -311,9 +311,6 @@ fn set_port(
         netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() },
         netlink::Request::LinkNoAutoAddress { index, name: name.clone() },
     ];
-    if ports::is_loopback_open(host, &bridge.name)? {
-        requests.push(netlink::Request::LoopbackGuard { index, name: name.clone() });
-    }
     requests.extend(port_flags(plan, record, index, &name));
     if let Some(mac) = record.mac.as_deref().and_then(|mac| mac.parse().ok()).filter(|_| plan.gateway) {
         let addresses = record.addresses.iter().map(|address| address.address.ip());

@@ -334,37 +334,18 @@ fn loopback_bridge(record: &Record) -> Option<&str> {
     record.bridge.as_deref().filter(|_| open)
 }
 
-/// Guards every port of the bridge, or the interface itself where it is none (ptp's). Ports that come later see the claim and guard themselves ([`is_loopback_open`]).
-///
-/// On the ports, not on the bridge: with br_netfilter the bridge sees answers to the host's own loopback clients
-/// after they were translated back, with the very destination that is to be dropped.
+/// On the bridge, so that its ports' hooks are left to others (`bandwidth` fails on a port that has one).
 fn guard_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
-    let links = host.netlink.links()?;
-    let Some(bridge) = links.iter().find(|link| link.name == bridge).map(|link| link.index) else {
-        return Ok(());
-    };
-    let is_way_in = |link: &netlink::Link| {
-        link.master == Some(bridge) || link.index == bridge && link.kind.as_deref() != Some("bridge")
-    };
-    for port in links.into_iter().filter(is_way_in) {
-        match host.netlink.send(&[netlink::Request::LoopbackGuard { index: port.index, name: port.name }]) {
-            // A container has left meanwhile.
-            Err(netlink::Error::Request { errno, .. }) if errno == rustix::io::Errno::NODEV => {}
-            other => other?,
-        }
-    }
-    Ok(())
+    let Some(link) = host.netlink.link(bridge)? else { return Ok(()) };
+    let (index, name, mark) = (link.index, link.name, nft::LOOPBACK_ANSWER);
+    Ok(host.netlink.send(&[netlink::Request::LoopbackGuard { index, name, mark }])?)
 }
 
-/// The guards stay with their ports: they forbid only what is closed now.
 fn close_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
     // With the bridge its settings are gone.
-    Ok(host.netlink.set_sysctl_if_there(&format!("ipv4/conf/{bridge}/route_localnet"), "0")?)
-}
-
-/// True if the host's loopback reaches containers by this bridge, so that each of its ports needs a guard.
-pub fn is_loopback_open(host: &Host, bridge: &str) -> Result<bool, Error> {
-    Ok(host.store.is_claimed(&loopback_claim(bridge))?)
+    let Some(link) = host.netlink.link(bridge)? else { return Ok(()) };
+    host.netlink.set_sysctl_if_there(&format!("ipv4/conf/{bridge}/route_localnet"), "0")?;
+    Ok(host.netlink.remove_loopback_guard(link.index)?)
 }
 
 /// What a record with ports on single addresses claims: the ports, and after them their groups.

@@ -4,7 +4,8 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
-use serde_json::json;
+use anyhow::Context;
+use serde_json::{Value, json};
 
 use crate::lab::Lab;
 use crate::setup::NETWORKS;
@@ -85,8 +86,16 @@ impl Network {
         format!("cni-podman{}", self.number)
     }
 
+    /// Puts one more plugin at the end of its list.
+    pub fn append(&self, plugin: Value) -> anyhow::Result<()> {
+        let mut list: Value = serde_json::from_str(&fs::read_to_string(self.file())?)?;
+        list["plugins"].as_array_mut().context("a list has plugins")?.push(plugin);
+        Ok(fs::write(self.file(), list.to_string())?)
+    }
+
     fn file(&self) -> std::path::PathBuf {
-        Path::new(NETWORKS).join(format!("{}.conflist", self.name))
+        let prefix = if self.flavour == Flavour::Created { "rnet-" } else { "" };
+        Path::new(NETWORKS).join(format!("{prefix}{}.conflist", self.name))
     }
 
     /// What podman 4.3 writes (its `firewall` and `tuning` are no plugins of ours yet) if there is a plugin `dnsname`, which the

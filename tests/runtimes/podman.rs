@@ -7,7 +7,7 @@ use std::thread;
 use anyhow::{Context, bail, ensure};
 use netlink::Netns;
 use netns_fixtures::Program;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::checks;
 use crate::harness::{Body, Test};
@@ -26,6 +26,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         ("a_published_port_answers_everywhere", tcp_port),
         ("a_published_udp_port_answers_everywhere", udp_port),
         ("a_port_range_is_published", port_range),
+        ("the_reference_bandwidth_finds_its_place_behind", bandwidth),
         ("a_port_of_one_host_address_stays_there", port_of_one_address),
         ("outbound_is_masqueraded_and_clients_keep_their_address", masquerade),
         ("ip_and_mac_can_be_chosen", chosen_ip_and_mac),
@@ -180,6 +181,23 @@ fn tcp_port(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     checks::published(&lab, &network, &web, &other, 8080)?;
     podman.remove("web")?;
     checks::is_closed(lab.outside.netns(), "outside", (lab.outside.host_address(), 8080).into())
+}
+
+/// It fails on a host end whose ingress hook is taken.
+fn bandwidth(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    let network = Network::make(&lab, flavour, 1)?;
+    let (rate, burst) = (1_000_000_000, 100_000_000);
+    network.append(json!({"type": "bandwidth", "ingressRate": rate, "ingressBurst": burst,
+                          "egressRate": rate, "egressBurst": burst}))?;
+
+    // The first opens the host's loopback to its ports, the second comes when it is open.
+    let web = podman.run("web", &network.name, &["-p", "8080:80"])?;
+    let other = podman.run("other", &network.name, &["-p", "8081:80"])?;
+
+    checks::published(&lab, &network, &web, &other, 8080)?;
+    checks::published(&lab, &network, &other, &web, 8081)
 }
 
 fn udp_port(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {

@@ -20,6 +20,8 @@ pub const PAGE: &str = "a page out of a container";
 pub const NETWORKS: &str = "/etc/cni/net.d";
 
 const OURS: [&str; 6] = ["bridge", "host-local", "loopback", "portmap", "rnet", "dnsname"];
+/// A reference plugin that rnet has none of.
+const BANDWIDTH: &str = "/usr/lib/cni/bandwidth";
 const RUNTIMES: [&str; 5] = ["podman", "conmon", "crun", "runc", "containerd"];
 
 /// The surroundings of one run.
@@ -80,7 +82,7 @@ impl Setup {
             None => OURS.iter().map(|name| ((*name).to_owned(), self.rnet.clone())).collect(),
             Some(folder) => OURS[..4].iter().map(|name| ((*name).to_owned(), folder.join(name))).collect(),
         };
-        for (name, file) in links {
+        for (name, file) in links.into_iter().chain([("bandwidth".into(), BANDWIDTH.into())]) {
             ensure!(file.exists(), "the plugin {} is missing", file.display());
             symlink(&file, Path::new(PLUGINS).join(name))?;
         }

@@ -7,13 +7,28 @@ use netns_fixtures::{Frames, UdpEcho, frame, wait_for_carrier};
 use serde_json::json;
 
 use crate::common::{LONG, Lab, bridge, differences, inside, publishing, rnet, with};
-use crate::stage::{A, B, GATEWAY_A, HOST, Stage, all_get, echo, page, to};
+use crate::stage::{A, B, GATEWAY_A, HOST, Stage, all_get, echo, echoes, page, to};
 
 /// A service that the host has for itself.
 const SECRET: u16 = 6000;
+/// The port that an attacker sends from.
+const FORGED: u16 = 7777;
 
 fn v4(ip: &str) -> Ipv4Addr {
     ip.parse().unwrap()
+}
+
+/// What the host has for itself, and what it has for everybody.
+struct Services<'h> {
+    host: &'h Netns,
+    secret: UdpEcho,
+    open: UdpEcho,
+}
+
+impl<'h> Services<'h> {
+    fn of(host: &'h Netns) -> Self {
+        Self { host, secret: echo(host, "0.0.0.0", SECRET), open: echo(host, "0.0.0.0", 6001) }
+    }
 }
 
 /// Sends a datagram for the host's 127.0.0.1 through `link` of `from`, and an honest one for the host behind it.
@@ -23,18 +38,18 @@ fn gets_through(
     link: &str,
     own: IpAddr,
     host_mac: [u8; 6],
-    host: &str,
-    secret: &UdpEcho,
-    open: &UdpEcho,
+    gateway: &str,
+    Services { host, secret, open }: &Services<'_>,
 ) -> bool {
     let IpAddr::V4(own) = own else { panic!("{own}") };
     let mac = inside(from).link(link).unwrap().unwrap().mac.unwrap().0;
     let frames = Frames::on(from, link).unwrap();
     let datagram = |to: Ipv4Addr, port: u16| {
-        let datagram = frame::udp((own.into(), 7777), (to.into(), port), b"let me in, this is long enough");
+        let datagram = frame::udp((own.into(), FORGED), (to.into(), port), b"let me in, this is long enough");
         frame::ethernet(host_mac, mac, 0x0800, &frame::ipv4(own, to, 17, &datagram))
     };
-    let (secrets, opens) = (secret.peers().len(), open.peers().len());
+    let secrets = || secret.peers().iter().filter(|peer| peer.port() == FORGED).count();
+    let (before, opens) = (secrets(), open.peers().len());
     for loopback in ["127.0.0.1", "127.1.2.3"] {
         let frame = datagram(v4(loopback), SECRET);
         frames.send(&frame).unwrap();
@@ -43,14 +58,16 @@ fn gets_through(
             frames.send(&[&frame[..12], tags, &frame[12..]].concat()).unwrap();
         }
     }
-    frames.send(&datagram(v4(host), open.address().port())).unwrap();
+    frames.send(&datagram(v4(gateway), open.address().port())).unwrap();
     // The honest one was sent last: when it is there, the others would be too.
     let begun = std::time::Instant::now();
     while open.peers().len() == opens && begun.elapsed() < LONG {
         std::thread::sleep(std::time::Duration::from_millis(1));
     }
     assert!(open.peers().len() > opens, "the honest datagram did not arrive");
-    secret.peers().len() > secrets
+    // The secret service has seen whatever came before one that it answers.
+    assert!(echoes(host, to("127.0.0.1", SECRET), LONG));
+    secrets() > before
 }
 
 fn mac_of(lab: &Lab, link: &str) -> [u8; 6] {
@@ -60,14 +77,17 @@ fn mac_of(lab: &Lab, link: &str) -> [u8; 6] {
 #[test]
 fn neither_containers_nor_neighbours_reach_it_also_after_a_flush() {
     let stage = Stage::new();
-    // One was there before the loopback was opened, one comes when it is open.
+    // One was there before the loopback was opened, one came when it was open.
     let early = stage.attach("early", &rnet("a", &A), &[]);
     let web = stage.attach("web", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
     let late = stage.attach("late", &rnet("a", &A), &[]);
     let other = stage.attach("other", &rnet("b", &B), &[]);
     let host = stage.lab.host.netns();
-    let (secret, open) = (echo(host, "0.0.0.0", SECRET), echo(host, "0.0.0.0", 6001));
+    let services = Services::of(host);
     assert_eq!(stage.lab.sysctl("ipv4/conf/rnet-a/route_localnet").as_deref(), Some("1"));
+    let snapshot = stage.lab.snapshot();
+    let hooked: Vec<_> = snapshot.lines().iter().filter(|line| line.starts_with("qdisc ")).collect();
+    assert!(hooked.len() == 1 && hooked[0].starts_with("qdisc rnet-a: ingress"), "{hooked:?}");
     let attack = |when: &str| {
         let lab = &stage.lab;
         for guest in [&web, &early, &late] {
@@ -77,20 +97,12 @@ fn neither_containers_nor_neighbours_reach_it_also_after_a_flush() {
                 guest.v4(),
                 mac_of(lab, "rnet-a"),
                 GATEWAY_A[0],
-                &secret,
-                &open,
+                &services,
             );
             assert!(!through, "{when}: {}, of the publishing network", guest.who.id);
         }
-        let from_other = gets_through(
-            other.netns(),
-            "eth0",
-            other.v4(),
-            mac_of(lab, "rnet-b"),
-            "172.19.0.1",
-            &secret,
-            &open,
-        );
+        let from_other =
+            gets_through(other.netns(), "eth0", other.v4(), mac_of(lab, "rnet-b"), "172.19.0.1", &services);
         assert!(!from_other, "{when}: a container of another network");
         let out = stage.outside.link();
         let from_outside = gets_through(
@@ -99,17 +111,21 @@ fn neither_containers_nor_neighbours_reach_it_also_after_a_flush() {
             stage.outside.address(),
             mac_of(lab, out),
             HOST[0],
-            &secret,
-            &open,
+            &services,
         );
         assert!(!from_outside, "{when}: a neighbour");
     };
-    attack("with the ruleset");
-    stage.flush();
-    attack("after a flush");
-    // Whoever publishes next brings the ruleset back.
-    stage.attach("more", &rnet("a", &A), &[("", 8081, 80, "tcp")]);
-    attack("restored");
+    let _server = web.serves(80);
+    for (on, more) in [(false, 8081), (true, 8082)] {
+        stage.set_bridge_netfilter(on);
+        attack("with the ruleset");
+        stage.flush();
+        attack("after a flush");
+        // Whoever publishes next brings the ruleset back.
+        stage.attach(&format!("more{more}"), &rnet("a", &A), &[("", more, 80, "tcp")]);
+        attack("restored");
+        all_get("web", &[("the host's own client", host, to("127.0.0.1", 8080))]);
+    }
 }
 
 /// The same attack where the setting stands without guards: it does get through.
@@ -123,9 +139,9 @@ fn without_guards_they_would_reach_it() {
     lab.firewall(|firewall| firewall.drop_tables().unwrap());
     lab.set_sysctl("ipv4/conf/br0/route_localnet", "1");
     let host = lab.host.netns();
-    let (secret, open) = (echo(host, "0.0.0.0", SECRET), echo(host, "0.0.0.0", 6001));
+    let services = Services::of(host);
     let own = crate::common::address(&result, false);
-    assert!(gets_through(container.netns(), "eth0", own, mac_of(&lab, "br0"), GATEWAY_A[0], &secret, &open));
+    assert!(gets_through(container.netns(), "eth0", own, mac_of(&lab, "br0"), GATEWAY_A[0], &services));
 }
 
 /// A container on a pair of its own, as the plugin `ptp` makes it: there is no bridge whose ports could be guarded.
@@ -163,10 +179,10 @@ fn a_container_without_a_bridge_does_not_reach_it_either() {
 
     lab.firewall(|firewall| firewall.drop_tables().unwrap());
 
-    let (secret, open) = (echo(host, "0.0.0.0", SECRET), echo(host, "0.0.0.0", 6001));
+    let services = Services::of(host);
     let own = "172.20.0.2".parse().unwrap();
     let mac = mac_of(&lab, "p2p0");
-    assert!(!gets_through(container.netns(), "eth0", own, mac, "172.20.0.1", &secret, &open));
+    assert!(!gets_through(container.netns(), "eth0", own, mac, "172.20.0.1", &services));
 }
 
 #[test]
@@ -186,10 +202,7 @@ fn it_is_open_only_while_a_port_is_published_there() {
     stage.detach(&two);
     assert_eq!(local(), "0");
     stage.detach(&three);
-    // The guards outside nftables stay with the ports that are there.
     let left = differences(&before, &stage.lab.snapshot());
-    let left: Vec<_> =
-        left.iter().filter(|line| !line.contains("filter veth") && !line.contains("qdisc veth")).collect();
     assert!(left.is_empty(), "{left:#?}");
     stage.detach(&peer);
 }
