@@ -31,6 +31,8 @@ impl Request {
     pub(crate) fn messages(&self) -> Vec<Message> {
         vec![match self {
             Self::LoopbackGuard { index, mark, .. } => return guard::install(*index, *mark),
+            Self::LoopbackGuardDel { index, .. } => guard::remove(*index),
+            Self::IngressDel { index, .. } => guard::unhook(*index),
             Self::LinkUp { index, .. } => set(flagged(*index, LinkFlags::Up, true)),
             Self::LinkDown { index, .. } => set(flagged(*index, LinkFlags::Up, false)),
             Self::LinkPromisc { index, on, .. } => set(flagged(*index, LinkFlags::Promisc, *on)),

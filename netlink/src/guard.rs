@@ -302,7 +302,7 @@ mod tests {
         }
 
         fn unguard(&mut self) {
-            self.host.remove_loopback_guard(self.bridge).unwrap();
+            self.host.remove_loopback_guard(self.bridge, "br0").unwrap();
         }
 
         /// Whether the container reaches the host's loopback, which must be the same behind any tags.
@@ -479,7 +479,7 @@ mod tests {
         on_a_host(|| {
             let mut scene = Scene::new();
             scene.unguard();
-            scene.host.remove_loopback_guard(4711).unwrap();
+            scene.host.remove_loopback_guard(4711, "none").unwrap();
         });
     }
 

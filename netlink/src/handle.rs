@@ -82,21 +82,14 @@ impl Netlink {
         self.pair(veth, born)
     }
 
-    /// Removes the guard that [`Request::LoopbackGuard`] made, and the hook unless others filter there; absent is fine.
-    pub fn remove_loopback_guard(&mut self, index: u32) -> Result<(), Error> {
-        self.remove_tc(guard::remove(index), || format!("tc filter del dev if{index} ingress prio 126"))?;
-        let others = self.socket.dump(&guard::list(index), |_, others| others.push(()))?;
+    /// Removes the guard that [`Request::LoopbackGuard`] made, and the hook unless somebody else filters there.
+    pub fn remove_loopback_guard(&mut self, index: u32, name: &str) -> Result<(), Error> {
+        self.send(&[Request::LoopbackGuardDel { index, name: name.into() }])?;
+        let others = self.socket.dump(|| guard::list(index), |_, others| others.push(()))?;
         if others.is_empty() {
-            self.remove_tc(guard::unhook(index), || format!("tc qdisc del dev if{index} ingress"))?;
+            self.send(&[Request::IngressDel { index, name: name.into() }])?;
         }
         Ok(())
-    }
-
-    fn remove_tc(&mut self, message: Message, what: impl Fn() -> String) -> Result<(), Error> {
-        match self.exchange(vec![message], |_| ())?.into_iter().flatten().next() {
-            Some(refusal) => Err(asked(what(), refusal)),
-            None => Ok(()),
-        }
     }
 
     /// The link of this name, `None` if there is none.
@@ -113,17 +106,23 @@ impl Netlink {
 
     /// All links (RTM_GETLINK).
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
-        self.socket.dump(&Body::GetLink(LinkMessage::default()), |answer, links| {
-            links.extend((answer.kind == read::RTM_NEWLINK).then(|| Link::read(answer)).flatten());
-        })
+        self.socket.dump(
+            || Body::GetLink(LinkMessage::default()),
+            |answer, links| {
+                links.extend((answer.kind == read::RTM_NEWLINK).then(|| Link::read(answer)).flatten());
+            },
+        )
     }
 
     /// The addresses of both families, of one link or of all (RTM_GETADDR).
     pub fn addresses(&mut self, index: Option<u32>) -> Result<Vec<Address>, Error> {
-        let mut message = AddressMessage::default();
-        message.header.index = index.unwrap_or(0);
+        let of_link = || {
+            let mut message = AddressMessage::default();
+            message.header.index = index.unwrap_or(0);
+            Body::GetAddress(message)
+        };
         let wanted = |address: &Address| index.is_none_or(|index| address.index == index);
-        let found = self.socket.dump(&Body::GetAddress(message), |answer, found| {
+        let found = self.socket.dump(of_link, |answer, found| {
             if answer.kind == read::RTM_NEWADDR {
                 found.extend(Address::read(answer).filter(wanted));
             }
@@ -137,24 +136,31 @@ impl Netlink {
 
     /// The routes of both families in all tables (RTM_GETROUTE); one for each next hop.
     pub fn routes(&mut self) -> Result<Vec<Route>, Error> {
-        self.socket.dump(&Body::GetRoute(RouteMessage::default()), |answer, found| {
-            if answer.kind == read::RTM_NEWROUTE {
-                read::routes(answer, found);
-            }
-        })
+        self.socket.dump(
+            || Body::GetRoute(RouteMessage::default()),
+            |answer, found| {
+                if answer.kind == read::RTM_NEWROUTE {
+                    read::routes(answer, found);
+                }
+            },
+        )
     }
 
     /// The neighbours of a link with a known MAC, and whether each is permanent (RTM_GETNEIGH).
     pub fn neighbours(&mut self, index: u32) -> Result<Vec<(IpAddr, Mac, bool)>, Error> {
-        self.socket.dump(&Body::GetNeighbour(NeighbourMessage::default()), |answer, found| {
-            if answer.kind != read::RTM_NEWNEIGH {
-                return;
-            }
-            if let Some((_, ip, mac, permanent)) = read::neighbour(answer).filter(|(link, ..)| *link == index)
-            {
-                found.push((ip, mac, permanent));
-            }
-        })
+        self.socket.dump(
+            || Body::GetNeighbour(NeighbourMessage::default()),
+            |answer, found| {
+                if answer.kind != read::RTM_NEWNEIGH {
+                    return;
+                }
+                if let Some((_, ip, mac, permanent)) =
+                    read::neighbour(answer).filter(|(link, ..)| *link == index)
+                {
+                    found.push((ip, mac, permanent));
+                }
+            },
+        )
     }
 
     /// By which link, and which gateway if any, a packet to `ip` would leave; `None`: by none.

@@ -52,9 +52,14 @@ mod tests {
     fn a_program_goes_on_without_its_pages() {
         let before = resident_file();
 
-        give_back_program();
+        // The tests beside this one fetch pages meanwhile.
+        let tries = (0..20).map(|_| {
+            give_back_program();
+            resident_file()
+        });
+        let after = tries.min().unwrap();
 
-        assert!(resident_file() < before / 2 + 200, "{before} kB before, {} kB now", resident_file());
+        assert!(after < before / 2 + 200, "{before} kB before, {after} kB after");
     }
 
     #[test]

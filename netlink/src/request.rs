@@ -63,6 +63,10 @@ pub enum Request {
     NeighbourDel { index: u32, address: IpAddr },
     /// Drops what reaches a link for 127.0.0.0/8 without this mark, behind VLAN tags too, outside nftables; idempotent.
     LoopbackGuard { index: u32, name: String, mark: u32 },
+    /// Removes that guard; absent is fine.
+    LoopbackGuardDel { index: u32, name: String },
+    /// Removes a link's ingress hook with all filters; absent, or of another kind (clsact), is fine.
+    IngressDel { index: u32, name: String },
 }
 
 /// A route of either family.
@@ -183,6 +187,8 @@ impl fmt::Display for Request {
                     "tc qdisc add dev {name} ingress; tc filter replace dev {name} ingress prio 126 protocol all u32 match ip dst 127.0.0.0/8 action drop"
                 )
             }
+            Self::LoopbackGuardDel { name, .. } => write!(f, "tc filter del dev {name} ingress prio 126"),
+            Self::IngressDel { name, .. } => write!(f, "tc qdisc del dev {name} ingress"),
         }
     }
 }

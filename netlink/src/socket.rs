@@ -129,12 +129,12 @@ impl Socket {
     /// Asks for a whole table and turns each entry into a value; repeated while changes interrupt it.
     pub fn dump<T>(
         &mut self,
-        body: &RouteNetlinkMessage,
+        body: impl Fn() -> RouteNetlinkMessage,
         mut read: impl FnMut(&Answer<'_>, &mut Vec<T>),
     ) -> Result<Vec<T>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
             let mut found = Vec::new();
-            if self.dump_once(body.clone(), |answer| read(answer, &mut found))? {
+            if self.dump_once(body(), |answer| read(answer, &mut found))? {
                 return Ok(found);
             }
         }

@@ -345,7 +345,7 @@ fn close_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
     // With the bridge its settings are gone.
     let Some(link) = host.netlink.link(bridge)? else { return Ok(()) };
     host.netlink.set_sysctl_if_there(&format!("ipv4/conf/{bridge}/route_localnet"), "0")?;
-    Ok(host.netlink.remove_loopback_guard(link.index)?)
+    Ok(host.netlink.remove_loopback_guard(link.index, bridge)?)
 }
 
 /// What a record with ports on single addresses claims: the ports, and after them their groups.
