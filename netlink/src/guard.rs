@@ -9,8 +9,8 @@
 //! station, and `lo` has no route_localnet. What the kernel lacks it answers with ENOENT.
 //!
 //! With br_netfilter a bridge sees answers to the host's own loopback clients after they were translated back to 127.0.0.1.
-//! They bear a mark, by which the program lets them pass; u32 needs one more option of the kernel for that, which it does not
-//! miss loudly, and so drops them too.
+//! They bear a mark, by which the program lets them pass. u32 drops them too: a kernel without CLS_U32_MARK ignores the part of a
+//! filter that would ask for a mark.
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Body;
