@@ -267,6 +267,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
+    use crate::socket::Socket;
     use crate::{Mac, Netlink, Netns, Request, Route, Veth};
 
     /// A host with a bridge on which 127.0.0.1 may be addressed, and a container that does so.
@@ -333,8 +334,7 @@ mod tests {
         /// Takes the hook off; false if there was none.
         fn unhook(&self) -> bool {
             let message = Message { forgiven: &[], ..unhook(self.bridge) };
-            let refusals = crate::socket::Socket::open().unwrap().exchange(vec![message], |_| ()).unwrap();
-            refusals[0].is_none()
+            exchange(vec![message])[0].is_none()
         }
 
         /// `None` is the first way.
@@ -345,13 +345,16 @@ mod tests {
                 messages.extend(filters(self.bridge, way));
             }
             let forgiven: Vec<_> = messages.iter().map(|message| message.forgiven).collect();
-            let refusals = crate::socket::Socket::open().unwrap().exchange(messages, |_| ()).unwrap();
-            let mut refusals = refusals.into_iter().zip(forgiven);
-            match refusals.find_map(|(no, forgiven)| no.filter(|no| !forgiven.contains(&no.errno))) {
-                Some(refusal) => Err(refusal.errno),
-                None => Ok(()),
-            }
+            let mut refusals = exchange(messages).into_iter().zip(forgiven);
+            let refusal = refusals.find_map(|(no, forgiven)| no.filter(|no| !forgiven.contains(no)));
+            refusal.map_or(Ok(()), Err)
         }
+    }
+
+    /// What the kernel says to each of these, from a socket of this thread's namespace.
+    fn exchange(messages: Vec<Message>) -> Vec<Option<Errno>> {
+        let refusals = Socket::open().unwrap().exchange(messages, |_| ()).unwrap();
+        refusals.into_iter().map(|refusal| refusal.map(|refusal| refusal.errno)).collect()
     }
 
     const MARK: u32 = 7;
@@ -463,8 +466,8 @@ mod tests {
             scene.guard();
             let [_, mut theirs] = install(scene.bridge, MARK).try_into().ok().unwrap();
             let Body::NewTrafficFilter(filter) = &mut theirs.body else { panic!() };
-            filter.header.info = 1 << 16 | u32::from((libc::ETH_P_ALL as u16).to_be());
-            crate::socket::Socket::open().unwrap().exchange(vec![theirs], |_| ()).unwrap();
+            filter.header.info += 1 << 16;
+            assert_eq!(exchange(vec![theirs]), [None]);
 
             scene.unguard();
 

@@ -106,12 +106,10 @@ impl Netlink {
 
     /// All links (RTM_GETLINK).
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
-        self.socket.dump(
-            || Body::GetLink(LinkMessage::default()),
-            |answer, links| {
-                links.extend((answer.kind == read::RTM_NEWLINK).then(|| Link::read(answer)).flatten());
-            },
-        )
+        let all = || Body::GetLink(LinkMessage::default());
+        self.socket.dump(all, |answer, links| {
+            links.extend((answer.kind == read::RTM_NEWLINK).then(|| Link::read(answer)).flatten());
+        })
     }
 
     /// The addresses of both families, of one link or of all (RTM_GETADDR).
@@ -136,31 +134,26 @@ impl Netlink {
 
     /// The routes of both families in all tables (RTM_GETROUTE); one for each next hop.
     pub fn routes(&mut self) -> Result<Vec<Route>, Error> {
-        self.socket.dump(
-            || Body::GetRoute(RouteMessage::default()),
-            |answer, found| {
-                if answer.kind == read::RTM_NEWROUTE {
-                    read::routes(answer, found);
-                }
-            },
-        )
+        let all = || Body::GetRoute(RouteMessage::default());
+        self.socket.dump(all, |answer, found| {
+            if answer.kind == read::RTM_NEWROUTE {
+                read::routes(answer, found);
+            }
+        })
     }
 
     /// The neighbours of a link with a known MAC, and whether each is permanent (RTM_GETNEIGH).
     pub fn neighbours(&mut self, index: u32) -> Result<Vec<(IpAddr, Mac, bool)>, Error> {
-        self.socket.dump(
-            || Body::GetNeighbour(NeighbourMessage::default()),
-            |answer, found| {
-                if answer.kind != read::RTM_NEWNEIGH {
-                    return;
-                }
-                if let Some((_, ip, mac, permanent)) =
-                    read::neighbour(answer).filter(|(link, ..)| *link == index)
-                {
-                    found.push((ip, mac, permanent));
-                }
-            },
-        )
+        let all = || Body::GetNeighbour(NeighbourMessage::default());
+        self.socket.dump(all, |answer, found| {
+            if answer.kind != read::RTM_NEWNEIGH {
+                return;
+            }
+            if let Some((_, ip, mac, permanent)) = read::neighbour(answer).filter(|(link, ..)| *link == index)
+            {
+                found.push((ip, mac, permanent));
+            }
+        })
     }
 
     /// By which link, and which gateway if any, a packet to `ip` would leave; `None`: by none.

@@ -607,6 +607,10 @@ mod tests {
                         (field.width as usize, mask.bytes.len())
                     );
                 }
+                Mark(value) => {
+                    let number = u32::from_ne_bytes(value.bytes.try_into().unwrap());
+                    assert_eq!(value.text, format!("{number:#x}"));
+                }
                 _ => {}
             }
         }
