@@ -24,6 +24,7 @@ mod names;
 mod network;
 mod podman;
 mod program;
+mod readme;
 mod setup;
 mod systemd;
 
@@ -91,6 +92,7 @@ fn tests(setup: &Setup) -> Vec<Test> {
         tests.extend(containerd::tests(flavour));
         tests.extend(ctr::tests(flavour));
         if !setup.peer {
+            tests.extend(readme::tests(flavour));
             tests.extend(names::tests(flavour));
             tests.extend(systemd::tests(flavour));
         }

@@ -127,7 +127,8 @@ fn program<'a>(setup: &Setup, netns: &'a Netns) -> Program<'a> {
     environment(setup, bounded(netns, "podman"))
 }
 
-fn environment<'a>(setup: &Setup, program: Program<'a>) -> Program<'a> {
+/// `program` with the configuration of the podman under test.
+pub fn environment<'a>(setup: &Setup, program: Program<'a>) -> Program<'a> {
     program
         .env("CONTAINERS_CONF", setup.dir.join("containers.conf"))
         .env("CONTAINERS_STORAGE_CONF", setup.dir.join("storage.conf"))

@@ -1,4 +1,4 @@
-//! A container goes and another comes: its address, its flows (docs/rules.md: P2, G4).
+//! A container goes and another comes: its address, its flows (docs/rules.md: P2, C4).
 
 use std::time::Duration;
 

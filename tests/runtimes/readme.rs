@@ -1,0 +1,87 @@
+//! A newcomer with the README: types each command of README.md, in order, and compares what it prints with what the README says.
+//!
+//! `tests/documents.rs` makes sure that the Chinese README has the same commands, and that `.ci/run` runs those that begin with `cargo`.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+
+use crate::harness::{Body, Test};
+use crate::lab::Lab;
+use crate::network::Flavour;
+use crate::program::{bounded, stdout};
+use crate::setup::{IMAGE, Setup};
+
+#[path = "../common/readme.rs"]
+mod readme;
+
+use readme::Step;
+
+/// Where the README puts the binary.
+const PROGRAMS: &str = "/usr/local/bin";
+/// The image that the README's podman runs; on the tests' host it is the tests' own.
+const README_IMAGE: &str = "docker.io/library/busybox";
+/// In the README's output, stands for anything.
+const ANYTHING: &str = "…";
+
+/// All tests of this file.
+pub fn tests(flavour: &Flavour) -> Vec<Test> {
+    let tests: &[(&str, Body)] = &[("every_command_prints_what_is_said", every_command)];
+    tests.iter().filter(|_| *flavour == Flavour::Created).map(|test| Test::new("readme", *flavour, *test)).collect()
+}
+
+fn every_command(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    install(setup)?;
+    crate::podman::Podman { lab: &lab }.call(&["tag", IMAGE, README_IMAGE])?;
+    let folder = setup.dir.join("newcomer");
+    fs::create_dir_all(&folder)?;
+    let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
+    let steps: Vec<Step> = readme::steps(&text).into_iter().filter(|step| !is_build(step)).collect();
+    ensure!(steps.len() > 10, "only {} commands were found", steps.len());
+    let failures: Vec<String> =
+        steps.iter().filter_map(|step| follow(&lab, &folder, step).err()).map(|error| format!("{error:#}")).collect();
+    ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
+    lab.ensure_nothing_left()
+}
+
+/// The gate builds and installs in its own way.
+fn is_build(step: &Step) -> bool {
+    step.command.starts_with("cargo ") || step.command.starts_with("install ")
+}
+
+fn install(setup: &Setup) -> anyhow::Result<()> {
+    rustix::mount::mount("tmpfs", PROGRAMS, "tmpfs", rustix::mount::MountFlags::empty(), None)
+        .with_context(|| format!("mount {PROGRAMS}"))?;
+    Ok(symlink(&setup.rnet, Path::new(PROGRAMS).join("rnet"))?)
+}
+
+fn follow(lab: &Lab<'_>, folder: &Path, step: &Step) -> anyhow::Result<()> {
+    let program = crate::podman::environment(lab.setup, bounded(lab.host.netns(), "sh")).current_dir(folder);
+    let printed = stdout(program, &step.command, &["-c", &format!("{} 2>&1", step.command)])?;
+    let printed: Vec<&str> = printed.lines().map(str::trim_end).collect();
+    let is_it = printed.len() == step.output.len()
+        && printed.iter().zip(&step.output).all(|(printed, said)| matches(printed, said));
+    ensure!(
+        is_it,
+        "`{}`\n  the README says:\n{}\n  it prints:\n{}",
+        step.command,
+        step.output.join("\n"),
+        printed.join("\n")
+    );
+    Ok(())
+}
+
+/// True if `printed` is what is `said`, part by part between the places that stand for anything.
+fn matches(printed: &str, said: &str) -> bool {
+    let mut parts = said.split(ANYTHING);
+    let Some(mut rest) = parts.next().and_then(|first| printed.strip_prefix(first)) else { return false };
+    let mut last = "";
+    for part in parts {
+        let Some((_, after)) = rest.split_once(part) else { return false };
+        (rest, last) = (after, part);
+    }
+    rest.is_empty() || (last.is_empty() && said.ends_with(ANYTHING))
+}
