@@ -33,7 +33,8 @@ fn both_readmes_show_the_same_commands_and_the_same_output() {
 #[test]
 fn the_gate_runs_each_cargo_command_of_the_readme() {
     let (readme, gate) = (document("README.md"), document(".ci/run"));
-    let commands: Vec<String> = readme::lines(&readme).into_iter().filter(|line| line.starts_with("cargo ")).collect();
+    let commands: Vec<String> =
+        readme::lines(&readme).into_iter().filter(|line| line.starts_with("cargo ")).collect();
     assert!(commands.len() >= 3, "{commands:?}");
     for command in commands {
         assert!(gate.lines().any(|line| line.trim() == command), "`{command}` is not a line of .ci/run");

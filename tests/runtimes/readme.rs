@@ -29,7 +29,11 @@ const ANYTHING: &str = "…";
 /// All tests of this file.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
     let tests: &[(&str, Body)] = &[("every_command_prints_what_is_said", every_command)];
-    tests.iter().filter(|_| *flavour == Flavour::Created).map(|test| Test::new("readme", *flavour, *test)).collect()
+    tests
+        .iter()
+        .filter(|_| *flavour == Flavour::Created)
+        .map(|test| Test::new("readme", *flavour, *test))
+        .collect()
 }
 
 fn every_command(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
@@ -41,8 +45,11 @@ fn every_command(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
     let steps: Vec<Step> = readme::steps(&text).into_iter().filter(|step| !is_build(step)).collect();
     ensure!(steps.len() > 10, "only {} commands were found", steps.len());
-    let failures: Vec<String> =
-        steps.iter().filter_map(|step| follow(&lab, &folder, step).err()).map(|error| format!("{error:#}")).collect();
+    let failures: Vec<String> = steps
+        .iter()
+        .filter_map(|step| follow(&lab, &folder, step).err())
+        .map(|error| format!("{error:#}"))
+        .collect();
     ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
     lab.ensure_nothing_left()
 }
