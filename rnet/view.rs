@@ -146,7 +146,7 @@ impl View {
         }
         let recorded = self.host.store.networks()?.iter().any(|network| network.isolated);
         // Whoever may not look at the ruleset is not told of it.
-        let ruleset_intact = !recorded || plugins::firewall::is_intact(&mut self.host).unwrap_or(true);
+        let ruleset_intact = !recorded || plugins::ruleset::is_intact(&mut self.host).unwrap_or(true);
         Ok(Kernel { links, addresses, ruleset_intact })
     }
 

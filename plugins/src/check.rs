@@ -9,7 +9,7 @@ use store::Record;
 
 use crate::error::Finding;
 use crate::plan::{Plan, first_host, subnet};
-use crate::{Error, Host, attach, firewall, lease, link, mac_check, names, network, ports};
+use crate::{Error, Host, attach, firewall, lease, link, mac_check, names, network, ports, ruleset};
 
 /// No table in particular (linux/rtnetlink.h).
 const RT_TABLE_UNSPEC: u32 = 0;
@@ -46,7 +46,7 @@ pub fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
     if let Some(((element, _), _)) = missing {
         return Err(Finding::NoElement { element: element.to_string() }.into());
     }
-    if !firewall::is_intact(host)? {
+    if !ruleset::is_intact(host)? {
         return Err(Finding::RulesetChanged.into());
     }
     ports::check_loopback(host, record)

@@ -10,10 +10,7 @@ use netlink::Mac;
 use nft::{Element, Flow, Owner, Protocol, Range};
 use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage, Zone};
 
-use crate::{Error, Host, failpoint, mac_check, names, network, ports};
-
-/// The note that says which constant part rnet last wrote.
-const NOTE: &str = "ruleset";
+use crate::{Error, Host, failpoint, moments, names, network, ports, ruleset};
 
 /// Puts an attachment's elements into the ruleset. The lock that comes back is to be held until the record is
 /// committed: a rebuild in between would not know of them.
@@ -44,7 +41,7 @@ fn claim(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
         return Ok(None);
     }
     ports::reserve(host, record)?;
-    put(host, &elements, &elements).map(Some)
+    ruleset::put(host, &elements, &elements).map(Some)
 }
 
 /// Takes an attachment's elements out again, whoever may have its address by now.
@@ -92,7 +89,7 @@ fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> 
     let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
     let removed = host.firewall()?.remove(elements)?;
     if let Some(generation) = removed {
-        Seen::followed(host, generation)?;
+        ruleset::followed(host, generation)?;
         host.note_deletion()?;
     }
     failpoint::pass("del.rules")?;
@@ -134,7 +131,7 @@ pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let owners = if keys.is_empty() { Vec::new() } else { host.firewall()?.owners(&keys)? };
     let missing = elements.into_iter().zip(owners).filter(|((_, own), owner)| owner.as_ref() != Some(own));
     let missing: Vec<_> = missing.map(|(element, _)| element).collect();
-    if missing.is_empty() { Ok(()) } else { put(host, &missing, &[]).map(drop) }
+    if missing.is_empty() { Ok(()) } else { ruleset::put(host, &missing, &[]).map(drop) }
 }
 
 /// The same for a network that was another `before`.
@@ -154,9 +151,10 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
     let _lock = host.lock(LockName::Ruleset, Mode::Exclusive)?;
     let others = network::others_in_use(host, network)?;
     if others.is_empty() {
-        host.store.remove_note(NOTE)?;
+        ruleset::forget(host)?;
         host.firewall()?.drop_tables()?;
-        return host.note_deletion();
+        host.note_deletion()?;
+        return moments::last_network_goes(host);
     }
     let elements = elements_of_it_alone(network, &others);
     if elements.is_empty() {
@@ -183,16 +181,6 @@ fn has_key_of(one: &Element, other: &Element) -> bool {
     key(one).map_or(one == other, |known| key(other) == Some(known))
 }
 
-/// Makes the whole ruleset anew out of the records, in one transaction. Under the exclusive ruleset lock.
-pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> {
-    let mut elements = desired(host)?;
-    elements.extend_from_slice(more);
-    let before = host.firewall()?.generation()?;
-    let state = host.firewall()?.rebuild(&elements)?.to_string();
-    Seen { generation: before.wrapping_add(1), state }.write(host)?;
-    mac_check::restore(host)
-}
-
 /// Every element that the records ask for.
 pub fn desired(host: &Host) -> Result<Vec<(Element, Owner)>, Error> {
     let networks = host.store.networks()?;
@@ -212,56 +200,6 @@ fn of_all(networks: &[Network]) -> Vec<(Element, Owner)> {
     };
     elements.retain(|(element, _)| !is_rival(element));
     elements
-}
-
-/// True if the constant part in the kernel is the one that rnet last wrote.
-pub fn is_intact(host: &mut Host) -> Result<bool, Error> {
-    let found = host.firewall()?.state()?.map(|state| state.to_string());
-    Ok(found.is_some() && found == Seen::read(host)?.map(|seen| seen.state))
-}
-
-/// The same after a transaction of ours that began at the generation `before`: if nobody else has written since
-/// the rules were last seen intact, nothing needs to be read.
-fn is_intact_after(host: &mut Host, before: u32) -> Result<bool, Error> {
-    let generation = host.firewall()?.generation()?;
-    let Some(seen) = Seen::read(host)? else { return Ok(false) };
-    let alone = seen.generation == before && generation == before.wrapping_add(1);
-    if !alone && !is_intact(host)? {
-        return Ok(false);
-    }
-    Seen { generation, ..seen }.write(host).map(|()| true)
-}
-
-/// The constant part of the ruleset as rnet last wrote it, and the generation at which it was last seen so.
-struct Seen {
-    generation: u32,
-    state: String,
-}
-
-impl Seen {
-    fn read(host: &Host) -> Result<Option<Self>, Error> {
-        let note = host.store.note(NOTE)?;
-        let parts = note.as_deref().and_then(|note| note.split_once('\n'));
-        Ok(parts.and_then(|(generation, state)| {
-            Some(Self { generation: generation.parse().ok()?, state: state.to_owned() })
-        }))
-    }
-
-    fn write(&self, host: &Host) -> Result<(), Error> {
-        Ok(host.store.write_note(NOTE, &format!("{}\n{}", self.generation, self.state))?)
-    }
-
-    /// A transaction of ours followed directly upon `generation`.
-    fn followed(host: &Host, generation: u32) -> Result<(), Error> {
-        match Self::read(host)? {
-            // A note that cannot be written costs the next ADD a closer look, nothing else.
-            Some(seen) if seen.generation == generation => {
-                let _ = Self { generation: generation.wrapping_add(1), ..seen }.write(host);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// The elements of one attachment, each owned by its key.
@@ -326,27 +264,6 @@ pub fn owner(key: &Key) -> Option<Owner> {
 /// Where a published port leads.
 pub fn endpoint(port: &Port) -> SocketAddr {
     SocketAddr::new(port.container, port.container_port)
-}
-
-/// Adds elements. Where somebody flushed or changed the ruleset, it is made anew instead, with those that are
-/// `unrecorded` besides.
-fn put(
-    host: &mut Host,
-    elements: &[(Element, Owner)],
-    unrecorded: &[(Element, Owner)],
-) -> Result<Lock, Error> {
-    let mut lock = host.lock(LockName::Ruleset, Mode::Shared)?;
-    let before = host.firewall()?.generation()?;
-    let added = match host.firewall()?.add(elements) {
-        Err(nft::Error::Taken { element, holder }) => return Err(ports::taken(host, &element, holder)),
-        Err(nft::Error::Absent) => false,
-        other => other.map(|()| true)?,
-    };
-    if !added || !is_intact_after(host, before)? {
-        lock = host.change(lock, Mode::Exclusive)?;
-        rebuild(host, unrecorded)?;
-    }
-    Ok(lock)
 }
 
 fn published(record: &Record, port: &Port) -> Vec<Element> {

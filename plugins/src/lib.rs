@@ -28,6 +28,7 @@ mod link;
 mod living;
 mod loopback;
 mod mac_check;
+mod moments;
 pub mod names;
 mod network;
 mod plan;
@@ -35,6 +36,7 @@ mod portmap;
 pub mod ports;
 mod renamed;
 mod rnet;
+pub mod ruleset;
 pub mod sticky;
 
 use cni::{CniResult, Plugin, Request, Verb};

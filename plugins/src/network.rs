@@ -8,7 +8,7 @@ use netlink::{Link, Mac, Request};
 use store::{Lock, LockName, Mode, Network, NetworkKey, Zone};
 
 use crate::plan::{Plan, hashed_mac, subnet};
-use crate::{Error, Host, failpoint, firewall, link, names};
+use crate::{Error, Host, failpoint, firewall, link, moments, names};
 
 /// A network that stays while this is held.
 pub struct Held {
@@ -163,6 +163,7 @@ fn make(
     failpoint::pass("add.bridge")?;
     set_up(host, plan, &bridge, &network, gateways)?;
     firewall::admit_network(host, &network)?;
+    moments::network_comes(host, &network)?;
     await_gateways(host, gateways)?;
     failpoint::pass("add.address")?;
     Ok((Link { up: true, mtu: plan.mtu.unwrap_or(bridge.mtu), ..bridge }, network))
