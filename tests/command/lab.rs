@@ -1,0 +1,151 @@
+//! A throw-away host on which `rnet` is typed.
+
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use netns_fixtures::{Host, Program, Snapshot};
+use serde_json::Value;
+
+pub const LONG: Duration = Duration::from_secs(10);
+
+/// A host on which `rnet` is typed.
+pub struct Lab {
+    pub host: Host,
+}
+
+/// What a command has said.
+#[derive(Debug)]
+pub struct Said {
+    pub stdout: String,
+    pub stderr: String,
+    pub exit: i32,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        let host = Host::new().unwrap();
+        // The first network turns it on, and it stays on; whether it is on before is the machine's business.
+        host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")).unwrap().unwrap();
+        Self { host }
+    }
+
+    pub fn program(&self, line: &str) -> Program<'_> {
+        // Plugins of the machine are none of this host's.
+        let program = self.host.command(env!("CARGO_BIN_EXE_rnet")).env("CNI_PATH", self.plugins());
+        program.args(line.split_whitespace())
+    }
+
+    /// Types `rnet LINE`.
+    pub fn rnet(&self, line: &str) -> Said {
+        said(self.program(line))
+    }
+
+    /// Types a line whose last word is a shell script.
+    pub fn script(&self, line: &str, script: &str) -> Said {
+        said(self.program(line).args(["sh", "-c", script]))
+    }
+
+    /// What a line that succeeds prints.
+    #[track_caller]
+    pub fn ok(&self, line: &str) -> String {
+        let said = self.rnet(line);
+        assert_eq!(said.exit, 0, "rnet {line}: {said:?}");
+        said.stdout
+    }
+
+    pub fn json(&self, line: &str) -> Value {
+        serde_json::from_str(&self.ok(line)).unwrap()
+    }
+
+    #[track_caller]
+    pub fn fails(&self, line: &str, exit: i32, stderr: &str) {
+        let said = self.rnet(line);
+        assert_eq!((said.exit, said.stderr.as_str()), (exit, stderr), "rnet {line}: {said:?}");
+    }
+
+    pub fn plugins(&self) -> PathBuf {
+        self.host.root().join("opt/cni/bin")
+    }
+
+    pub fn definitions(&self) -> PathBuf {
+        self.host.root().join("etc/cni/net.d")
+    }
+
+    /// The pid of an endpoint's program, which may be some moments older than what is written down of it.
+    pub fn pid(&self, endpoint: &str) -> u32 {
+        let mut pid = None;
+        wait_until("the pid is known", || {
+            pid = self.json(&format!("inspect --type endpoint {endpoint}"))[0]["pid"].as_u64();
+            pid.is_some()
+        });
+        pid.unwrap() as u32
+    }
+
+    /// The processes that watch over endpoints of this host.
+    pub fn supervisors(&self) -> Vec<u32> {
+        let root = format!("RNET_ROOT={}\0", self.host.root().display());
+        let processes = std::fs::read_dir("/proc").unwrap().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let of = |pid: &u32, file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+        let supervises = |pid: &u32| {
+            String::from_utf8_lossy(&of(pid, "cmdline")).starts_with("rnet\0supervise\0")
+                && String::from_utf8_lossy(&of(pid, "environ")).contains(&root)
+        };
+        pids.filter(supervises).collect()
+    }
+
+    /// Everything on the host but the folders that rnet keeps for the next time.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot::of(self.host.netns(), &[&self.definitions()]).unwrap()
+    }
+
+    /// Nothing of any endpoint is left.
+    #[track_caller]
+    pub fn nobody_is_left(&self) {
+        assert_eq!(self.ok("ps -q"), "");
+        wait_until("no supervisor is left", || self.supervisors().is_empty());
+        let links = self.host.run(|| std::fs::read_to_string("/proc/net/dev").unwrap()).unwrap();
+        assert!(!links.contains("veth"), "{links}");
+    }
+}
+
+pub fn said(program: Program<'_>) -> Said {
+    let output = program.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Said {
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+        exit: output.status.code().unwrap_or(-1),
+    }
+}
+
+#[track_caller]
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + LONG;
+    while !done() {
+        assert!(Instant::now() < end, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// True once a process runs nothing any more; its parent may not have noticed yet.
+pub fn is_dead(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+pub fn kill(pid: u32, signal: rustix::process::Signal) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, signal).unwrap();
+}
+
+/// A foreground `rnet run` whose program has said that it runs.
+pub fn started(program: Program<'_>, script: &str) -> Child {
+    let mut child = program.args(["sh", "-c", script]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    child
+}

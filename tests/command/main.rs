@@ -1,0 +1,13 @@
+//! The command as a person uses it: the built program on a throw-away host.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod installs;
+mod lab;
+mod mistakes;
+mod names;
+mod networks;
+mod ports;
+mod runs;
+mod session;
+
+use lab::{LONG, Lab, is_dead, kill, started, wait_until};

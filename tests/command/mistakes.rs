@@ -1,0 +1,238 @@
+//! What is refused, in which words and with which exit status.
+
+use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use super::Lab;
+
+#[test]
+fn every_mistake_has_its_words_and_its_exit_status() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    lab.ok("create --subnet 10.7.0.0/30 tiny");
+    lab.ok("run -d --name web --net mynet sleep 1000");
+    lab.ok("run -d --name full --net tiny sleep 1000");
+    std::fs::write(
+        lab.definitions().join("87-podman.conflist"),
+        r#"{"cniVersion":"0.4.0","name":"podman","plugins":[{"type":"bridge","bridge":"cni-podman0","ipam":{"type":"host-local","ranges":[[{"subnet":"10.88.0.0/16"}]]}}]}"#,
+    )
+    .unwrap();
+    let pid = lab.pid("web");
+    let foreign = lab.definitions().join("87-podman.conflist");
+    let cases: &[(&str, i32, &str, &str)] = &[
+        ("create mynet", 4, "exists", "network with name mynet already exists (172.18.0.0/16 on rnet-mynet)"),
+        (
+            "create a --subnet 10.88.3.0/24",
+            4,
+            "overlap",
+            "10.88.3.0/24 overlaps 10.88.0.0/16 of network \"podman\"",
+        ),
+        (
+            "run --net host --hostname app true",
+            2,
+            "usage",
+            "--hostname and --net host cannot be given together",
+        ),
+        ("create a --subnet 10.9.0.1/24", 2, "subnet-invalid", "10.9.0.1/24 has host bits set"),
+        (
+            "create a --subnet 10.9.0.0/24 --gateway 10.8.0.1",
+            2,
+            "outside",
+            "gateway 10.8.0.1 is not in 10.9.0.0/24",
+        ),
+        (
+            "create a --subnet 10.9.0.0/24 --ip-range 10.8.0.0/25",
+            2,
+            "outside",
+            "range 10.8.0.0/25 is not in 10.9.0.0/24",
+        ),
+        ("create a --gateway 10.8.0.1", 2, "outside", "--gateway needs --subnet"),
+        (
+            "create a/b",
+            2,
+            "name-invalid",
+            "\"a/b\" is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first",
+        ),
+        ("create host", 2, "name-invalid", "operation is not permitted on predefined host network"),
+        ("inspect --type network mynt", 3, "not-found", "no network \"mynt\""),
+        ("inspect mynt", 3, "not-found", "no network or endpoint \"mynt\""),
+        ("run --net mynt true", 3, "not-found", "no network \"mynt\""),
+        ("stop wbe", 3, "not-found", "no endpoint \"wbe\""),
+        ("exec wbe true", 3, "not-found", "no endpoint \"wbe\""),
+        ("rm nothing-like-it", 3, "not-found", "no network or endpoint \"nothing-like-it\""),
+        ("rm mynet", 4, "in-use", "network \"mynet\" has 1 endpoint: web (172.18.0.2)"),
+        ("rm bridge", 4, "predefined", "bridge is a pre-defined network and cannot be removed"),
+        ("run --name web true", 4, "exists", &format!("endpoint with name web already exists (pid {pid})")),
+        (
+            "run --name a:b true",
+            2,
+            "name-invalid",
+            "\"a:b\" is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first",
+        ),
+        ("run --net mynet --ip 10.9.0.7 true", 2, "outside", "address 10.9.0.7 is not in 172.18.0.0/16"),
+        (
+            "run --net mynet --ip 172.18.0.2 true",
+            4,
+            "address-taken",
+            "Address already in use: 172.18.0.2 is held by \"web\"",
+        ),
+        (
+            "run --net tiny true",
+            6,
+            "addresses-exhausted",
+            "no available IPv4 addresses on this network's address pools: tiny (10.7.0.0/30), 1 held by full; gc freed 0",
+        ),
+        (
+            "run --net mynet -p 203.0.113.9:80:80 true",
+            2,
+            "host-address",
+            "cannot publish on 203.0.113.9: it is not an address of this host",
+        ),
+        (
+            "run --net mynet -p [::1]:8080:80 true",
+            2,
+            "host-address",
+            "cannot publish on [::1]: network \"mynet\" has no IPv6 addresses",
+        ),
+        (
+            "run --net mynet --network-alias a/b true",
+            2,
+            "usage",
+            "invalid value 'a/b' for '--network-alias <NAME>': parts of 1 to 63 letters, digits, - and _ are wanted, with dots between",
+        ),
+        ("run --net none --ip 10.9.0.7 true", 2, "usage", "--ip needs exactly one --net"),
+        (
+            "run --net mynet --ip 172.18.0.1 true",
+            4,
+            "address-taken",
+            "Address already in use: 172.18.0.1 is held by the gateway",
+        ),
+        (
+            "create a --subnet 224.0.0.0/8",
+            2,
+            "subnet-invalid",
+            "224.0.0.0/8 cannot be a network's: its addresses are multicast",
+        ),
+        (
+            "run --net none --net mynet true",
+            2,
+            "usage",
+            "--net none and another --net cannot be given together",
+        ),
+        (
+            "run -p 70000:80 true",
+            2,
+            "usage",
+            "invalid value '70000:80' for '--publish <SPEC>': invalid hostPort: 70000",
+        ),
+        ("create --nosuch", 2, "usage", "unexpected argument '--nosuch' found"),
+        (
+            "install --only nosuch /tmp/never",
+            3,
+            "not-found",
+            "no plugin \"nosuch\": there are bridge, dnsname, host-local, loopback, portmap, rnet",
+        ),
+        (
+            "rm podman",
+            4,
+            "foreign",
+            &format!("network \"podman\" is defined by {}, which rnet did not write", foreign.display()),
+        ),
+    ];
+    for (line, exit, code, message) in cases {
+        let said = lab.rnet(&format!("--json {line}"));
+        assert_eq!(said.exit, *exit, "rnet {line}: {said:?}");
+        let told: Value =
+            serde_json::from_str(&said.stderr).unwrap_or_else(|_| panic!("rnet {line}: {said:?}"));
+        assert_eq!(told["error"]["code"].as_str(), Some(*code), "rnet {line}");
+        assert_eq!(told["error"]["message"].as_str(), Some(*message), "rnet {line}");
+    }
+    assert_eq!(lab.ok("ps -q"), "full\nweb\n", "nothing was changed");
+    assert_eq!(lab.ok("ls -q"), "mynet\npodman\ntiny\n");
+    lab.ok("stop web full");
+    lab.nobody_is_left();
+}
+
+#[test]
+fn hints_can_be_typed() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    lab.fails("rm mynt", 3, "error: no network or endpoint \"mynt\"\n hint: did you mean \"mynet\"?\n");
+    lab.fails(
+        "create a --subnet 10.9.0.1/24",
+        2,
+        "error: 10.9.0.1/24 has host bits set\n hint: --subnet 10.9.0.0/24\n",
+    );
+    let missing = lab.rnet("inspect nothing");
+    assert_eq!((missing.stdout.as_str(), missing.exit), ("[]\n", 3));
+    assert_eq!(lab.ok("create --ignore-existing mynet"), "mynet\n");
+    assert_eq!(lab.ok("create"), "net0\n");
+    assert_eq!(lab.ok("network create"), "net1\n");
+    assert_eq!(lab.ok("rm -f nothing net0"), "net0\n");
+    let several = lab.rnet("network rm nothing net1");
+    assert_eq!((several.stdout.as_str(), several.exit), ("net1\n", 3));
+}
+
+#[test]
+fn a_network_and_an_endpoint_may_share_a_name() {
+    let lab = Lab::new();
+    lab.ok("create web");
+    lab.ok("run -d --name web --net web sleep 1000");
+    let text = "error: \"web\" is ambiguous: network \"web\", endpoint \"web\"\n hint: --type network or --type endpoint\n";
+    let said = lab.rnet("inspect web");
+    assert_eq!((said.stdout.as_str(), said.stderr.as_str(), said.exit), ("[]\n", text, 4));
+    assert_eq!(lab.json("inspect --type endpoint web")[0]["type"], "endpoint");
+    assert_eq!(lab.ok("rm -f --type endpoint web"), "web\n");
+    assert_eq!(lab.ok("rm --type network web"), "web\n");
+}
+
+#[test]
+fn without_rights_nothing_is_touched() {
+    let lab = Lab::new();
+    let program =
+        lab.host.command("setpriv").args(["--bounding-set", "-net_admin", "--inh-caps", "-net_admin"]);
+    let program = program.args([env!("CARGO_BIN_EXE_rnet"), "create", "mynet"]);
+    // Where util-linux has no setpriv, the unit test of the rights has to do.
+    let Ok(output) = program.output() else { return };
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{stderr}");
+    assert_eq!(stderr, "error: not permitted: this needs CAP_NET_ADMIN\n hint: sudo rnet create mynet\n");
+    assert!(!lab.definitions().exists());
+}
+
+#[test]
+fn who_may_not_read_the_state_is_told_to_be_root() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    std::fs::set_permissions(lab.host.root().join("run"), PermissionsExt::from_mode(0o000)).unwrap();
+    let program = lab.host.command("setpriv").args(["--bounding-set", "-dac_override,-dac_read_search"]);
+    let program =
+        program.args(["--inh-caps", "-dac_override,-dac_read_search", env!("CARGO_BIN_EXE_rnet"), "ls"]);
+    // Where util-linux has no setpriv, the unit test of the rights has to do.
+    let Ok(output) = program.output() else { return };
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(5), "{stderr}");
+    assert!(stderr.contains("Permission denied") && stderr.ends_with(" hint: sudo rnet ls\n"), "{stderr}");
+}
+
+#[test]
+fn a_closed_stdout_ends_quietly() {
+    let lab = Lab::new();
+    let mut child = lab.program("ls").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stderr = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+    assert_eq!((child.wait().unwrap().code(), stderr.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn help_and_version_are_data() {
+    let lab = Lab::new();
+    assert!(lab.ok("--help").contains("Usage: rnet"));
+    assert!(lab.ok("--version").starts_with("rnet 0."));
+    assert!(lab.ok("create --help").contains("--ip-range"));
+    assert_eq!(lab.rnet("").exit, 2);
+}

@@ -1,0 +1,183 @@
+//! Programs of `rnet run` and `exec`: how they start, end and are cleaned up.
+
+use netns_fixtures::assert_same;
+
+use super::{Lab, is_dead, kill, started, wait_until};
+
+#[test]
+fn a_program_gets_no_descriptor_that_the_caller_left_open() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    let list = lab.host.root().join("list");
+    let look = format!("'readlink /proc/self/fd/* > {} ; sleep 1000'", list.display());
+    let leaking = |line: &str| {
+        let script = format!("exec 7</etc/passwd 9</etc/group; exec {} {line}", env!("CARGO_BIN_EXE_rnet"));
+        let output = lab.host.command("sh").env("CNI_PATH", lab.plugins()).args(["-c", &script]).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    };
+    let is_leaked = |list: &str| list.contains("/etc/passwd") || list.contains("/etc/group");
+
+    leaking(&format!("run -d --name web --net mynet sh -c {look}"));
+    wait_until("the list is written", || {
+        std::fs::read_to_string(&list).is_ok_and(|list| list.contains("null"))
+    });
+    let seen = [
+        std::fs::read_to_string(&list).unwrap(),
+        leaking("exec web sh -c 'readlink /proc/self/fd/*'"),
+        leaking("run --net mynet sh -c 'readlink /proc/self/fd/*'"),
+        leaking("run --net host sh -c 'readlink /proc/self/fd/*'"),
+    ];
+
+    assert!(seen.iter().all(|list| !list.is_empty() && !is_leaked(list)), "{seen:#?}");
+    let everybodys = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|process| {
+        let environ = std::fs::read(process.path().join("environ")).ok()?;
+        let root = format!("RNET_ROOT={}\0", lab.host.root().display());
+        String::from_utf8_lossy(&environ).contains(&root).then(|| process.path().join("fd"))
+    });
+    let open = everybodys.flat_map(|fds| std::fs::read_dir(fds).into_iter().flatten().flatten());
+    let open: Vec<String> =
+        open.filter_map(|fd| Some(std::fs::read_link(fd.path()).ok()?.display().to_string())).collect();
+    assert!(!open.is_empty() && !open.iter().any(|path| is_leaked(path)), "{open:#?}");
+}
+
+#[test]
+fn a_program_in_the_foreground_gives_its_status_and_leaves_nothing() {
+    let lab = Lab::new();
+    let before = lab.snapshot();
+    assert_eq!(lab.script("run --name web", "exit 7").exit, 7);
+    assert_eq!(lab.script("run --name web", "kill -KILL $$").exit, 137);
+    let hosts = lab.script("run --name web", "cat /etc/hosts; echo; cat /proc/net/route | wc -l");
+    assert!(hosts.stdout.contains("172.18.0.2\tweb\n") && hosts.stdout.ends_with("\n3\n"), "{hosts:?}");
+    lab.fails(
+        "run /no/such/program",
+        127,
+        "error: cannot execute \"/no/such/program\": no such file or directory\n",
+    );
+    lab.fails("run /etc", 126, "error: cannot execute \"/etc\": permission denied\n");
+    lab.fails(
+        "run -d nosuchprogram",
+        127,
+        "error: cannot execute \"nosuchprogram\": no such file or directory\n",
+    );
+    lab.nobody_is_left();
+    assert_same(&before, &lab.snapshot());
+}
+
+#[test]
+fn an_interrupted_run_is_cleaned_up_however_it_was_interrupted() {
+    let lab = Lab::new();
+    let before = lab.snapshot();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT, rustix::process::Signal::KILL]
+    {
+        let mut run = started(lab.program("run --name web"), "echo ready; exec sleep 1000");
+        let pid = lab.pid("web");
+        kill(run.id(), signal);
+        run.wait().unwrap();
+        wait_until("the program has ended", || is_dead(pid));
+        wait_until("the endpoint is gone", || lab.ok("ps -q").is_empty());
+        lab.nobody_is_left();
+        assert_same(&before, &lab.snapshot());
+    }
+}
+
+#[test]
+fn a_signal_is_passed_on_and_run_ends_with_its_program_after_the_clean_up() {
+    let lab = Lab::new();
+    let before = lab.snapshot();
+    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
+        let script = "trap 'exit 3' TERM INT; echo ready; while :; do sleep 0.01; done";
+        let mut run = started(lab.program("run --name web"), script);
+        kill(run.id(), signal);
+        assert_eq!(run.wait().unwrap().code(), Some(3));
+        assert_same(&before, &lab.snapshot());
+    }
+    lab.nobody_is_left();
+}
+
+#[test]
+fn none_host_and_several_networks() {
+    let lab = Lab::new();
+    lab.ok("create one");
+    lab.ok("create two");
+    let links = "cut -d: -f1 -s /proc/net/dev | tr -d ' ' | sort | tr '\\n' ' '";
+    assert_eq!(lab.script("run --net none", links).stdout, "lo ");
+    assert_eq!(lab.script("run --net one --net two", links).stdout, "eth0 eth1 lo ");
+    let own = lab.host.netns().id().ino;
+    let host = lab.script("run --net host -p 8080:80", "readlink /proc/self/ns/net");
+    assert_eq!(host.stdout, format!("net:[{own}]\n"));
+    assert_eq!(host.stderr, "warning: \"host\" publishes no ports, -p has no effect\n");
+    lab.nobody_is_left();
+}
+
+#[test]
+fn exec_becomes_the_program() {
+    let lab = Lab::new();
+    lab.ok("run -d --name web sleep 1000");
+    assert_eq!(lab.script("exec web", "exit 9").exit, 9);
+    lab.fails(
+        "exec web nosuchprogram",
+        127,
+        "error: cannot execute \"nosuchprogram\": no such file or directory\n",
+    );
+    // A program that expects SIGPIPE to end it must not find it ignored.
+    let ignored = lab.script("exec web", "grep SigIgn /proc/self/status");
+    let ignored = ignored.stdout.split_whitespace().nth(1).map(|mask| u64::from_str_radix(mask, 16).unwrap());
+    assert_eq!(ignored.map(|mask| mask & 1 << 12), Some(0));
+    let netns = lab.script("exec web", "readlink /proc/self/ns/net").stdout;
+    assert_eq!(netns, lab.script("exec web", &format!("readlink /proc/{}/ns/net", lab.pid("web"))).stdout);
+    lab.ok("stop web");
+}
+
+#[test]
+fn stop_kills_what_does_not_end() {
+    let lab = Lab::new();
+    let ready = lab.host.root().join("ready");
+    let script = format!("trap '' TERM; touch {}; while :; do sleep 1000; done", ready.display());
+    assert_eq!(lab.script("run -d --name web", &script).stdout, "web\n");
+    wait_until("the trap is set", || ready.exists());
+    assert_eq!(lab.ok("stop -t 0 web"), "web\n");
+    lab.nobody_is_left();
+}
+
+#[test]
+fn an_endpoint_whose_supervisor_was_killed_is_removed_by_stop_rm_or_its_name() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    for end in ["stop web", "rm -f web", "run -d --name web --net mynet sleep 1000"] {
+        lab.ok("run -d --name web --net mynet sleep 1000");
+        let program = lab.pid("web");
+        lab.supervisors().into_iter().for_each(|pid| kill(pid, rustix::process::Signal::KILL));
+        wait_until("the supervisor is dead", || lab.supervisors().is_empty());
+        if end.starts_with("run") {
+            lab.fails(
+                end,
+                4,
+                &format!(
+                    "error: endpoint with name web already exists (pid {program})\n hint: rnet stop web\n"
+                ),
+            );
+            kill(program, rustix::process::Signal::KILL);
+            wait_until("the program is dead", || is_dead(program));
+        }
+        assert_eq!(lab.ok(end), "web\n");
+        let _ = lab.rnet("stop web");
+        lab.nobody_is_left();
+    }
+}
+
+#[test]
+fn an_endpoint_that_nobody_cares_for_keeps_no_address_no_port_and_no_network() {
+    let lab = Lab::new();
+    lab.ok("create --subnet 10.7.0.0/30 tiny");
+    for next in ["run --net tiny -p 8080:80 true", "rm tiny"] {
+        lab.ok("run -d --name web --net tiny -p 8080:80 sleep 1000");
+        let program = lab.pid("web");
+        for pid in lab.supervisors().into_iter().chain([program]) {
+            kill(pid, rustix::process::Signal::KILL);
+        }
+        wait_until("all are dead", || lab.supervisors().is_empty() && is_dead(program));
+        assert!(lab.ok("ps").contains(&format!("pid {program} (dead)")), "{}", lab.ok("ps"));
+        lab.ok(next);
+        lab.nobody_is_left();
+    }
+}
