@@ -11,6 +11,7 @@ mod hostports;
 mod lock;
 mod log;
 mod names;
+mod problem;
 mod process;
 mod program;
 mod publish;
