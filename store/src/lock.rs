@@ -78,7 +78,10 @@ impl Lock {
         loop {
             let file = open(dir, &name.file()).map_err(Error::file("open the lock", name.file()))?;
             let mut lock = Lock { name: name.clone(), file, patience };
-            lock.wait(mode)?;
+            if mode == Mode::Shared {
+                lock.let_those_who_wait_go_first(dir);
+            }
+            lock.wait(dir, mode)?;
             // The file may have been removed with its attachment while we waited: then it locks nothing.
             if lock.is_linked()? {
                 lock.sign(what);
@@ -88,8 +91,8 @@ impl Lock {
     }
 
     /// Takes the lock anew in another mode; false if its file was removed meanwhile and it locks nothing.
-    pub(crate) fn change(&mut self, mode: Mode) -> Result<bool, Error> {
-        self.wait(mode)?;
+    pub(crate) fn change(&mut self, dir: BorrowedFd<'_>, mode: Mode) -> Result<bool, Error> {
+        self.wait(dir, mode)?;
         self.is_linked()
     }
 
@@ -106,32 +109,36 @@ impl Lock {
         }
     }
 
-    fn wait(&mut self, mode: Mode) -> Result<(), Error> {
+    fn wait(&mut self, dir: BorrowedFd<'_>, mode: Mode) -> Result<(), Error> {
         let (now, later) = match mode {
             Mode::Shared => (FlockOperation::NonBlockingLockShared, FlockOperation::LockShared),
             Mode::Exclusive => (FlockOperation::NonBlockingLockExclusive, FlockOperation::LockExclusive),
         };
         match rustix::fs::flock(&self.file, now) {
-            Err(Errno::WOULDBLOCK) => self.wait_patiently(later),
+            // A lock that was shared until now is lost at this moment (flock(2)), so nobody waits for us.
+            Err(Errno::WOULDBLOCK) => {
+                let _turn = (mode == Mode::Exclusive).then(|| Turn::take(dir, &self.name, self.patience));
+                self.wait_patiently(later)
+            }
             other => other.map_err(Error::file("lock", self.name.file())),
         }
     }
 
-    /// flock(2) knows no time limit, so a thread waits in it and this one waits for the thread.
+    /// Not for one who changes from alone to shared: the others wait for exactly that. A turn that cannot be taken, or does not
+    /// end in time, keeps nobody from sharing.
+    fn let_those_who_wait_go_first(&self, dir: BorrowedFd<'_>) {
+        if let Ok(turn) = open_at(dir, &Turn::file_of(&self.name), OFlags::RDONLY) {
+            let _ = flock_within(&turn, FlockOperation::LockShared, self.patience);
+        }
+    }
+
     fn wait_patiently(&self, operation: FlockOperation) -> Result<(), Error> {
-        let file = self.file.try_clone().map_err(|error| {
-            let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            Error::file("wait for the lock", self.name.file())(errno)
-        })?;
-        let (done, result) = mpsc::channel();
-        std::thread::spawn(move || {
-            let _ = done.send(rustix::fs::flock(&file, operation));
-        });
-        match result.recv_timeout(self.patience) {
-            Ok(locked) => locked.map_err(Error::file("lock", self.name.file())),
-            Err(_) => {
+        match flock_within(&self.file, operation, self.patience) {
+            Ok(true) => Ok(()),
+            Ok(false) => {
                 Err(Error::Busy { what: self.name.words(), holder: self.holder(), waited: self.patience })
             }
+            Err(errno) => Err(Error::file("lock", self.name.file())(errno)),
         }
     }
 
@@ -179,13 +186,54 @@ impl Lock {
     }
 }
 
+/// Held by those who wait to have a lock alone. flock(2) lets sharers pass as long as others share, so one who waits could wait
+/// for ever: sharers who come later stop here until the lock was had. Only the lock itself protects anything.
+struct Turn<'d> {
+    dir: BorrowedFd<'d>,
+    name: String,
+    _file: OwnedFd,
+}
+
+impl<'d> Turn<'d> {
+    fn file_of(name: &LockName) -> String {
+        format!("{}.turn", name.file())
+    }
+
+    /// None where there can be no such file: then it is a wait without a turn.
+    fn take(dir: BorrowedFd<'d>, name: &LockName, patience: Duration) -> Option<Self> {
+        let name = Self::file_of(name);
+        let file = open_at(dir, &name, OFlags::CREATE | OFlags::RDWR).ok()?;
+        let _ = flock_within(&file, FlockOperation::LockExclusive, patience);
+        Some(Self { dir, name, _file: file })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Who waits for it finds out that it is gone when they have it, and goes on.
+        let _ = rustix::fs::unlinkat(self.dir, &self.name, AtFlags::empty());
+    }
+}
+
+/// False if that took too long. flock(2) knows no time limit, so a thread waits in it and this one waits for the thread.
+fn flock_within(file: &OwnedFd, operation: FlockOperation, patience: Duration) -> Result<bool, Errno> {
+    let file = file.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    let (done, result) = mpsc::channel();
+    std::thread::spawn(move || {
+        let _ = done.send(rustix::fs::flock(&file, operation));
+    });
+    result.recv_timeout(patience).map_or(Ok(false), |locked| locked.map(|()| true))
+}
+
 /// Read-only where it cannot be had otherwise: flock(2) is content with that, and a DEL must go on.
 fn open(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let writable = flags | OFlags::CREATE | OFlags::RDWR;
-    rustix::fs::openat(dir, name, writable, FileMode::from_raw_mode(0o600)).or_else(|errno| {
-        rustix::fs::openat(dir, name, flags | OFlags::RDONLY, FileMode::empty()).map_err(|_| errno)
-    })
+    open_at(dir, name, OFlags::CREATE | OFlags::RDWR)
+        .or_else(|errno| open_at(dir, name, OFlags::RDONLY).map_err(|_| errno))
+}
+
+fn open_at(dir: BorrowedFd<'_>, name: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    rustix::fs::openat(dir, name, flags, FileMode::from_raw_mode(0o600))
 }
 
 impl Drop for Lock {
@@ -196,6 +244,8 @@ impl Drop for Lock {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
     use crate::open_dir;
 
@@ -263,10 +313,33 @@ mod tests {
         let first = take(&dir, Mode::Shared).unwrap();
         let mut second = take(&dir, Mode::Shared).unwrap();
 
-        let waiting = std::thread::spawn(move || second.change(Mode::Exclusive).map(|_| second));
-        drop(first);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| second.change(dir.as_fd(), Mode::Exclusive));
+            drop(first);
+            assert!(waiting.join().unwrap().unwrap());
+        });
+    }
 
-        waiting.join().unwrap().unwrap();
+    #[test]
+    fn one_alone_gets_its_turn_although_others_share_all_the_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open_dir(folder.path(), 0o700).unwrap();
+        let (over, patience) = (AtomicBool::new(false), Duration::from_secs(20));
+        let take = |mode, patience| Lock::take(dir.as_fd(), LockName::Ports, mode, "ADD web/eth0", patience);
+        let share_on = || {
+            while !over.load(Ordering::Relaxed) {
+                let _shared = take(Mode::Shared, patience).unwrap();
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        };
+
+        std::thread::scope(|scope| {
+            (0..8).for_each(|_| drop(scope.spawn(share_on)));
+            std::thread::sleep(SOON);
+            let alone = take(Mode::Exclusive, Duration::from_secs(2)).map(drop);
+            over.store(true, Ordering::Relaxed);
+            alone.unwrap();
+        });
     }
 
     #[test]

@@ -72,7 +72,11 @@ impl Store {
     /// Takes a lock anew in another mode. The kernel lets go in between: look again at what was read before.
     pub fn change(&self, mut lock: Lock, mode: Mode, what: &str) -> Result<Lock, Error> {
         // Its file may have been removed while nobody held it: then it would lock nothing.
-        if lock.change(mode)? { Ok(lock) } else { self.lock(lock.into_name(), mode, what) }
+        if lock.change(self.locks.as_fd(), mode)? {
+            Ok(lock)
+        } else {
+            self.lock(lock.into_name(), mode, what)
+        }
     }
 
     /// Removes the file of a lock that is held alone and whose subject is gone.
