@@ -15,9 +15,9 @@ use crate::program::{bounded, stdout};
 use crate::setup::{IMAGE, Setup};
 
 #[path = "../common/readme.rs"]
-mod readme;
+mod text;
 
-use readme::Step;
+use text::Step;
 
 /// Where the README puts the binary.
 const PROGRAMS: &str = "/usr/local/bin";
@@ -43,7 +43,7 @@ fn every_command(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
     let folder = setup.dir.join("newcomer");
     fs::create_dir_all(&folder)?;
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
-    let steps: Vec<Step> = readme::steps(&text).into_iter().filter(|step| !is_build(step)).collect();
+    let steps: Vec<Step> = text::steps(&text).into_iter().filter(|step| !is_build(step)).collect();
     ensure!(steps.len() > 10, "only {} commands were found", steps.len());
     let failures: Vec<String> = steps
         .iter()
