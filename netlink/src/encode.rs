@@ -113,7 +113,7 @@ impl Route {
             address_family: family(self.destination.ip()),
             destination_prefix_length: self.destination.prefix(),
             table: self.table.map_or(RouteHeader::RT_TABLE_MAIN, small_table),
-            protocol: RouteProtocol::Boot,
+            protocol: self.protocol.map_or(RouteProtocol::Boot, RouteProtocol::from),
             scope: self.scope.map_or(on_link, |scope| RouteScope::from(scope as u8)),
             kind: RouteType::Unicast,
             flags: if self.onlink { RouteFlags::Onlink } else { RouteFlags::empty() },

@@ -28,6 +28,6 @@ pub use mac::{Mac, ParseMacError};
 pub use memory::give_back_program;
 pub use netns::{Netns, NetnsId, cookie, fork_keeping, pass_on_stdio_only, spawn_in};
 pub use read::{Address, Link};
-pub use request::{Request, Route};
+pub use request::{BY_ADVERTISEMENT, Request, Route};
 pub use signals::{HeldSignal, HeldSignals, default_signals, finish_before_ending};
 pub use veth::{Veth, VethPair};

@@ -208,7 +208,7 @@ pub(crate) fn is_whole_link(answer: &Answer<'_>) -> bool {
 }
 
 fn route<'a>(answer: &Answer<'a>) -> Option<(Route, &'a [u8])> {
-    let [family, prefix, _, _, table, _, scope, _] = wire::array(answer.payload, 0)?;
+    let [family, prefix, _, _, table, protocol, scope, _] = wire::array(answer.payload, 0)?;
     let anywhere = if i32::from(family) == libc::AF_INET {
         IpAddr::from(Ipv4Addr::UNSPECIFIED)
     } else {
@@ -217,6 +217,7 @@ fn route<'a>(answer: &Answer<'a>) -> Option<(Route, &'a [u8])> {
     let mut route = Route::new(IpNetwork::new(anywhere, prefix).ok()?, 0);
     route.table = Some(u32::from(table));
     route.scope = Some(u32::from(scope));
+    route.protocol = Some(protocol);
     route.onlink = is_onlink(wire::u32_at(answer.payload, 8)?);
     let mut multipath = &[][..];
     for (kind, value) in Attributes::after(answer.payload, ROUTE_HEADER) {

@@ -92,7 +92,12 @@ pub struct Route {
     pub advmss: Option<u32>,
     /// The gateway is on the link although no address says so (RTNH_F_ONLINK).
     pub onlink: bool,
+    /// Who made it (rtm_protocol); `None`: a program of no special kind (RTPROT_BOOT).
+    pub protocol: Option<u8>,
 }
+
+/// The protocol of the routes that the kernel makes when a router advertises itself (`RTPROT_RA`, linux/rtnetlink.h).
+pub const BY_ADVERTISEMENT: u8 = 9;
 
 impl Route {
     /// A route directly through a link; set the fields that differ.
@@ -108,6 +113,7 @@ impl Route {
             mtu: None,
             advmss: None,
             onlink: false,
+            protocol: None,
         }
     }
 

@@ -121,6 +121,7 @@ fn a_route_is_read_back_as_it_was_written() {
             mtu: Some(1280),
             advmss: Some(1200),
             onlink: true,
+            protocol: Some(9),
             ..Route::via(network("192.0.2.0/24"), ip("198.51.100.1"), eth0)
         };
         inside.send(&[Request::RouteAdd(wanted.clone())]).unwrap();

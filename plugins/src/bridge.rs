@@ -153,6 +153,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         bridge: checked_name(bridge)?,
         owns_bridge: false,
         gateway: config.is_gateway || config.is_default_gateway,
+        keep_advertisements: true,
         default_gateway: config.is_default_gateway,
         force_address: config.force_address,
         mtu: (config.mtu > 0).then_some(config.mtu),

@@ -20,6 +20,7 @@ mod dnsname;
 mod error;
 mod failpoint;
 pub mod firewall;
+pub mod forward_v6;
 mod host;
 mod host_local;
 mod keeper;

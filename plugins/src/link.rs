@@ -259,6 +259,7 @@ fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
         mtu: route.mtu,
         advmss: route.advmss,
         onlink: false,
+        protocol: None,
     };
     plan.routes(lease).into_iter().map(kernel).collect()
 }

@@ -8,7 +8,7 @@ use netlink::{Link, Mac, Request};
 use store::{Lock, LockName, Mode, Network, NetworkKey, Zone};
 
 use crate::plan::{Plan, hashed_mac, subnet};
-use crate::{Error, Host, failpoint, firewall, link, moments, names};
+use crate::{Error, Host, failpoint, firewall, forward_v6, link, moments, names};
 
 /// A network that stays while this is held.
 pub struct Held {
@@ -343,62 +343,17 @@ fn forward(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) -> Result<(), E
         host.netlink.set_sysctl("ipv4/ip_forward", "1")?;
     }
     if gateways.iter().any(|gateway| matches!(gateway.ip(), IpAddr::V6(_))) {
-        forward_v6(host, plan)?;
+        forward_v6::enable(host, plan)?;
     }
     Ok(())
 }
 
 /// True if the host forwards what comes by `bridge` in that family.
 pub fn forwards(host: &Host, bridge: &str, v6: bool) -> Result<bool, Error> {
-    let forced = format!("ipv6/conf/{bridge}/force_forwarding");
-    let keys: &[&str] = match v6 {
-        false => &["ipv4/ip_forward"],
-        true => &["ipv6/conf/all/forwarding", &forced],
-    };
-    for key in keys {
-        if host.netlink.sysctl(key)?.as_deref() == Some("1") {
-            return Ok(true);
-        }
+    if v6 {
+        return forward_v6::is_on(host, bridge);
     }
-    Ok(false)
-}
-
-/// `conf.all.forwarding` makes interfaces ignore router advertisements. Since Linux 6.17 `force_forwarding`
-/// forwards without that; before, an uplink that lives by advertisements is a reason to refuse.
-fn forward_v6(host: &mut Host, plan: &Plan) -> Result<(), Error> {
-    if host.netlink.sysctl("ipv6/conf/all/forwarding")?.as_deref() == Some("1") {
-        return Ok(());
-    }
-    if host.netlink.sysctl("ipv6/conf/all/force_forwarding")?.is_some() {
-        return force_forwarding(host, &plan.bridge);
-    }
-    if let Some(link) = lives_by_advertisements(host, &plan.bridge)? {
-        return Err(Error::ForwardingHarms { link });
-    }
-    host.netlink.set_sysctl("ipv6/conf/all/forwarding", "1")?;
-    Ok(())
-}
-
-/// `all` is for the interfaces that are there when it changes, `default` for those to come.
-fn force_forwarding(host: &Host, bridge: &str) -> Result<(), Error> {
-    for interface in ["all", "default", bridge] {
-        host.netlink.set_sysctl(&format!("ipv6/conf/{interface}/force_forwarding"), "1")?;
-    }
-    Ok(())
-}
-
-fn lives_by_advertisements(host: &mut Host, bridge: &str) -> Result<Option<String>, Error> {
-    let routes = host.netlink.routes()?;
-    let defaults =
-        routes.iter().filter(|route| route.destination.is_ipv6() && route.destination.prefix() == 0);
-    for index in defaults.map(|route| route.index) {
-        let Some(link) = host.netlink.link_by_index(index)? else { continue };
-        let accepts = host.netlink.sysctl(&format!("ipv6/conf/{}/accept_ra", link.name))?;
-        if link.name != bridge && accepts.as_deref() == Some("1") {
-            return Ok(Some(link.name));
-        }
-    }
-    Ok(None)
+    Ok(host.netlink.sysctl("ipv4/ip_forward")?.as_deref() == Some("1"))
 }
 
 /// A bridge that others have put ports on, or that another network uses, stays.

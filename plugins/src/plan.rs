@@ -35,6 +35,8 @@ pub struct Plan {
     pub owns_bridge: bool,
     /// The bridge bears the gateway's address and the host forwards.
     pub gateway: bool,
+    /// `accept_ra` of the host's uplinks may be changed, so that IPv6 forwarding does not cost them their router advertisements.
+    pub keep_advertisements: bool,
     /// The container gets a default route although IPAM gives none.
     pub default_gateway: bool,
     /// Another address on the bridge is replaced instead of refused.
@@ -92,6 +94,7 @@ impl Plan {
             bridge: String::new(),
             owns_bridge: false,
             gateway: false,
+            keep_advertisements: false,
             default_gateway: false,
             force_address: false,
             mtu: None,

@@ -37,6 +37,10 @@ struct Config {
     /// Answers from outside that point into a subnet of ours are dropped: no web page reaches a container by a name of
     /// its own making.
     rebinding_guard: bool,
+    /// Before Linux 6.17, `accept_ra` of an uplink that lives by router advertisements becomes 2 when IPv6 forwarding is turned
+    /// on. If not, a network with IPv6 is refused there.
+    #[serde(rename = "uplinkAcceptRA")]
+    uplink_accept_ra: bool,
     dns: Option<Dns>,
     ipam: Option<IpamMember>,
     args: ArgsMember,
@@ -56,6 +60,7 @@ impl Default for Config {
             sticky_addresses: true,
             names: false,
             rebinding_guard: false,
+            uplink_accept_ra: true,
             dns: None,
             ipam: None,
             args: ArgsMember::default(),
@@ -125,6 +130,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         bridge: bridge::checked_name(bridge)?,
         owns_bridge: true,
         gateway: true,
+        keep_advertisements: config.uplink_accept_ra,
         default_gateway: true,
         force_address: true,
         mtu: (config.mtu > 0).then_some(config.mtu),

@@ -85,6 +85,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let name = args.name.clone().unwrap_or_else(|| lowest_free_name(&networks));
     let subnets = asked.subnets(&view.taken()?, style)?;
     warn_of_hidden_names(args, &name, style);
+    warn_of_changed_uplinks(&mut view, &subnets, style)?;
     let wanted = Wanted {
         name,
         subnets,
@@ -217,6 +218,20 @@ fn warn_of_hidden_names(args: &Args, name: &str, style: Style) {
             "{name:?} may be a public domain too: names like example.{name} are not found from this network's containers"
         ));
     }
+}
+
+/// On kernels before 6.17: IPv6 forwarding would cost these interfaces their router advertisements.
+fn warn_of_changed_uplinks(view: &mut View, subnets: &[Subnet], style: Style) -> anyhow::Result<()> {
+    if !subnets.iter().any(|subnet| subnet.subnet.is_ipv6()) {
+        return Ok(());
+    }
+    for link in plugins::forward_v6::to_change(&mut view.host)? {
+        style.warn(format_args!(
+            "{link} lives by router advertisements: the first container sets net.ipv6.conf.{link}.accept_ra=2, so that it \
+             goes on taking them although this host forwards IPv6"
+        ));
+    }
+    Ok(())
 }
 
 /// Countries have two letters; of the other public domains (iana.org/domains/root/db), those that many people use.

@@ -1,8 +1,8 @@
 //! Networks of type `rnet` do not reach one another, and from outside only what is published is reached.
 
-use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
-use netns_fixtures::{Frames, frame, ping};
+use netns_fixtures::{Frames, Outside, bridge_filter_settings, frame, ping};
 use serde_json::json;
 
 use crate::common::{LONG, Lab, SOON, bridge, inside, rnet, with};
@@ -33,7 +33,7 @@ fn attempts(from: &netlink::Netns, guest: &Guest, timeout: std::time::Duration) 
 
 #[test]
 fn networks_do_not_reach_one_another_but_their_own() {
-    for on in [true, false] {
+    for &on in bridge_filter_settings() {
         let stage = Stage::new();
         stage.set_bridge_netfilter(on);
         let (a, b) = (rnet("a", &A), rnet("b", &B));
@@ -111,7 +111,7 @@ fn what_leaves_is_masqueraded_unless_told_otherwise() {
 
 #[test]
 fn multicast_within_a_network_keeps_its_sender() {
-    for on in [true, false] {
+    for &on in bridge_filter_settings() {
         let stage = Stage::new();
         stage.set_bridge_netfilter(on);
         let a = rnet("a", &A);
@@ -165,38 +165,115 @@ fn no_link_of_ours_believes_router_advertisements() {
     assert_eq!(netlink.addresses(Some(port.index)).unwrap(), []);
 }
 
-/// Forwarding must not cost the host its own address by router advertisement, where the kernel can tell them apart.
+/// A router outside that advertises itself, and the host that believes it.
+struct Router<'a> {
+    lab: &'a Lab,
+    outside: &'a Outside,
+}
+
+impl Router<'_> {
+    /// Advertises the router of this address until the host has a default route by it; false if that does not happen.
+    fn becomes_default(&self, router: &str) -> bool {
+        let frames = Frames::on(self.outside.netns(), "eth0").unwrap();
+        let frame = self.advertisement(router.parse().unwrap());
+        for _ in 0..100 {
+            if self.is_default(router) {
+                return true;
+            }
+            frames.send(&frame).unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        self.is_default(router)
+    }
+
+    fn advertisement(&self, from: Ipv6Addr) -> Vec<u8> {
+        let mac = inside(self.outside.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
+        let to = "ff02::1".parse().unwrap();
+        let message = frame::icmpv6(from, to, 134, &frame::router_advertisement(1800));
+        frame::ethernet([0x33, 0x33, 0, 0, 0, 1], mac, 0x86dd, &frame::ipv6(from, to, 58, &message))
+    }
+
+    fn is_default(&self, router: &str) -> bool {
+        let routes = self.lab.netlink().routes().unwrap();
+        let by_it = |route: &netlink::Route| route.gateway == Some(router.parse().unwrap());
+        routes.iter().any(|route| route.destination.prefix() == 0 && by_it(route))
+    }
+
+    fn accept_ra(&self) -> Option<String> {
+        self.lab.sysctl(&format!("ipv6/conf/{}/accept_ra", self.outside.link()))
+    }
+}
+
+/// Whether this kernel can forward for some interfaces only (Linux 6.17).
+fn forwards_per_interface(lab: &Lab) -> bool {
+    lab.sysctl("ipv6/conf/all/force_forwarding").is_some()
+}
+
+/// Forwarding must not cost the host its routes by router advertisement, neither those that it has nor those to come.
 #[test]
 fn the_host_still_takes_advertisements_on_its_uplink() {
+    for (plugin, config) in [("rnet", rnet("a", &[A[1]])), ("bridge", bridge("a", &[A[1]]))] {
+        let lab = Lab::new();
+        let outside = lab.host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
+        let router = Router { lab: &lab, outside: &outside };
+        assert!(router.becomes_default("fe80::1"), "the advertisement is good");
+
+        let (_container, who) = lab.container("c1");
+        let said = lab.cni("ADD", plugin, &who, &config);
+
+        assert_eq!(said.status, 0, "{said:?}");
+        assert!(router.is_default("fe80::1"), "{plugin}: the route that was there is gone");
+        assert!(router.becomes_default("fe80::2"), "{plugin}: a new router is not believed");
+        let changes = format!("net.ipv6.conf.{}.accept_ra=2", outside.link());
+        let (setting, told) = if forwards_per_interface(&lab) { ("1", false) } else { ("2", true) };
+        assert_eq!(router.accept_ra().as_deref(), Some(setting));
+        assert_eq!(said.stderr.contains(&changes), told, "{said:?}");
+    }
+}
+
+/// Somebody who wants to decide about the uplink himself is asked to, where the kernel cannot do without.
+#[test]
+fn an_uplink_is_not_changed_if_the_network_forbids_it() {
     let lab = Lab::new();
     let outside = lab.host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
-    if lab.sysctl("ipv6/conf/all/force_forwarding").is_none() {
-        return;
-    }
+    let router = Router { lab: &lab, outside: &outside };
+    assert!(router.becomes_default("fe80::1"));
     let (_container, who) = lab.container("c1");
-    lab.add("rnet", &who, &rnet("a", &A));
-    let frames = Frames::on(outside.netns(), "eth0").unwrap();
-    let mac = inside(outside.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
-    let (from, to) = ("fe80::1".parse().unwrap(), "ff02::1".parse().unwrap());
-    let advertisement = frame::icmpv6(from, to, 134, &frame::router_advertisement(1800));
-    let advertisement =
-        frame::ethernet([0x33, 0x33, 0, 0, 0, 1], mac, 0x86dd, &frame::ipv6(from, to, 58, &advertisement));
-    let has_default = || {
-        let routes = lab.netlink().routes().unwrap();
-        routes.iter().any(|route| route.destination == "::/0".parse().unwrap() && route.gateway.is_some())
-    };
-    let mut tries = 0;
-    while !has_default() && tries < 100 {
-        frames.send(&advertisement).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(20));
-        tries += 1;
+
+    let said = lab.cni("ADD", "rnet", &who, &with(&rnet("a", &[A[1]]), json!({"uplinkAcceptRA": false})));
+
+    match forwards_per_interface(&lab) {
+        true => drop(said.json()),
+        false => {
+            let (code, message) = said.refusal();
+            assert_eq!(code, 50);
+            assert!(message.ends_with("hint: sysctl -w net.ipv6.conf.out0.accept_ra=2"), "{message}");
+        }
     }
-    assert!(has_default());
+    assert_eq!(router.accept_ra().as_deref(), Some("1"));
+    assert!(router.is_default("fe80::1"));
+}
+
+/// `accept_ra` is 1 on every interface by default: it says nothing about where a route comes from.
+#[test]
+fn a_static_default_route_is_no_reason_to_refuse_ipv6_or_to_change_the_uplink() {
+    for (plugin, config) in [("rnet", rnet("a", &A)), ("bridge", bridge("a", &A))] {
+        let lab = Lab::new();
+        let outside = lab.host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
+        lab.host.default_route_via(&outside).unwrap();
+        let router = Router { lab: &lab, outside: &outside };
+        assert_eq!(router.accept_ra().as_deref(), Some("1"));
+
+        lab.add(plugin, &lab.container("c1").1, &config);
+
+        assert_eq!(router.accept_ra().as_deref(), Some("1"), "{plugin}");
+        assert!(router.is_default("fd77::2"), "{plugin}");
+    }
 }
 
 #[test]
 fn endpoints_with_isolated_ports_reach_the_gateway_only() {
-    for on in [true, false] {
+    for &on in bridge_filter_settings() {
         let stage = Stage::new();
         stage.set_bridge_netfilter(on);
         let a = with(&rnet("a", &A), json!({"portIsolation": true}));

@@ -1,0 +1,121 @@
+//! IPv6 forwarding that does not cost the host its own addresses and routes.
+//!
+//! `conf.all.forwarding` makes every interface with `accept_ra=1` ignore router advertisements, and the kernel removes the
+//! default routes that came by them. Since Linux 6.17 `force_forwarding` forwards without that. Before, an interface that lives by
+//! advertisements gets `accept_ra=2`: accept them although this host forwards.
+
+use std::io::Write;
+
+use netlink::{BY_ADVERTISEMENT, Route};
+
+use crate::plan::Plan;
+use crate::{Error, Host};
+
+const ALL: &str = "ipv6/conf/all/forwarding";
+const FORCED: &str = "ipv6/conf/all/force_forwarding";
+
+/// Makes the host forward IPv6 for the plan's bridge.
+pub fn enable(host: &mut Host, plan: &Plan) -> Result<(), Error> {
+    if host.netlink.sysctl(ALL)?.as_deref() == Some("1") {
+        return Ok(());
+    }
+    if host.netlink.sysctl(FORCED)?.is_some() {
+        return force(host, &plan.bridge);
+    }
+    for link in endangered(host, &plan.bridge)? {
+        keep_advertisements(host, plan, &link)?;
+    }
+    Ok(host.netlink.set_sysctl(ALL, "1").map(drop)?)
+}
+
+/// True if the host forwards what comes by `bridge`.
+pub fn is_on(host: &Host, bridge: &str) -> Result<bool, Error> {
+    for key in [ALL, &format!("ipv6/conf/{bridge}/force_forwarding")] {
+        if host.netlink.sysctl(key)?.as_deref() == Some("1") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// The interfaces whose `accept_ra` the first container of a network with IPv6 would change.
+pub fn to_change(host: &mut Host) -> Result<Vec<String>, Error> {
+    let forwards = host.netlink.sysctl(ALL)?.as_deref() == Some("1");
+    if forwards || host.netlink.sysctl(FORCED)?.is_some() { Ok(Vec::new()) } else { endangered(host, "") }
+}
+
+/// `all` is for the interfaces that are there when it changes, `default` for those to come.
+fn force(host: &Host, bridge: &str) -> Result<(), Error> {
+    for interface in ["all", "default", bridge] {
+        host.netlink.set_sysctl(&format!("ipv6/conf/{interface}/force_forwarding"), "1")?;
+    }
+    Ok(())
+}
+
+/// The interfaces that would lose what routers told them; `bridge` is ours and believes no router.
+fn endangered(host: &mut Host, bridge: &str) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    for index in advertised(&host.netlink.routes()?) {
+        let Some(link) = host.netlink.link_by_index(index)? else { continue };
+        if link.name != bridge && host.netlink.sysctl(&accept_ra(&link.name))?.as_deref() == Some("1") {
+            found.push(link.name);
+        }
+    }
+    Ok(found)
+}
+
+/// The links that have a route by advertisement. A static default route says nothing: `accept_ra` is 1 everywhere by default.
+fn advertised(routes: &[Route]) -> Vec<u32> {
+    let advertised = |route: &&Route| route.protocol == Some(BY_ADVERTISEMENT) && route.destination.is_ipv6();
+    let mut links: Vec<u32> = routes.iter().filter(advertised).map(|route| route.index).collect();
+    links.sort_unstable();
+    links.dedup();
+    links
+}
+
+/// Says so, because it is the host's setting and outlives the network, as forwarding does.
+fn keep_advertisements(host: &Host, plan: &Plan, link: &str) -> Result<(), Error> {
+    if !plan.keep_advertisements {
+        return Err(Error::ForwardingHarms { link: link.to_owned() });
+    }
+    host.netlink.set_sysctl(&accept_ra(link), "2")?;
+    let said = format!(
+        "rnet: network {}: set net.ipv6.conf.{link}.accept_ra=2, so that {link} goes on taking router advertisements \
+         although this host forwards IPv6 from now on\n",
+        plan.network
+    );
+    // A runtime that has closed standard error is no reason to fail.
+    let _ = std::io::stderr().write_all(said.as_bytes());
+    Ok(())
+}
+
+fn accept_ra(link: &str) -> String {
+    format!("ipv6/conf/{link}/accept_ra")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(destination: &str, index: u32, protocol: u8) -> Route {
+        Route { protocol: Some(protocol), ..Route::new(destination.parse().unwrap(), index) }
+    }
+
+    #[test]
+    fn only_a_route_by_advertisement_counts_and_each_link_once() {
+        const KERNEL: u8 = 2;
+        const BOOT: u8 = 3;
+        const STATIC: u8 = 4;
+        let routes = [
+            route("::/0", 2, STATIC),
+            route("::/0", 3, BOOT),
+            route("fd00::/64", 4, KERNEL),
+            route("0.0.0.0/0", 5, BY_ADVERTISEMENT),
+            route("::/0", 7, BY_ADVERTISEMENT),
+            route("2001:db8::/48", 6, BY_ADVERTISEMENT),
+            route("2001:db8:1::/48", 7, BY_ADVERTISEMENT),
+        ];
+
+        assert_eq!(advertised(&routes), [6, 7]);
+    }
+}
