@@ -26,7 +26,7 @@ pub use handle::Netlink;
 pub use local::{Probed, await_local, await_unique};
 pub use mac::{Mac, ParseMacError};
 pub use memory::give_back_program;
-pub use netns::{Netns, NetnsId, cookie, fork_keeping, pass_on_stdio_only, spawn_in};
+pub use netns::{Netns, NetnsId, cookie, fork_keeping, fresh_sys, pass_on_stdio_only, spawn_in};
 pub use read::{Address, Link};
 pub use request::{BY_ADVERTISEMENT, Request, Route};
 pub use signals::{HeldSignal, HeldSignals, default_signals, finish_before_ending};

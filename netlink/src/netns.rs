@@ -1,6 +1,7 @@
 //! Network namespaces as values: held open by a descriptor, entered by short threads and for short visits only.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
@@ -9,9 +10,9 @@ use std::process::{self, Child, Command};
 use std::thread;
 use std::{io, panic, ptr};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, StatVfsMountFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
@@ -20,6 +21,12 @@ use crate::signals::default_signals;
 
 /// File system type of namespace descriptors (statfs(2)).
 const NSFS_MAGIC: u64 = 0x6e73_6673;
+
+/// Another after each start of the machine (random(4)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+const SYS: &CStr = c"/sys";
+const CGROUPS: &CStr = c"/sys/fs/cgroup";
 
 /// What tells one network namespace from another while both live.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -158,12 +165,20 @@ impl AsFd for Netns {
     }
 }
 
-/// The cookie of the calling thread's network namespace (SO_NETNS_COOKIE, socket(7)):
-/// unlike an inode it is never used again while the kernel runs.
+/// What tells the calling thread's network namespace from all others: its cookie (SO_NETNS_COOKIE, socket(7)), which unlike an
+/// inode is never used again while the kernel runs.
+///
+/// Before Linux 5.14 there is none; then it is made of the boot's id and the namespace's inode.
 pub fn cookie() -> Result<u64, Error> {
-    let failed = |errno| Error::Identity { errno };
-    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
-        .map_err(failed)?;
+    match kernels_cookie() {
+        Err(Errno::NOPROTOOPT) => substitute(),
+        other => other.map_err(|errno| Error::Identity { errno }),
+    }
+}
+
+fn kernels_cookie() -> Result<u64, Errno> {
+    let socket =
+        rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     let mut cookie = 0u64;
     let mut len = size_of::<u64>() as libc::socklen_t;
     // SAFETY: value and length point at locals of the sizes given, and the socket is open.
@@ -176,13 +191,21 @@ pub fn cookie() -> Result<u64, Error> {
             &mut len,
         )
     };
-    if status == 0 { Ok(cookie) } else { Err(failed(last_errno())) }
+    if status == 0 { Ok(cookie) } else { Err(last_errno()) }
+}
+
+/// Boot and inode in one number: 32 bits of the one, and the other, which has no more (proc_alloc_inum).
+fn substitute() -> Result<u64, Error> {
+    let boot =
+        std::fs::read_to_string(BOOT_ID).map_err(|error| Error::Identity { errno: errno_of(&error) })?;
+    let boot = boot.get(..8).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default();
+    Ok(boot << 32 | Netns::current()?.id().ino & u64::from(u32::MAX))
 }
 
 /// Starts `command` inside `netns`, with every signal at its default and no descriptors but 0 to 2.
 ///
-/// Each of `binds` (source, target) is mounted over its target, an existing file, in a mount
-/// namespace of the child's own: its resolv.conf and hosts. Fails if a file is missing. With a
+/// It has a mount namespace of its own, whose /sys shows the links of `netns`. Each of `binds` (source, target) is mounted
+/// over its target, an existing file: its resolv.conf and hosts. Fails if a file is missing. With a
 /// `hostname` it has a UTS namespace of its own, which is called so.
 pub fn spawn_in(
     netns: &Netns,
@@ -208,9 +231,11 @@ pub fn spawn_in(
         command.pre_exec(move || {
             default_signals();
             pass_on_stdio_only();
+            enter(fd.as_fd())?;
+            private_mounts()?;
+            fresh_sys()?;
             mount_over(&binds)?;
-            hostname.as_deref().map_or(Ok(()), take_hostname)?;
-            Ok(enter(fd.as_fd())?)
+            Ok(hostname.as_deref().map_or(Ok(()), take_hostname)?)
         })
     };
     command.spawn().map_err(failed)
@@ -242,9 +267,28 @@ pub fn fork_keeping(keep: &[BorrowedFd<'_>], f: impl FnOnce()) -> Result<(), Err
 /// Closes on exec whatever is open now but descriptors 0 to 2: no program that this process starts, or becomes, gets what
 /// somebody left open in it.
 pub fn pass_on_stdio_only() {
-    // SAFETY: the flag changes nothing for whoever uses a descriptor in this process. A kernel before 5.11 does not
-    // know it, and leaves all as it is.
-    unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    // SAFETY: the flag changes nothing for whoever uses a descriptor in this process.
+    let status = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
+    if status != 0 {
+        // Before Linux 5.11 there is no such flag. What cannot be looked through stays as it is.
+        let _ = pass_on_one_by_one();
+    }
+}
+
+/// The same by the list of what is open. Only makes system calls: it may run between fork and exec.
+fn pass_on_one_by_one() -> Result<(), Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let list = rustix::fs::open(c"/proc/self/fd", flags, Mode::empty())?;
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut entries = rustix::fs::RawDir::new(&list, &mut buffer);
+    while let Some(entry) = entries.next() {
+        let number = entry?.file_name().to_str().ok().and_then(|name| name.parse().ok());
+        if let Some(descriptor) = number.filter(|number| *number > 2) {
+            // SAFETY: as above; a descriptor that was closed meanwhile is refused.
+            unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+    Ok(())
 }
 
 fn in_thread<T: Send>(path: &Path, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
@@ -284,18 +328,44 @@ fn c_paths((source, target): &(PathBuf, PathBuf)) -> io::Result<(CString, CStrin
     Ok((c_path(source)?, c_path(target)?))
 }
 
-fn mount_over(binds: &[(CString, CString)]) -> Result<(), Errno> {
-    if binds.is_empty() {
-        return Ok(());
-    }
+/// A mount namespace in which changes stay unseen by others.
+fn private_mounts() -> Result<(), Errno> {
     // SAFETY: this process is about to exec and has one thread; CLONE_NEWNS leaves its
     // descriptors and memory alone.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
-    let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
-    rustix::mount::mount_change(c"/", slave)?;
+    rustix::mount::mount_change(c"/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+}
+
+/// Mounts a /sys that shows the links of the calling thread's network namespace, as `ip netns exec` does, read-only where the
+/// present one is. Unlike there, the control groups stay below it: programs look up their limits in them.
+///
+/// The calling thread must have a mount namespace of its own. Only makes system calls.
+pub fn fresh_sys() -> Result<(), Errno> {
+    let clone =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::AT_RECURSIVE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let groups = rustix::mount::open_tree(CWD, CGROUPS, clone);
+    let present = rustix::fs::statvfs(SYS)?.f_flag;
+    let read_only =
+        if present.contains(StatVfsMountFlags::RDONLY) { MountFlags::RDONLY } else { MountFlags::empty() };
+    match rustix::mount::mount(c"sysfs", SYS, c"sysfs", read_only, None) {
+        Ok(()) => {}
+        // BUSY: it is that of this namespace already. PERM: where /sys is partly hidden (inside some containers) the kernel
+        // grants no second one; a program without one sees what it saw before.
+        Err(Errno::BUSY | Errno::PERM) => return Ok(()),
+        Err(errno) => return Err(errno),
+    }
+    match groups {
+        Ok(groups) => {
+            rustix::mount::move_mount(groups, c"", CWD, CGROUPS, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        }
+        // There are none.
+        Err(_) => Ok(()),
+    }
+}
+
+fn mount_over(binds: &[(CString, CString)]) -> Result<(), Errno> {
     for (source, target) in binds {
-        let bind = MountFlags::BIND;
-        rustix::mount::mount(source.as_c_str(), target.as_c_str(), c"", bind, None)?;
+        rustix::mount::mount(source.as_c_str(), target.as_c_str(), c"", MountFlags::BIND, None)?;
     }
     Ok(())
 }
@@ -397,6 +467,31 @@ mod tests {
         assert_ne!(cookie().unwrap(), first);
     }
 
+    /// What stands for the cookie on a kernel that has none.
+    #[test]
+    fn without_cookies_boot_and_inode_tell_namespaces_apart() {
+        let made = Netns::create().unwrap();
+        let first = made.run(|| substitute().unwrap()).unwrap();
+        assert_eq!(made.run(|| substitute().unwrap()).unwrap(), first);
+        assert_ne!(substitute().unwrap(), first);
+        assert_eq!(first & u64::from(u32::MAX), made.id().ino);
+        let boot = std::fs::read_to_string(BOOT_ID).unwrap();
+        assert!(boot.starts_with(&format!("{:08x}", first >> 32)), "{boot}");
+    }
+
+    #[test]
+    fn descriptors_are_kept_from_programs_one_by_one_too() {
+        let (read, _write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::empty()).unwrap();
+        assert!(!closes_on_exec(read.as_fd()));
+        pass_on_one_by_one().unwrap();
+        assert!(closes_on_exec(read.as_fd()));
+        assert!(!closes_on_exec(rustix::stdio::stderr()));
+    }
+
+    fn closes_on_exec(fd: BorrowedFd<'_>) -> bool {
+        rustix::io::fcntl_getfd(fd).unwrap().contains(rustix::io::FdFlags::CLOEXEC)
+    }
+
     #[test]
     fn what_is_no_network_namespace_is_refused_in_upstreams_words() {
         let missing = Netns::open(Path::new("/run/netns/none")).unwrap_err();
@@ -441,6 +536,25 @@ mod tests {
         assert!(!output.contains("Linux"), "{output}");
         assert_ne!(rustix::system::uname().nodename(), c"app");
         assert!(std::fs::read_to_string("/proc/version").unwrap().contains("Linux"));
+    }
+
+    #[test]
+    fn a_spawned_program_sees_the_links_of_its_namespace_and_the_control_groups_below_sys() {
+        let here = links_in_sys();
+        let groups = std::fs::read_dir("/sys/fs/cgroup").unwrap().count();
+        let made = Netns::create().unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.args(["-c", "ls -x /sys/class/net; ls -A /sys/fs/cgroup | wc -l"]).stdout(Stdio::piped());
+
+        let child = spawn_in(&made, command, &[], None).unwrap();
+
+        let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
+        assert_eq!(output.split_whitespace().collect::<Vec<_>>(), ["lo", groups.to_string().as_str()]);
+        assert_eq!(links_in_sys(), here, "the caller's own is as before");
+    }
+
+    fn links_in_sys() -> Vec<std::ffi::OsString> {
+        std::fs::read_dir("/sys/class/net").unwrap().map(|entry| entry.unwrap().file_name()).collect()
     }
 
     #[test]

@@ -66,18 +66,21 @@ fn netns(container: &Container, view: &View) -> anyhow::Result<Netns> {
 }
 
 fn enter(netns: &Netns, binds: &[(PathBuf, PathBuf)]) -> anyhow::Result<()> {
-    if !binds.is_empty() {
-        mount_over(binds)?;
+    if netns.id() == Netns::current()?.id() {
+        return Ok(());
     }
-    let failed = Problem::file("enter", netns.path());
-    Ok(move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network)).map_err(failed)?)
+    move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+        .map_err(Problem::file("enter", netns.path()))?;
+    Ok(private_mounts(binds)?)
 }
 
-/// The endpoint's resolv.conf and hosts, in a mount namespace that nobody else sees.
-fn mount_over(binds: &[(PathBuf, PathBuf)]) -> Result<(), Problem> {
+/// What belongs to the namespace: its links below /sys, and the endpoint's resolv.conf and hosts, in a mount namespace that nobody
+/// else sees.
+fn private_mounts(binds: &[(PathBuf, PathBuf)]) -> Result<(), Problem> {
     unshare(UnshareFlags::NEWNS).map_err(Problem::file("make a mount namespace for", "/".as_ref()))?;
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slave).map_err(Problem::file("make private", "/".as_ref()))?;
+    netlink::fresh_sys().map_err(Problem::file("mount", "/sys".as_ref()))?;
     binds.iter().try_for_each(|(source, target)| {
         mount_bind(source, target).map_err(Problem::file("mount over", target))
     })

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use netlink::{Netlink, Netns};
 use netns_fixtures::{Host, Program, Snapshot};
 use serde_json::Value;
 
@@ -81,6 +82,12 @@ impl Lab {
             pid.is_some()
         });
         pid.unwrap() as u32
+    }
+
+    /// The MTU of an endpoint's eth0, by the kernel's word.
+    pub fn mtu_of(&self, endpoint: &str) -> u32 {
+        let netns = Netns::open(format!("/proc/{}/ns/net", self.pid(endpoint)).as_ref()).unwrap();
+        Netlink::inside(&netns).unwrap().link("eth0").unwrap().unwrap().mtu
     }
 
     /// The processes that watch over endpoints of this host.

@@ -125,8 +125,7 @@ fn a_network_is_described_as_json() {
     let web = &lab.json("inspect web")[0];
     assert_eq!(web["networks"][0]["addresses"][0], "10.9.0.128/24");
     assert_eq!(web["networks"][0]["gateway"], "10.9.0.254");
-    let mtu = lab.script("exec web", "cat /sys/class/net/eth0/mtu 2>/dev/null || true").stdout;
-    assert!(mtu.is_empty() || mtu == "1400\n", "{mtu}");
+    assert_eq!(lab.mtu_of("web"), 1400);
     let id = web["id"].as_str().unwrap();
     assert_eq!(lab.json(&format!("inspect {}", &id[..8]))[0]["name"], "web");
     lab.ok("stop web");

@@ -181,3 +181,21 @@ fn an_endpoint_that_nobody_cares_for_keeps_no_address_no_port_and_no_network() {
         lab.nobody_is_left();
     }
 }
+
+/// As `ip netns exec` shows it; the machine's own links are no business of theirs.
+#[test]
+fn programs_see_the_links_of_their_endpoint_below_sys() {
+    let lab = Lab::new();
+    lab.ok("create --subnet 10.9.0.0/24 --mtu 1400 lab");
+    let script = "ls -x /sys/class/net; cat /sys/class/net/eth0/mtu";
+    let seen = |line: &str| lab.script(line, script).stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+
+    assert_eq!(seen("run --name web --net lab"), "eth0 lo 1400");
+    lab.ok("run -d --name db --net lab sleep 1000");
+    assert_eq!(seen("exec db"), "eth0 lo 1400");
+    assert_eq!(lab.script("run --net none", "ls /sys/class/net").stdout, "lo\n");
+    // Limits are looked up there.
+    let groups = lab.host.command("ls").arg("/sys/fs/cgroup").output().unwrap().stdout;
+    assert_eq!(lab.script("exec db", "ls /sys/fs/cgroup").stdout.into_bytes(), groups);
+    lab.ok("stop db");
+}
