@@ -7,12 +7,14 @@
 //!   [`UdpClient`], [`lookup`], [`Frames`]) see what the network really does; no other program is needed.
 //! - [`Snapshot`] is everything a namespace and some directories hold, comparable and with a
 //!   readable difference.
+//! - [`bridge_filter_settings`] says what this kernel's br_netfilter can be.
 //! - [`wait_for_carrier`] listens until a link works.
 //! - [`ip_addr`], [`bridge_link`] and [`ip_route`] print as the well-known commands do.
 //!
 //! All of it needs root over the current network namespace: tests get that from `sandbox.sh`, a
 //! program from [`enter_sandbox`].
 
+mod bridge_filter;
 mod carrier;
 mod error;
 mod fdb;
@@ -25,6 +27,7 @@ mod show;
 mod snapshot;
 mod view;
 
+pub use bridge_filter::{bridge_filter_settings, set_bridge_filter};
 pub use carrier::wait_for_carrier;
 pub use error::Error;
 pub use fdb::bridge_macs;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use netlink::{Netlink, Netns, Request, Route, Veth};
 use netns_fixtures::frame::{self, Arp};
 use netns_fixtures::{
-    Connection, Container, Frames, Host, HttpServer, Outside, UdpClient, UdpEcho, http_get, ping, tcp_connect,
+    Connection, Container, Frames, Host, HttpServer, Outside, UdpClient, UdpEcho, bridge_filter_settings,
+    http_get, ping, set_bridge_filter, tcp_connect,
 };
 use nft::{Element, Firewall, Owner, Protocol};
 
@@ -36,13 +37,10 @@ impl World {
             outside.route_via_host(subnet.parse().unwrap()).unwrap();
         }
         let mut netlink = Netlink::inside(host.netns()).unwrap();
-        let call = if br_netfilter { "1" } else { "0" };
-        let sysctls = ["ipv4/ip_forward", "ipv6/conf/all/forwarding"].map(|key| (key, "1"));
-        let bridge =
-            ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"].map(|key| (key, call));
-        for (key, value) in sysctls.into_iter().chain(bridge) {
-            netlink.set_sysctl(key, value).unwrap();
+        for key in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            netlink.set_sysctl(key, "1").unwrap();
         }
+        set_bridge_filter(host.netns(), br_netfilter).unwrap();
         let bridges = [18, 19].map(|network| bridge_for(&mut netlink, network));
         netlink.set_sysctl("ipv4/conf/rnet0/route_localnet", "1").unwrap();
         let [c1, c2, c3] = [("c1", 18, 2), ("c2", 18, 3), ("c3", 19, 2)].map(|(name, network, n)| {
@@ -167,7 +165,7 @@ fn link_local([a, b, c, d, e, f]: Mac) -> IpAddr {
 
 #[test]
 fn a_published_port_answers_everybody_and_sees_the_right_client() {
-    for br_netfilter in [false, true] {
+    for &br_netfilter in bridge_filter_settings() {
         let world = World::new(br_netfilter);
         let World { host, outside, c1, c2, c3 } = &world;
         let servers = ["172.18.0.2:80", "[fd00:18::2]:80"]
@@ -199,7 +197,7 @@ fn a_published_port_answers_everybody_and_sees_the_right_client() {
 
 #[test]
 fn what_is_not_published_answers_only_its_own_network() {
-    for br_netfilter in [false, true] {
+    for &br_netfilter in bridge_filter_settings() {
         let world = World::new(br_netfilter);
         let World { host, outside, c1, c2, c3 } = &world;
         let _servers = ["172.18.0.2:80", "172.18.0.2:81", "[fd00:18::2]:80", "[fd00:18::2]:81"]
@@ -230,7 +228,7 @@ fn what_is_not_published_answers_only_its_own_network() {
 
 #[test]
 fn who_leaves_is_masqueraded_and_who_only_passes_is_not_caught() {
-    let world = World::new(true);
+    let world = World::new(bridge_filter_settings()[0]);
     let at = ["10.0.0.2:3344", "[2001:db8::2]:3344"];
     let servers =
         at.map(|at| HttpServer::start(world.outside.netns(), at.parse().unwrap(), "outside").unwrap());
@@ -243,7 +241,7 @@ fn who_leaves_is_masqueraded_and_who_only_passes_is_not_caught() {
 
 #[test]
 fn the_hosts_own_loopback_is_out_of_reach() {
-    let world = World::new(true);
+    let world = World::new(bridge_filter_settings()[0]);
     let service = UdpEcho::start(world.host.netns(), "127.0.0.5:7777".parse().unwrap()).unwrap();
     // No route of the container leads there: such a datagram can only be sent as a frame.
     let inside = Frames::on(world.c1.netns(), "eth0").unwrap();

@@ -1,6 +1,6 @@
 //! bridge and portmap as a list: what their keys ask for, and nothing more.
 
-use netns_fixtures::Container;
+use netns_fixtures::{Container, bridge_filter_settings};
 use serde_json::{Value, json};
 
 use crate::common::{LONG, Who, address, bridge, differences, publishing, with};
@@ -44,7 +44,7 @@ pub fn cast(stage: &Stage, keys: Value) -> [Chained; 3] {
 
 #[test]
 fn a_published_port_answers_everybody() {
-    for on in [true, false] {
+    for &on in bridge_filter_settings() {
         let stage = Stage::new();
         stage.set_bridge_netfilter(on);
         let [web, peer, other] = cast(&stage, json!({}));

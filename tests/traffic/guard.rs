@@ -7,7 +7,7 @@ use netns_fixtures::frame::{
     Arp, BROADCAST, Mac, arp, ethernet, icmpv6, ipv4, ipv6, neighbour_advertisement, router_advertisement,
     udp,
 };
-use netns_fixtures::{Frames, bridge_macs, ping, wait_for_carrier};
+use netns_fixtures::{Frames, bridge_filter_settings, bridge_macs, ping, wait_for_carrier};
 use serde_json::{Value, json};
 
 use crate::common::{LONG, SOON, inside, rnet, with};
@@ -222,7 +222,7 @@ fn trimmed(frame: &[u8]) -> &[u8] {
 
 #[test]
 fn no_attack_leaves_the_port_and_honest_frames_do() {
-    for on in [true, false] {
+    for &on in bridge_filter_settings() {
         let arena = Arena::new(json!({}));
         arena.stage.set_bridge_netfilter(on);
         let came: Vec<_> = arena

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use netlink::Netns;
-use netns_fixtures::{Frames, UdpEcho, frame, wait_for_carrier};
+use netns_fixtures::{Frames, UdpEcho, bridge_filter_settings, frame, wait_for_carrier};
 use serde_json::json;
 
 use crate::common::{LONG, Lab, bridge, differences, inside, publishing, rnet, with};
@@ -116,7 +116,7 @@ fn neither_containers_nor_neighbours_reach_it_also_after_a_flush() {
         assert!(!from_outside, "{when}: a neighbour");
     };
     let _server = web.serves(80);
-    for (on, more) in [(false, 8081), (true, 8082)] {
+    for (&on, more) in bridge_filter_settings().iter().zip([8081, 8082]) {
         stage.set_bridge_netfilter(on);
         attack("with the ruleset");
         stage.flush();

@@ -1,6 +1,6 @@
 //! A published port of an `rnet` network: from everywhere it answers, and to whom.
 
-use netns_fixtures::{Connection, tcp_connect};
+use netns_fixtures::{Connection, bridge_filter_settings, tcp_connect};
 
 use crate::common::{LONG, rnet};
 use crate::stage::{
@@ -36,7 +36,7 @@ fn it_answers_everybody_in_both_families_with_and_without_br_netfilter() {
             ("the container itself by the gateway's address", web.netns(), GATEWAY_A[ip]),
         ]
     };
-    for on in [true, false] {
+    for &on in bridge_filter_settings() {
         stage.set_bridge_netfilter(on);
         let tcp: Vec<_> = [0, 1]
             .into_iter()

@@ -4,7 +4,9 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use netlink::Netns;
-use netns_fixtures::{Container, HttpServer, Outside, UdpClient, UdpEcho, http_get, wait_for_carrier};
+use netns_fixtures::{
+    Container, HttpServer, Outside, UdpClient, UdpEcho, http_get, set_bridge_filter, wait_for_carrier,
+};
 use serde_json::Value;
 
 use crate::common::{LONG, Lab, SOON, Who, address, publishing};
@@ -77,13 +79,9 @@ impl Stage {
         self.lab.del(&guest.plugin, &guest.who, &guest.config);
     }
 
-    /// Whether frames within a bridge pass the IP hooks, where this kernel has the switch.
+    /// Whether frames within a bridge pass the IP hooks; `on` is one of [`bridge_filter_settings`].
     pub fn set_bridge_netfilter(&self, on: bool) {
-        for key in ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"] {
-            if self.lab.sysctl(key).is_some() {
-                self.lab.set_sysctl(key, if on { "1" } else { "0" });
-            }
-        }
+        set_bridge_filter(self.lab.host.netns(), on).unwrap();
     }
 
     /// Somebody's `nft flush ruleset`.
