@@ -442,6 +442,9 @@ impl Problem {
                 Some(format!("next free: --subnet {free}      (rnet ls --all shows every subnet in use)"))
             }
             Overlap { free: None, .. } | SubnetsExhausted => Some("rnet ls --all".into()),
+            Outside { what: "gateway", subnet, .. } => {
+                Some(format!("--gateway takes an address of {subnet}; `gateway` in a conflist may be any"))
+            }
             HostBits { option, right, .. } => Some(format!("{option} {right}")),
             NoNetwork { near: Some(near), .. }
             | NoEndpoint { near: Some(near), .. }

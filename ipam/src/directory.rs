@@ -145,6 +145,15 @@ impl Directory {
         self.stat(&name).map(|stat| mark(&stat)).map_err(|errno| self.failed("read the lease", &name, errno))
     }
 
+    /// The same, if there is a file.
+    pub fn find_mark(&self, address: IpAddr) -> Result<Option<Mark>, Error> {
+        match self.stat(&address.to_string()) {
+            Err(Errno::NOENT) => Ok(None),
+            Ok(stat) => Ok(Some(mark(&stat))),
+            Err(errno) => Err(self.failed("read the lease", &address.to_string(), errno)),
+        }
+    }
+
     /// Removes the file of `address` that was read as `mark`: a plain file with no other name.
     pub fn remove(&self, address: IpAddr, expected: Mark) -> Result<(), Error> {
         let name = address.to_string();
@@ -301,7 +310,8 @@ fn nanoseconds(seconds: i128, nanoseconds: i128) -> i64 {
     (seconds * 1_000_000_000 + nanoseconds) as i64
 }
 
-fn now() -> i64 {
+/// ns since 1970.
+pub(crate) fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since.as_nanos() as i64
 }

@@ -136,20 +136,6 @@ pub enum RangeError {
         /// The subnet.
         subnet: IpNetwork,
     },
-    /// The first address is the network's own, which no container can have.
-    #[error("RangeStart {0} is the network address")]
-    StartIsNetwork(IpAddr),
-    /// The last address is the broadcast address, which no container can have.
-    #[error("RangeEnd {0} is the broadcast address")]
-    EndIsBroadcast(IpAddr),
-    /// Containers could not reach the gateway.
-    #[error("gateway {gateway} not in network {subnet}")]
-    GatewayOutside {
-        /// The gateway.
-        gateway: IpAddr,
-        /// The subnet.
-        subnet: IpNetwork,
-    },
     /// The set has no range.
     #[error("empty range set")]
     Empty,
@@ -190,6 +176,16 @@ pub enum Refusal {
         /// Who holds it, container id and ifname, if a lease says so.
         holder: Option<(String, String)>,
     },
+    /// No host can have the requested address.
+    #[error("requested IP address {address} is not available in range set {ranges}")]
+    Reserved {
+        /// What was asked for.
+        address: IpAddr,
+        /// The ranges, as `start-end,start-end`.
+        ranges: String,
+        /// `network` or `broadcast`.
+        what: &'static str,
+    },
     /// The owner has an address of this set already.
     #[error("{address} has been allocated to {id}, duplicate allocation is not allowed")]
     Duplicate {
@@ -198,6 +194,25 @@ pub enum Refusal {
         /// Its container id.
         id: String,
     },
+}
+
+impl Refusal {
+    /// What upstream's text does not say: why a requested address is not available.
+    pub fn details(&self) -> String {
+        match self {
+            Refusal::Unavailable { address, holder: Some((id, ifname)), .. } => {
+                let ifname = if ifname.is_empty() { "" } else { &format!("/{ifname}") };
+                format!("{address} is held by container {id}{ifname}")
+            }
+            Refusal::Unavailable { address, holder: None, .. } => {
+                format!("{address} is held: what has its name in the folder of leases is no lease")
+            }
+            Refusal::Reserved { address, what, .. } => {
+                format!("{address} is the {what} address of its subnet")
+            }
+            _ => String::new(),
+        }
+    }
 }
 
 pub(crate) fn join(values: &[impl ToString], separator: &str) -> String {

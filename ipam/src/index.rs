@@ -172,6 +172,15 @@ impl Index {
         records.filter(|record| !matches!(record, Ok(other) if other.owner != *owner)).collect()
     }
 
+    /// All leases, page by page, beginning with the page that `start` falls on.
+    pub fn lease_pages_from(&self, start: u64) -> impl Iterator<Item = Result<Vec<Record>, Unreadable>> {
+        let table = self.leases();
+        (0..table.pages).map(move |step| {
+            let page = table.page(&self.storage, start.wrapping_add(step) & (table.pages - 1))?;
+            page.records().map(decode).collect()
+        })
+    }
+
     /// All leases; fails if one page can't be read.
     pub fn records(&self) -> Result<Vec<Record>, Unreadable> {
         let table = self.leases();

@@ -29,6 +29,7 @@ pub struct Leases {
     boot: u64,
     patience: Duration,
     preferred: Vec<IpAddr>,
+    expected: Vec<IpAddr>,
 }
 
 impl Leases {
@@ -53,6 +54,12 @@ impl Leases {
     /// The same, giving these addresses before any other where nothing is requested and they are free.
     pub fn preferring(self, preferred: Vec<IpAddr>) -> Self {
         Self { preferred, ..self }
+    }
+
+    /// The same, with addresses that the caller believes to be the owner's. Their files are read even if the index does
+    /// not know of them, because another program may have written into one in place.
+    pub fn expecting(self, expected: Vec<IpAddr>) -> Self {
+        Self { expected, ..self }
     }
 
     /// Leases one address out of each of `sets`, in their order: all or none.
@@ -81,12 +88,12 @@ impl Leases {
     ///
     /// As in the reference, files in the old format (container id alone) count if there is no other.
     pub fn release(&self, owner: &Owner<'_>) -> Result<Vec<IpAddr>, Error> {
-        self.locked(|session| session.release(owner))
+        self.locked(|session| session.release(owner, &self.expected))
     }
 
     /// The owner's addresses; a lease of another boot is none.
     pub fn held(&self, owner: &Owner<'_>) -> Result<Vec<IpAddr>, Error> {
-        self.locked(|session| session.held(owner))
+        self.locked(|session| session.held(owner, &self.expected))
     }
 
     /// Who has `ip`, container id and ifname; a lease of another boot is none.
@@ -126,7 +133,8 @@ impl Leases {
 
     fn of(directory: Directory, index_dir: &Path, boot: &str) -> Self {
         let shelf = Shelf::new(index_dir, &directory.real_path());
-        Self { directory, shelf, boot: boot_number(boot), patience: PATIENCE, preferred: Vec::new() }
+        let (preferred, expected) = (Vec::new(), Vec::new());
+        Self { directory, shelf, boot: boot_number(boot), patience: PATIENCE, preferred, expected }
     }
 
     /// Does `work` under the directory's lock, again from the start whenever the index proves stale.

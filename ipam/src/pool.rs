@@ -39,7 +39,7 @@ pub fn next<E>(
     Ok(None)
 }
 
-/// The set's addresses in the order in which they are tried; gateways are left out.
+/// The set's addresses in the order in which they are tried, without those that are never given.
 ///
 /// Round robin starts after `last` if it lies in the set, goes through the ranges in order, wraps, and ends with
 /// `last`; else it starts at the first range.
@@ -49,8 +49,8 @@ pub fn order(set: &RangeSet, choice: Choice, last: Option<IpAddr>) -> Vec<Span> 
         Some((last, place)) => around(set.ranges(), place, last),
         None => set.ranges().iter().map(whole).collect(),
     };
-    let gateways: Vec<IpAddr> = set.gateways().collect();
-    spans.into_iter().flat_map(|span| without(span, &gateways)).collect()
+    let holes = set.holes();
+    spans.into_iter().flat_map(|span| without(span, &holes)).collect()
 }
 
 fn place_of(set: &RangeSet, ip: IpAddr) -> Option<usize> {
@@ -172,6 +172,29 @@ mod tests {
         let set = RangeSet::new(vec![one.unwrap(), two.unwrap()]).unwrap();
 
         assert_eq!(give_all(&set, Choice::Lowest, None), ["10.9.0.1", "10.9.0.2", "10.9.0.3", "10.9.0.4"]);
+    }
+
+    #[test]
+    fn network_and_broadcast_address_are_not_given_though_they_are_the_ends() {
+        let whole = set(&[("10.9.0.0/30", "10.9.0.0", "10.9.0.3")]);
+        let podmans = set(&[("10.9.0.0/29", "10.9.0.4", "10.9.0.7")]);
+        let nothing = set(&[("10.9.0.0/29", "10.9.0.7", "10.9.0.7")]);
+        let six = set(&[("fd00::/126", "fd00::", "fd00::3")]);
+
+        assert_eq!(give_all(&whole, Choice::RoundRobin, None), ["10.9.0.2"]);
+        assert_eq!(
+            give_all(&podmans, Choice::RoundRobin, Some(ip("10.9.0.6"))),
+            ["10.9.0.4", "10.9.0.5", "10.9.0.6"]
+        );
+        assert_eq!(give_all(&nothing, Choice::Lowest, None), [""; 0]);
+        assert_eq!(give_all(&six, Choice::RoundRobin, None), ["fd00::2", "fd00::3"]);
+    }
+
+    #[test]
+    fn the_broadcast_address_of_one_range_is_given_by_a_wider_one() {
+        let set = set(&[("10.9.0.0/29", "10.9.0.2", "10.9.0.3"), ("10.9.0.0/24", "10.9.0.7", "10.9.0.8")]);
+
+        assert_eq!(give_all(&set, Choice::Lowest, None), ["10.9.0.2", "10.9.0.3", "10.9.0.7", "10.9.0.8"]);
     }
 
     #[test]

@@ -8,7 +8,8 @@ use ipnetwork::IpNetwork;
 use crate::RangeError;
 use crate::error::join;
 
-/// Addresses of one subnet from `start` to `end`, both included; the gateway is never given to anybody.
+/// Addresses of one subnet from `start` to `end`, both included. The gateway, the network's own address and, in IPv4, the
+/// broadcast address are never given, even where they lie between the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The subnet; its prefix is that of every address given.
@@ -25,8 +26,8 @@ impl Range {
     /// A range of `subnet`, by host-local's rules and defaults.
     ///
     /// Without `start` it starts at the first host, without `end` it ends before the broadcast address (IPv6: at
-    /// the last address), without `gateway` the first host is the gateway. Stricter than the reference: the
-    /// network and the broadcast address can't be given, and the gateway lies in the subnet.
+    /// the last address), without `gateway` the first host is the gateway, which may lie outside the subnet. The
+    /// network and the broadcast address may be the ends, as podman writes them.
     pub fn new(
         subnet: IpNetwork,
         start: Option<IpAddr>,
@@ -42,13 +43,22 @@ impl Range {
             gateway: Some(gateway.unwrap_or(first_host)),
         };
         range.check_ends()?;
-        range.check_gateway()?;
         Ok(range)
     }
 
     /// Whether `ip` lies between the ends.
     pub fn contains(&self, ip: IpAddr) -> bool {
         same_family(ip, self.start) && self.start <= ip && ip <= self.end
+    }
+
+    /// What `ip` is, if no host of this subnet can have it. In IPv6 the network's own address is that of every router in
+    /// it (RFC 4291, 2.6.1), and there is no broadcast address.
+    pub fn reserved(&self, ip: IpAddr) -> Option<&'static str> {
+        match ip {
+            _ if ip == self.subnet.network() => Some("network"),
+            IpAddr::V4(_) if ip == self.subnet.broadcast() => Some("broadcast"),
+            _ => None,
+        }
     }
 
     fn overlaps(&self, other: &Range) -> bool {
@@ -63,22 +73,7 @@ impl Range {
         if !subnet.contains(end) {
             return Err(RangeError::EndOutside { end, subnet });
         }
-        if start == subnet.network() {
-            return Err(RangeError::StartIsNetwork(start));
-        }
-        if end.is_ipv4() && end == subnet.broadcast() {
-            return Err(RangeError::EndIsBroadcast(end));
-        }
         Ok(())
-    }
-
-    fn check_gateway(&self) -> Result<(), RangeError> {
-        match self.gateway {
-            Some(gateway) if !self.subnet.contains(gateway) => {
-                Err(RangeError::GatewayOutside { gateway, subnet: self.subnet })
-            }
-            _ => Ok(()),
-        }
     }
 
     /// The parts of this range that are left without `holes`.
@@ -140,6 +135,16 @@ impl RangeSet {
         self.gateways().any(|gateway| gateway == ip)
     }
 
+    /// What `ip` is, if no host can have it; see [`Range::reserved`].
+    pub fn reserved(&self, ip: IpAddr) -> Option<&'static str> {
+        self.range_of(ip)?.reserved(ip)
+    }
+
+    /// Whether `ip` may be given to somebody: it lies in the set and is no gateway, network or broadcast address.
+    pub fn gives(&self, ip: IpAddr) -> bool {
+        self.range_of(ip).is_some_and(|range| range.reserved(ip).is_none()) && !self.is_gateway(ip)
+    }
+
     /// Whether the two sets share an address.
     pub fn overlaps(&self, other: &RangeSet) -> bool {
         self.0.iter().any(|one| other.0.iter().any(|two| one.overlaps(two)))
@@ -151,7 +156,17 @@ impl RangeSet {
         (!ranges.is_empty()).then_some(RangeSet(ranges))
     }
 
-    pub(crate) fn gateways(&self) -> impl Iterator<Item = IpAddr> {
+    /// The addresses that are never given. Those of one range that lie in another can be given by that one, except
+    /// gateways.
+    pub(crate) fn holes(&self) -> Vec<IpAddr> {
+        let ends = self.0.iter().flat_map(|range| {
+            let ends = [range.subnet.network(), range.subnet.broadcast()];
+            ends.into_iter().filter(|end| range.contains(*end) && range.reserved(*end).is_some())
+        });
+        self.gateways().chain(ends).collect()
+    }
+
+    fn gateways(&self) -> impl Iterator<Item = IpAddr> {
         self.0.iter().filter_map(|range| range.gateway)
     }
 }
@@ -277,19 +292,17 @@ mod tests {
     }
 
     #[test]
-    fn network_and_broadcast_address_and_a_far_gateway_are_refused() {
-        assert_eq!(
-            text(range("10.0.0.0/24", "10.0.0.0", "", "")),
-            "RangeStart 10.0.0.0 is the network address"
-        );
-        assert_eq!(
-            text(range("10.0.0.0/24", "", "10.0.0.255", "")),
-            "RangeEnd 10.0.0.255 is the broadcast address"
-        );
-        assert_eq!(
-            text(range("10.0.0.0/24", "", "", "10.0.1.1")),
-            "gateway 10.0.1.1 not in network 10.0.0.0/24"
-        );
+    fn network_and_broadcast_address_may_be_ends_and_a_gateway_may_be_far() {
+        let all = range("10.0.0.0/24", "10.0.0.0", "10.0.0.255", "10.0.1.1").unwrap();
+
+        assert_eq!(all.to_string(), "10.0.0.0-10.0.0.255");
+        assert_eq!(all.gateway, Some(ip("10.0.1.1")));
+        assert_eq!(all.reserved(ip("10.0.0.0")), Some("network"));
+        assert_eq!(all.reserved(ip("10.0.0.255")), Some("broadcast"));
+        assert_eq!(all.reserved(ip("10.0.0.1")), None);
+        let six = range("fd00::/64", "fd00::", "", "fe80::1").unwrap();
+        assert_eq!(six.reserved(ip("fd00::")), Some("network"));
+        assert_eq!(six.reserved(six.end), None);
     }
 
     #[test]

@@ -10,13 +10,21 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
-use crate::directory::{Directory, Entry, Held, Mark};
+use crate::directory::{Directory, Entry, Held, Mark, now};
 use crate::index::{Index, Life, OwnerKey, Record, Written, owner_key};
 use crate::lease::{Lease, Leased, Origin, Owner};
 use crate::page::Unreadable;
 use crate::pool::{self, Choice};
 use crate::range::RangeSet;
 use crate::{Error, Refusal};
+
+/// So many leases are compared with their files by every operation: nothing but a look tells that another program wrote
+/// into one in place. With no more leases than that, the files alone decide.
+const VERIFIED: usize = 32;
+/// The same where an owner seems to have no lease, for what it has may be what another program wrote.
+const VERIFIED_FOR_UNKNOWN: usize = 512;
+/// The owner that the index gives to a file that names nobody.
+const NOBODY: OwnerKey = [0; 16];
 
 /// So many leases of earlier boots are freed at once when the pool is short; the next time, so many again.
 const REAPED_AT_ONCE: usize = 256;
@@ -166,6 +174,7 @@ impl<'a> Session<'a> {
     /// One address out of each set, all or none.
     pub fn lease(&mut self, job: &Job<'_>) -> Result<Vec<Leased>, Stop> {
         self.make_room(job.sets.len() as u64)?;
+        self.verify(VERIFIED)?;
         let own = self.holdings(&job.owner)?;
         let mut requested = job.requested.to_vec();
         let mut picks = Vec::with_capacity(job.sets.len());
@@ -181,18 +190,20 @@ impl<'a> Session<'a> {
         Ok(picks.iter().filter_map(|pick| leased(&job.sets[pick.set], pick.address)).collect())
     }
 
-    /// Frees what `owner` has.
-    pub fn release(&mut self, owner: &Owner<'_>) -> Result<Vec<IpAddr>, Stop> {
+    /// Frees what `owner` has. `expected` are addresses that it may have: their files are read whatever the index says.
+    pub fn release(&mut self, owner: &Owner<'_>, expected: &[IpAddr]) -> Result<Vec<IpAddr>, Stop> {
         let holdings = self.holdings(owner)?;
+        self.verify_for(owner, &holdings, expected)?;
         for holding in &holdings {
             self.free_up(holding)?;
         }
         Ok(sorted(holdings.iter().map(|holding| holding.address)))
     }
 
-    /// What `owner` has and is not dead.
-    pub fn held(&self, owner: &Owner<'_>) -> Result<Vec<IpAddr>, Stop> {
+    /// What `owner` has and is not dead; `expected` as for [`Session::release`].
+    pub fn held(&self, owner: &Owner<'_>, expected: &[IpAddr]) -> Result<Vec<IpAddr>, Stop> {
         let holdings = self.holdings(owner)?;
+        self.verify_for(owner, &holdings, expected)?;
         let living = holdings.iter().filter(|holding| !self.is_dead(holding));
         Ok(sorted(living.map(|holding| holding.address)))
     }
@@ -207,7 +218,9 @@ impl<'a> Session<'a> {
     pub fn free(&self, sets: &[RangeSet]) -> Result<bool, Stop> {
         for set in sets {
             let found = pool::next(set, Choice::Lowest, None, |span| self.index.first_free(span))?;
-            if found.is_none() && self.dead_in(set, 1)?.is_empty() {
+            if let Some(address) = found {
+                self.require_free(address)?;
+            } else if self.dead_in(set, 1)?.is_empty() {
                 self.recount()?;
                 return Ok(false);
             }
@@ -276,10 +289,14 @@ impl<'a> Session<'a> {
         }
         let kept = mine().find(|holding| match wanted {
             Some(wanted) => holding.address == wanted,
-            None => !ranges.is_gateway(holding.address),
+            None => ranges.gives(holding.address),
         });
         match (wanted, kept) {
             (Some(gateway), _) if ranges.is_gateway(gateway) => Err(refuse(Refusal::Gateway(gateway))),
+            (Some(address), _) if ranges.reserved(address).is_some() => {
+                let what = ranges.reserved(address).unwrap_or_default();
+                Err(refuse(Refusal::Reserved { address, ranges: ranges.to_string(), what }))
+            }
             (_, Some(kept)) => Ok(Pick { set, address: kept.address, kept: Some(kept.held.mark) }),
             (Some(address), None) => {
                 self.claim(address, ranges)?.map_err(refuse)?;
@@ -299,7 +316,7 @@ impl<'a> Session<'a> {
     /// The first preferred address of `set` that nobody alive has.
     fn preferred(&mut self, set: &RangeSet, preferred: &[IpAddr]) -> Result<Option<IpAddr>, Stop> {
         for address in preferred {
-            if set.contains(*address) && !set.is_gateway(*address) && self.claim(*address, set)?.is_ok() {
+            if set.gives(*address) && self.claim(*address, set)?.is_ok() {
                 return Ok(Some(*address));
             }
         }
@@ -334,10 +351,68 @@ impl<'a> Session<'a> {
         Ok(pool::next(set, choice, last, |span| self.index.first_free(span))?)
     }
 
-    /// Before anybody hears that there is no address left: are there as many files as the index thinks?
+    /// Before anybody hears that there is no address left: are there as many files as the index thinks, and do they say
+    /// the same?
     fn recount(&self) -> Result<(), Stop> {
         let same = self.fresh || self.directory.addresses()?.len() as u64 == self.index.header.names;
-        if same { Ok(()) } else { Err(Stop::Stale) }
+        if same { self.verify(usize::MAX) } else { Err(Stop::Stale) }
+    }
+
+    /// The index says that `address` is free: so does its file, or the index is stale.
+    fn require_free(&self, address: IpAddr) -> Result<(), Stop> {
+        match self.directory.read(address)? {
+            Entry::Missing | Entry::Garbage(_) => Ok(()),
+            Entry::Held(_) | Entry::Occupied => Err(Stop::Stale),
+        }
+    }
+
+    /// Compares what the index says of an owner with more files, by what the caller knows of it.
+    fn verify_for(&self, owner: &Owner<'_>, found: &[Holding], expected: &[IpAddr]) -> Result<(), Stop> {
+        let is_found = |address: &&IpAddr| found.iter().any(|holding| holding.address == **address);
+        for address in expected.iter().filter(|address| !is_found(address)) {
+            match self.directory.read(*address)? {
+                Entry::Held(held) if held.owner() == *owner => return Err(Stop::Stale),
+                _ => {}
+            }
+        }
+        self.verify(if found.is_empty() { VERIFIED_FOR_UNKNOWN } else { VERIFIED })
+    }
+
+    /// Compares `most` leases of the index with their files, those of other pages each time. One that differs makes the
+    /// index stale: another program wrote into the file in place, which changes no time stamp of the directory.
+    fn verify(&self, most: usize) -> Result<(), Stop> {
+        if self.fresh {
+            return Ok(());
+        }
+        let mut left = most;
+        for page in self.index.lease_pages_from(now() as u64) {
+            for record in page? {
+                self.verify_one(&record)?;
+                left -= 1;
+                if left == 0 {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn verify_one(&self, record: &Record) -> Result<(), Stop> {
+        let known = match record.written {
+            Written::Ours(_, mark) => Some(mark),
+            Written::Foreign | Written::Pending(_) => None,
+        };
+        if known.is_some() && self.directory.find_mark(record.address)? == known {
+            return Ok(());
+        }
+        let is_same = match self.directory.read(record.address)? {
+            Entry::Held(held) => owner_key(&held.owner()) == record.owner,
+            Entry::Garbage(_) => record.owner == NOBODY,
+            // What an operation noted and did not come to write, or what DEL of an old program removed.
+            Entry::Missing => true,
+            Entry::Occupied => false,
+        };
+        if is_same { Ok(()) } else { Err(Stop::Stale) }
     }
 
     /// The lowest `most` addresses of `set` whose leases are dead.
@@ -348,8 +423,7 @@ impl<'a> Session<'a> {
         let other_boot =
             |record: &Record| matches!(record.written, Written::Ours(life, _) if life.boot != self.boot);
         let records = self.index.records()?.into_iter().filter(other_boot);
-        let in_set =
-            records.map(|record| record.address).filter(|ip| set.contains(*ip) && !set.is_gateway(*ip));
+        let in_set = records.map(|record| record.address).filter(|ip| set.gives(*ip));
         let mut dead = Vec::new();
         for address in sorted(in_set) {
             dead.extend(self.holding(address)?.filter(|holding| self.is_dead(holding)));
@@ -406,6 +480,7 @@ impl<'a> Session<'a> {
                 Entry::Missing => {}
                 Entry::Garbage(mark) => {
                     self.directory.remove(address, mark)?;
+                    self.index.forget(&NOBODY, address);
                     self.index.header.names = self.index.header.names.saturating_sub(1);
                 }
                 Entry::Held(_) | Entry::Occupied => return Err(Stop::Stale),
@@ -557,6 +632,7 @@ fn build(directory: &Directory, shelf: &Shelf, boot: u64, old: Option<&Index>) -
         .iter()
         .filter_map(|(address, entry)| match entry {
             Entry::Held(held) => Some(record(*address, held, &known, boot)),
+            Entry::Garbage(_) => Some(Record { owner: NOBODY, address: *address, written: Written::Foreign }),
             _ => None,
         })
         .collect();

@@ -9,7 +9,7 @@ use store::Record;
 
 use crate::error::Finding;
 use crate::plan::{Plan, first_host, subnet};
-use crate::{Error, Host, attach, firewall, lease, link, mac_check, names, network, ports, ruleset};
+use crate::{Error, Host, attach, far, firewall, lease, link, mac_check, names, network, ports, ruleset};
 
 /// No table in particular (linux/rtnetlink.h).
 const RT_TABLE_UNSPEC: u32 = 0;
@@ -23,7 +23,7 @@ pub fn attachment(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     let found = host.store.record(&plan.network, plan.plugin, &planned.key())?;
     let record = found.ok_or_else(|| no_record(&planned))?;
     let bridge = bridge(&mut host, plan, &previous)?;
-    gateways(&mut host, plan, &bridge, &record)?;
+    gateways(&mut host, plan, &bridge, &record, &previous)?;
     pair(&mut host, plan, &record, &bridge)?;
     container(request, plan, &previous)?;
     mac_check::check(&mut host, &record)?;
@@ -79,7 +79,13 @@ fn bridge(host: &mut Host, plan: &Plan, previous: &CniResult) -> Result<Link, Er
     if bridge.up { Ok(bridge) } else { Err(Finding::BridgeDown(name).into()) }
 }
 
-fn gateways(host: &mut Host, plan: &Plan, bridge: &Link, record: &Record) -> Result<(), Error> {
+fn gateways(
+    host: &mut Host,
+    plan: &Plan,
+    bridge: &Link,
+    record: &Record,
+    previous: &CniResult,
+) -> Result<(), Error> {
     if !plan.gateway {
         return Ok(());
     }
@@ -95,7 +101,13 @@ fn gateways(host: &mut Host, plan: &Plan, bridge: &Link, record: &Record) -> Res
             return Err(Finding::NoForwarding(if gateway.is_ipv6() { "IPv6" } else { "IPv4" }).into());
         }
     }
-    Ok(())
+    let far = far::subnets(plan, previous);
+    match far::unrouted(&mut host.netlink, bridge.index, far)?.first() {
+        Some(subnet) => {
+            Err(Finding::NoSubnetRoute { bridge: plan.bridge.clone(), subnet: subnet.to_string() }.into())
+        }
+        None => Ok(()),
+    }
 }
 
 fn pair(host: &mut Host, plan: &Plan, record: &Record, bridge: &Link) -> Result<(), Error> {
@@ -164,7 +176,9 @@ fn is_connected(routes: &[Route], index: u32, address: IpNetwork) -> bool {
 fn is_routed(routes: &[Route], wanted: &cni::Route) -> bool {
     let gateway = wanted.gw.filter(|_| wanted.dst.prefix() > 0);
     let table = wanted.table.filter(|table| *table != RT_TABLE_UNSPEC);
-    routes.iter().filter(|route| route.destination == wanted.dst).any(|route| {
+    // The kernel keeps networks only, a configuration may name an address in one.
+    let destination = subnet(wanted.dst);
+    routes.iter().filter(|route| route.destination == destination).any(|route| {
         gateway.is_none_or(|gateway| route.gateway == Some(gateway))
             && table.is_none_or(|table| route.table == Some(table))
     })

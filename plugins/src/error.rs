@@ -356,6 +356,14 @@ pub enum Finding {
         /// The address.
         gateway: String,
     },
+    /// The subnet's gateway lies outside it, and the route by which the host reaches the subnet is gone.
+    #[error("the route to {subnet} by bridge {bridge} is missing; the next ADD restores it")]
+    NoSubnetRoute {
+        /// The bridge.
+        bridge: String,
+        /// The subnet.
+        subnet: String,
+    },
     /// The host end is gone or not a port of the bridge any more.
     #[error("CNI veth created for bridge {0} was not found")]
     NoVeth(String),
@@ -573,6 +581,7 @@ impl Error {
                 format!("{who:?} is already on {network:?} as {ifname} ({addresses}); DEL it first")
             }
             Error::Of { error, .. } => error.details(),
+            Error::Ipam(ipam::Error::Refused { refusal, .. }) => refusal.details(),
             Error::InterfaceTaken { ifname, .. } => {
                 format!("the container has an interface {ifname} that rnet did not make")
             }

@@ -153,12 +153,13 @@ impl Pool {
     /// DEL: an unknown owner is no fault.
     pub fn release(&self, request: &Request<'_>) -> Result<(), Error> {
         let Some(leases) = self.find()? else { return Ok(()) };
-        leases.release(&owner(request)).map(drop).map_err(Error::Ipam)
+        leases.expecting(expected(request)).release(&owner(request)).map(drop).map_err(Error::Ipam)
     }
 
     /// CHECK: any address of this owner is enough.
     pub fn check(&self, request: &Request<'_>) -> Result<(), Error> {
-        let held = self.find()?.map(|leases| leases.held(&owner(request))).transpose()?;
+        let leases = self.find()?.map(|leases| leases.expecting(expected(request)));
+        let held = leases.map(|leases| leases.held(&owner(request))).transpose()?;
         match held.unwrap_or_default().is_empty() {
             true => Err(Finding::NoLease(request.call.container_id.clone()).into()),
             false => Ok(()),
@@ -208,6 +209,12 @@ fn refuse_inexpressible(version: Version, sets: &[RangeSet]) -> Result<(), Error
 
 fn owner<'a>(request: &'a Request<'_>) -> Owner<'a> {
     Owner { id: &request.call.container_id, ifname: &request.call.ifname }
+}
+
+/// The addresses that the call's own words say the container has; nothing if they cannot be read.
+fn expected(request: &Request<'_>) -> Vec<IpAddr> {
+    let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
+    previous.ips.iter().map(|ip| ip.address.ip()).collect()
 }
 
 fn requested(request: &Request<'_>, args: &[String], runtime: &[String]) -> Result<Vec<IpAddr>, Error> {

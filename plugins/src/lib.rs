@@ -19,6 +19,7 @@ pub mod conditions;
 mod dnsname;
 mod error;
 mod failpoint;
+mod far;
 pub mod firewall;
 pub mod forward_v6;
 mod host;

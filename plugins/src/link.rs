@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use store::Record;
 
 use crate::plan::{Plan, hashed_mac};
-use crate::{Error, Host};
+use crate::{Error, Host, far};
 
 /// So many names are tried before the host end's name is said to be taken.
 const ATTEMPTS: usize = 4;
@@ -100,9 +100,9 @@ pub fn dress(
         requests.push(Request::LinkUp { index, name: name.clone() });
     }
     let mut routes = routes(plan, lease, index);
-    if plan.duplicate_detection {
-        routes.retain(|route| route.destination.is_ipv4());
-    } else {
+    let is_due = |route: &Route| route.destination.is_ipv4() || !plan.duplicate_detection;
+    routes.retain(is_due);
+    if !plan.duplicate_detection {
         // An IPv6 route to the gateway's network comes with the address at once only on a link that is up.
         requests.extend(v6.into_iter().map(|address| Request::AddressAdd {
             index,
@@ -110,7 +110,9 @@ pub fn dress(
             address,
         }));
     }
+    let to_gateways = far::to_gateways(plan, lease, &routes, index);
     let (default, others): (Vec<_>, Vec<_>) = routes.into_iter().partition(is_usual_default);
+    requests.extend(to_gateways.into_iter().filter(is_due).map(Request::RouteAdd));
     requests.extend(
         others.into_iter().map(Request::RouteAdd).chain(default.into_iter().map(Request::RouteCreate)),
     );
@@ -201,8 +203,10 @@ pub fn probe(
     }
     let probe =
         |address: &IpNetwork| Request::AddressProbe { index, name: ifname.to_owned(), address: *address };
-    let routes = routes(plan, lease, index).into_iter().filter(|route| route.destination.is_ipv6());
-    let requests: Vec<_> = v6.iter().map(probe).chain(routes.map(Request::RouteAdd)).collect();
+    let routes = routes(plan, lease, index);
+    let routes = far::to_gateways(plan, lease, &routes, index).into_iter().chain(routes);
+    let routes = routes.filter(|route| route.destination.is_ipv6()).map(Request::RouteAdd);
+    let requests: Vec<_> = v6.iter().map(probe).chain(routes).collect();
     inside.send(&requests).map_err(|error| refused(error, &requests, ifname))?;
     if !plan.interface_up {
         return Ok(());
@@ -248,9 +252,13 @@ pub fn await_addresses(
 /// The routes of the container: a missing gateway is the first one of that family, unless the scope says that none
 /// is wanted.
 fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
+    let first = |route: &cni::Route| {
+        let gateway = plan.gateway_for(route.dst, lease).filter(|_| !is_on_link(route.scope));
+        gateway.filter(|gateway| !far::is_gateway_itself(route.dst, *gateway))
+    };
     let kernel = |route: cni::Route| Route {
         destination: route.dst,
-        gateway: route.gw.or_else(|| plan.gateway_for(route.dst, lease).filter(|_| !is_on_link(route.scope))),
+        gateway: route.gw.or_else(|| first(&route)),
         index,
         source: None,
         scope: route.scope,

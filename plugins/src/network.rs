@@ -8,7 +8,7 @@ use netlink::{Link, Mac, Request};
 use store::{Lock, LockName, Mode, Network, NetworkKey, Zone};
 
 use crate::plan::{Plan, hashed_mac, subnet};
-use crate::{Error, Host, failpoint, firewall, forward_v6, link, moments, names};
+use crate::{Error, Host, failpoint, far, firewall, forward_v6, link, moments, names};
 
 /// A network that stays while this is held.
 pub struct Held {
@@ -22,15 +22,16 @@ pub struct Held {
 /// The first attachment makes it, alone; all others share the network and find it ready.
 pub fn hold(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<(Link, Held), Error> {
     let gateways = plan.gateways(lease)?;
-    let planned = planned(plan, lease, &gateways);
+    let (planned, far) = (planned(plan, lease, &gateways), far::subnets(plan, lease));
     let mut lock = host.lock(lock_name(plan), Mode::Shared)?;
     loop {
-        if let Some((bridge, network)) = ready(host, plan, &planned, &gateways)? {
+        if let Some((bridge, network)) = ready(host, plan, &planned, &gateways, &far)? {
             return Ok((bridge, Held { network, lock }));
         }
         lock = host.change(lock, Mode::Exclusive)?;
-        if ready(host, plan, &planned, &gateways)?.is_none() {
+        if ready(host, plan, &planned, &gateways, &far)?.is_none() {
             let (bridge, network) = make(host, plan, planned, &gateways)?;
+            far::route(&mut host.netlink, bridge.index, far)?;
             return Ok((bridge, Held { network, lock }));
         }
         lock = host.change(lock, Mode::Shared)?;
@@ -94,12 +95,16 @@ fn ready(
     plan: &Plan,
     planned: &Network,
     gateways: &[IpNetwork],
+    far: &[IpNetwork],
 ) -> Result<Option<(Link, Network)>, Error> {
     let known = host.store.network(&planned.name, &planned.plugin)?;
     let Some(network) = known.filter(|known| covers(known, planned)) else { return Ok(None) };
     let Some(bridge) = find(host, plan)? else { return Ok(None) };
     let fits = bridge.up && plan.mtu.is_none_or(|mtu| mtu == bridge.mtu);
-    let ready = fits && (!plan.promiscuous || bridge.promisc) && has_addresses(host, &bridge, gateways)?;
+    let ready = fits
+        && (!plan.promiscuous || bridge.promisc)
+        && has_addresses(host, &bridge, gateways)?
+        && far::unrouted(&mut host.netlink, bridge.index, far.to_vec())?.is_empty();
     Ok(ready.then_some((bridge, network)))
 }
 
@@ -172,7 +177,7 @@ fn make(
 /// The network as its first attachment has it.
 fn planned(plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Network {
     let subnets: Vec<_> = lease.ips.iter().map(|ip| subnet(ip.address)).collect();
-    let askable = gateways.iter().map(IpNetwork::ip).collect();
+    let askable = gateways.iter().map(IpNetwork::ip).filter(|ip| !far::is_link_local(*ip)).collect();
     Network {
         name: plan.network.clone(),
         plugin: plan.plugin.into(),
@@ -220,7 +225,8 @@ fn followed(mut known: Network, mut planned: Network, may_own: bool) -> Network 
 
 /// As for a container's addresses ([`link::await_addresses`]): its first packet may be for its gateway.
 fn await_gateways(host: &mut Host, gateways: &[IpNetwork]) -> Result<(), Error> {
-    for gateway in gateways.iter().map(IpNetwork::ip).filter(IpAddr::is_ipv6) {
+    let awaited = |ip: &IpAddr| ip.is_ipv6() && !far::is_link_local(*ip);
+    for gateway in gateways.iter().map(IpNetwork::ip).filter(awaited) {
         if !host.netlink.is_local(gateway)? {
             netlink::await_local(gateway, link::PATIENCE)?;
         }

@@ -7,9 +7,9 @@ use ipnetwork::IpNetwork;
 use netlink::Mac;
 use store::{Address, Key, Namespace, Record};
 
-use crate::Error;
 use crate::names::Names;
 use crate::ports::Mapping;
+use crate::{Error, far};
 
 /// Who leases the addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +168,7 @@ impl Plan {
     pub fn routes(&self, lease: &CniResult) -> Vec<Route> {
         let mut routes = lease.routes.clone();
         for default in defaults().into_iter().filter(|_| self.default_gateway) {
-            if routes.iter().all(|route| route.dst != default)
+            if routes.iter().all(|route| subnet(route.dst) != default)
                 && let Some(gateway) = self.gateway_for(default, lease)
             {
                 routes.push(default_route(default, gateway));
@@ -180,7 +180,11 @@ impl Plan {
     /// The resolver settings: those of our name server, else the configuration's, else IPAM's.
     pub fn resolver(&self, lease: &CniResult) -> Dns {
         match &self.names {
-            Some(names) => names.resolver(lease.ips.iter().filter_map(|ip| self.gateway_of(ip))),
+            Some(names) => {
+                let gateways = lease.ips.iter().filter_map(|ip| self.gateway_of(ip));
+                // Which link it means, a resolv.conf cannot say for all resolvers.
+                names.resolver(gateways.filter(|gateway| !far::is_link_local(*gateway)))
+            }
             None => self.dns.clone().unwrap_or_else(|| lease.dns.clone()),
         }
     }
@@ -203,10 +207,9 @@ fn default_route(dst: IpNetwork, gateway: IpAddr) -> Route {
     Route { dst, gw: Some(gateway), mtu: None, advmss: None, priority: None, table: None, scope: None }
 }
 
-/// The gateway that IPAM names, else the subnet's first host, with the subnet's prefix length.
+/// The gateway that IPAM names, else the subnet's first host, as the bridge bears it.
 pub fn gateway_address(ip: &Ip) -> Result<IpNetwork, Error> {
-    let gateway = ip.gateway.unwrap_or_else(|| first_host(ip.address));
-    IpNetwork::new(gateway, ip.address.prefix()).map_err(|_| Error::NoAddress)
+    far::gateway_address(ip.gateway.unwrap_or_else(|| first_host(ip.address)), ip.address)
 }
 
 /// The first address after the network's own.

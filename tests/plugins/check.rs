@@ -360,6 +360,19 @@ fn it_misses_a_route_that_is_in_another_table() {
     attached.finds("Expected Route 10.9.0.0/16 via 172.18.0.9 table 100 not found in routing table");
 }
 
+/// A configuration may name an address in a network, and write it as it likes; the kernel keeps networks.
+#[test]
+fn it_finds_a_route_however_its_destination_is_written() {
+    for dst in ["192.168.7.9/24", "10.8.0.1/16", "10.9.9.9/0", "0.0.0.0/0"] {
+        let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "172.18.0.0/16"}]], "routes": [{"dst": dst}]});
+        Attached::new("bridge", with(&bridge("n", &[]), json!({"ipam": ipam})));
+    }
+    for dst in ["fd77:0:0:0::9/64", "FD77::9/64", "::1/0", "0:0::/0"] {
+        let ipam = json!({"ranges": [[{"subnet": "172.18.0.0/16"}], [{"subnet": "fd18::/64"}]], "routes": [{"dst": dst}]});
+        Attached::new("rnet", with(&rnet("n", &[]), json!({"ipam": ipam})));
+    }
+}
+
 #[test]
 fn it_misses_a_gateway_that_ipam_did_not_name() {
     let lab = Lab::new();

@@ -11,6 +11,7 @@ mod gc;
 mod host_local;
 mod ipam;
 mod mac_check;
+mod ranges;
 mod renamed;
 mod results;
 mod status;

@@ -3,6 +3,7 @@
 mod faults;
 mod model;
 mod reference;
+mod rewritten;
 mod story;
 
 use std::net::IpAddr;

@@ -83,19 +83,19 @@ impl Model {
         }
         if let Some(ip) = requested {
             let free = !self.leases.contains_key(&ip) || self.is_dead(&ip);
-            if free && !set.is_gateway(ip) {
+            if free && set.gives(ip) {
                 self.leases.remove(&ip);
                 return Some(ip);
             }
             return None;
         }
-        if let Some(ip) = own.into_iter().find(|ip| !set.is_gateway(*ip)) {
+        if let Some(ip) = own.into_iter().find(|ip| set.gives(*ip)) {
             return Some(ip);
         }
         self.next(set, place, lowest).or_else(|| {
             let dead: Vec<IpAddr> = self.leases.keys().filter(|ip| set.contains(**ip)).copied().collect();
             for ip in dead {
-                if self.is_dead(&ip) && !set.is_gateway(ip) {
+                if self.is_dead(&ip) && set.gives(ip) {
                     self.leases.remove(&ip);
                 }
             }
@@ -215,7 +215,7 @@ fn compare(lab: &Lab, sets: &[RangeSet], model: &Model) {
     }
     let has_free = |set: &RangeSet| {
         model.next(set, 9, true).is_some()
-            || model.leases.keys().any(|ip| set.contains(*ip) && !set.is_gateway(*ip) && model.is_dead(ip))
+            || model.leases.keys().any(|ip| set.gives(*ip) && model.is_dead(ip))
     };
     assert_eq!(leases.free(sets).unwrap(), sets.iter().all(has_free));
 }

@@ -1,0 +1,76 @@
+//! Leases that another program rewrote in place, which changes no time stamp of the directory: the file decides.
+
+use super::*;
+
+/// A directory with `count` leases of c0, c1, …, seen by an operation since.
+fn full(count: usize) -> (Lab, Vec<RangeSet>) {
+    let (lab, sets) = (Lab::new(), sets(r#"[[{"subnet":"10.9.0.0/16"}]]"#));
+    for n in 0..count {
+        add(&lab.leases(), &sets, &format!("c{n}"), &[]).unwrap();
+    }
+    (lab, sets)
+}
+
+#[test]
+fn a_release_frees_what_the_file_says() {
+    let (lab, _) = full(20);
+    lab.write("10.9.0.9", "new\r\neth0");
+
+    assert_eq!(lab.leases().release(&eth0("c7")).unwrap(), NOTHING);
+    assert_eq!(lab.leases().held(&eth0("new")).unwrap(), ips(&["10.9.0.9"]));
+    assert_eq!(lab.leases().release(&eth0("new")).unwrap(), ips(&["10.9.0.9"]));
+}
+
+#[test]
+fn an_address_is_given_as_soon_as_its_file_is_empty() {
+    let (lab, sets) = full(20);
+    lab.write("10.9.0.9", "");
+    assert_eq!(add_by(&lab.leases(), &sets, "new", &[], Choice::Lowest).unwrap(), ["10.9.0.9"]);
+}
+
+#[test]
+fn an_empty_file_that_gets_an_owner_is_a_lease() {
+    let (lab, sets) = full(3);
+    lab.write("10.9.0.9", "");
+    add(&lab.leases(), &sets, "other", &[]).unwrap();
+    lab.write("10.9.0.9", "new\r\neth0");
+    assert!(
+        add(&lab.leases(), &sets, "new", &[]).unwrap_err().contains("10.9.0.9 has been allocated to new")
+    );
+    assert_eq!(lab.leases().release(&eth0("new")).unwrap(), ips(&["10.9.0.9"]));
+}
+
+/// With more leases than an operation compares, what the caller knows leads to the file.
+#[test]
+fn an_expected_address_is_looked_at_however_many_leases_there_are() {
+    let (lab, _) = full(1500);
+    lab.write("10.9.2.9", "new\r\neth0");
+
+    let expecting = || lab.leases().expecting(ips(&["10.9.2.9", "10.9.2.8"]));
+    assert_eq!(expecting().held(&eth0("new")).unwrap(), ips(&["10.9.2.9"]));
+    lab.write("10.9.2.10", "newer\r\neth0");
+    let expecting = lab.leases().expecting(ips(&["10.9.2.10"]));
+    assert_eq!(expecting.release(&eth0("newer")).unwrap(), ips(&["10.9.2.10"]));
+}
+
+#[test]
+fn a_full_range_is_compared_whole_before_it_is_called_full() {
+    let lab = Lab::new();
+    let sets = sets(r#"[[{"subnet":"10.9.0.0/25"}]]"#);
+    for n in 0..125 {
+        add(&lab.leases(), &sets, &format!("c{n}"), &[]).unwrap();
+    }
+    assert!(!lab.leases().free(&sets).unwrap());
+    lab.write("10.9.0.77", "");
+    assert!(lab.leases().free(&sets).unwrap());
+    assert_eq!(add(&lab.leases(), &sets, "new", &[]).unwrap(), ["10.9.0.77"]);
+}
+
+#[test]
+fn a_file_that_changed_and_says_the_same_costs_no_new_index() {
+    let (lab, sets) = full(10);
+    lab.write("10.9.0.9", "c7\r\neth0");
+    assert_eq!(lab.leases().held(&eth0("c7")).unwrap(), ips(&["10.9.0.9"]));
+    add(&lab.leases(), &sets, "new", &[]).unwrap();
+    assert_eq!(lab.leases().release(&eth0("c7")).unwrap(), ips(&["10.9.0.9"]));
+}
