@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
-use store::{Key, Port, Record};
+use store::{Key, Port, Protocol, Record};
 
 use crate::endpoint::{Endpoint, Joined};
 use crate::names::{self, Found};
@@ -69,7 +69,7 @@ impl Attachment {
             ifname: record.ifname.clone(),
             addresses: record.addresses.iter().map(|address| address.address).collect(),
             gateway: record.addresses.iter().find_map(|address| address.gateway),
-            mac: record.mac.clone(),
+            mac: record.mac.map(|mac| mac.to_string()),
             ports: all().flat_map(|record| record.ports.clone()).collect(),
             names: all().flat_map(|record| record.names.clone()).collect(),
             link: record.link.clone(),
@@ -174,7 +174,7 @@ fn port_text(port: &Port) -> String {
         (None, IpAddr::V6(_)) => "[::]".to_owned(),
         (host, _) => host_text(host),
     };
-    let protocol = if port.protocol == "tcp" { String::new() } else { format!("/{}", port.protocol) };
+    let protocol = if port.protocol == Protocol::Tcp { String::new() } else { format!("/{}", port.protocol) };
     format!("{host}:{}->{}{protocol}", port.host_port, port.container_port)
 }
 
@@ -213,20 +213,20 @@ mod tests {
         }
     }
 
-    fn port(host: Option<&str>, protocol: &str) -> Port {
+    fn port(host: Option<&str>, protocol: Protocol) -> Port {
         Port {
             host: host.map(|host| host.parse().unwrap()),
             host_port: 8080,
             container: "172.18.0.2".parse().unwrap(),
             container_port: 80,
-            protocol: protocol.into(),
+            protocol,
         }
     }
 
     #[test]
     fn records_of_one_container_are_one_party_and_chained_plugins_only_add_to_it() {
         let mut portmap = record("portmap", "c1", Some("web"));
-        portmap.ports = vec![port(None, "tcp"), port(Some("127.0.0.1"), "udp")];
+        portmap.ports = vec![port(None, Protocol::Tcp), port(Some("127.0.0.1"), Protocol::Udp)];
 
         let mut dnsname = record("dnsname", "c1", Some("web"));
         dnsname.names = vec!["web".into(), "www".into()];

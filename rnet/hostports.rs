@@ -41,7 +41,7 @@ impl<'a> HostPorts<'a> {
         let same_address = |other: Option<IpAddr>| host.zip(other).is_none_or(|(one, other)| one == other);
         self.published.iter().any(|published| {
             published.host_port == port
-                && published.protocol == protocol.as_str()
+                && published.protocol.to_string() == protocol.as_str()
                 && same_address(published.host)
         })
     }
@@ -209,7 +209,7 @@ mod tests {
             host_port: 8080,
             container: "172.18.0.2".parse().unwrap(),
             container_port: 80,
-            protocol: "tcp".into(),
+            protocol: store::Protocol::Tcp,
         };
         let record = Record {
             plugin: "rnet".into(),

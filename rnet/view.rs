@@ -137,6 +137,18 @@ impl View {
         Ok(taken)
     }
 
+    /// What is wrong with the records: a sentence for each that cannot be read, or be put into the ruleset.
+    pub fn faults(&self) -> anyhow::Result<Vec<String>> {
+        let folder = self.host.store.paths().run().join("aside");
+        let unread = |file: String| {
+            format!("a record could not be read and was set aside: {}", folder.join(file).display())
+        };
+        let mut faults: Vec<String> = self.host.store.aside()?.into_iter().map(unread).collect();
+        let left_out = plugins::ruleset::left_out(&self.host)?.into_iter();
+        faults.extend(left_out.map(|line| format!("left out of the ruleset: {line}")));
+        Ok(faults)
+    }
+
     /// What the kernel has, read once for all networks.
     pub fn kernel(&mut self) -> anyhow::Result<Kernel> {
         let links = self.host.netlink.links()?.into_iter().map(|link| (link.name.clone(), link)).collect();

@@ -3,6 +3,7 @@
 //! nfnetlink works inside sendmsg(2): when it returns, every answer lies in the socket's queue (a dump goes on
 //! inside recvmsg(2)). So nothing here ever waits: an empty queue means that all has been said.
 
+use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -47,6 +48,26 @@ pub struct Firewall {
     buffer: Vec<u8>,
     messages: u64,
     room: usize,
+}
+
+/// What came of a rebuild.
+#[derive(Debug)]
+pub struct Rebuilt {
+    /// What identifies the constant part.
+    pub state: State,
+    /// The elements that are not in it.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// An element that a ruleset cannot hold, or not beside the others.
+#[derive(Debug)]
+pub struct LeftOut {
+    /// The element.
+    pub element: Element,
+    /// Whose it is.
+    pub owner: Owner,
+    /// Why it is not there.
+    pub why: Error,
 }
 
 /// An element that was looked for by its key.
@@ -104,21 +125,22 @@ impl Firewall {
 
     /// The owners of elements, read by key: the cost does not depend on how many others there are.
     ///
-    /// `None` for what is absent or carries no comment of ours.
+    /// `None` for what is absent, carries no comment of ours or could never be in a ruleset ([`Element::fault`]).
     pub fn owners(&mut self, elements: &[Element]) -> Result<Vec<Option<Owner>>, Error> {
-        let entries = elements.iter().map(Element::entry).collect::<Result<Vec<_>, _>>()?;
-        let (found, _) = self.look_up(entries.iter())?;
-        Ok(found.into_iter().map(Presence::owner).collect())
+        let entries: Vec<Option<Entry>> = elements.iter().map(|element| element.entry().ok()).collect();
+        let (found, _) = self.look_up(entries.iter().flatten())?;
+        let mut found = found.into_iter().map(Presence::owner);
+        Ok(entries.iter().map(|entry| entry.as_ref().and_then(|_| found.next().flatten())).collect())
     }
 
     /// Removes those of the elements that are there and belong to their owner, in one transaction.
     ///
-    /// Nobody's change can come between the look and the delete. Absent elements and tables are fine. Returns the
-    /// generation that the deletion followed upon, so that its own is the next one; `None` if there was nothing to
-    /// delete.
+    /// Nobody's change can come between the look and the delete. Absent elements and tables are fine, and so are
+    /// elements that no ruleset can hold. Returns the generation that the deletion followed upon, so that its own is the
+    /// next one; `None` if there was nothing to delete.
     pub fn remove(&mut self, elements: &[(Element, Owner)]) -> Result<Option<u32>, Error> {
         const DOING: &str = "removing elements";
-        let mut entries = entries(elements)?;
+        let mut entries = possible_entries(elements, &mut Vec::new());
         drop_doubles(&mut entries, |_| true);
         for _ in 0..ATTEMPTS {
             let (found, generation) = self.look_up(entries.iter().map(|owned| &owned.entry))?;
@@ -143,10 +165,52 @@ impl Firewall {
     ///
     /// A process that may not enlarge its send buffer as it likes (no CAP_NET_ADMIN in the initial user
     /// namespace) sends what does not fit into `net.core.wmem_max` in further transactions.
-    pub fn rebuild(&mut self, elements: &[(Element, Owner)]) -> Result<State, Error> {
+    ///
+    /// An element that cannot be in it is left out and told of: it must not keep all others from being there.
+    pub fn rebuild(&mut self, elements: &[(Element, Owner)]) -> Result<Rebuilt, Error> {
+        let mut left_out = Vec::new();
+        let mut entries = possible_entries(elements, &mut left_out);
+        drop_double_claims(&mut entries, &mut left_out);
+        let state = match self.rebuild_whole(&entries) {
+            Err(Error::Kernel { errno, .. }) if is_about_an_element(errno) => {
+                self.drop_refused(&mut entries, &mut left_out)?;
+                self.rebuild_whole(&entries)?
+            }
+            other => other?,
+        };
+        Ok(Rebuilt { state, left_out })
+    }
+
+    /// Drops the elements that the kernel refuses beside the others: they are put in once, each in a message of its own,
+    /// by which the kernel tells of all that it refuses.
+    fn drop_refused(
+        &mut self,
+        entries: &mut Vec<Owned<'_>>,
+        left_out: &mut Vec<LeftOut>,
+    ) -> Result<(), Error> {
+        const DOING: &str = "looking for elements that cannot be";
+        self.make_room(RULES_SIZE + entries.len() * ELEMENT_SIZE);
+        for _ in 0..ATTEMPTS {
+            let mut first = 0;
+            let outcome = self.transact(DOING, None, |batch| {
+                batch.delete_tables(&Ruleset::constant());
+                batch.create_tables(&Ruleset::constant());
+                first = batch.count() as usize - 1;
+                entries.iter().for_each(|owned| batch.create_element(&owned.entry, owned.owner, false));
+            })?;
+            let Outcome::Refused(errors) = outcome else { return Ok(()) };
+            let refused: HashMap<usize, Errno> =
+                errors.iter().filter_map(|(at, errno)| Some((at.checked_sub(first)?, *errno))).collect();
+            if refused.is_empty() {
+                return Err(refusal(DOING, &errors));
+            }
+            leave_out(entries, &refused, left_out);
+        }
+        Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
+    }
+
+    fn rebuild_whole(&mut self, entries: &[Owned<'_>]) -> Result<State, Error> {
         const DOING: &str = "rebuilding the ruleset";
-        let entries = entries(elements)?;
-        refuse_double_claims(&entries)?;
         let entries = by_set(entries.iter().collect());
         self.make_room(RULES_SIZE + entries.len() * ELEMENT_SIZE);
         let fitting = self.room.saturating_sub(RULES_SIZE) / ELEMENT_SIZE;
@@ -288,6 +352,15 @@ impl AsFd for Firewall {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
+}
+
+/// What an answer says of `entry`. Asked for an interval, the kernel tells of any that the first key lies in.
+fn presence(entry: &Entry, elements: &[(Entry, Option<Owner>)]) -> Presence {
+    let is_it = |found: &Entry| entry.end.is_none() || (&found.key, &found.end) == (&entry.key, &entry.end);
+    if elements.iter().any(|(found, _)| is_it(found)) {
+        return Presence::Held(elements.iter().find_map(|(_, owner)| *owner));
+    }
+    Presence::Absent
 }
 
 /// What is to be added or removed: one kernel element of an element, and its owner.
@@ -492,7 +565,7 @@ impl Firewall {
             let at = reply.sequence.wrapping_sub(first) as usize;
             if let Some(message) = message(DOING, &reply, &[Errno::NOENT])? {
                 let elements = message.elements(entries[at].set).ok_or(Error::Answer { doing: DOING })?;
-                found[at] = Presence::Held(elements.into_iter().find_map(|(_, owner)| owner));
+                found[at] = presence(entries[at], &elements);
             }
             Ok(())
         })?;
@@ -708,6 +781,18 @@ fn foreign_refusal(doing: &'static str, errors: &[(usize, Errno)]) -> Error {
     errors.first().map_or(Error::Answer { doing }, |(_, errno)| Error::Kernel { doing, errno: *errno })
 }
 
+/// The entries of those elements that a ruleset can hold, and which it cannot.
+fn possible_entries<'e>(elements: &'e [(Element, Owner)], left_out: &mut Vec<LeftOut>) -> Vec<Owned<'e>> {
+    let mut all = Vec::with_capacity(elements.len() + 1);
+    for (element, owner) in elements {
+        match element.entries() {
+            Ok(entries) => all.extend(entries.map(|entry| Owned { element, entry, owner: *owner })),
+            Err(why) => left_out.push(LeftOut { element: element.clone(), owner: *owner, why }),
+        }
+    }
+    all
+}
+
 fn entries(elements: &[(Element, Owner)]) -> Result<Vec<Owned<'_>>, Error> {
     let mut all = Vec::with_capacity(elements.len() + 1);
     for (element, owner) in elements {
@@ -745,15 +830,46 @@ fn refuse_held_claims(entries: &[Owned<'_>], found: &[Presence]) -> Result<(), E
     }
 }
 
-fn refuse_double_claims(entries: &[Owned<'_>]) -> Result<(), Error> {
-    let mut claims = HashMap::with_capacity(entries.len());
-    for owned in entries.iter().filter(|owned| owned.element.is_claim()) {
-        let key = (owned.entry.set.name, &owned.entry.key);
-        if let Some(holder) = claims.insert(key, owned.owner) {
-            return Err(Error::Taken { element: owned.element.clone(), holder: Some(holder) });
+/// Takes those out that were refused, by their places.
+fn leave_out(entries: &mut Vec<Owned<'_>>, refused: &HashMap<usize, Errno>, left_out: &mut Vec<LeftOut>) {
+    let mut places = 0..;
+    entries.retain(|owned| {
+        let errno = places.next().and_then(|place: usize| refused.get(&place));
+        left_out.extend(errno.map(|errno| {
+            let element = owned.element.clone();
+            let why = Error::Refused { element: element.clone(), errno: *errno };
+            LeftOut { element, owner: owned.owner, why }
+        }));
+        errno.is_none()
+    });
+}
+
+/// Of two claims of one key the first stays.
+fn drop_double_claims<'e>(entries: &mut Vec<Owned<'e>>, left_out: &mut Vec<LeftOut>) {
+    let mut claims: HashMap<(&str, Vec<u8>), (&'e Element, Owner)> = HashMap::with_capacity(entries.len());
+    entries.retain(|owned| {
+        let Owned { element, owner, .. } = *owned;
+        if !element.is_claim() {
+            return true;
         }
-    }
-    Ok(())
+        let held = match claims.entry((owned.entry.set.name, owned.entry.key.clone())) {
+            Vacant(free) => {
+                free.insert((element, owner));
+                return true;
+            }
+            Occupied(held) => *held.get(),
+        };
+        if held != (element, owner) {
+            let why = Error::Taken { element: element.clone(), holder: Some(held.1) };
+            left_out.push(LeftOut { element: element.clone(), owner, why });
+        }
+        false
+    });
+}
+
+/// What the kernel says of an element that does not go with the others: its key overlaps another's, or is none.
+fn is_about_an_element(errno: Errno) -> bool {
+    [Errno::EXIST, Errno::NOTEMPTY, Errno::INVAL, Errno::RANGE].contains(&errno)
 }
 
 /// Elements of one set next to each other.

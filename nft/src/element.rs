@@ -212,6 +212,12 @@ pub(crate) struct Entry {
 }
 
 impl Element {
+    /// What keeps this element out of any ruleset, if anything does: a name that nft would read as something else, or
+    /// addresses of two families.
+    pub fn fault(&self) -> Option<Error> {
+        self.entries().err()
+    }
+
     /// The kernel's elements for this one: the first tells whose it is, a second may follow.
     pub(crate) fn entries(&self) -> Result<impl Iterator<Item = Entry> + use<>, Error> {
         Ok(std::iter::once(self.entry()?).chain(self.companion()?))
@@ -402,9 +408,9 @@ impl Key {
         self.field(&mac)
     }
 
-    /// Only names whose every byte stands for itself in nft's language.
+    /// Only names whose every byte stands for itself in nft's language, between the quotes that nft prints.
     fn name(self, name: &str) -> Result<Self, Error> {
-        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+        let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-@+".contains(&b);
         if !(1..NAME_WIDTH).contains(&name.len()) || !name.bytes().all(plain) {
             return Err(Error::Interface { name: name.into() });
         }

@@ -81,7 +81,7 @@ pub enum Error {
         to: std::net::IpAddr,
     },
     /// Not a name that we let into the firewall.
-    #[error("the interface name {name:?} cannot be used in the firewall: 1 to 15 of A-Z a-z 0-9 . _ -")]
+    #[error("the interface name {name:?} cannot be used in the firewall: 1 to 15 of A-Z a-z 0-9 . _ - @ +")]
     Interface {
         /// The name.
         name: String,

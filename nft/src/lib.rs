@@ -20,7 +20,7 @@ mod mac_check;
 mod ruleset;
 mod state;
 
-pub use apply::Firewall;
+pub use apply::{Firewall, LeftOut, Rebuilt};
 pub use conntrack::Flow;
 pub use element::{Element, Owner, ParseProtocolError, Protocol, Range};
 pub use error::Error;

@@ -17,7 +17,10 @@ use netlink_packet_netfilter::conntrack::{
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
-use nft::{Element, Error, Firewall, Flow, MacCheck, Owner, Protocol, Range, Ruleset, State, Subject};
+use nft::{
+    Element, Error, Firewall, Flow, LeftOut, MacCheck, Owner, Protocol, Range, Rebuilt, Ruleset, State,
+    Subject,
+};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 
 fn on_a_new_host<T: Send>(test: impl FnOnce() -> T + Send) -> T {
@@ -93,7 +96,7 @@ fn a_rebuild_makes_the_constant_ruleset_and_lists_as_intended() {
     on_a_new_host(|| {
         let mut firewall = Firewall::open().unwrap();
 
-        let state = firewall.rebuild(&[]).unwrap();
+        let state = firewall.rebuild(&[]).unwrap().state;
 
         assert_eq!(firewall.state().unwrap(), Some(state));
         if let Some(listing) = nft(&["--stateless", "list", "ruleset"]) {
@@ -302,7 +305,7 @@ fn a_flushed_ruleset_is_told_from_an_empty_one() {
 fn elements_do_not_change_the_state_but_rules_do() {
     on_a_new_host(|| {
         let mut firewall = Firewall::open().unwrap();
-        let state = firewall.rebuild(&[]).unwrap();
+        let state = firewall.rebuild(&[]).unwrap().state;
         let elements = one_container(2, 80);
 
         firewall.add(&elements).unwrap();
@@ -311,9 +314,9 @@ fn elements_do_not_change_the_state_but_rules_do() {
         assert_eq!(firewall.state().unwrap().as_ref(), Some(&state));
         assert_eq!(state.to_string().parse::<State>().unwrap(), state);
 
-        let again = firewall.rebuild(&elements).unwrap();
+        let again = firewall.rebuild(&elements).unwrap().state;
         assert_ne!(again, state);
-        assert_eq!(firewall.rebuild(&[]).unwrap(), firewall.state().unwrap().unwrap());
+        assert_eq!(firewall.rebuild(&[]).unwrap().state, firewall.state().unwrap().unwrap());
     });
 }
 
@@ -368,7 +371,7 @@ fn whatever_nft_does_to_a_rule_changes_the_state() {
             ),
         ];
         for (name, change) in &changes {
-            let state = firewall.rebuild(&[]).unwrap();
+            let state = firewall.rebuild(&[]).unwrap().state;
             change();
             assert_ne!(firewall.state().unwrap(), Some(state), "{name}");
         }
@@ -483,15 +486,52 @@ fn only_names_and_families_that_make_sense_reach_the_kernel() {
 }
 
 #[test]
-fn a_port_given_twice_is_a_mistake() {
+fn a_port_given_twice_is_a_mistake_and_in_a_rebuild_the_firsts() {
     on_a_new_host(|| {
         let mut firewall = Firewall::open().unwrap();
         let twice = [(publish(80, "172.18.0.2:80"), owner(1)), (publish(80, "172.18.0.3:80"), owner(2))];
 
-        let rebuilt = firewall.rebuild(&twice);
-        assert!(matches!(rebuilt, Err(Error::Taken { holder, .. }) if holder == Some(owner(1))));
+        let rebuilt = firewall.rebuild(&twice).unwrap();
+        assert_eq!(firewall.elements().unwrap(), [(twice[0].0.clone(), Some(owner(1)))]);
+        let [LeftOut { owner: second, why: Error::Taken { holder, .. }, .. }] = &rebuilt.left_out[..] else {
+            panic!("{rebuilt:?}")
+        };
+        assert_eq!((*second, *holder), (owner(2), Some(owner(1))));
         firewall.rebuild(&[]).unwrap();
         assert!(matches!(firewall.add(&twice), Err(Error::Taken { holder: None, .. })));
+        assert_eq!(firewall.elements().unwrap(), []);
+    });
+}
+
+#[test]
+fn what_cannot_be_in_a_ruleset_is_left_out_of_a_rebuild_and_told() {
+    on_a_new_host(|| {
+        let mut firewall = Firewall::open().unwrap();
+        let home = |subnet: &str, bridge: &str| Element::Home {
+            subnet: subnet.parse().unwrap(),
+            bridge: bridge.into(),
+        };
+        let good = [publish(80, "172.18.0.2:80"), home("10.1.0.0/16", "br0"), home("10.1.0.0/16", "br1")];
+        let bad = [
+            home("10.2.0.0/16", "a*b"),
+            Element::Port { link: String::new() },
+            // Overlaps the first of its bridge.
+            home("10.1.7.0/24", "br0"),
+        ];
+        let all: Vec<_> = good.iter().chain(&bad).map(|element| (element.clone(), owner(1))).collect();
+
+        let Rebuilt { state, left_out } = firewall.rebuild(&all).unwrap();
+
+        assert_eq!(firewall.state().unwrap(), Some(state));
+        assert_eq!(left_out.into_iter().map(|left| left.element).collect::<Vec<_>>(), bad);
+        let mut found: Vec<_> =
+            firewall.elements().unwrap().into_iter().map(|(element, _)| element).collect();
+        found.sort();
+        let mut wanted = good.to_vec();
+        wanted.sort();
+        assert_eq!(found, wanted);
+        assert_eq!(firewall.owners(&bad[..2]).unwrap(), [None, None]);
+        firewall.remove(&all).unwrap();
         assert_eq!(firewall.elements().unwrap(), []);
     });
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use cni::{Attachment, Call, CniResult, Fault, Interface, Ip, Request};
-use netlink::{Link, Netlink, Netns, VethPair};
+use netlink::{Link, Mac, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Ipam, Plan, addresses};
@@ -281,7 +281,7 @@ fn already_attached(first: Record) -> Error {
 
 /// Writes down all that will be made, before it is made.
 fn record_lease(host: &Host, plan: &Plan, record: &mut Record, lease: &CniResult) -> Result<(), Error> {
-    record.mac = Some(plan.container_mac(lease, &record.key()).to_string());
+    record.mac = Some(store::Mac(plan.container_mac(lease, &record.key()).0));
     record.addresses = addresses(lease);
     record.ports = ports::resolve(&plan.ports, &lease.ips).map_err(Error::Config)?;
     record.leases = lease::folder(host, &plan.ipam, record);
@@ -312,7 +312,7 @@ fn set_port(
         netlink::Request::LinkNoAutoAddress { index, name: name.clone() },
     ];
     requests.extend(port_flags(plan, record, index, &name));
-    if let Some(mac) = record.mac.as_deref().and_then(|mac| mac.parse().ok()).filter(|_| plan.gateway) {
+    if let Some(mac) = record.mac.filter(|_| plan.gateway).map(|mac| Mac(mac.0)) {
         let addresses = record.addresses.iter().map(|address| address.address.ip());
         requests.extend(addresses.map(|address| netlink::Request::NeighbourReplace {
             index: bridge.index,
@@ -368,7 +368,7 @@ fn answer(plan: &Plan, record: &Record, bridge: &Link, lease: CniResult) -> CniR
     let interfaces = vec![
         interface(&plan.bridge, bridge.mac.map(|mac| mac.to_string()), None),
         interface(record.link.as_deref().unwrap_or_default(), Some(link::host_mac(record).to_string()), None),
-        interface(&record.ifname, record.mac.clone(), netns),
+        interface(&record.ifname, record.mac.map(|mac| mac.to_string()), netns),
     ];
     let (routes, dns) = (plan.routes(&lease), plan.resolver(&lease));
     let ips = lease

@@ -36,7 +36,10 @@ pub fn attachment(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
 pub fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
     let network = host.store.network(&record.network, &record.plugin)?;
     let mut wanted = firewall::attachment(record);
-    wanted.extend(network.iter().flat_map(firewall::network_elements));
+    let of_network: Vec<_> = network.iter().flat_map(firewall::network_elements).collect();
+    // A subnet that another one of its bridge contains is not in the ruleset by itself.
+    let of_all = firewall::of_all(&host.store.networks()?);
+    wanted.extend(of_network.into_iter().filter(|element| of_all.contains(element)));
     if wanted.is_empty() {
         return Ok(());
     }

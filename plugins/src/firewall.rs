@@ -127,6 +127,11 @@ fn is_put_in_by(plugin: &str, element: &Element) -> bool {
 /// its bridge have the same.
 pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let elements = network_elements(network);
+    if has_covered(host, &elements)? {
+        // The kernel takes no subnet beside one that it overlaps, so one has to go for the other.
+        let _lock = host.lock(LockName::Ruleset, Mode::Exclusive)?;
+        return ruleset::rebuild(host, &[]);
+    }
     let keys: Vec<Element> = elements.iter().map(|(element, _)| element.clone()).collect();
     let owners = if keys.is_empty() { Vec::new() } else { host.firewall()?.owners(&keys)? };
     let missing = elements.into_iter().zip(owners).filter(|((_, own), owner)| owner.as_ref() != Some(own));
@@ -161,7 +166,38 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
         return Ok(());
     }
     host.firewall()?.remove(&elements)?;
-    host.note_deletion()
+    host.note_deletion()?;
+    let uncovered = of_all(&others)
+        .into_iter()
+        .filter(|(home, _)| elements.iter().any(|(gone, _)| is_covered(home, gone)));
+    let uncovered: Vec<_> = uncovered.collect();
+    if uncovered.is_empty() { Ok(()) } else { Ok(host.firewall()?.add(&uncovered)?) }
+}
+
+/// True if a subnet of one of these lies in another that its bridge has, or the reverse.
+fn has_covered(host: &Host, elements: &[(Element, Owner)]) -> Result<bool, Error> {
+    let homes: Vec<&Element> = elements
+        .iter()
+        .map(|(element, _)| element)
+        .filter(|one| matches!(one, Element::Home { .. }))
+        .collect();
+    if homes.is_empty() {
+        return Ok(false);
+    }
+    let all: Vec<_> = host.store.networks()?.iter().flat_map(network_elements).collect();
+    Ok(all
+        .iter()
+        .any(|(other, _)| homes.iter().any(|home| is_covered(home, other) || is_covered(other, home))))
+}
+
+/// True if both are subnets of one bridge, the first a part of the second.
+fn is_covered(part: &Element, whole: &Element) -> bool {
+    match (part, whole) {
+        (Element::Home { subnet: part, bridge }, Element::Home { subnet: whole, bridge: other }) => {
+            bridge == other && whole.prefix() < part.prefix() && whole.contains(part.network())
+        }
+        _ => false,
+    }
 }
 
 /// A chain's plugins remember the same network, and networks may share a bridge: what others ask for too stays.
@@ -190,7 +226,8 @@ pub fn desired(host: &Host) -> Result<Vec<(Element, Owner)>, Error> {
 }
 
 /// The elements of all networks; where one has heard that questions to its gateway go elsewhere, nobody keeps them there.
-fn of_all(networks: &[Network]) -> Vec<(Element, Owner)> {
+/// Of subnets that lie in one another on a bridge it is the widest.
+pub fn of_all(networks: &[Network]) -> Vec<(Element, Owner)> {
     let mut elements: Vec<_> = networks.iter().flat_map(network_elements).collect();
     let zones = networks.iter().filter_map(|network| network.zone.as_ref());
     let moved: Vec<IpAddr> = zones.flat_map(|zone| &zone.moved).map(SocketAddr::ip).collect();
@@ -199,6 +236,9 @@ fn of_all(networks: &[Network]) -> Vec<(Element, Owner)> {
         _ => false,
     };
     elements.retain(|(element, _)| !is_rival(element));
+    let homes = elements.iter().map(|(element, _)| element.clone());
+    let homes: Vec<Element> = homes.filter(|element| matches!(element, Element::Home { .. })).collect();
+    elements.retain(|(element, _)| !homes.iter().any(|whole| is_covered(element, whole)));
     elements
 }
 
@@ -267,7 +307,7 @@ pub fn endpoint(port: &Port) -> SocketAddr {
 }
 
 fn published(record: &Record, port: &Port) -> Vec<Element> {
-    let Ok(protocol) = port.protocol.parse::<Protocol>() else { return Vec::new() };
+    let protocol = ports::protocol(port);
     let to = endpoint(port);
     let mut elements = vec![Element::Publish { host: port.host, protocol, host_port: port.host_port, to }];
     elements.extend(exceptions(record, port, protocol));
@@ -297,11 +337,7 @@ fn exceptions(record: &Record, port: &Port, protocol: Protocol) -> Vec<Element> 
 
 /// What a container's port may send from: its addresses, and for IPv6 its link-local and the unspecified one.
 fn guards(record: &Record) -> Vec<Element> {
-    let (Some(link), Some(mac)) =
-        (&record.link, record.mac.as_deref().and_then(|mac| mac.parse::<Mac>().ok()))
-    else {
-        return Vec::new();
-    };
+    let (Some(link), Some(mac)) = (&record.link, record.mac.map(|mac| Mac(mac.0))) else { return Vec::new() };
     let own = record.addresses.iter().map(|address| address.address.ip());
     let has_v6 = record.addresses.iter().any(|address| address.address.is_ipv6());
     let v6 = if has_v6 {
@@ -321,7 +357,7 @@ fn link_local(Mac(mac): Mac) -> Ipv6Addr {
 }
 
 fn udp_ports(record: &Record) -> impl Iterator<Item = &Port> {
-    record.ports.iter().filter(|port| port.protocol == "udp")
+    record.ports.iter().filter(|port| port.protocol == store::Protocol::Udp)
 }
 
 /// The flows that went to a host port, whoever had it before.

@@ -34,7 +34,7 @@ pub fn create(
     bridge: &Link,
     container: &Netns,
 ) -> Result<VethPair, Error> {
-    let mac = record.mac.as_deref().and_then(|mac| mac.parse().ok());
+    let mac = record.mac.map(|mac| Mac(mac.0));
     for attempt in 0..ATTEMPTS {
         let name = record.key().link(attempt);
         if attempt > 0 {
@@ -301,9 +301,21 @@ pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
 /// far, its record does.
 pub fn find(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
     let key = record.key();
-    let name = record.link.clone().unwrap_or_else(|| key.link(0));
-    let found = host.netlink.link(&name)?;
-    Ok(found.filter(|link| match &link.alias {
+    let derived = key.link(0);
+    let found = match &record.link {
+        Some(name) => find_named(host, record, name)?,
+        None => None,
+    };
+    // Without a record its name is the derived one; one that names another link may be wrong.
+    match found {
+        None if record.link.as_ref() != Some(&derived) => find_named(host, record, &derived),
+        found => Ok(found),
+    }
+}
+
+fn find_named(host: &mut Host, record: &Record, name: &str) -> Result<Option<Link>, Error> {
+    let key = record.key();
+    Ok(host.netlink.link(name)?.filter(|link| match &link.alias {
         Some(alias) => alias == key.as_str(),
         None => record.link.is_some() && link.mac == Some(host_mac(record)),
     }))

@@ -3,7 +3,6 @@
 //! The reference plugin's rules in its own table, `bridge nat`, which others share, so that whoever looks for them
 //! there finds them. They are no elements of the constant ruleset, but the records tell of them as of these.
 
-use netlink::Mac;
 use nft::{MacCheck, Subject};
 use store::{Lock, LockName, Mode, Record, Stage};
 
@@ -42,8 +41,14 @@ pub fn restore(host: &mut Host) -> Result<(), Error> {
     let records = host.store.records()?;
     let committed = records.iter().filter(|record| record.stage == Stage::Committed);
     let checks: Vec<MacCheck> = committed.filter_map(of).collect();
-    if !checks.is_empty() && !host.firewall()?.has_bridge_nat()? {
-        host.firewall()?.check_macs(&checks)?;
+    if checks.is_empty() || host.firewall()?.has_bridge_nat()? {
+        return Ok(());
+    }
+    if host.firewall()?.check_macs(&checks).is_err() {
+        // One that the kernel refuses keeps nobody else's from coming back; its own CHECK tells of it.
+        for check in &checks {
+            let _ = host.firewall()?.check_macs(std::slice::from_ref(check));
+        }
     }
     Ok(())
 }
@@ -80,6 +85,5 @@ fn subject(record: &Record) -> Option<Subject> {
 }
 
 fn of(record: &Record) -> Option<MacCheck> {
-    let Mac(mac) = record.mac.as_deref()?.parse().ok()?;
-    Some(MacCheck { subject: subject(record)?, link: record.link.clone()?, mac })
+    Some(MacCheck { subject: subject(record)?, link: record.link.clone()?, mac: record.mac?.0 })
 }

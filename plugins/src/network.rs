@@ -125,7 +125,8 @@ pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
 /// True if all that is planned for a network is on record.
 fn covers(known: &Network, planned: &Network) -> bool {
     let serves = |planned| known.zone.as_ref().is_some_and(|zone| zone.covers(planned));
-    known.bridge == planned.bridge
+    // portmap does not always know the bridge.
+    (known.bridge == planned.bridge || planned.bridge.is_empty())
         && (known.isolated || !planned.isolated)
         && planned.subnets.iter().all(|subnet| known.subnets.contains(subnet))
         && planned.gateways.iter().all(|gateway| known.gateways.contains(gateway))

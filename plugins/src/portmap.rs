@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use cni::{CniResult, Plugin, Request};
+use nft::Element;
 use serde::Deserialize;
 use serde_json::Value;
 use store::{Exception, Network, Record, Stage};
@@ -179,14 +180,17 @@ fn planned(config: &Config, request: &Request<'_>, previous: &CniResult) -> Resu
     })
 }
 
-/// The interface that the container is reached by, which loopback clients need `route_localnet` on.
+/// The interface that the container is on, which loopback clients need `route_localnet` on. None where the host has no way
+/// to the container, or only one by a gateway: then the interface is the uplink, and the container is not behind it. None
+/// also where the ruleset cannot name it.
 fn find_bridge(host: &mut Host, record: &mut Record) -> Result<(), Error> {
     let Some(port) = record.ports.iter().map(|port| port.container).min_by_key(IpAddr::is_ipv6) else {
         return Ok(());
     };
-    if let Some((index, _)) = host.netlink.route_to(port)? {
-        record.bridge = host.netlink.link_by_index(index)?.map(|link| link.name);
-    }
+    // A route that forbids is a refusal of the kernel's, and no way either.
+    let Ok(Some((index, None))) = host.netlink.route_to(port) else { return Ok(()) };
+    let name = host.netlink.link_by_index(index)?.map(|link| link.name);
+    record.bridge = name.filter(|name| Element::Isolated { bridge: name.clone() }.fault().is_none());
     Ok(())
 }
 
@@ -196,7 +200,10 @@ fn described(record: &Record) -> Network {
         name: record.network.clone(),
         plugin: PLUGIN.into(),
         bridge: record.bridge.clone().unwrap_or_default(),
-        subnets: record.addresses.iter().map(|address| subnet(address.address)).collect(),
+        subnets: match &record.bridge {
+            Some(_) => record.addresses.iter().map(|address| subnet(address.address)).collect(),
+            None => Vec::new(),
+        },
         ..Network::default()
     }
 }

@@ -46,13 +46,11 @@ impl Mapping {
 
     /// The ports that this entry opens: one for each address whose family it fits.
     pub fn resolve(&self, addresses: &[IpAddr]) -> Result<Vec<Port>, Fault> {
-        let (host, protocol) = (self.host()?, self.protocol()?.to_string());
+        let (host, protocol) = (self.host()?, self.protocol()?);
         let (host_port, container_port) = (self.host_port()?, self.container_port()?);
         let fitting = addresses.iter().filter(|to| host.is_none_or(|host| host.is_ipv4() == to.is_ipv4()));
         let host = host.filter(|host| !host.is_unspecified());
-        Ok(fitting
-            .map(|to| Port { host, host_port, container: *to, container_port, protocol: protocol.clone() })
-            .collect())
+        Ok(fitting.map(|to| Port { host, host_port, container: *to, container_port, protocol }).collect())
     }
 
     fn container_port(&self) -> Result<u16, Fault> {
@@ -63,11 +61,16 @@ impl Mapping {
         port(self.host_port).ok_or(Fault::HostPort(self.host_port))
     }
 
-    fn protocol(&self) -> Result<Protocol, Fault> {
+    fn protocol(&self) -> Result<store::Protocol, Fault> {
         if self.protocol.is_empty() {
-            return Ok(Protocol::Tcp);
+            return Ok(store::Protocol::Tcp);
         }
-        self.protocol.parse().map_err(|_| Fault::Protocol(self.protocol.clone()))
+        let known: Protocol = self.protocol.parse().map_err(|_| Fault::Protocol(self.protocol.clone()))?;
+        Ok(match known {
+            Protocol::Tcp => store::Protocol::Tcp,
+            Protocol::Udp => store::Protocol::Udp,
+            Protocol::Sctp => store::Protocol::Sctp,
+        })
     }
 
     fn host(&self) -> Result<Option<IpAddr>, Fault> {
@@ -114,12 +117,12 @@ pub fn reserve(host: &mut Host, record: &Record) -> Result<(), Error> {
 }
 
 /// Whether anybody claims a port near this one.
-fn is_group_claimed<'p>(
+fn is_group_claimed(
     host: &Host,
-    port: &'p Port,
-    known: &mut HashMap<(&'p str, bool, u8), bool>,
+    port: &Port,
+    known: &mut HashMap<(store::Protocol, bool, u8), bool>,
 ) -> Result<bool, Error> {
-    Ok(match known.entry((&port.protocol, port.container.is_ipv4(), group(port))) {
+    Ok(match known.entry((port.protocol, port.container.is_ipv4(), group(port))) {
         Entry::Occupied(known) => *known.get(),
         Entry::Vacant(new) => *new.insert(host.store.is_claimed(&group_claim(port))?),
     })
@@ -303,8 +306,17 @@ fn refuse_if_on_any_address(host: &mut Host, record: &Record) -> Result<(), Erro
     Ok(())
 }
 
+/// A record's protocol as the ruleset has it.
+pub fn protocol(port: &Port) -> Protocol {
+    match port.protocol {
+        store::Protocol::Tcp => Protocol::Tcp,
+        store::Protocol::Udp => Protocol::Udp,
+        store::Protocol::Sctp => Protocol::Sctp,
+    }
+}
+
 fn on_any_address(port: &Port) -> Option<Element> {
-    let protocol = port.protocol.parse().ok()?;
+    let protocol = protocol(port);
     Some(Element::Publish { host: None, protocol, host_port: port.host_port, to: firewall::endpoint(port) })
 }
 
@@ -385,7 +397,8 @@ fn port_taken(port: &Port, holder: &Record) -> Error {
     }
 }
 
-fn holder_text(record: &Record) -> String {
+/// `"web" on "mynet"`
+pub fn holder_text(record: &Record) -> String {
     format!("{:?} on {:?}", record.who(), record.network)
 }
 
@@ -428,8 +441,8 @@ mod tests {
         assert_eq!(any.iter().map(|port| port.container).collect::<Vec<_>>(), both);
         assert_eq!(any_v4, &any[..1]);
         assert_eq!(
-            (one.len(), one[0].host, one[0].protocol.as_str()),
-            (1, Some("10.0.0.1".parse().unwrap()), "udp")
+            (one.len(), one[0].host, one[0].protocol),
+            (1, Some("10.0.0.1".parse().unwrap()), store::Protocol::Udp)
         );
     }
 }

@@ -3,7 +3,7 @@
 //! The generation, which every change to any ruleset of the host raises, says whether anybody else has written since it was
 //! last looked at. Only then the ruleset is read.
 
-use nft::{Element, Owner};
+use nft::{Element, LeftOut, Owner};
 use store::{Lock, LockName, Mode};
 
 use crate::firewall::desired;
@@ -11,6 +11,9 @@ use crate::{Error, Host, mac_check, moments, ports};
 
 /// The note that says which constant part rnet last wrote.
 const NOTE: &str = "ruleset";
+
+/// The note that says what the last rebuild left out, a line for each element.
+const LEFT_OUT: &str = "left-out";
 
 /// Adds elements. Where somebody flushed or changed the ruleset, it is made anew instead, with those that are
 /// `unrecorded` besides.
@@ -38,9 +41,34 @@ pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> 
     let mut elements = desired(host)?;
     elements.extend_from_slice(more);
     let before = host.firewall()?.generation()?;
-    let state = host.firewall()?.rebuild(&elements)?.to_string();
-    Seen { generation: before.wrapping_add(1), state }.write(host)?;
+    let rebuilt = host.firewall()?.rebuild(&elements)?;
+    let whole = rebuilt.left_out.is_empty();
+    // Looking for what cannot be in it took more than one transaction.
+    let generation = if whole { before.wrapping_add(1) } else { host.firewall()?.generation()? };
+    Seen { generation, state: rebuilt.state.to_string() }.write(host)?;
+    tell_left_out(host, &rebuilt.left_out)?;
     mac_check::restore(host)
+}
+
+/// What the last rebuild could not put into the ruleset, and whose it is: a sentence for each element.
+pub fn left_out(host: &Host) -> Result<Vec<String>, Error> {
+    let note = host.store.note(LEFT_OUT)?.unwrap_or_default();
+    Ok(note.lines().map(str::to_owned).collect())
+}
+
+/// For `rnet ls`: a rebuild itself must not fail for what one record says.
+fn tell_left_out(host: &Host, left_out: &[LeftOut]) -> Result<(), Error> {
+    if left_out.is_empty() {
+        return Ok(host.store.remove_note(LEFT_OUT)?);
+    }
+    let records = host.store.records()?;
+    let holder = |owner: &Owner| {
+        let key = owner.to_string();
+        let record = records.iter().find(|record| record.key().as_str() == key);
+        record.map_or_else(|| "a network".to_owned(), ports::holder_text)
+    };
+    let line = |left: &LeftOut| format!("{} of {}: {}\n", left.element, holder(&left.owner), left.why);
+    Ok(host.store.write_note(LEFT_OUT, &left_out.iter().map(line).collect::<String>())?)
 }
 
 /// True if the constant part in the kernel is the one that rnet last wrote.

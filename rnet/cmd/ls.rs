@@ -31,6 +31,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         return print(&names).map(|()| 0);
     }
     let (containers, kernel) = (view.containers()?, view.kernel()?);
+    view.faults()?.iter().for_each(|fault| style.warn(fault));
     let lines = networks.iter().map(|network| Line::of(network, &containers, &kernel));
     let others = if args.all { others(view.taken()?, &networks) } else { Vec::new() };
     let lines: Vec<Line> = lines.chain(others).collect();

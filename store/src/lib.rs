@@ -10,6 +10,7 @@ mod lock;
 mod paths;
 mod record;
 mod state;
+mod wire;
 
 pub use error::Error;
 pub use files::{boot_id, check_writable, create_whole, find_dir, open_dir, read_whole, replace_whole};
@@ -18,3 +19,4 @@ pub use lock::{Lock, LockName, Mode};
 pub use paths::Paths;
 pub use record::{Address, Exception, Namespace, Network, Port, Record, Stage, Sysctl, Zone};
 pub use state::Store;
+pub use wire::{Mac, ParseMacError, Protocol};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::Key;
+use crate::{Key, Mac, Protocol};
 
 /// How far an ADD has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub struct Record {
     pub link: Option<String>,
     /// The container end's MAC address.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub mac: Option<String>,
+    pub mac: Option<Mac>,
     /// Its addresses.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<Address>,
@@ -133,8 +133,8 @@ pub struct Port {
     pub container: IpAddr,
     /// The container's port.
     pub container_port: u16,
-    /// `tcp`, `udp` or `sctp`.
-    pub protocol: String,
+    /// The transport protocol.
+    pub protocol: Protocol,
 }
 
 /// Sources and destinations that an attachment's published ports are not for.
@@ -252,6 +252,22 @@ mod tests {
 
         assert!(!json.contains("masquerade") && json.contains("\"guarded\":true"));
         assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+    }
+
+    /// As the version before wrote it.
+    #[test]
+    fn a_record_with_a_mac_and_ports_is_read_and_one_with_other_words_is_not() {
+        let old = r#"{"stage":"committed","plugin":"rnet","network":"n","container":"c","ifname":"eth0",
+            "mac":"02:42:ac:12:00:02","addresses":[{"address":"172.18.0.2/16","gateway":"172.18.0.1"}],
+            "ports":[{"hostPort":8080,"container":"172.18.0.2","containerPort":80,"protocol":"tcp"}]}"#;
+
+        let record: Record = serde_json::from_str(old).unwrap();
+
+        assert_eq!(record.mac, Some(Mac([2, 0x42, 0xac, 0x12, 0, 2])));
+        assert_eq!(record.ports[0].protocol, Protocol::Tcp);
+        for (word, other) in [("\"tcp\"", "\"icmp\""), ("02:42:ac:12:00:02", "02:42")] {
+            assert!(serde_json::from_str::<Record>(&old.replace(word, other)).is_err(), "{other}");
+        }
     }
 
     #[test]

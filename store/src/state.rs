@@ -153,8 +153,10 @@ impl Store {
     pub fn networks(&self) -> Result<Vec<Network>, Error> {
         let mut networks = Vec::new();
         for file in self.list("networks")? {
-            networks.extend(self.read(&format!("networks/{file}"))?);
+            networks.extend(self.read::<Network>(&format!("networks/{file}"))?);
         }
+        // One that was set aside just now says nothing of a network.
+        networks.retain(|network| !network.name.is_empty());
         Ok(networks)
     }
 
@@ -271,10 +273,16 @@ impl Store {
     }
 
     fn read<T: DeserializeOwned + Default>(&self, name: &str) -> Result<Option<T>, Error> {
-        let Some(bytes) = read_whole(self.run.as_fd(), name)? else { return Ok(None) };
-        match serde_json::from_slice(&bytes) {
-            Ok(value) => Ok(Some(value)),
-            Err(_) => self.set_aside(name).map(|()| Some(T::default())),
+        let value = match read_whole(self.run.as_fd(), name) {
+            Ok(None) => return Ok(None),
+            Ok(Some(bytes)) => serde_json::from_slice(&bytes).ok(),
+            // A folder or a link has its name.
+            Err(Error::File { errno: Errno::LOOP | Errno::ISDIR, .. }) => None,
+            Err(error) => return Err(error),
+        };
+        match value {
+            Some(value) => Ok(Some(value)),
+            None => self.set_aside(name).map(|()| Some(T::default())),
         }
     }
 
@@ -283,6 +291,11 @@ impl Store {
         open_dir(&self.paths.run().join("aside"), 0o700)?;
         rustix::fs::renameat(&self.run, name, &self.run, aside_name(name))
             .map_err(Error::file("set aside", name))
+    }
+
+    /// The files that were set aside because they could not be read: where each was.
+    pub fn aside(&self) -> Result<Vec<String>, Error> {
+        self.list("aside")
     }
 
     fn exists(&self, name: &str) -> Result<bool, Error> {

@@ -47,6 +47,7 @@ pub struct Call<'a> {
     program: PathBuf,
     variables: BTreeMap<String, String>,
     input: Vec<u8>,
+    arguments: Vec<String>,
     group: Option<u32>,
 }
 
@@ -93,7 +94,14 @@ impl Lab {
     /// A call without any variable of CNI.
     pub fn bare_call(&self, plugin: &str) -> Call<'_> {
         let program = self.plugins.join(plugin);
-        Call { lab: self, program, variables: BTreeMap::new(), input: Vec::new(), group: None }
+        Call {
+            lab: self,
+            program,
+            variables: BTreeMap::new(),
+            input: Vec::new(),
+            arguments: Vec::new(),
+            group: None,
+        }
     }
 
     /// ADD, which must succeed: its result.
@@ -260,6 +268,12 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// With arguments, as a person calls the command.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.arguments = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+        self
+    }
+
     /// Makes the call in a process group that is there.
     pub fn in_group(self, group: u32) -> Self {
         Self { group: Some(group), ..self }
@@ -290,6 +304,7 @@ impl<'a> Call<'a> {
     fn program(&self) -> Program<'a> {
         let root = self.lab.host.root();
         let mut program = self.lab.host.command(&self.program).env_clear().env("RNET_ROOT", root);
+        program = program.args(&self.arguments);
         if let Some(group) = self.group {
             program = program.process_group(group);
         }

@@ -9,6 +9,7 @@ mod calls;
 mod check;
 mod gc;
 mod host_local;
+mod inexpressible;
 mod ipam;
 mod mac_check;
 mod ranges;
