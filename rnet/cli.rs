@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde_json::json;
 
-use crate::cmd::{create, demo, dns, exec, inspect, install, ls, ps, rm, run, stop, supervise};
+use crate::cmd::{create, demo, dns, exec, inspect, install, logs, ls, port, ps, rm, run, stop, supervise};
 use crate::report::{self, Style};
 
 /// Container networks: bridges, leases, published ports, by CNI and by hand.
@@ -55,6 +55,10 @@ enum Verb {
     Ps(ps::Args),
     /// Stop endpoints that `run` started
     Stop(stop::Args),
+    /// Show what a program that `run -d` started has written
+    Logs(logs::Args),
+    /// Show where an endpoint's ports are published
+    Port(port::Args),
     /// Link rnet's plugins into a folder of CNI plugins
     Install(install::Args),
     /// The name server: how it goes
@@ -133,6 +137,8 @@ impl Verb {
             Verb::Exec(args) => exec::run(&args),
             Verb::Ps(args) => ps::run(&args, style),
             Verb::Stop(args) => stop::run(&args, style),
+            Verb::Logs(args) => logs::run(&args, style),
+            Verb::Port(args) => port::run(&args, style),
             Verb::Install(args) => install::run(&args),
             Verb::Dns(args) => dns::run(&args, style),
             Verb::Demo(_) => demo::run(),

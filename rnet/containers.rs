@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use cni::CniResult;
 use ipnetwork::IpNetwork;
+use serde_json::Value;
 use store::{Key, Port, Protocol, Record};
 
+use crate::definitions::Network;
 use crate::endpoint::{Endpoint, Joined};
-use crate::names::{self, Found};
-use crate::publish::host_text;
-use crate::report::Problem;
+use crate::expose::Expose;
+use crate::publish::{fold, host_text};
 
 /// The plugins whose records only add to the interface of another: ports, names.
 const CHAINED: [&str; 2] = ["portmap", "dnsname"];
@@ -20,6 +22,8 @@ const CHAINED: [&str; 2] = ["portmap", "dnsname"];
 pub struct Attachment {
     /// The network.
     pub network: String,
+    /// The plugin that made it: networks of one name and different plugins are different networks.
+    pub plugin: String,
     /// The interface inside.
     pub ifname: String,
     /// Its addresses, with prefix length.
@@ -57,15 +61,21 @@ impl Attachment {
         self.addresses.iter().map(|address| address.ip().to_string()).collect::<Vec<_>>().join(",")
     }
 
-    /// Its ports as docker shows them: `0.0.0.0:8080->80, 127.0.0.1:53->53/udp`.
-    pub fn port_text(&self) -> String {
-        self.ports.iter().map(port_text).collect::<Vec<_>>().join(", ")
+    /// Its ports as docker shows them: `0.0.0.0:8080->80, 127.0.0.1:53->53/udp`, ranges folded.
+    pub fn port_texts(&self) -> Vec<String> {
+        folded(&self.ports)
+    }
+
+    /// True if it is an attachment to `network`.
+    pub fn is_on(&self, network: &Network) -> bool {
+        self.network == network.name && self.plugin == network.kind()
     }
 
     fn of_records(record: &Record, chained: &[&Record]) -> Self {
         let all = || std::iter::once(&record).chain(chained);
         Self {
             network: record.network.clone(),
+            plugin: record.plugin.clone(),
             ifname: record.ifname.clone(),
             addresses: record.addresses.iter().map(|address| address.address).collect(),
             gateway: record.addresses.iter().find_map(|address| address.gateway),
@@ -78,14 +88,17 @@ impl Attachment {
 
     /// What a plugin that keeps no records of ours has answered.
     fn of_result(joined: &Joined) -> Self {
-        let result = joined.network().ok().and_then(|network| joined.result(&network)).unwrap_or_default();
+        let network = joined.network().ok();
+        let result = network.as_ref().and_then(|network| joined.result(network)).unwrap_or_default();
         let inside = result.interfaces.iter().find(|i| i.name == joined.ifname && i.sandbox.is_some());
         Self {
             network: joined.network.clone(),
+            plugin: network.map(|network| network.kind().to_owned()).unwrap_or_default(),
             ifname: joined.ifname.clone(),
             addresses: result.ips.iter().map(|ip| ip.address).collect(),
             gateway: result.ips.iter().find_map(|ip| ip.gateway),
             mac: inside.and_then(|interface| interface.mac.clone()),
+            ports: asked_ports(joined, &result),
             ..Self::default()
         }
     }
@@ -102,9 +115,38 @@ impl Container {
         }
     }
 
+    /// `running`, or `dead` while its remains are not cleared away; none for the containers of other runtimes.
+    pub fn status(&self) -> Option<&'static str> {
+        let is_running = self.endpoint.as_ref()?.is_running();
+        Some(if is_running { "running" } else { "dead" })
+    }
+
+    /// The ports that it says it serves.
+    pub fn exposed(&self) -> &[Expose] {
+        self.endpoint.as_ref().map(|endpoint| endpoint.exposed.as_slice()).unwrap_or_default()
+    }
+
+    /// Exposed ports that are published nowhere.
+    pub fn unpublished(&self) -> Vec<String> {
+        let ports = || self.attachments.iter().flat_map(|attachment| &attachment.ports);
+        let is_published =
+            |expose: &Expose| ports().any(|port| expose.includes(port.container_port, port.protocol));
+        self.exposed().iter().filter(|expose| !is_published(expose)).map(Expose::to_string).collect()
+    }
+
+    /// Each of its attachments, with itself.
+    pub fn with_attachments(&self) -> impl Iterator<Item = (&Self, &Attachment)> {
+        self.attachments.iter().map(move |attachment| (self, attachment))
+    }
+
+    /// True if it is on `network`.
+    pub fn is_on(&self, network: &Network) -> bool {
+        self.attachments.iter().any(|attachment| attachment.is_on(network))
+    }
+
     /// `web (172.18.0.2)`: the container as a user of a network.
-    pub fn user_text(&self, network: &str) -> String {
-        let attachments = self.attachments.iter().filter(|attachment| attachment.network == network);
+    pub fn user_text(&self, network: &Network) -> String {
+        let attachments = self.attachments.iter().filter(|attachment| attachment.is_on(network));
         let ips: Vec<String> = attachments.map(Attachment::ip_text).filter(|ips| !ips.is_empty()).collect();
         if ips.is_empty() { self.name.clone() } else { format!("{} ({})", self.name, ips.join(",")) }
     }
@@ -121,6 +163,11 @@ impl Container {
         }
         self.endpoint = Some(endpoint.clone());
     }
+}
+
+/// The networks of an endpoint that ended, as it left them.
+pub fn past_attachments(endpoint: &Endpoint) -> Vec<Attachment> {
+    endpoint.joined.iter().map(Attachment::of_result).collect()
 }
 
 /// Everybody, sorted by name, each with its interfaces sorted by their names.
@@ -151,31 +198,49 @@ pub fn containers(records: &[Record], endpoints: &[Endpoint]) -> Vec<Container> 
     containers
 }
 
-/// The container that a word means.
-pub fn find<'a>(word: &str, containers: &'a [Container]) -> Result<&'a Container, Problem> {
-    let things = containers.iter().map(|container| (container.id.as_str(), container.name.as_str()));
-    match names::find(word, things) {
-        Found::One(index) => Ok(&containers[index]),
-        Found::Several(indexes) => Err(Problem::Ambiguous {
-            name: word.to_owned(),
-            hits: indexes.iter().map(|index| short(&containers[*index])).collect(),
-            hint: Some("more digits of the id (rnet inspect shows it)"),
-        }),
-        Found::No => {
-            let near = names::nearest(word, containers.iter().map(|container| container.name.as_str()));
-            Err(Problem::NoEndpoint { name: word.to_owned(), near })
-        }
-    }
+/// `0.0.0.0:8080->80`, the protocol only where it is not TCP; ports in a row as one.
+fn folded(ports: &[Port]) -> Vec<String> {
+    let mut ports: Vec<&Port> = ports.iter().collect();
+    ports.sort_by_key(|port| (port.protocol, port.host, port.container, port.host_port));
+    let follows = |last: &&Port, next: &&Port| {
+        (last.protocol, last.host, last.container) == (next.protocol, next.host, next.container)
+            && last.host_port.checked_add(1) == Some(next.host_port)
+            && last.container_port.checked_add(1) == Some(next.container_port)
+    };
+    ports.chunk_by(follows).filter_map(|row| Some(row_text(row.first()?, row.last()?))).collect()
 }
 
-/// `0.0.0.0:8080->80`, the protocol only where it is not TCP.
-fn port_text(port: &Port) -> String {
-    let host = match (port.host, port.container) {
+fn row_text(first: &Port, last: &Port) -> String {
+    let protocol =
+        if first.protocol == Protocol::Tcp { String::new() } else { format!("/{}", first.protocol) };
+    let host = fold(first.host_port, last.host_port);
+    let container = fold(first.container_port, last.container_port);
+    format!("{}:{host}->{container}{protocol}", host_of(first))
+}
+
+/// The ports that a plugin was asked to publish (`runtimeConfig.portMappings`).
+fn asked_ports(joined: &Joined, result: &CniResult) -> Vec<Port> {
+    let asked = joined.capabilities.get("portMappings").and_then(Value::as_array);
+    let port = |asked: &Value| {
+        let host = asked.get("hostIP").and_then(Value::as_str).and_then(|host| host.parse::<IpAddr>().ok());
+        let number = |key| u16::try_from(asked.get(key)?.as_u64()?).ok();
+        Some(Port {
+            host: host.filter(|host| !host.is_unspecified()),
+            host_port: number("hostPort")?,
+            container: result.ips.first().map(|ip| ip.address.ip())?,
+            container_port: number("containerPort")?,
+            protocol: serde_json::from_value(asked.get("protocol")?.clone()).ok()?,
+        })
+    };
+    asked.into_iter().flatten().filter_map(port).collect()
+}
+
+/// The host address of a published port, as docker prints it.
+pub fn host_of(port: &Port) -> String {
+    match (port.host, port.container) {
         (None, IpAddr::V6(_)) => "[::]".to_owned(),
         (host, _) => host_text(host),
-    };
-    let protocol = if port.protocol == Protocol::Tcp { String::new() } else { format!("/{}", port.protocol) };
-    format!("{host}:{}->{}{protocol}", port.host_port, port.container_port)
+    }
 }
 
 fn chained(records: &[Record]) -> HashMap<Key, Vec<&Record>> {
@@ -190,14 +255,10 @@ fn is_chained(record: &Record) -> bool {
     CHAINED.contains(&record.plugin.as_str())
 }
 
-fn short(container: &Container) -> String {
-    let digits: String = container.id.chars().take(12).collect();
-    if container.name == digits { digits } else { format!("{} ({digits})", container.name) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::definitions::network_of;
     use store::{Address, Namespace};
 
     fn record(plugin: &str, container: &str, name: Option<&str>) -> Record {
@@ -234,13 +295,39 @@ mod tests {
         let containers = containers(&[portmap, dnsname, record("bridge", "c1", Some("web"))], &[]);
 
         assert_eq!(containers.len(), 1);
-        assert_eq!(containers[0].user_text("mynet"), "web (172.18.0.2)");
+        let mynet =
+            serde_json::json!({"cniVersion": "1.0.0", "name": "mynet", "plugins": [{"type": "bridge"}]});
+        assert_eq!(containers[0].user_text(&network_of(&mynet).unwrap()), "web (172.18.0.2)");
         assert_eq!(containers[0].place(), "/run/netns/blue");
         assert_eq!(
             (containers[0].attachments.len(), containers[0].attachments[0].names.join(" ")),
             (1, "web www".into())
         );
-        assert_eq!(containers[0].attachments[0].port_text(), "0.0.0.0:8080->80, 127.0.0.1:8080->80/udp");
+        let ports = containers[0].attachments[0].port_texts().join(", ");
+        assert_eq!(ports, "0.0.0.0:8080->80, 127.0.0.1:8080->80/udp");
+    }
+
+    #[test]
+    fn ports_in_a_row_are_one() {
+        let at =
+            |host_port, container_port, protocol| Port { host_port, container_port, ..port(None, protocol) };
+        let ports = [
+            at(8002, 9002, Protocol::Tcp),
+            at(8000, 9000, Protocol::Tcp),
+            at(8001, 9001, Protocol::Tcp),
+            at(8003, 80, Protocol::Tcp),
+            at(8004, 80, Protocol::Tcp),
+            at(8004, 9003, Protocol::Udp),
+        ];
+        assert_eq!(
+            folded(&ports),
+            [
+                "0.0.0.0:8000-8002->9000-9002",
+                "0.0.0.0:8003->80",
+                "0.0.0.0:8004->80",
+                "0.0.0.0:8004->9003/udp"
+            ]
+        );
     }
 
     #[test]
@@ -256,18 +343,5 @@ mod tests {
             .map(|container| (container.name.as_str(), container.attachments.len()))
             .collect();
         assert_eq!(names, [("alone", 0), ("web", 1)]);
-        assert_eq!(find("4f2", &containers).unwrap().name, "web");
-    }
-
-    #[test]
-    fn a_word_that_fits_nobody_or_several_is_an_error() {
-        let containers =
-            containers(&[record("rnet", "abc1", Some("web")), record("rnet", "abc2", Some("db"))], &[]);
-        assert_eq!(
-            find("abc", &containers).unwrap_err().to_string(),
-            "\"abc\" is ambiguous: db (abc2), web (abc1)"
-        );
-        let missing = find("wep", &containers).unwrap_err();
-        assert!(matches!(missing, Problem::NoEndpoint { near: Some(near), .. } if near == "web"));
     }
 }

@@ -88,9 +88,14 @@ impl Network {
         Self { name: list.name.clone(), file, list, subnets }
     }
 
-    /// The id: 16 hex digits out of the name.
+    /// The id: 16 hex digits out of name and plugin, for networks of one name may be different networks.
     pub fn id(&self) -> String {
-        NetworkKey::new(&self.name).to_string()
+        NetworkKey::new(&format!("{} {}", self.name, self.kind())).to_string()
+    }
+
+    /// True for the network that no file defines.
+    pub fn is_builtin(&self) -> bool {
+        self.name == names::DEFAULT && self.kind() == "rnet" && self.file.is_none()
     }
 
     /// What `ls` calls its driver: `bridge` for our own, else the type of the first plugin.
@@ -116,6 +121,15 @@ impl Network {
             _ => return None,
         };
         configured.map(str::to_owned).or(default)
+    }
+
+    /// True if its bridge is its containers' gateway.
+    pub fn is_gateway(&self) -> bool {
+        let is_set = |key| {
+            self.first_plugin().and_then(|plugin| fold::member(plugin, key)) == Some(&Value::Bool(true))
+        };
+        self.kind() == "rnet"
+            || (self.kind() == "bridge" && (is_set("isGateway") || is_set("isDefaultGateway")))
     }
 
     /// The MTU that it asks for.
@@ -401,6 +415,22 @@ pub fn default_network(subnet: IpNetwork) -> anyhow::Result<Network> {
 /// A network out of a document that was kept: the definition as an endpoint found it.
 pub fn network_of(raw: &Value) -> Result<Network, cni::Error> {
     Ok(Network::new(List::parse(raw.to_string().as_bytes())?, None))
+}
+
+/// A network that no file defines any more, by what its plugin remembers of it.
+pub fn network_as_made(made: &store::Network) -> Result<Network, cni::Error> {
+    let gateway = |subnet: &IpNetwork| {
+        let found = made.gateways.iter().map(IpNetwork::ip).find(|gateway| subnet.contains(*gateway));
+        found.unwrap_or_else(|| first_host(*subnet))
+    };
+    let ranges = made.subnets.iter().map(|subnet| json!([{"subnet": subnet, "gateway": gateway(subnet)}]));
+    let plugin = json!({
+        "type": made.plugin,
+        "bridge": made.bridge,
+        "names": made.zone.is_some(),
+        "ipam": {"ranges": ranges.collect::<Vec<_>>()},
+    });
+    network_of(&json!({"cniVersion": "1.0.0", "name": made.name, "plugins": [plugin]}))
 }
 
 fn write_synced(dir: &OwnedFd, name: &str, bytes: &[u8]) -> Result<(), Errno> {

@@ -21,6 +21,8 @@ use serde_json::{Map, Value};
 use store::Paths;
 
 use crate::definitions::{Network, network_of};
+use crate::ended::{Ended, EndedFolder, How};
+use crate::expose::Expose;
 use crate::lock::{self, Held};
 use crate::process::Process;
 use crate::report::{Problem, Style};
@@ -38,6 +40,15 @@ pub struct Endpoint {
     pub hostname: Option<String>,
     /// What runs in it.
     pub command: Vec<String>,
+    /// When that was started, in milliseconds since 1970; 0 before.
+    #[serde(default)]
+    pub started: u64,
+    /// Ports that it says it serves, published or not: `80/tcp`.
+    #[serde(default)]
+    pub exposed: Vec<Expose>,
+    /// It is remembered when it ends.
+    #[serde(default)]
+    pub remembered: bool,
     /// The process, once it has been started.
     pub process: Option<Process>,
     /// Its namespace (device, inode); none is the host's.
@@ -67,12 +78,14 @@ pub struct Joined {
 #[derive(Clone, Debug)]
 pub struct Endpoints {
     folder: PathBuf,
+    /// Those that ended.
+    pub ended: EndedFolder,
 }
 
 impl Endpoints {
     /// The folder below `paths`.
     pub fn of(paths: &Paths) -> Self {
-        Self { folder: paths.run().join("endpoints") }
+        Self { folder: paths.run().join("endpoints"), ended: EndedFolder::of(paths) }
     }
 
     /// Every endpoint, sorted by name.
@@ -138,15 +151,17 @@ impl Endpoints {
     /// and by several at once.
     pub fn remove(&self, endpoint: &Endpoint, runtime: &Runtime) -> anyhow::Result<()> {
         // What is on disk may know of more than the caller: networks joined meanwhile.
-        let endpoint = self.load(&endpoint.id).unwrap_or_else(|| endpoint.clone());
+        let found = self.load(&endpoint.id);
+        let endpoint = found.as_ref().unwrap_or(endpoint);
         let mut failed = None;
         for joined in endpoint.joined.iter().rev() {
-            let left = self.detach(&endpoint, joined, runtime);
+            let left = self.detach(endpoint, joined, runtime);
             failed = failed.or(left.err());
         }
         if let Some(error) = failed {
             return Err(error);
         }
+        found.as_ref().map_or(Ok(()), |found| self.remember(found))?;
         let dir = self.path(&endpoint.id);
         unpin(&dir.join("netns"))?;
         match fs::remove_dir_all(&dir) {
@@ -154,6 +169,17 @@ impl Endpoints {
                 Err(Problem::file("remove", &dir)(error).into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Remembers an endpoint whose end nobody has seen, for whoever watched over it was killed.
+    fn remember(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
+        if endpoint.started == 0 || !endpoint.remembered {
+            return Ok(self.ended.forget(&endpoint.id)?);
+        }
+        match self.ended.load(&endpoint.id) {
+            Some(_) => Ok(()),
+            None => self.ended.write(&Ended::now(endpoint.clone(), How::Unseen)),
         }
     }
 
@@ -170,6 +196,7 @@ impl Endpoints {
                 ));
             }
         }
+        self.ended.sweep(self);
         Ok(())
     }
 
@@ -252,7 +279,8 @@ impl Endpoint {
             Some(process) => format!("pid {}", process.pid),
             None => "being started".to_owned(),
         };
-        Problem::EndpointExists { name: self.name.clone(), what }
+        let hint = Some(format!("rnet stop {}", self.name));
+        Problem::EndpointExists { name: self.name.clone(), what, hint }
     }
 
     /// True if `netns` is the endpoint's.

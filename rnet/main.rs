@@ -1,16 +1,23 @@
 //! The one binary: a CNI plugin when a runtime calls it, a command when a person does.
 
 mod cli;
+mod clock;
 mod cmd;
 mod containers;
 mod definitions;
 mod detach;
+mod ended;
 mod endpoint;
+mod expose;
 mod files;
 mod hostports;
+mod hostuses;
 mod lock;
 mod log;
+mod lookup;
 mod names;
+mod output;
+mod owner;
 mod problem;
 mod process;
 mod program;
@@ -18,11 +25,13 @@ mod publish;
 mod report;
 mod rights;
 mod runtime;
+mod state;
 mod stop;
 mod subnets;
 mod supervisor;
 mod table;
 mod view;
+mod watched;
 
 use std::path::Path;
 use std::process::ExitCode;

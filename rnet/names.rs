@@ -1,9 +1,12 @@
-//! Names: what may be one, which thing is meant by one, and which one was probably meant.
+//! Names: what may be one, and which one was probably meant.
 
 use crate::report::Problem;
 
 /// Network names with a meaning of their own.
 pub const RESERVED: [&str; 3] = ["host", "none", "bridge"];
+
+/// Those of them by which docker starts a container without a network of its own.
+pub const WITHOUT_NETWORK: [&str; 2] = ["host", "none"];
 
 /// The built-in default network.
 pub const DEFAULT: &str = "bridge";
@@ -15,40 +18,6 @@ pub fn check(name: &str) -> Result<(), Problem> {
     // A name becomes a file name, and NAME_MAX is 255.
     if ok && name.len() <= 200 { Ok(()) } else { Err(Problem::BadName { name: name.to_owned() }) }
 }
-
-/// What a word fits: full id, full name, unique id prefix, in this order.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Found {
-    /// The index of the only thing that it fits.
-    One(usize),
-    /// Several things.
-    Several(Vec<usize>),
-    /// None.
-    No,
-}
-
-/// Looks `word` up among things, each an id and a name.
-pub fn find<'a>(word: &str, things: impl Iterator<Item = (&'a str, &'a str)> + Clone) -> Found {
-    for way in WAYS {
-        let hits =
-            things.clone().enumerate().filter(|(_, (id, name))| way(word, id, name)).map(|(index, _)| index);
-        match hits.collect::<Vec<_>>().as_slice() {
-            [] => {}
-            [one] => return Found::One(*one),
-            several => return Found::Several(several.to_vec()),
-        }
-    }
-    Found::No
-}
-
-/// Whether a word means the thing of an id and a name.
-type Way = fn(&str, &str, &str) -> bool;
-
-const WAYS: [Way; 3] = [
-    |word, id, _| id == word,
-    |word, _, name| name == word,
-    |word, id, _| !word.is_empty() && id.starts_with(word),
-];
 
 /// The name that was probably meant: the nearest one, if few letters differ.
 pub fn nearest<'a>(word: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
@@ -92,19 +61,6 @@ mod tests {
         for name in ["", "-a", ".a", "_a", "a b", "a/b", "ä", "a\n", &"a".repeat(201)] {
             assert!(check(name).is_err(), "{name}");
         }
-    }
-
-    #[test]
-    fn an_id_wins_over_a_name_and_a_name_over_a_prefix() {
-        let things = [("4f2a", "web"), ("4f9c", "4f2a"), ("web1", "4f")];
-        let look = |word| find(word, things.into_iter());
-        assert_eq!(look("4f2a"), Found::One(0));
-        assert_eq!(look("web"), Found::One(0));
-        assert_eq!(look("4f"), Found::One(2));
-        assert_eq!(look("4"), Found::Several(vec![0, 1]));
-        assert_eq!(look("4f9"), Found::One(1));
-        assert_eq!(look(""), Found::No);
-        assert_eq!(look("db"), Found::No);
     }
 
     #[test]

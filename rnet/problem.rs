@@ -26,6 +26,8 @@ pub enum Problem {
         name: String,
         /// Where it is: its process.
         what: String,
+        /// What ends it.
+        hint: Option<String>,
     },
     /// A name outside the grammar of CNI.
     #[error(
@@ -153,6 +155,12 @@ pub enum Problem {
         /// The nearest name that exists.
         near: Option<String>,
     },
+    /// `run` on a network without a definition.
+    #[error("network {name:?} cannot be joined: no file defines it any more")]
+    Undefined {
+        /// The network.
+        name: String,
+    },
     /// No such endpoint.
     #[error("no endpoint {name:?}")]
     NoEndpoint {
@@ -169,6 +177,44 @@ pub enum Problem {
         /// The nearest name that exists.
         near: Option<String>,
     },
+    /// `host` or `none` where a network is wanted.
+    #[error("{name} is no network: it starts a program {}", without(name))]
+    NoRealNetwork {
+        /// `host` or `none`.
+        name: String,
+    },
+    /// An endpoint that is not there any more.
+    #[error("no endpoint {name:?} (it ended {ago}, {how})")]
+    Ended {
+        /// Its name.
+        name: String,
+        /// When: `4 s ago`.
+        ago: String,
+        /// How: `status 3`.
+        how: String,
+    },
+    /// `run -d` of a program that has ended before it could be left alone.
+    #[error("{name:?} ended at once, {how}")]
+    EndedAtOnce {
+        /// The endpoint.
+        name: String,
+        /// How: `status 3`.
+        how: String,
+        /// The exit status of that.
+        exit: u8,
+        /// The last lines that it wrote.
+        output: String,
+        /// It is remembered.
+        kept: bool,
+    },
+    /// `port` of a port that is not published.
+    #[error("no public port {port} published for {name:?}")]
+    NotPublished {
+        /// The endpoint.
+        name: String,
+        /// `80/tcp`
+        port: String,
+    },
     /// A prefix, or a name, that fits several things.
     #[error("{name:?} is ambiguous: {}", hits.join(", "))]
     Ambiguous {
@@ -177,7 +223,7 @@ pub enum Problem {
         /// What it fits.
         hits: Vec<String>,
         /// What to type instead.
-        hint: Option<&'static str>,
+        hint: &'static str,
     },
     /// `rm` of a network with users.
     #[error("network {name:?} has {}: {}", count(users.len(), "endpoint"), users.join(", "))]
@@ -196,8 +242,16 @@ pub enum Problem {
         pid: u32,
     },
     /// `stop` of a container that belongs to a runtime.
-    #[error("{name:?} was not started by rnet run: its runtime stops it")]
+    #[error("{name:?} was not started by rnet run: it belongs to its container runtime")]
     NotOurs {
+        /// Its name.
+        name: String,
+        /// What its runtime is to be told.
+        hint: Option<String>,
+    },
+    /// `logs` of a program in the foreground.
+    #[error("the output of {name:?} is not kept: it was not started with rnet run -d")]
+    NoLogs {
         /// Its name.
         name: String,
     },
@@ -214,6 +268,8 @@ pub enum Problem {
         name: String,
         /// The file.
         file: PathBuf,
+        /// What the tool that wrote it is to be told.
+        hint: Option<String>,
     },
     /// A requested address that another endpoint has.
     #[error("Address already in use: {address} is held by {holder}")]
@@ -409,6 +465,10 @@ impl Problem {
             Outside { .. } | NeedsSubnet { .. } | Unusable { .. } => ("outside", 2),
             SubnetsExhausted => ("subnets-exhausted", 6),
             NoNetwork { .. } | NoEndpoint { .. } | Nothing { .. } | NoPlugin { .. } => ("not-found", 3),
+            NoLogs { .. } | NoRealNetwork { .. } | Undefined { .. } | Ended { .. } | NotPublished { .. } => {
+                ("not-found", 3)
+            }
+            EndedAtOnce { exit, .. } => ("ended", *exit),
             Ambiguous { .. } => ("ambiguous", 4),
             NetworkInUse { .. } | EndpointRuns { .. } => ("in-use", 4),
             NotOurs { .. } | ForeignFile { .. } => ("foreign", 4),
@@ -431,6 +491,25 @@ impl Problem {
             File { errno, .. } => by_errno(*errno),
             AlreadyTold { exit, .. } => ("failed", *exit),
             Closed => ("closed", 0),
+        }
+    }
+
+    /// True if it says that what was asked for is not there.
+    pub fn is_missing(&self) -> bool {
+        use Problem::*;
+        matches!(
+            self,
+            Nothing { .. } | NoNetwork { .. } | NoEndpoint { .. } | NoRealNetwork { .. } | Ended { .. }
+        )
+    }
+
+    /// What a program has written, which is told with the error.
+    pub fn output(&self) -> Option<&str> {
+        match self {
+            Problem::EndedAtOnce { output, .. } => {
+                Some(output).filter(|output| !output.is_empty()).map(String::as_str)
+            }
+            _ => None,
         }
     }
 
@@ -458,11 +537,14 @@ impl Problem {
             NotReplaced => Some("rnet dns log".into()),
             NoNetwork { near: None, .. } => Some("rnet ls".into()),
             NoEndpoint { near: None, .. } => Some("rnet ps".into()),
-            Ambiguous { hint, .. } => hint.map(str::to_owned),
+            Ambiguous { hint, .. } => Some((*hint).to_owned()),
+            NoRealNetwork { name } => Some(format!("rnet run --net {name} CMD")),
+            Ended { name, .. } => Some(format!("rnet logs {name}")),
+            EndedAtOnce { name, kept: true, .. } => Some(format!("rnet logs {name}")),
+            NotPublished { name, .. } => Some(format!("rnet port {name}")),
             NetworkInUse { name, .. } => Some(format!("rnet rm --detach {name}")),
             EndpointRuns { name, .. } => Some(format!("rnet stop {name}")),
-            EndpointExists { name, .. } => Some(format!("rnet stop {name}")),
-            ForeignFile { file, .. } => Some(format!("rm {}", file.display())),
+            EndpointExists { hint, .. } | ForeignFile { hint, .. } | NotOurs { hint, .. } => hint.clone(),
             NotPermitted { again, .. } => Some(again.clone()),
             InTheWay { .. } => Some("--force replaces it".into()),
             DoesNotEnd { name, .. } => Some(format!("rnet stop -t 0 {name}")),
@@ -473,4 +555,9 @@ impl Problem {
 
 fn by(holder: &Option<String>) -> String {
     holder.as_ref().map(|holder| format!(", by {holder}")).unwrap_or_default()
+}
+
+/// What `--net host` and `--net none` mean.
+fn without(name: &str) -> &'static str {
+    if name == "host" { "in the host's own namespace" } else { "without any network" }
 }

@@ -15,7 +15,7 @@ use crate::process::{Alive, Process};
 use crate::report::Problem;
 
 /// Starts the program of an endpoint in its namespace, with its resolv.conf and hosts. Without `stdio` it reads
-/// and writes nothing.
+/// nothing, and what it writes is read from the child's pipes.
 pub fn start(
     endpoint: &Endpoint,
     endpoints: &Endpoints,
@@ -28,7 +28,7 @@ pub fn start(
     let mut command = Command::new(program);
     command.args(arguments);
     if !stdio {
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }
     if endpoint.netns.is_none() {
         return command.spawn().map_err(|error| cannot_execute(program, &error).into());

@@ -182,15 +182,22 @@ impl Mapping {
 }
 
 impl Span {
-    fn one(port: u16) -> Self {
+    /// One port.
+    pub fn one(port: u16) -> Self {
         Self { first: port, last: port }
+    }
+
+    /// True if the port is one of them.
+    pub fn has(self, port: u16) -> bool {
+        (self.first..=self.last).contains(&port)
     }
 
     fn len(self) -> usize {
         usize::from(self.last - self.first) + 1
     }
 
-    fn ports(self) -> impl Iterator<Item = u16> {
+    /// Each of them.
+    pub fn ports(self) -> impl Iterator<Item = u16> {
         self.first..=self.last
     }
 
@@ -220,7 +227,8 @@ impl Protocol {
         }
     }
 
-    fn parse(text: &str) -> Result<Self, SpecError> {
+    /// The protocol of that word.
+    pub fn parse(text: &str) -> Result<Self, SpecError> {
         let known = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
         let fits = |protocol: &Protocol| protocol.as_str().eq_ignore_ascii_case(text);
         known.into_iter().find(fits).ok_or_else(|| SpecError::Protocol(text.to_owned()))
@@ -229,12 +237,13 @@ impl Protocol {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last {
-            write!(f, "{}", self.first)
-        } else {
-            write!(f, "{}-{}", self.first, self.last)
-        }
+        f.write_str(&fold(self.first, self.last))
     }
+}
+
+/// `80`, `80-90`.
+pub fn fold(first: u16, last: u16) -> String {
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 /// A host address as docker prints it: brackets around IPv6, `0.0.0.0` for any.
@@ -306,7 +315,8 @@ fn host_span(text: &str) -> Result<Span, SpecError> {
     Span::parse(text).ok_or_else(|| SpecError::HostPort(text.to_owned()))
 }
 
-fn container_span(text: &str) -> Result<Span, SpecError> {
+/// The container's ports: `80`, `80-90`.
+pub fn container_span(text: &str) -> Result<Span, SpecError> {
     Span::parse(text).ok_or_else(|| SpecError::ContainerPort(text.to_owned()))
 }
 

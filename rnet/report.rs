@@ -62,6 +62,8 @@ struct Told {
     code: &'static str,
     exit: u8,
     hint: Option<String>,
+    /// The last lines of a program.
+    output: Option<String>,
 }
 
 impl Told {
@@ -69,11 +71,12 @@ impl Told {
         let message = sentence(error);
         if let Some(problem) = error.downcast_ref::<Problem>() {
             let (code, exit) = problem.class();
-            return Self { message, code, exit, hint: problem.hint() };
+            let output = problem.output().map(str::to_owned);
+            return Self { message, code, exit, hint: problem.hint(), output };
         }
         let (code, exit) =
             error.downcast_ref::<cni::Error>().map(by_cni_code).unwrap_or_else(|| by_source(error));
-        Self { message, code, exit, hint: general_hint(error) }
+        Self { message, code, exit, hint: general_hint(error), output: None }
     }
 
     fn text(&self, style: Style) -> String {
@@ -82,10 +85,15 @@ impl Told {
             if let Some(hint) = &self.hint {
                 error["hint"] = json!(hint);
             }
+            if let Some(output) = &self.output {
+                error["output"] = json!(output);
+            }
             return format!("{}\n", json!({"error": error}));
         }
         let hint = self.hint.as_ref().map(|hint| format!(" hint: {hint}\n")).unwrap_or_default();
-        format!("{} {}\n{hint}", style.paint("31", "error:"), self.message)
+        let output: String =
+            self.output.iter().flat_map(|text| text.lines()).map(|l| format!("  | {l}\n")).collect();
+        format!("{} {}\n{output}{hint}", style.paint("31", "error:"), self.message)
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use cni::conflist::{self, Attachment, List};
 use cni::{CniResult, Config, Request, Verb, delegate};
 use serde_json::Value;
+use store::Paths;
 
 use crate::definitions::Network;
 
@@ -81,6 +82,19 @@ pub fn missing_plugins<'a>(types: &[&'a str]) -> Vec<&'a str> {
     let mut folders = Runtime::new().path;
     folders.extend(PLUGIN_FOLDERS.map(PathBuf::from));
     missing_in(types, &folders)
+}
+
+/// True if a container runtime is on the host that looks for networks where rnet writes them. podman does so only where it has
+/// no netavark.
+pub fn runtime_reads_definitions(paths: &Paths) -> bool {
+    const PROGRAMS: [&str; 8] =
+        ["nerdctl", "kubelet", "k3s", "crio", "crictl", "buildkitd", "nomad", "singularity"];
+    const FOLDERS: [&str; 4] = ["/usr/local/bin", "/usr/bin", "/usr/local/sbin", "/usr/sbin"];
+    const NETAVARK: [&str; 3] =
+        ["/usr/lib/podman/netavark", "/usr/libexec/podman/netavark", "/usr/local/libexec/podman/netavark"];
+    let is_there = |path: &str| paths.rooted(Path::new(path)).exists();
+    let is_installed = |program: &str| FOLDERS.iter().any(|folder| is_there(&format!("{folder}/{program}")));
+    PROGRAMS.into_iter().any(is_installed) || (is_installed("podman") && !NETAVARK.into_iter().any(is_there))
 }
 
 fn missing_in<'a>(types: &[&'a str], folders: &[PathBuf]) -> Vec<&'a str> {

@@ -37,27 +37,37 @@ pub enum Owner {
     Network(String),
     /// A network of podman's (netavark).
     Podman(String),
-    /// A route of the host.
+    /// A link of the host: the subnet that it is connected to, or an address of it.
+    Link(String),
+    /// A route of the host to a subnet that it has no address in.
     Route {
         /// The interface that it leads out by.
         device: String,
-        /// No gateway: the subnet is on the link.
-        on_link: bool,
+    },
+    /// The gateway of a route.
+    Gateway {
+        /// The interface that it is reached by.
+        device: String,
+    },
+    /// A server that the host asks for names.
+    NameServer {
+        /// The file that names it.
+        file: &'static str,
     },
 }
 
 impl Taken {
-    /// True for what is no network of anybody's, so that an explicit `--subnet` may overlap it.
-    pub fn is_route(&self) -> bool {
-        matches!(self.owner, Owner::Route { .. })
+    /// True for what an explicit `--subnet` may overlap, with a warning: it is reached by way of somebody else.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.owner, Owner::Route { .. } | Owner::Gateway { .. } | Owner::NameServer { .. })
     }
 
     /// True if a subnet that rnet chooses by itself must keep clear of this one. A VPN's pair of /1 routes would
     /// make every pool look taken (moby#42598).
     fn counts(&self) -> bool {
         match self.owner {
-            Owner::Route { on_link, .. } => on_link && self.subnet.prefix() > 0 || self.subnet.prefix() > 1,
-            Owner::Network(_) | Owner::Podman(_) => true,
+            Owner::Route { .. } => self.subnet.prefix() > 1,
+            _ => true,
         }
     }
 }
@@ -67,7 +77,10 @@ impl fmt::Display for Owner {
         match self {
             Owner::Network(name) => write!(f, "network {name:?}"),
             Owner::Podman(name) => write!(f, "podman's network {name:?}"),
-            Owner::Route { device, .. } => write!(f, "the host's route dev {device}"),
+            Owner::Link(device) => write!(f, "the host's link {device}"),
+            Owner::Route { device } => write!(f, "the host's route dev {device}"),
+            Owner::Gateway { device } => write!(f, "the gateway of the host's route dev {device}"),
+            Owner::NameServer { file } => write!(f, "the host's name server in {file}"),
         }
     }
 }
@@ -79,9 +92,10 @@ pub fn lowest_free(taken: &[Taken], prefix: Option<u8>) -> Option<IpNetwork> {
     POOLS.iter().find_map(|pool| pool.lowest_free(&taken, prefix.unwrap_or(pool.prefix)))
 }
 
-/// The first subnet in use that `wanted` overlaps: networks before routes.
+/// The first subnet in use that `wanted` overlaps: networks and links before what is elsewhere.
 pub fn first_overlap(wanted: IpNetwork, taken: &[Taken]) -> Option<&Taken> {
-    let hits = |route: bool| taken.iter().find(move |t| t.is_route() == route && overlap(wanted, t.subnet));
+    let hits =
+        |elsewhere| taken.iter().find(move |t| t.is_elsewhere() == elsewhere && overlap(wanted, t.subnet));
     hits(false).or_else(|| hits(true))
 }
 
@@ -162,8 +176,8 @@ mod tests {
         Taken { subnet: subnet.parse().unwrap(), owner: Owner::Network("n".into()) }
     }
 
-    fn route(subnet: &str, on_link: bool) -> Taken {
-        Taken { subnet: subnet.parse().unwrap(), owner: Owner::Route { device: "eth0".into(), on_link } }
+    fn route(subnet: &str) -> Taken {
+        Taken { subnet: subnet.parse().unwrap(), owner: Owner::Route { device: "eth0".into() } }
     }
 
     fn free(taken: &[Taken], prefix: Option<u8>) -> String {
@@ -193,19 +207,22 @@ mod tests {
 
     #[test]
     fn routes_count_unless_they_lead_everywhere() {
-        assert_eq!(free(&[route("172.18.0.0/16", true)], None), "172.19.0.0/16");
-        assert_eq!(free(&[route("172.18.7.0/24", false)], None), "172.19.0.0/16");
-        assert_eq!(free(&[route("172.16.0.0/12", false)], None), "192.168.0.0/24");
-        let vpn = [route("0.0.0.0/1", false), route("128.0.0.0/1", false), route("0.0.0.0/0", true)];
+        assert_eq!(free(&[route("172.18.0.0/16")], None), "172.19.0.0/16");
+        assert_eq!(free(&[route("172.18.7.0/24")], None), "172.19.0.0/16");
+        assert_eq!(free(&[route("172.16.0.0/12")], None), "192.168.0.0/24");
+        let vpn = [route("0.0.0.0/1"), route("128.0.0.0/1"), route("0.0.0.0/0")];
         assert_eq!(free(&vpn, None), "172.18.0.0/16");
     }
 
     #[test]
     fn an_overlap_names_a_network_rather_than_its_route() {
-        let taken = [route("172.18.0.0/16", true), network("172.18.0.0/16")];
+        let taken = [route("172.18.0.0/16"), network("172.18.0.0/16")];
         assert_eq!(first_overlap("172.18.5.0/24".parse().unwrap(), &taken), Some(&taken[1]));
         assert_eq!(first_overlap("172.18.5.0/24".parse().unwrap(), &taken[..1]), Some(&taken[0]));
         assert_eq!(first_overlap("10.0.0.0/8".parse().unwrap(), &taken), None);
+        let link = Taken { owner: Owner::Link("eth0".into()), ..route("172.18.0.0/24") };
+        let taken = [route("172.18.0.0/16"), link.clone()];
+        assert_eq!(first_overlap("172.18.0.0/16".parse().unwrap(), &taken), Some(&link));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde::{Deserialize, Serialize};
 
+use crate::ended::How;
 use crate::endpoint::Endpoint;
 use crate::report::Problem;
 
@@ -21,6 +22,13 @@ pub const START: u8 = b'!';
 pub enum Report {
     /// The program runs.
     Started,
+    /// It ran, and has ended.
+    Ended {
+        /// How.
+        how: How,
+        /// The last lines that it wrote.
+        output: String,
+    },
     /// It cannot be executed.
     CannotExecute {
         /// The program.
@@ -56,8 +64,9 @@ impl Supervisor {
         Ok(Self { child, name: endpoint.name.clone() })
     }
 
-    /// Lets it start the program, and leaves the endpoint to it. Returns when the program runs.
-    pub fn hand_over(&mut self) -> anyhow::Result<()> {
+    /// Lets it start the program, and leaves the endpoint to it. Returns when the program runs and seems to go on, or has
+    /// done its work already; `kept` says that it is remembered.
+    pub fn hand_over(&mut self, kept: bool) -> anyhow::Result<Option<How>> {
         let gone = || Problem::SupervisorGone { name: self.name.clone() };
         let stdin = self.child.stdin.as_mut().ok_or_else(gone)?;
         stdin.write_all(&[START]).map_err(|_| gone())?;
@@ -65,7 +74,16 @@ impl Supervisor {
         let stdout = self.child.stdout.as_mut().ok_or_else(gone)?;
         stdout.read_to_end(&mut text).map_err(|_| gone())?;
         match serde_json::from_slice(&text).map_err(|_| gone())? {
-            Report::Started => Ok(()),
+            Report::Started => Ok(None),
+            Report::Ended { how: How::Status(0), .. } => Ok(Some(How::Status(0))),
+            Report::Ended { how, output } => Err(Problem::EndedAtOnce {
+                name: self.name.clone(),
+                how: how.to_string(),
+                exit: how.exit().unwrap_or(125),
+                output,
+                kept,
+            }
+            .into()),
             Report::CannotExecute { program, reason, missing } => {
                 Err(Problem::CannotExecute { program, reason, missing }.into())
             }

@@ -1,19 +1,20 @@
 //! The host as the command sees it: definitions, records, endpoints and the kernel, joined.
 
-use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::Path;
 
-use netlink::{Link, Route};
 use plugins::Host;
 use serde::Deserialize;
 use store::{Record, Zone};
 
-use crate::containers::{self, Container};
-use crate::definitions::{DEFAULT_DEVICE, Definitions, Network, default_network};
+use crate::containers::{self, Attachment, Container};
+use crate::definitions::{self, DEFAULT_DEVICE, Definitions, Network, default_network};
+use crate::ended::Ended;
 use crate::endpoint::Endpoints;
-use crate::names::{self, Found};
+use crate::hostuses;
+use crate::lookup::Known;
+use crate::names;
 use crate::report::{Problem, Style};
+use crate::state::Kernel;
 use crate::subnets::{self, Owner, Taken};
 
 /// The built-in network's own plugin.
@@ -29,26 +30,6 @@ pub struct View {
     pub endpoints: Endpoints,
 }
 
-/// How a network stands in the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum State {
-    /// As defined and recorded.
-    Ok,
-    /// Not in the kernel: nobody is on it, or the host has been started anew.
-    Absent,
-    /// In the kernel, but not as it should be.
-    Degraded(String),
-}
-
-/// The links and addresses of the host.
-#[derive(Debug, Default)]
-pub struct Kernel {
-    links: HashMap<String, Link>,
-    addresses: HashMap<u32, Vec<IpAddr>>,
-    /// False if somebody has changed or flushed rnet's ruleset.
-    ruleset_intact: bool,
-}
-
 impl View {
     /// Opens the host; `what` is told to others who wait for us.
     pub fn open(what: &str) -> anyhow::Result<Self> {
@@ -58,17 +39,20 @@ impl View {
         Ok(Self { host, definitions, endpoints })
     }
 
-    /// Every network: those that are defined, and the built-in one while anybody is on it.
-    pub fn networks(&mut self, style: Style) -> anyhow::Result<Vec<Network>> {
-        let mut listing = self.definitions.list()?;
+    /// Every network: those that are defined, the built-in one while anybody is on it, and those that somebody is on and
+    /// no file defines.
+    pub fn networks(&mut self, containers: &[Container], style: Style) -> anyhow::Result<Vec<Network>> {
+        let listing = self.definitions.list()?;
         for broken in &listing.broken {
             style.warn(format_args!("skipped {broken}"));
         }
-        if self.host.store.network(names::DEFAULT, OWN)?.is_some() {
-            listing.networks.insert(0, self.default_network()?);
-            listing.networks.sort_by(|one, other| one.name.cmp(&other.name));
+        let mut networks = listing.networks;
+        if self.is_builtin_made()? {
+            networks.push(self.default_network()?);
         }
-        Ok(listing.networks)
+        networks.extend(self.undefined(&networks, containers)?);
+        networks.sort_by(|one, other| (&one.name, one.kind()).cmp(&(&other.name, other.kind())));
+        Ok(networks)
     }
 
     /// The built-in network: on the subnet that it has, else on the lowest free one.
@@ -85,13 +69,50 @@ impl View {
         default_network(subnet)
     }
 
-    /// The network that a word means: id, name, or unique id prefix; `bridge` is the built-in one.
-    pub fn network(&mut self, word: &str) -> anyhow::Result<Network> {
-        if word == names::DEFAULT {
-            return self.default_network();
-        }
+    /// Everything that a word can mean; the built-in network is there whenever one of `words` asks for it.
+    pub fn known(&mut self, words: &[String]) -> anyhow::Result<Known> {
+        let containers = self.containers()?;
         let mut networks = self.definitions.list()?.networks;
-        Ok(networks.swap_remove(which(word, &networks)?))
+        if words.iter().any(|word| word == names::DEFAULT) || self.is_builtin_made()? {
+            networks.push(self.default_network()?);
+        }
+        networks.extend(self.undefined(&networks, &containers)?);
+        let ended = self.ended(&containers);
+        Ok(Known { networks, containers, ended })
+    }
+
+    /// Those that ended, the last one first.
+    pub fn ended(&self, containers: &[Container]) -> Vec<Ended> {
+        let mut ended = self.endpoints.ended.list();
+        // Some may just be being cleared away.
+        ended.retain(|ended| containers.iter().all(|container| container.id != ended.endpoint.id));
+        ended
+    }
+
+    /// Networks that containers are on and that no file defines any more, or none that rnet knows of.
+    fn undefined(&self, defined: &[Network], containers: &[Container]) -> anyhow::Result<Vec<Network>> {
+        let mut found: Vec<Network> = Vec::new();
+        for (container, attachment) in containers.iter().flat_map(Container::with_attachments) {
+            if !defined.iter().chain(&found).any(|network| attachment.is_on(network)) {
+                found.extend(self.as_it_was(container, attachment)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// A network as an endpoint found it, or as its plugin made it.
+    fn as_it_was(&self, container: &Container, attachment: &Attachment) -> anyhow::Result<Option<Network>> {
+        let joined = container.endpoint.iter().flat_map(|endpoint| &endpoint.joined);
+        let mut networks = joined.filter_map(|joined| joined.network().ok());
+        if let Some(network) = networks.find(|network| attachment.is_on(network)) {
+            return Ok(Some(network));
+        }
+        let made = self.host.store.network(&attachment.network, &attachment.plugin)?;
+        Ok(made.and_then(|made| definitions::network_as_made(&made).ok()))
+    }
+
+    fn is_builtin_made(&self) -> anyhow::Result<bool> {
+        Ok(self.host.store.network(names::DEFAULT, OWN)?.is_some())
     }
 
     /// How the names of a network are served, while anybody is on it.
@@ -133,7 +154,7 @@ impl View {
             );
         }
         taken.extend(podman(&self.host.store.paths().rooted(Path::new("/etc/containers/networks"))));
-        taken.extend(self.routes()?);
+        taken.extend(hostuses::taken(&mut self.host)?);
         Ok(taken)
     }
 
@@ -149,127 +170,15 @@ impl View {
         Ok(faults)
     }
 
-    /// What the kernel has, read once for all networks.
-    pub fn kernel(&mut self) -> anyhow::Result<Kernel> {
-        let links = self.host.netlink.links()?.into_iter().map(|link| (link.name.clone(), link)).collect();
-        let mut addresses: HashMap<u32, Vec<IpAddr>> = HashMap::new();
-        for found in self.host.netlink.addresses(None)? {
-            addresses.entry(found.index).or_default().push(found.address.ip());
-        }
-        let recorded = self.host.store.networks()?.iter().any(|network| network.isolated);
-        // Whoever may not look at the ruleset is not told of it.
-        let ruleset_intact = !recorded || plugins::ruleset::is_intact(&mut self.host).unwrap_or(true);
-        Ok(Kernel { links, addresses, ruleset_intact })
-    }
-
-    fn routes(&mut self) -> anyhow::Result<Vec<Taken>> {
-        let links = self.host.netlink.links()?;
-        let name = |index: u32| links.iter().find(|link| link.index == index).map(|link| link.name.clone());
-        let routes = self.host.netlink.routes()?;
-        let subnets = routes.iter().filter(|route| is_subnet(route));
-        Ok(subnets
-            .map(|route| Taken {
-                subnet: route.destination,
-                owner: Owner::Route {
-                    device: name(route.index).unwrap_or_else(|| "none".into()),
-                    on_link: route.gateway.is_none(),
-                },
-            })
-            .collect())
-    }
-}
-
-impl Kernel {
-    /// How `network` stands, with `users` on it.
-    pub fn state(&self, network: &Network, users: &[&Container]) -> State {
-        let Some(name) = network.bridge() else { return State::Ok };
-        let Some(bridge) = self.links.get(&name) else { return State::Absent };
-        let wrong = self.wrong_bridge(network, bridge).or_else(|| self.wrong_ports(network, bridge, users));
-        let flushed = (network.kind() == OWN && !users.is_empty() && !self.ruleset_intact)
-            .then(|| "its ruleset was changed or flushed".to_owned());
-        wrong.or(flushed).map_or(State::Ok, State::Degraded)
-    }
-
-    /// A link of the host.
-    pub fn link(&self, name: &str) -> Option<&Link> {
-        self.links.get(name)
-    }
-
-    fn wrong_bridge(&self, network: &Network, bridge: &Link) -> Option<String> {
-        if bridge.kind.as_deref() != Some("bridge") {
-            return Some(format!("{} is not a bridge", bridge.name));
-        }
-        if !bridge.up {
-            return Some(format!("{} is down", bridge.name));
-        }
-        let found = self.addresses.get(&bridge.index).map(Vec::as_slice).unwrap_or_default();
-        let missing =
-            network.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| !found.contains(gateway));
-        // A bridge-typed network need not be a gateway.
-        let missing = missing.filter(|_| network.kind() == OWN);
-        missing.map(|gateway| format!("{gateway} is missing on {}", bridge.name))
-    }
-
-    fn wrong_ports(&self, network: &Network, bridge: &Link, users: &[&Container]) -> Option<String> {
-        let attachments =
-            users.iter().flat_map(|user| user.attachments.iter().map(move |attachment| (user, attachment)));
-        let mut ports = attachments
-            .filter(|(_, attachment)| attachment.network == network.name)
-            .filter_map(|(user, attachment)| Some((user, attachment.link.as_deref()?)));
-        ports.find_map(|(user, port)| match self.links.get(port) {
-            None => Some(format!("{:?} has lost its {port}", user.name)),
-            Some(link) if link.master != Some(bridge.index) => {
-                Some(format!("{port} of {:?} is not on {}", user.name, bridge.name))
-            }
-            Some(_) => None,
-        })
-    }
-}
-
-impl std::fmt::Display for State {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            State::Ok => f.write_str("ok"),
-            State::Absent => f.write_str("absent"),
-            State::Degraded(reason) => write!(f, "degraded ({reason})"),
-        }
-    }
-}
-
-/// The index of the network that a word means.
-fn which(word: &str, networks: &[Network]) -> Result<usize, Problem> {
-    let ids: Vec<String> = networks.iter().map(Network::id).collect();
-    let things = ids.iter().zip(networks).map(|(id, network)| (id.as_str(), network.name.as_str()));
-    match names::find(word, things) {
-        Found::One(index) => Ok(index),
-        Found::Several(indexes) => Err(Problem::Ambiguous {
-            name: word.to_owned(),
-            hits: indexes.iter().map(|index| networks[*index].name.clone()).collect(),
-            hint: Some("the whole name (rnet ls shows it)"),
-        }),
-        Found::No => {
-            let known = networks.iter().map(|network| network.name.as_str()).chain(names::RESERVED);
-            Err(Problem::NoNetwork { name: word.to_owned(), near: names::nearest(word, known) })
-        }
+    /// What the kernel has of these networks and of those who are on them.
+    pub fn kernel(&mut self, networks: &[Network], containers: &[Container]) -> anyhow::Result<Kernel> {
+        Kernel::read(&mut self.host, networks, containers)
     }
 }
 
 /// The users of a network.
-pub fn users_of<'a>(network: &str, containers: &'a [Container]) -> Vec<&'a Container> {
-    containers
-        .iter()
-        .filter(|container| container.attachments.iter().any(|attachment| attachment.network == network))
-        .collect()
-}
-
-/// Routes that say that a subnet is somewhere: not the host's own addresses, broadcasts, multicast, link-local ones.
-fn is_subnet(route: &Route) -> bool {
-    const LOCAL_TABLE: u32 = 255;
-    let link_local = match route.destination.ip() {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_loopback() || v4.is_multicast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.is_loopback() || v6.is_multicast(),
-    };
-    route.table != Some(LOCAL_TABLE) && route.destination.prefix() > 0 && !link_local
+pub fn users_of<'a>(network: &Network, containers: &'a [Container]) -> Vec<&'a Container> {
+    containers.iter().filter(|container| container.is_on(network)).collect()
 }
 
 /// The networks in podman's own files; a file that cannot be read tells of none.
@@ -297,55 +206,6 @@ fn podman(folder: &Path) -> Vec<Taken> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::containers::Attachment;
-
-    fn network() -> Network {
-        default_network("172.18.0.0/16".parse().unwrap()).unwrap()
-    }
-
-    fn bridge(up: bool) -> Link {
-        Link { index: 7, name: "rnet0".into(), kind: Some("bridge".into()), up, ..Link::default() }
-    }
-
-    fn kernel(links: Vec<Link>, addresses: &[&str]) -> Kernel {
-        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
-        Kernel {
-            links: links.into_iter().map(|link| (link.name.clone(), link)).collect(),
-            addresses: HashMap::from([(7, addresses)]),
-            ruleset_intact: true,
-        }
-    }
-
-    fn user() -> Container {
-        let attachment =
-            Attachment { network: "bridge".into(), link: Some("veth1".into()), ..Attachment::default() };
-        Container { name: "web".into(), attachments: vec![attachment], ..Container::default() }
-    }
-
-    #[test]
-    fn a_network_is_ok_absent_or_degraded_for_a_reason() {
-        let veth = Link { name: "veth1".into(), master: Some(7), ..Link::default() };
-        let state = |kernel: Kernel| kernel.state(&network(), &[&user()]).to_string();
-        let gateway = ["172.18.0.1"];
-        assert_eq!(state(kernel(vec![], &[])), "absent");
-        assert_eq!(state(kernel(vec![bridge(true), veth.clone()], &gateway)), "ok");
-        assert_eq!(state(kernel(vec![bridge(false), veth.clone()], &gateway)), "degraded (rnet0 is down)");
-        assert_eq!(
-            state(kernel(vec![bridge(true), veth.clone()], &[])),
-            "degraded (172.18.0.1 is missing on rnet0)"
-        );
-        assert_eq!(state(kernel(vec![bridge(true)], &gateway)), "degraded (\"web\" has lost its veth1)");
-        let loose = Link { master: None, ..veth.clone() };
-        assert_eq!(
-            state(kernel(vec![bridge(true), loose], &gateway)),
-            "degraded (veth1 of \"web\" is not on rnet0)"
-        );
-        let flushed = Kernel { ruleset_intact: false, ..kernel(vec![bridge(true), veth], &gateway) };
-        assert_eq!(state(flushed), "degraded (its ruleset was changed or flushed)");
-        let other = Link { kind: Some("dummy".into()), ..bridge(true) };
-        assert_eq!(state(kernel(vec![other], &gateway)), "degraded (rnet0 is not a bridge)");
-    }
-
     #[test]
     fn podmans_networks_are_read_from_its_files() {
         let folder = tempfile::tempdir().unwrap();
@@ -359,21 +219,5 @@ mod tests {
         let expected = Taken { subnet: "172.18.0.0/24".parse().unwrap(), owner: Owner::Podman("web".into()) };
         assert_eq!(podman(folder.path()), [expected]);
         assert_eq!(podman(Path::new("/nowhere")), []);
-    }
-
-    #[test]
-    fn only_routes_to_subnets_count() {
-        let route = |to: &str, table| Route { table: Some(table), ..Route::new(to.parse().unwrap(), 2) };
-        assert!(is_subnet(&route("10.0.0.0/8", 254)));
-        assert!(is_subnet(&route("172.18.7.0/24", 100)));
-        for (to, table) in [
-            ("10.0.0.1/32", 255),
-            ("0.0.0.0/0", 254),
-            ("fe80::/64", 254),
-            ("ff00::/8", 254),
-            ("127.0.0.0/8", 254),
-        ] {
-            assert!(!is_subnet(&route(to, table)), "{to}");
-        }
     }
 }

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Body;
-use netlink_packet_route::address::AddressMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
 use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
@@ -130,6 +130,21 @@ impl Netlink {
             Err(Error::Dump { errno: Errno::NODEV }) => Ok(Vec::new()),
             other => other,
         }
+    }
+
+    /// The addresses of the link `index` in the namespace that is `netnsid` here (IFLA_LINK_NETNSID): nobody has to enter it.
+    pub fn addresses_in(&mut self, netnsid: i32, index: u32) -> Result<Vec<Address>, Error> {
+        let of_link = || {
+            let mut message = AddressMessage::default();
+            message.header.index = index;
+            message.attributes.push(AddressAttribute::TargetNetNsId(netnsid));
+            Body::GetAddress(message)
+        };
+        self.socket.dump(of_link, |answer, found| {
+            if answer.kind == read::RTM_NEWADDR {
+                found.extend(Address::read(answer).filter(|address| address.index == index));
+            }
+        })
     }
 
     /// The routes of both families in all tables (RTM_GETROUTE); one for each next hop.

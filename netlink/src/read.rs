@@ -37,6 +37,8 @@ pub struct Link {
     pub mtu: u32,
     /// IFF_UP: switched on, whatever its carrier says.
     pub up: bool,
+    /// IFF_LOWER_UP: it has a carrier; a veth's other end is up.
+    pub carrier: bool,
     /// IFLA_MASTER: the bridge whose port it is.
     pub master: Option<u32>,
     /// IFLA_LINK: the index of a veth's other end, of a macvlan's parent.
@@ -81,6 +83,7 @@ impl Link {
         let mut link = Self {
             index: link_index(answer)?,
             up: flags & libc::IFF_UP as u32 != 0,
+            carrier: flags & libc::IFF_LOWER_UP as u32 != 0,
             promisc: flags & libc::IFF_PROMISC as u32 != 0,
             ..Self::default()
         };

@@ -259,7 +259,7 @@ pub fn network_elements(network: &Network) -> Vec<(Element, Owner)> {
 }
 
 fn elements_of_bridge(network: &Network) -> Vec<(Element, Owner)> {
-    let Some(owner) = Owner::new(NetworkKey::new(&network.bridge).as_str()) else { return Vec::new() };
+    let Some(owner) = owner_of_bridge(&network.bridge) else { return Vec::new() };
     let homes = network
         .subnets
         .iter()
@@ -294,6 +294,11 @@ fn ways(zone: &Zone) -> impl Iterator<Item = (IpAddr, SocketAddr)> {
 pub fn owner_of_questions() -> Option<Owner> {
     // No name of a bridge has a blank.
     Owner::new(NetworkKey::new("port 53").as_str())
+}
+
+/// The owner that the elements of the networks on a bridge bear.
+pub fn owner_of_bridge(bridge: &str) -> Option<Owner> {
+    Owner::new(NetworkKey::new(bridge).as_str())
 }
 
 /// The owner that an attachment's elements bear.

@@ -6,13 +6,15 @@ use std::net::IpAddr;
 use cni::Dns;
 use dns::valid_name;
 use ipnetwork::IpNetwork;
+use store::Paths;
 
 use crate::definitions::{Network, Subnet, Wanted};
 use crate::names;
 use crate::report::{Problem, Style, print, print_json};
-use crate::runtime::missing_plugins;
-use crate::subnets::{self, Taken, first_overlap, lowest_free};
-use crate::view::{State, View};
+use crate::runtime::{missing_plugins, runtime_reads_definitions};
+use crate::state::State;
+use crate::subnets::{self, Owner, Taken, first_overlap, lowest_free};
+use crate::view::View;
 use crate::{definitions, rights};
 
 /// What can be given.
@@ -29,6 +31,12 @@ pub struct Args {
     /// Give addresses out of this part of the subnet only
     #[arg(long, value_name = "CIDR")]
     pub ip_range: Vec<String>,
+    /// bridge, the only driver that is there yet
+    #[arg(short, long, value_name = "DRIVER", value_parser = driver)]
+    pub driver: Option<()>,
+    /// Docker's word; containers can always be attached
+    #[arg(long, hide = true)]
+    pub attachable: bool,
     /// The MTU; that of the default route's link without one
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
     pub mtu: Option<u32>,
@@ -58,6 +66,21 @@ pub struct Args {
     pub ignore_existing: bool,
 }
 
+/// What docker and podman have besides `bridge` is refused in words.
+fn driver(name: &str) -> Result<(), String> {
+    match name {
+        "bridge" => Ok(()),
+        "host" | "none" | "null" => {
+            Err("a program runs so without any network: rnet run --net host, --net none".into())
+        }
+        "overlay" => Err("rnet has no networks over several hosts yet".into()),
+        "macvlan" | "ipvlan" | "l2bridge" | "transparent" => {
+            Err("rnet has no such driver yet; bridge is there".into())
+        }
+        _ => Err("bridge is the only driver that is there".into()),
+    }
+}
+
 /// The domain of the networks that are given none.
 const DOMAIN: &str = "dns.rnet";
 
@@ -83,7 +106,10 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         return exists(args, found);
     }
     let name = args.name.clone().unwrap_or_else(|| lowest_free_name(&networks));
-    let subnets = asked.subnets(&view.taken()?, style)?;
+    let mut taken = view.taken()?;
+    // A network that lost its definition may be made anew under those who are on it.
+    taken.retain(|taken| taken.owner != Owner::Link(plugins::default_bridge(&name)));
+    let subnets = asked.subnets(&taken, style)?;
     warn_of_hidden_names(args, &name, style);
     warn_of_changed_uplinks(&mut view, &subnets, style)?;
     let wanted = Wanted {
@@ -98,7 +124,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     };
     view.definitions.write(&wanted)?;
     drop(lock);
-    told(&wanted, style)
+    told(&wanted, view.host.store.paths(), style)
 }
 
 /// The options as subnets and addresses, each checked by itself.
@@ -248,15 +274,15 @@ fn exists(args: &Args, found: &Network) -> anyhow::Result<u8> {
 }
 
 /// Prints what was made, and how runtimes come to find its plugins.
-fn told(wanted: &Wanted, style: Style) -> anyhow::Result<u8> {
+fn told(wanted: &Wanted, paths: &Paths, style: Style) -> anyhow::Result<u8> {
     let network = definitions::network_of(&wanted.conflist())?;
     if style.json {
-        print_json(&super::inspect::network(&network, None, &[], &State::Absent))?;
+        print_json(&super::inspect::network(&network, None, &[], &State::Idle))?;
     } else {
         print(&format!("{}\n", wanted.name))?;
     }
     let missing = missing_plugins(&network.plugin_types());
-    if !missing.is_empty() {
+    if !missing.is_empty() && runtime_reads_definitions(paths) {
         style.hint(format_args!("runtimes find no plugin {}: rnet install /opt/cni/bin", missing.join(", ")));
     }
     Ok(0)
@@ -301,7 +327,7 @@ fn free_subnet(wanted: IpNetwork, taken: &[Taken], style: Style) -> Result<IpNet
         return lowest_free(taken, Some(wanted.prefix())).ok_or(Problem::SubnetsExhausted);
     }
     match first_overlap(wanted, taken) {
-        Some(taken) if taken.is_route() => {
+        Some(taken) if taken.is_elsewhere() => {
             style.warn(format_args!("{wanted} overlaps {} of {}", taken.subnet, taken.owner));
             Ok(wanted)
         }
@@ -326,7 +352,6 @@ fn usable(gateway: IpAddr, subnet: IpNetwork) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::subnets::Owner;
 
     fn args(subnet: &str, gateway: &str, range: &str) -> Args {
         let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();

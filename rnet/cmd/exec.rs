@@ -10,7 +10,7 @@ use netlink::Netns;
 use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
-use crate::containers::{self, Container};
+use crate::containers::Container;
 use crate::program::cannot_execute;
 use crate::report::Problem;
 use crate::rights;
@@ -30,9 +30,9 @@ pub struct Args {
 /// Becomes the program: signals, terminal and exit status are its own.
 pub fn run(args: &Args) -> anyhow::Result<u8> {
     rights::require()?;
-    let view = View::open("exec")?;
-    let containers = view.containers()?;
-    let container = containers::find(&args.endpoint, &containers)?;
+    let mut view = View::open("exec")?;
+    let known = view.known(&[])?;
+    let container = known.living(&args.endpoint)?;
     let binds = view.endpoints.binds(&container.id);
     enter(&netns(container, &view)?, &binds)?;
     if let Some(hostname) = container.endpoint.as_ref().and_then(|endpoint| endpoint.hostname.as_ref()) {

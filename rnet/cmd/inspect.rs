@@ -7,10 +7,14 @@ use serde_json::{Value, json};
 use store::Zone;
 
 use super::ps::traffic;
+use crate::clock;
 use crate::containers::{self, Attachment, Container};
 use crate::definitions::{Network, Subnet};
-use crate::report::{Problem, Style, exit_of, print_json};
-use crate::view::{Kernel, State, View, users_of};
+use crate::ended::Ended;
+use crate::lookup::{Kinds, Thing};
+use crate::report::{Style, exit_of, print_json};
+use crate::state::{Kernel, State};
+use crate::view::{View, users_of};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -32,29 +36,29 @@ pub enum Kind {
     Endpoint,
 }
 
-/// A network or an endpoint.
-pub enum Thing<'a> {
-    /// A network.
-    Network(Box<Network>),
-    /// An endpoint.
-    Endpoint(&'a Container),
-}
-
 /// Prints a JSON array of what was found; what is missing is told on stderr.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let mut view = View::open("inspect")?;
-    let (containers, kernel) = (view.containers()?, view.kernel()?);
-    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    let known = view.known(&args.names)?;
+    let (mut things, mut failures) = (Vec::new(), Vec::new());
     for word in &args.names {
-        match find(word, args.kind, &mut view, &containers) {
-            Ok(Thing::Network(net)) => {
-                let users = users_of(&net.name, &containers);
-                let zone = view.zone(&net)?;
-                found.push(network(&net, zone.as_ref(), &users, &kernel.state(&net, &users)));
-            }
-            Ok(Thing::Endpoint(container)) => found.push(endpoint(container, &kernel)),
-            Err(error) => failures.push(error),
+        match known.find(word, kinds(args.kind)) {
+            Ok(thing) => things.push(thing),
+            Err(problem) => failures.push(problem.into()),
         }
+    }
+    let networks: Vec<Network> = things.iter().filter_map(|thing| thing.network().cloned()).collect();
+    let kernel = view.kernel(&networks, &known.containers)?;
+    let mut found = Vec::new();
+    for thing in things {
+        found.push(match thing {
+            Thing::Network(net) => {
+                let users = users_of(net, &known.containers);
+                network(net, view.zone(net)?.as_ref(), &users, &kernel.state(net, &users))
+            }
+            Thing::Endpoint(container) => endpoint(container, &kernel),
+            Thing::Ended(ended) => past(ended),
+        });
     }
     print_json(&found.into())?;
     for error in &failures {
@@ -63,36 +67,19 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     Ok(failures.first().map_or(0, exit_of))
 }
 
-/// The network or endpoint that a word means.
-pub fn find<'a>(
-    word: &str,
-    kind: Option<Kind>,
-    view: &mut View,
-    containers: &'a [Container],
-) -> anyhow::Result<Thing<'a>> {
-    let network = match kind {
-        Some(Kind::Endpoint) => return Ok(Thing::Endpoint(containers::find(word, containers)?)),
-        _ => view.network(word).map(Box::new),
-    };
-    if kind == Some(Kind::Network) {
-        return network.map(Thing::Network);
-    }
-    match (network, containers::find(word, containers)) {
-        (Ok(_), Ok(_)) => Err(both(word)),
-        (Ok(network), Err(Problem::NoEndpoint { .. })) => Ok(Thing::Network(network)),
-        (Err(error), Ok(container)) if is_missing(&error) => Ok(Thing::Endpoint(container)),
-        (Err(error), Err(Problem::NoEndpoint { near, .. })) if is_missing(&error) => {
-            Err(neither(word, &error, near))
-        }
-        (Err(error), _) => Err(error),
-        (_, Err(problem)) => Err(problem.into()),
+/// What `--type` leaves.
+pub fn kinds(kind: Option<Kind>) -> Kinds {
+    match kind {
+        None => Kinds::All,
+        Some(Kind::Network) => Kinds::Networks,
+        Some(Kind::Endpoint) => Kinds::Endpoints,
     }
 }
 
 /// A network with its users.
 pub fn network(network: &Network, dns: Option<&Zone>, users: &[&Container], state: &State) -> Value {
     let users = users.iter().flat_map(|container| {
-        let attachments = container.attachments.iter().filter(|attachment| attachment.network == network.name);
+        let attachments = container.attachments.iter().filter(|attachment| attachment.is_on(network));
         attachments.map(|attachment| json!({"name": container.name, "id": container.id, "ifname": attachment.ifname, "addresses": attachment.addresses, "mac": attachment.mac}))
     });
     json!({
@@ -107,23 +94,50 @@ pub fn network(network: &Network, dns: Option<&Zone>, users: &[&Container], stat
         "mtu": network.mtu(),
         "names": network.has_names(),
         "dns": dns.map(dns_of),
-        "state": state.to_string(),
+        "state": state.word(),
+        "reason": state.reason(),
         "endpoints": users.collect::<Vec<_>>(),
     })
 }
 
 /// An endpoint with its networks.
 pub fn endpoint(container: &Container, kernel: &Kernel) -> Value {
-    let process = container.endpoint.as_ref().and_then(|endpoint| endpoint.process);
+    let endpoint = container.endpoint.as_ref();
+    let pid = endpoint.and_then(|endpoint| endpoint.process).map(|process| process.pid);
     json!({
         "type": "endpoint",
         "name": container.name,
         "id": container.id,
-        "command": container.endpoint.as_ref().map(|endpoint| &endpoint.command),
-        "pid": process.map(|process| process.pid),
-        "running": container.endpoint.as_ref().map(|endpoint| endpoint.is_running()),
+        "command": endpoint.map(|endpoint| &endpoint.command),
+        "pid": pid,
+        "running": endpoint.map(|endpoint| endpoint.is_running()),
+        "state": container.status(),
+        "reason": null,
+        "started": endpoint.filter(|endpoint| endpoint.started > 0).map(|endpoint| clock::utc(endpoint.started)),
         "netns": container.netns,
+        "exposed": container.exposed(),
         "networks": container.attachments.iter().map(|attachment| of_attachment(attachment, kernel)).collect::<Vec<_>>(),
+    })
+}
+
+/// An endpoint that has ended.
+pub fn past(ended: &Ended) -> Value {
+    let attachments = containers::past_attachments(&ended.endpoint);
+    json!({
+        "type": "endpoint",
+        "name": ended.endpoint.name,
+        "id": ended.endpoint.id,
+        "command": ended.endpoint.command,
+        "pid": null,
+        "running": false,
+        "state": "exited",
+        "reason": ended.how.to_string(),
+        "exitStatus": ended.how.exit(),
+        "started": clock::utc(ended.started),
+        "ended": clock::utc(ended.ended),
+        "netns": null,
+        "exposed": ended.endpoint.exposed,
+        "networks": attachments.iter().map(|attachment| of_attachment(attachment, &Kernel::default())).collect::<Vec<_>>(),
     })
 }
 
@@ -161,21 +175,4 @@ fn subnet(subnet: &Subnet) -> Value {
         value["rangeEnd"] = json!(end);
     }
     value
-}
-
-fn is_missing(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(Problem::NoNetwork { .. }))
-}
-
-fn both(word: &str) -> anyhow::Error {
-    let hits = vec![format!("network {word:?}"), format!("endpoint {word:?}")];
-    Problem::Ambiguous { name: word.to_owned(), hits, hint: Some("--type network or --type endpoint") }.into()
-}
-
-fn neither(word: &str, no_network: &anyhow::Error, near_endpoint: Option<String>) -> anyhow::Error {
-    let near_network = match no_network.downcast_ref() {
-        Some(Problem::NoNetwork { near, .. }) => near.clone(),
-        _ => None,
-    };
-    Problem::Nothing { name: word.to_owned(), near: near_network.or(near_endpoint) }.into()
 }

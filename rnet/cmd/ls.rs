@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use crate::containers::Container;
 use crate::definitions::Network;
 use crate::report::{Style, print, print_json};
+use crate::state::{Kernel, State};
 use crate::subnets::{Owner, Taken};
 use crate::table;
-use crate::view::{Kernel, State, View, users_of};
+use crate::view::{View, users_of};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -25,12 +26,12 @@ const HEADER: [&str; 7] = ["NAME", "DRIVER", "SUBNET", "GATEWAY", "BRIDGE", "END
 /// Lists the networks.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let mut view = View::open("ls")?;
-    let networks = view.networks(style)?;
+    let containers = view.containers()?;
+    let networks = view.networks(&containers, style)?;
     if args.quiet {
-        let names: String = networks.iter().map(|network| format!("{}\n", network.name)).collect();
-        return print(&names).map(|()| 0);
+        return super::print_names(networks.iter().map(|network| network.name.as_str()), style);
     }
-    let (containers, kernel) = (view.containers()?, view.kernel()?);
+    let kernel = view.kernel(&networks, &containers)?;
     view.faults()?.iter().for_each(|fault| style.warn(fault));
     let lines = networks.iter().map(|network| Line::of(network, &containers, &kernel));
     let others = if args.all { others(view.taken()?, &networks) } else { Vec::new() };
@@ -46,6 +47,8 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
 /// One line of the table.
 struct Line {
     name: String,
+    /// None for what is no network.
+    id: Option<String>,
     driver: String,
     subnets: Vec<String>,
     gateways: Vec<String>,
@@ -57,9 +60,10 @@ struct Line {
 
 impl Line {
     fn of(network: &Network, containers: &[Container], kernel: &Kernel) -> Self {
-        let users = users_of(&network.name, containers);
+        let users = users_of(network, containers);
         Self {
             name: network.name.clone(),
+            id: Some(network.id()),
             driver: network.driver().to_owned(),
             subnets: network.subnets.iter().map(|subnet| subnet.subnet.to_string()).collect(),
             gateways: network.subnets.iter().map(|subnet| subnet.gateway.to_string()).collect(),
@@ -73,11 +77,15 @@ impl Line {
         let (name, driver, bridge) = match taken.owner {
             Owner::Network(name) => (name, "cni", None),
             Owner::Podman(name) => (name, "podman", None),
-            Owner::Route { device, .. } => (String::new(), "route", Some(device)),
+            Owner::Route { device } => (String::new(), "route", Some(device)),
+            Owner::Link(device) => (String::new(), "link", Some(device)),
+            Owner::Gateway { device } => (String::new(), "gateway", Some(device)),
+            Owner::NameServer { .. } => (String::new(), "name server", None),
         };
         let subnets = vec![taken.subnet.to_string()];
         Self {
             name,
+            id: None,
             driver: driver.into(),
             subnets,
             gateways: Vec::new(),
@@ -102,12 +110,14 @@ impl Line {
     fn json(&self) -> Value {
         json!({
             "name": self.name,
+            "id": self.id,
             "driver": self.driver,
             "subnets": self.subnets,
             "gateways": self.gateways,
             "bridge": self.bridge,
             "endpoints": self.endpoints,
-            "state": self.state.as_ref().map(State::to_string),
+            "state": self.state.as_ref().map(State::word),
+            "reason": self.state.as_ref().and_then(State::reason),
         })
     }
 }
@@ -117,8 +127,10 @@ fn others(taken: Vec<Taken>, networks: &[Network]) -> Vec<Line> {
     let bridges: Vec<String> = networks.iter().filter_map(Network::bridge).collect();
     let is_other = |taken: &Taken| match &taken.owner {
         Owner::Network(_) => false,
-        Owner::Podman(_) => true,
-        Owner::Route { device, .. } => !bridges.contains(device),
+        Owner::Podman(_) | Owner::NameServer { .. } => true,
+        Owner::Route { device } | Owner::Link(device) | Owner::Gateway { device } => {
+            !bridges.contains(device)
+        }
     };
     taken.into_iter().filter(is_other).map(Line::other).collect()
 }
@@ -133,7 +145,7 @@ mod tests {
         let network = default_network("172.18.0.0/16".parse().unwrap()).unwrap();
         let route = |subnet: &str, device: &str| Taken {
             subnet: subnet.parse().unwrap(),
-            owner: Owner::Route { device: device.into(), on_link: true },
+            owner: Owner::Link(device.into()),
         };
         let taken = vec![route("172.18.0.0/16", "rnet0"), route("10.0.0.0/24", "eth1")];
 
@@ -144,7 +156,7 @@ mod tests {
         let rows: Vec<_> = lines.iter().map(|line| line.row().join("|")).collect();
         assert_eq!(
             rows,
-            ["bridge|bridge|172.18.0.0/16|172.18.0.1|rnet0|0|absent", "|route|10.0.0.0/24||eth1||"]
+            ["bridge|bridge|172.18.0.0/16|172.18.0.1|rnet0|0|idle", "|link|10.0.0.0/24||eth1||"]
         );
     }
 }

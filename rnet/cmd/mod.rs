@@ -6,31 +6,72 @@ pub mod dns;
 pub mod exec;
 pub mod inspect;
 pub mod install;
+pub mod logs;
 pub mod ls;
+pub mod port;
 pub mod ps;
 pub mod rm;
 pub mod run;
 pub mod stop;
 pub mod supervise;
 
-use crate::report::{Problem, Style, exit_of, print};
+use serde_json::{Value, json};
+
+use crate::definitions::Network;
+use crate::report::{Problem, Style, exit_of, print, print_json};
+
+/// What a verb has done something to.
+struct Done {
+    kind: &'static str,
+    name: String,
+    id: String,
+}
+
+impl Done {
+    fn network(network: &Network) -> Self {
+        Self { kind: "network", name: network.name.clone(), id: network.id() }
+    }
+
+    fn endpoint(id: &str, name: &str) -> Self {
+        Self { kind: "endpoint", name: name.to_owned(), id: id.to_owned() }
+    }
+
+    fn json(&self) -> Value {
+        json!({"type": self.kind, "name": self.name, "id": self.id})
+    }
+}
+
+/// `-q`: names, one a line; or as a JSON array.
+fn print_names<'a>(names: impl Iterator<Item = &'a str>, style: Style) -> anyhow::Result<u8> {
+    if style.json {
+        print_json(&names.collect())?;
+    } else {
+        print(&names.map(|name| format!("{name}\n")).collect::<String>())?;
+    }
+    Ok(0)
+}
 
 /// Does something for each argument and prints what was done, going on after an error; the first failure decides.
 fn each(
     words: &[String],
     style: Style,
-    mut act: impl FnMut(&str) -> anyhow::Result<Option<String>>,
+    mut act: impl FnMut(&str) -> anyhow::Result<Option<Done>>,
 ) -> anyhow::Result<u8> {
-    let mut failures = Vec::new();
+    let (mut failures, mut all) = (Vec::new(), Vec::new());
     for word in words {
         match act(word) {
-            Ok(done) => done.map_or(Ok(()), |name| print(&format!("{name}\n")))?,
+            // As JSON it is one array.
+            Ok(done) if style.json => all.extend(done.map(|done| done.json())),
+            Ok(done) => done.map_or(Ok(()), |done| print(&format!("{}\n", done.name)))?,
             Err(error) if matches!(error.downcast_ref(), Some(Problem::Closed)) => return Err(error),
             Err(error) => {
                 style.tell(&error);
                 failures.push(exit_of(&error));
             }
         }
+    }
+    if style.json {
+        print_json(&all.into())?;
     }
     match failures.first() {
         None => Ok(0),

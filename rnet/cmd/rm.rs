@@ -6,10 +6,15 @@ use std::time::Duration;
 
 use cni::conflist::Attachment;
 
-use super::inspect::{Kind, Thing, find};
+use super::Done;
+use super::inspect::{Kind, kinds};
 use crate::containers::Container;
 use crate::definitions::Network;
+use crate::ended::Ended;
+use crate::endpoint::Joined;
+use crate::lookup::Thing;
 use crate::names;
+use crate::owner::{Action, foreign, not_ours};
 use crate::report::{Problem, Style};
 use crate::runtime::Runtime;
 use crate::view::{View, users_of};
@@ -40,23 +45,39 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     super::each(&args.names, style, |word| remove(word, args, &mut view))
 }
 
-fn remove(word: &str, args: &Args, view: &mut View) -> anyhow::Result<Option<String>> {
+fn remove(word: &str, args: &Args, view: &mut View) -> anyhow::Result<Option<Done>> {
     if names::RESERVED.contains(&word) && args.kind != Some(Kind::Endpoint) {
         return Err(Problem::Predefined { name: word.to_owned() }.into());
     }
-    let containers = view.containers()?;
-    match find(word, args.kind, view, &containers) {
-        Ok(Thing::Network(network)) => remove_network(&network, args, view).map(Some),
-        Ok(Thing::Endpoint(container)) => remove_endpoint(container, args, view).map(Some),
-        Err(error) if args.force && is_missing(&error) => Ok(None),
-        Err(error) => Err(error),
+    let known = view.known(&[word.to_owned()])?;
+    match known.find(word, kinds(args.kind)) {
+        Ok(Thing::Network(network)) => {
+            remove_network(network, args, view).map(|()| Some(Done::network(network)))
+        }
+        Ok(Thing::Endpoint(container)) => {
+            remove_endpoint(container, args, view)?;
+            Ok(Some(Done::endpoint(&container.id, &container.name)))
+        }
+        Ok(Thing::Ended(ended)) => {
+            forget(ended, word, view)?;
+            Ok(Some(Done::endpoint(&ended.endpoint.id, &ended.endpoint.name)))
+        }
+        Err(problem) if args.force && problem.is_missing() => Ok(None),
+        Err(problem) => Err(problem.into()),
     }
 }
 
-fn remove_network(network: &Network, args: &Args, view: &mut View) -> anyhow::Result<String> {
-    if !view.definitions.is_ours(network) {
-        let file = network.file.clone().unwrap_or_default();
-        return Err(Problem::ForeignFile { name: network.name.clone(), file }.into());
+/// By its name, all that ended under that; by its id, this one.
+fn forget(ended: &Ended, word: &str, view: &View) -> Result<(), Problem> {
+    if word == ended.endpoint.name {
+        return view.endpoints.ended.forget_name(word);
+    }
+    view.endpoints.ended.forget(&ended.endpoint.id)
+}
+
+fn remove_network(network: &Network, args: &Args, view: &mut View) -> anyhow::Result<()> {
+    if let Some(file) = network.file.clone().filter(|_| !view.definitions.is_ours(network)) {
+        return Err(foreign(network, file).into());
     }
     let _alone = view.definitions.lock(true)?;
     let runtime = Runtime::new();
@@ -70,8 +91,10 @@ fn remove_network(network: &Network, args: &Args, view: &mut View) -> anyhow::Re
         runtime.gc(&network.list, true)?;
     }
     forget_leases(network, view)?;
-    view.definitions.remove(&network.name)?;
-    Ok(network.name.clone())
+    if network.file.is_some() {
+        view.definitions.remove(&network.name)?;
+    }
+    Ok(())
 }
 
 /// True if there is nothing that plugins would have to remove. They need not be installed then.
@@ -83,25 +106,24 @@ fn is_unused(network: &Network, view: &mut View) -> anyhow::Result<bool> {
     };
     Ok(network.plugin_types().iter().all(is_ours)
         && !has_bridge
-        && users_of(&network.name, &view.containers()?).is_empty()
+        && users_of(network, &view.containers()?).is_empty()
         && !has_leases(&view.host.store.paths().host_local().join(&network.name)))
 }
 
 fn refuse_users(network: &Network, view: &View) -> Result<(), anyhow::Error> {
     let containers = view.containers()?;
-    let users = users_of(&network.name, &containers);
+    let users = users_of(network, &containers);
     if users.is_empty() {
         return Ok(());
     }
-    let users = users.iter().map(|container| container.user_text(&network.name)).collect();
+    let users = users.iter().map(|container| container.user_text(network)).collect();
     Err(Problem::NetworkInUse { name: network.name.clone(), users }.into())
 }
 
 /// DEL for everybody on the network, as their runtimes would call it.
 fn cut_off(network: &Network, view: &View, runtime: &Runtime) -> anyhow::Result<()> {
-    for container in users_of(&network.name, &view.containers()?) {
-        for attachment in container.attachments.iter().filter(|attachment| attachment.network == network.name)
-        {
+    for container in users_of(network, &view.containers()?) {
+        for attachment in container.attachments.iter().filter(|attachment| attachment.is_on(network)) {
             let attachment = Attachment {
                 container_id: container.id.clone(),
                 ifname: attachment.ifname.clone(),
@@ -110,15 +132,16 @@ fn cut_off(network: &Network, view: &View, runtime: &Runtime) -> anyhow::Result<
             };
             runtime.del(&network.list, &attachment, None)?;
         }
-        forget_network(container, &network.name, view)?;
+        forget_network(container, network, view)?;
     }
     Ok(())
 }
 
 /// An endpoint that was cut off is on that network no more.
-fn forget_network(container: &Container, network: &str, view: &View) -> anyhow::Result<()> {
+fn forget_network(container: &Container, network: &Network, view: &View) -> anyhow::Result<()> {
     let Some(mut endpoint) = container.endpoint.clone() else { return Ok(()) };
-    endpoint.joined.retain(|joined| joined.network != network);
+    let is_other = |joined: &Joined| joined.network().map_or(true, |other| other.id() != network.id());
+    endpoint.joined.retain(is_other);
     view.endpoints.save(&endpoint)
 }
 
@@ -145,26 +168,18 @@ fn remove_folder(folder: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn remove_endpoint(container: &Container, args: &Args, view: &View) -> anyhow::Result<String> {
-    let Some(endpoint) = &container.endpoint else {
-        return Err(Problem::NotOurs { name: container.name.clone() }.into());
-    };
+/// Nothing is remembered of an endpoint that is removed.
+fn remove_endpoint(container: &Container, args: &Args, view: &View) -> anyhow::Result<()> {
+    let endpoint = container.endpoint.as_ref().ok_or_else(|| not_ours(container, Action::Remove))?;
     match endpoint.running() {
         Some(process) if !args.force => {
             Err(Problem::EndpointRuns { name: container.name.clone(), pid: process.pid }.into())
         }
         _ => {
             stop::end(endpoint, Duration::ZERO, &view.endpoints)?;
-            Ok(container.name.clone())
+            Ok(view.endpoints.ended.forget(&endpoint.id)?)
         }
     }
-}
-
-fn is_missing(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(Problem::Nothing { .. } | Problem::NoNetwork { .. } | Problem::NoEndpoint { .. })
-    )
 }
 
 #[cfg(test)]

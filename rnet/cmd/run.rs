@@ -11,12 +11,17 @@ use serde_json::{Map, Value, json};
 
 use super::inspect;
 use crate::definitions::Network;
+use crate::ended::{Ended, How};
 use crate::endpoint::{Endpoint, Joined};
+use crate::expose::{Expose, publish_all};
 use crate::hostports::HostPorts;
+use crate::lookup::{Kinds, Thing};
+use crate::owner::name_taken;
 use crate::process::Process;
 use crate::publish::{self, Mapping, Spec};
 use crate::report::{Problem, Style, print, print_json};
 use crate::runtime::Runtime;
+use crate::state::Kernel;
 use crate::supervisor::Supervisor;
 use crate::view::{View, users_of};
 use crate::{containers, files, names, program, rights};
@@ -51,7 +56,13 @@ pub struct Args {
     /// A domain to try for short names; several if repeated
     #[arg(long = "dns-search", value_name = "DOMAIN")]
     pub search: Vec<String>,
-    /// Clean up when the program ends (always so)
+    /// Publish every exposed port on a free host port
+    #[arg(short = 'P', long)]
+    pub publish_all: bool,
+    /// Say that the program serves a port or range: PORT[-PORT][/PROTO]; several if repeated
+    #[arg(long, value_name = "PORT")]
+    pub expose: Vec<Expose>,
+    /// With -d, remember neither the program's end nor what it wrote (`rnet ps -a`, `rnet logs`)
     #[arg(long)]
     pub rm: bool,
     /// The program and its arguments
@@ -93,20 +104,32 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let signals = HeldSignals::new()?;
     let (mut endpoint, _held) = view.endpoints.create(args.name.as_deref(), words)?;
     endpoint.hostname.clone_from(&args.hostname);
+    endpoint.exposed.clone_from(&args.expose);
+    endpoint.remembered = args.detach && !args.rm;
     let mut supervisor = Supervisor::start(&endpoint, args.detach.then_some(&args.command))?;
     let done = attach(args, &place, &mut view, &mut endpoint, style).and_then(|()| match args.detach {
-        true => supervisor.hand_over().map(|()| 0),
-        false => wait(args, &mut view, &mut endpoint, &signals),
+        true => {
+            supervisor.hand_over(endpoint.remembered).map(|how| Outcome::Detached { ended: how.is_some() })
+        }
+        false => wait(args, &mut view, &mut endpoint, &signals).map(Outcome::Exit),
     });
-    if args.detach && done.is_ok() {
-        return tell(&endpoint, &mut view, style);
+    if let Ok(Outcome::Detached { ended }) = done {
+        return tell(&endpoint, ended, &mut view, style);
     }
     // The first error is the one to tell; what could not be removed is told beside it.
     if let Err(error) = view.endpoints.remove(&endpoint, &Runtime::new()) {
         style.warn(format_args!("endpoint {:?} is not wholly removed: {error:#}", endpoint.name));
     }
     supervisor.dismiss();
-    done
+    done.map(|outcome| if let Outcome::Exit(exit) = outcome { exit } else { 0 })
+}
+
+/// What has become of the program.
+enum Outcome {
+    /// It has ended, with this status.
+    Exit(u8),
+    /// It goes on by itself, or has done so and is through.
+    Detached { ended: bool },
 }
 
 /// Starts the program here and waits for its end. Should this process be killed meanwhile, the supervisor ends the
@@ -121,13 +144,21 @@ fn wait(args: &Args, view: &mut View, endpoint: &mut Endpoint, signals: &HeldSig
     Ok(program::exit_status(program::wait(&mut child, signals)?))
 }
 
-fn tell(endpoint: &Endpoint, view: &mut View, style: Style) -> anyhow::Result<u8> {
+fn tell(endpoint: &Endpoint, ended: bool, view: &mut View, style: Style) -> anyhow::Result<u8> {
+    if ended {
+        style.warn(format_args!("{:?} has ended already, status 0", endpoint.name));
+    }
     if !style.json {
         return print(&format!("{}\n", endpoint.name)).map(|()| 0);
     }
-    let kernel = view.kernel()?;
-    let containers = view.containers()?;
-    print_json(&inspect::endpoint(containers::find(&endpoint.id, &containers)?, &kernel))?;
+    let known = view.known(&[])?;
+    let kernel = Kernel::links(&mut view.host)?;
+    print_json(&match known.find(&endpoint.id, Kinds::Endpoints) {
+        Ok(Thing::Endpoint(container)) => inspect::endpoint(container, &kernel),
+        Ok(Thing::Ended(ended)) => inspect::past(ended),
+        // With --rm nothing is left of one that has ended.
+        _ => inspect::past(&Ended::now(endpoint.clone(), How::Status(0))),
+    })?;
     Ok(0)
 }
 
@@ -149,15 +180,19 @@ fn place(args: &Args, view: &mut View) -> anyhow::Result<Place> {
     if args.networks.is_empty() {
         return Ok(Place::New(vec![view.default_network()?]));
     }
+    let known = view.known(&args.networks)?;
     let mut networks: Vec<Network> = Vec::new();
     for word in &args.networks {
-        let network = view.network(word)?;
-        if networks.iter().any(|other| other.name == network.name) {
+        let network = known.network(word)?;
+        if network.file.is_none() && !network.is_builtin() {
+            return Err(Problem::Undefined { name: network.name.clone() }.into());
+        }
+        if networks.iter().any(|other| other.id() == network.id()) {
             return Err(
                 Problem::Together { one: format!("--net {word}"), other: format!("--net {word}") }.into()
             );
         }
-        networks.push(network);
+        networks.push(network.clone());
     }
     Ok(Place::New(networks))
 }
@@ -171,7 +206,7 @@ fn check(args: &Args, place: &Place, view: &View) -> anyhow::Result<()> {
         if let Some(container) =
             containers.iter().find(|container| &container.name == name && container.endpoint.is_none())
         {
-            return Err(Problem::EndpointExists { name: name.clone(), what: container.place() }.into());
+            return Err(name_taken(container).into());
         }
     }
     if args.hostname.is_some() && matches!(place, Place::Host) {
@@ -239,6 +274,10 @@ fn attach(
     endpoint: &mut Endpoint,
     style: Style,
 ) -> anyhow::Result<()> {
+    if args.publish_all && args.expose.is_empty() {
+        style.warn("-P publishes the ports that --expose names, and none is named");
+        style.hint("rnet run -P --expose 80 CMD");
+    }
     let Place::New(networks) = place else {
         warn_of_ports(args, "host", style);
         return Ok(());
@@ -253,11 +292,11 @@ fn attach(
     }
     make_netns(view, endpoint)?;
     // A new default network must not be given a subnet that `create` gives to another at this moment.
-    let alone = networks.iter().any(|network| network.file.is_none());
+    let alone = networks.iter().any(Network::is_builtin);
     let _kept = view.definitions.keep(alone)?;
     for (index, network) in networks.iter().enumerate() {
         let ports = if publisher == Some(index) { choose_ports(args, network, view)? } else { Vec::new() };
-        let network = if network.file.is_none() { view.default_network()? } else { network.clone() };
+        let network = if network.is_builtin() { view.default_network()? } else { network.clone() };
         join(args, &network, &ports, view, endpoint)?;
     }
     Ok(write_files(args, view, endpoint)?)
@@ -266,7 +305,15 @@ fn attach(
 fn warn_of_ports(args: &Args, network: &str, style: Style) {
     if !args.publish.is_empty() {
         style.warn(format_args!("{network:?} publishes no ports, -p has no effect"));
+    } else if !wanted_ports(args).is_empty() {
+        style.warn(format_args!("{network:?} publishes no ports, -P has no effect"));
     }
+}
+
+/// What `-p` asks for, and `-P`.
+fn wanted_ports(args: &Args) -> Vec<Spec> {
+    let exposed: &[Expose] = if args.publish_all { &args.expose } else { &[] };
+    args.publish.iter().cloned().chain(publish_all(exposed, &args.publish)).collect()
 }
 
 fn make_netns(view: &View, endpoint: &mut Endpoint) -> anyhow::Result<()> {
@@ -279,11 +326,12 @@ fn make_netns(view: &View, endpoint: &mut Endpoint) -> anyhow::Result<()> {
 }
 
 fn choose_ports(args: &Args, network: &Network, view: &View) -> anyhow::Result<Vec<Mapping>> {
-    if args.publish.is_empty() {
+    let wanted = wanted_ports(args);
+    if wanted.is_empty() {
         return Ok(Vec::new());
     }
     let wants_v6 = network.subnets.iter().any(|subnet| subnet.subnet.is_ipv6());
-    Ok(publish::resolve(&args.publish, &mut HostPorts::new(&view.host.store, wants_v6)?)?)
+    Ok(publish::resolve(&wanted, &mut HostPorts::new(&view.host.store, wants_v6)?)?)
 }
 
 /// ADD of one network. It is written down first: whoever finds it after a crash can undo it.
@@ -342,7 +390,7 @@ fn capabilities(args: &Args, network: &str, ports: &[Mapping]) -> Map<String, Va
 fn told(error: cni::Error, args: &Args, network: &Network, view: &View, own: &str) -> anyhow::Error {
     let Ok(mut containers) = view.containers() else { return error.into() };
     containers.retain(|container| container.id != own);
-    let users = users_of(&network.name, &containers);
+    let users = users_of(network, &containers);
     match (error.code, args.ip) {
         (own::ADDRESS_TAKEN, Some(ip)) => {
             let has = |container: &&&containers::Container| {

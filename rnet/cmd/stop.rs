@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use crate::report::{Problem, Style};
+use crate::owner::{Action, not_ours};
+use crate::report::Style;
 use crate::view::View;
-use crate::{containers, rights, stop};
+use crate::{rights, stop};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -20,13 +21,12 @@ pub struct Args {
 /// Stops each, and prints the names of what was stopped.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     rights::require()?;
-    let view = View::open("stop")?;
+    let mut view = View::open("stop")?;
     super::each(&args.names, style, |word| {
-        let containers = view.containers()?;
-        let container = containers::find(word, &containers)?;
-        let not_ours = || Problem::NotOurs { name: container.name.clone() };
-        let endpoint = container.endpoint.as_ref().ok_or_else(not_ours)?;
+        let known = view.known(&[])?;
+        let container = known.living(word)?;
+        let endpoint = container.endpoint.as_ref().ok_or_else(|| not_ours(container, Action::Stop))?;
         stop::end(endpoint, Duration::from_secs(args.time), &view.endpoints)?;
-        Ok(Some(container.name.clone()))
+        Ok(Some(super::Done::endpoint(&container.id, &container.name)))
     })
 }

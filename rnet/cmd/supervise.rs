@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags};
 
+use crate::ended::{Ended, How};
 use crate::endpoint::{Endpoint, Endpoints};
 use crate::process::Process;
 use crate::report::Problem;
 use crate::runtime::Runtime;
 use crate::supervisor::{Report, START};
-use crate::{program, stop};
+use crate::watched::Watched;
+use crate::{output, program, stop};
 
 /// What is given by `rnet run`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +25,12 @@ pub struct Args {
     #[arg(trailing_var_arg = true)]
     pub command: Vec<OsString>,
 }
+
+/// A program that lives so long is left alone.
+const SOON: Duration = Duration::from_millis(50);
+
+/// So many lines of a program that ended at once are told.
+const LINES: usize = 10;
 
 /// How long a program has to end whose `rnet run` was killed.
 const GRACE: Duration = Duration::from_secs(10);
@@ -49,13 +57,7 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
 /// Starts the program and waits for its end. If it cannot be started, `rnet run` is told and cleans up.
 fn supervise(endpoint: &Endpoint, endpoints: &Endpoints, command: &[OsString]) -> anyhow::Result<()> {
     match start(&endpoint.id, endpoints, command) {
-        Ok(mut child) => {
-            report(&Report::Started)?;
-            // What it was called from may be unmounted meanwhile.
-            rustix::process::chdir("/")?;
-            child.wait()?;
-            Ok(())
-        }
+        Ok((endpoint, child)) => watch(endpoint, child, endpoints),
         Err(error) => {
             report(&told(error))?;
             wait_for_caller();
@@ -64,20 +66,43 @@ fn supervise(endpoint: &Endpoint, endpoints: &Endpoints, command: &[OsString]) -
     }
 }
 
+/// Keeps what the program writes until it ends. `rnet run` waits to hear whether it goes on.
+fn watch(endpoint: Endpoint, child: Child, endpoints: &Endpoints) -> anyhow::Result<()> {
+    let folder = endpoints.ended.path(&endpoint.id);
+    let mut watched = Watched::new(child, &folder)?;
+    let goes_on = !watched.has_ended(Some(SOON))?;
+    if goes_on {
+        report(&Report::Started)?;
+    }
+    // What it was called from may be unmounted meanwhile.
+    rustix::process::chdir("/")?;
+    watched.has_ended(None)?;
+    let how = How::of(watched.finish()?);
+    let output = if goes_on { String::new() } else { output::last_lines(&folder, LINES) };
+    if endpoint.remembered {
+        // Without room for it, the end is told by nobody.
+        let _ = endpoints.ended.write(&Ended::now(endpoint.clone(), how));
+    }
+    clean_up(&endpoint, endpoints)?;
+    if goes_on { Ok(()) } else { report(&Report::Ended { how, output }) }
+}
+
 /// Returns when `rnet run` has ended, or has nothing left to do.
 fn wait_for_caller() {
     // Whatever ends the pipe, the caller is gone.
     let _ = io::stdin().read_to_end(&mut Vec::new());
 }
 
-fn start(id: &str, endpoints: &Endpoints, command: &[OsString]) -> anyhow::Result<Child> {
+fn start(id: &str, endpoints: &Endpoints, command: &[OsString]) -> anyhow::Result<(Endpoint, Child)> {
     // Joined and pinned since this process has read it first.
     let missing = || Problem::SupervisorGone { name: id.to_owned() };
     let mut endpoint = endpoints.load(id).ok_or_else(missing)?;
+    endpoints.ended.begin(id)?;
     let child = program::start(&endpoint, endpoints, command, false)?;
     endpoint.process = Process::of(child.id());
+    endpoint.started = output::now();
     endpoints.save(&endpoint)?;
-    Ok(child)
+    Ok((endpoint, child))
 }
 
 /// Ends what is left of the program, and removes the endpoint unless that has been done.

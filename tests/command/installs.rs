@@ -28,7 +28,7 @@ fn a_chain_of_standard_plugins_works_once_they_are_installed() {
     assert_eq!(removed, links);
     assert_eq!(std::fs::read_dir(lab.plugins()).unwrap().count(), 0);
 
-    lab.ok("create --chain --subnet 10.9.0.0/24 unused");
+    lab.ok("create --chain --subnet 10.10.0.0/24 unused");
     assert_eq!(lab.ok("rm unused"), "unused\n", "nobody was ever on it: no plugin is needed");
 }
 

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use netlink::{Netlink, Netns};
-use netns_fixtures::{Host, Program, Snapshot};
+use netns_fixtures::{Container, Host, Program, Snapshot};
 use serde_json::Value;
 
 pub const LONG: Duration = Duration::from_secs(10);
@@ -56,6 +56,20 @@ impl Lab {
         said.stdout
     }
 
+    /// Types `ip LINE` on the host.
+    #[track_caller]
+    pub fn host_ip(&self, line: &str) {
+        self.on_host(&format!("ip {line}"));
+    }
+
+    /// Runs a shell script on the host: what it prints.
+    #[track_caller]
+    pub fn on_host(&self, script: &str) -> String {
+        let output = self.host.command("sh").args(["-c", script]).output().unwrap();
+        assert!(output.status.success(), "{script}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     pub fn json(&self, line: &str) -> Value {
         serde_json::from_str(&self.ok(line)).unwrap()
     }
@@ -72,6 +86,25 @@ impl Lab {
 
     pub fn definitions(&self) -> PathBuf {
         self.host.root().join("etc/cni/net.d")
+    }
+
+    /// What a line says that fails, with that status.
+    #[track_caller]
+    pub fn refused(&self, line: &str, exit: i32) -> String {
+        let said = self.rnet(line);
+        assert_eq!(said.exit, exit, "rnet {line}: {said:?}");
+        said.stderr
+    }
+
+    /// STATE of a network as `ls` shows it.
+    pub fn state(&self, network: &str) -> String {
+        let networks = self.json("ls --json");
+        let found = networks.as_array().unwrap().iter().find(|line| line["name"] == network).cloned();
+        let found = found.unwrap_or_else(|| panic!("no {network} in {networks}"));
+        match found["reason"].as_str() {
+            None => found["state"].as_str().unwrap().to_owned(),
+            Some(reason) => format!("{} ({reason})", found["state"].as_str().unwrap()),
+        }
     }
 
     /// The pid of an endpoint's program, which may be some moments older than what is written down of it.
@@ -92,15 +125,42 @@ impl Lab {
 
     /// The processes that watch over endpoints of this host.
     pub fn supervisors(&self) -> Vec<u32> {
+        self.processes("rnet\0supervise\0")
+    }
+
+    /// The processes of this host whose command line begins so.
+    pub fn processes(&self, line: &str) -> Vec<u32> {
         let root = format!("RNET_ROOT={}\0", self.host.root().display());
         let processes = std::fs::read_dir("/proc").unwrap().flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         let of = |pid: &u32, file: &str| std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
         let supervises = |pid: &u32| {
-            String::from_utf8_lossy(&of(pid, "cmdline")).starts_with("rnet\0supervise\0")
+            String::from_utf8_lossy(&of(pid, "cmdline")).starts_with(line)
                 && String::from_utf8_lossy(&of(pid, "environ")).contains(&root)
         };
         pids.filter(supervises).collect()
+    }
+
+    /// ADD by the plugin that `config` names, as a runtime that calls the container `name` does it.
+    #[track_caller]
+    pub fn add(&self, config: &Value, container: &Container, id: &str, name: &str) {
+        let plugins = self.host.root().join("own-plugins");
+        std::fs::create_dir_all(&plugins).unwrap();
+        for plugin in ["bridge", "host-local", "portmap", "rnet"] {
+            // Not the first call.
+            let _ = std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rnet"), plugins.join(plugin));
+        }
+        let program = self.host.command(plugins.join(config["type"].as_str().unwrap()));
+        let program = program.envs([
+            ("CNI_COMMAND", "ADD"),
+            ("CNI_CONTAINERID", id),
+            ("CNI_NETNS", container.path().to_str().unwrap()),
+            ("CNI_IFNAME", "eth0"),
+            ("CNI_ARGS", &format!("IgnoreUnknown=1;K8S_POD_NAME={name}")),
+            ("CNI_PATH", plugins.to_str().unwrap()),
+        ]);
+        let output = program.input(config.to_string()).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// Everything on the host but the folders that rnet keeps for the next time.

@@ -1,13 +1,17 @@
 //! The command as a person uses it: the built program on a throw-away host.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod ended;
 mod installs;
 mod lab;
+mod lookup;
 mod mistakes;
 mod names;
 mod networks;
 mod ports;
 mod runs;
 mod session;
+mod states;
+mod subnets;
 
 use lab::{LONG, Lab, is_dead, kill, started, wait_until};

@@ -134,7 +134,8 @@ fn a_network_is_described_as_json() {
 #[test]
 fn subnets_of_others_are_avoided_and_a_mere_route_only_warns() {
     let lab = Lab::new();
-    let _outside = lab.host.outside(&["172.18.7.0/24".parse().unwrap()]).unwrap();
+    let outside = lab.host.outside(&["192.168.77.0/24".parse().unwrap()]).unwrap();
+    lab.host_ip(&format!("route add 172.18.7.0/24 via {}", outside.address()));
     let podman = lab.host.root().join("etc/containers/networks");
     std::fs::create_dir_all(&podman).unwrap();
     std::fs::write(podman.join("web.json"), r#"{"name":"web","subnets":[{"subnet":"172.19.0.0/24"}]}"#)

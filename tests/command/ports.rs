@@ -59,3 +59,65 @@ fn free_ports_are_chosen_and_told() {
     lab.ok(&format!("stop {}", names.replace('\n', " ")));
     lab.nobody_is_left();
 }
+
+#[test]
+fn all_exposed_ports_are_published_and_shown() {
+    let lab = Lab::new();
+    lab.ok("create -d bridge --attachable mynet");
+    let line = "run -d --json -P --expose 80 --expose 5000-5001/udp -p 8443:443 --expose 443 --name web --net mynet sleep 1000";
+    let told = lab.json(line);
+    let host_port = |port: &str| {
+        let ports = told["networks"][0]["ports"].as_array().unwrap().clone();
+        let found = ports.iter().find(|found| format!("{}", found["containerPort"]) == port).cloned();
+        found.unwrap_or_else(|| panic!("{told}"))["hostPort"].as_u64().unwrap()
+    };
+    assert_eq!(told["exposed"], serde_json::json!(["80/tcp", "5000-5001/udp", "443/tcp"]));
+    assert_eq!(told["networks"][0]["ports"].as_array().unwrap().len(), 4);
+    let (http, one, two) = (host_port("80"), host_port("5000"), host_port("5001"));
+    assert_eq!(
+        lab.ok("port web"),
+        format!(
+            "80/tcp -> 0.0.0.0:{http}\n443/tcp -> 0.0.0.0:8443\n5000/udp -> 0.0.0.0:{one}\n5001/udp -> 0.0.0.0:{two}\n"
+        )
+    );
+    assert_eq!(lab.ok("port web 80"), format!("0.0.0.0:{http}\n"));
+    assert_eq!(lab.json("port --json web 5000/udp")[0]["hostPort"].as_u64(), Some(one));
+    let missing = lab.refused("port web 81", 3);
+    assert_eq!(missing, "error: no public port 81/tcp published for \"web\"\n hint: rnet port web\n");
+    assert!(lab.ok("ps").contains(&format!("0.0.0.0:{http}->80")), "{}", lab.ok("ps"));
+
+    let netns = Netns::open(format!("/proc/{}/ns/net", lab.pid("web")).as_ref()).unwrap();
+    let address = lab.json("inspect web")[0]["networks"][0]["addresses"][0].as_str().unwrap().to_owned();
+    let server = format!("{}:80", address.split('/').next().unwrap());
+    let _server = HttpServer::start(&netns, server.parse().unwrap(), "hello").unwrap();
+    let page = http_get(lab.host.netns(), &format!("http://127.0.0.1:{http}/"), LONG).unwrap();
+    assert!(format!("{page:?}").contains("hello"), "{page:?}");
+    lab.ok("stop web");
+}
+
+#[test]
+fn what_is_exposed_is_shown_and_reached_by_nobody_outside() {
+    let lab = Lab::new();
+    lab.ok("run -d --expose 80-81 --name web sleep 1000");
+    assert_eq!(lab.ok("port web"), "");
+    let ps = lab.ok("ps");
+    assert!(ps.contains("   80-81/tcp   "), "{ps}");
+    let warned = lab.rnet("run -P --net none true");
+    assert_eq!(
+        warned.stderr,
+        "warning: -P publishes the ports that --expose names, and none is named\n hint: rnet run -P --expose 80 CMD\n"
+    );
+    let warned = lab.rnet("run -P --expose 80 --net none true");
+    assert_eq!(warned.stderr, "warning: \"none\" publishes no ports, -P has no effect\n");
+    lab.ok("stop web");
+}
+
+#[test]
+fn ports_in_a_row_are_one_in_the_table() {
+    let lab = Lab::new();
+    lab.ok("run -d --name web -p 8000-8010:9000-9010 -p 53:53/udp -p 127.0.0.1:7000:80 sleep 1000");
+    let ps = lab.ok("ps");
+    let ports = "   0.0.0.0:8000-8010->9000-9010, 127.0.0.1:7000->80, 0.0.0.0:53->53/udp   ";
+    assert!(ps.contains(ports), "{ps}");
+    lab.ok("stop web");
+}

@@ -11,7 +11,7 @@ fn a_session() {
 
     let created = lab.rnet("create mynet");
     assert_eq!((created.stdout.as_str(), created.exit), ("mynet\n", 0));
-    assert_eq!(created.stderr, " hint: runtimes find no plugin rnet: rnet install /opt/cni/bin\n");
+    assert_eq!(created.stderr, "");
     lab.fails(
         "create b --subnet 172.18.5.0/24",
         4,
@@ -21,7 +21,7 @@ fn a_session() {
     assert_eq!(
         lab.ok("ls"),
         "NAME    DRIVER   SUBNET          GATEWAY      BRIDGE       ENDPOINTS   STATE\n\
-         mynet   bridge   172.18.0.0/16   172.18.0.1   rnet-mynet   0           absent\n"
+         mynet   bridge   172.18.0.0/16   172.18.0.1   rnet-mynet   0           idle\n"
     );
 
     assert_eq!(lab.ok("run -d --name web --net mynet -p 8080:80 sleep 1000"), "web\n");

@@ -1,0 +1,390 @@
+//! How a network stands: what its definition and its records say, compared with the kernel.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use dns::client;
+use ipnetwork::IpNetwork;
+use netlink::Link;
+use nft::{Element, Owner};
+use plugins::{Host, firewall, ruleset};
+use store::Key;
+
+use crate::containers::{Attachment, Container};
+use crate::definitions::Network;
+
+/// The plugin of the networks that `rnet create` makes.
+const OWN: &str = "rnet";
+
+/// A name server that has not answered by then is not one that answers.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How a network stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Nobody is on it.
+    Idle,
+    /// As defined and recorded.
+    Ok,
+    /// Something is not as it should be.
+    Degraded(String),
+    /// Its bridge or its definition is gone under those who are on it.
+    Lost(String),
+}
+
+impl State {
+    /// One word for programs.
+    pub fn word(&self) -> &'static str {
+        match self {
+            State::Idle => "idle",
+            State::Ok => "ok",
+            State::Degraded(_) => "degraded",
+            State::Lost(_) => "lost",
+        }
+    }
+
+    /// What is wrong.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            State::Idle | State::Ok => None,
+            State::Degraded(reason) | State::Lost(reason) => Some(reason),
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.reason() {
+            None => f.write_str(self.word()),
+            Some(reason) => write!(f, "{} ({reason})", self.word()),
+        }
+    }
+}
+
+/// What the kernel has, read once for all networks.
+#[derive(Debug, Default)]
+pub struct Kernel {
+    links: HashMap<String, Link>,
+    addresses: HashMap<u32, Vec<IpAddr>>,
+    /// By the host ends of veth pairs: the addresses of the other ends.
+    inside: HashMap<String, Vec<IpAddr>>,
+    /// Families in which the host does not forward.
+    closed: Vec<&'static str>,
+    rules: Rules,
+    /// What is wrong with the name server.
+    names: Option<String>,
+}
+
+/// The ruleset, compared with the records.
+#[derive(Debug, Default)]
+struct Rules {
+    changed: bool,
+    missing: Vec<(Element, Owner)>,
+}
+
+impl Kernel {
+    /// The links.
+    pub fn links(host: &mut Host) -> anyhow::Result<Self> {
+        let links = host.netlink.links()?.into_iter().map(|link| (link.name.clone(), link)).collect();
+        Ok(Self { links, ..Self::default() })
+    }
+
+    /// All that there is to know about these networks and those who are on them.
+    pub fn read(host: &mut Host, networks: &[Network], containers: &[Container]) -> anyhow::Result<Self> {
+        let mut kernel = Self::links(host)?;
+        for found in host.netlink.addresses(None)? {
+            kernel.addresses.entry(found.index).or_default().push(found.address.ip());
+        }
+        let users =
+            || containers.iter().flat_map(Container::with_attachments).map(|(_, attachment)| attachment);
+        let users = || users().filter(|user| networks.iter().any(|network| user.is_on(network)));
+        if users().next().is_none() {
+            return Ok(kernel);
+        }
+        for link in users().filter_map(|user| user.link.as_deref()) {
+            if let Some(inside) = kernel.addresses_behind(host, link) {
+                kernel.inside.insert(link.to_owned(), inside);
+            }
+        }
+        kernel.closed = closed(host);
+        kernel.rules = Rules::read(host);
+        kernel.names = wrong_names(host, networks);
+        Ok(kernel)
+    }
+
+    /// A link of the host.
+    pub fn link(&self, name: &str) -> Option<&Link> {
+        self.links.get(name)
+    }
+
+    /// How `network` stands, with `users` on it.
+    pub fn state(&self, network: &Network, users: &[&Container]) -> State {
+        if users.is_empty() {
+            return State::Idle;
+        }
+        if let Some(reason) = self.lost(network, users) {
+            return State::Lost(reason);
+        }
+        self.wrong(network, users).map_or(State::Ok, State::Degraded)
+    }
+
+    fn lost(&self, network: &Network, users: &[&Container]) -> Option<String> {
+        let bridge = network.bridge();
+        if let Some(bridge) = bridge.filter(|bridge| !self.links.contains_key(bridge)) {
+            return Some(format!("its bridge {bridge} is gone"));
+        }
+        // Other runtimes may keep their definitions where rnet does not look.
+        let is_ours = network.kind() == OWN || users.iter().any(|user| user.endpoint.is_some());
+        let is_undefined = network.file.is_none() && !network.is_builtin();
+        (is_ours && is_undefined).then(|| "no file defines it any more".to_owned())
+    }
+
+    fn wrong(&self, network: &Network, users: &[&Container]) -> Option<String> {
+        let bridge = self.links.get(&network.bridge()?)?;
+        self.wrong_bridge(network, bridge)
+            .or_else(|| self.wrong_ports(network, bridge, users))
+            .or_else(|| self.wrong_forwarding(network))
+            .or_else(|| self.wrong_rules(network, users))
+            .or_else(|| self.names.clone().filter(|_| network.has_names()))
+    }
+
+    fn wrong_bridge(&self, network: &Network, bridge: &Link) -> Option<String> {
+        if bridge.kind.as_deref() != Some("bridge") {
+            return Some(format!("{} is not a bridge", bridge.name));
+        }
+        if !bridge.up {
+            return Some(format!("{} is down", bridge.name));
+        }
+        let found = self.addresses.get(&bridge.index).map(Vec::as_slice).unwrap_or_default();
+        let missing =
+            network.subnets.iter().map(|subnet| subnet.gateway).find(|gateway| !found.contains(gateway));
+        // A bridge-typed network need not be a gateway.
+        let missing = missing.filter(|_| network.is_gateway());
+        missing.map(|gateway| format!("{gateway} is missing on {}", bridge.name))
+    }
+
+    fn wrong_ports(&self, network: &Network, bridge: &Link, users: &[&Container]) -> Option<String> {
+        let attachments = users.iter().flat_map(|user| user.with_attachments());
+        let mut attachments = attachments.filter(|(_, attachment)| attachment.is_on(network));
+        attachments.find_map(|(user, attachment)| self.wrong_port(user, attachment, bridge))
+    }
+
+    fn wrong_port(&self, user: &Container, attachment: &Attachment, bridge: &Link) -> Option<String> {
+        let port = attachment.link.as_deref()?;
+        let Some(link) = self.links.get(port) else {
+            return Some(format!("{:?} has lost its {port}", user.name));
+        };
+        if link.master != Some(bridge.index) {
+            return Some(format!("{port} of {:?} is not on {}", user.name, bridge.name));
+        }
+        if !link.up {
+            return Some(format!("{port} of {:?} is down", user.name));
+        }
+        let ifname = &attachment.ifname;
+        if !link.carrier {
+            return Some(format!("{ifname} of {:?} is down", user.name));
+        }
+        let inside = self.inside.get(port)?;
+        let missing = attachment.addresses.iter().map(IpNetwork::ip).find(|ip| !inside.contains(ip));
+        missing.map(|ip| format!("{ip} is missing on {ifname} of {:?}", user.name))
+    }
+
+    fn wrong_forwarding(&self, network: &Network) -> Option<String> {
+        let v6 = |family: &str| family != IPV4;
+        let needs = |family: &&str| {
+            network.is_gateway() && network.subnets.iter().any(|s| s.subnet.is_ipv6() == v6(family))
+        };
+        let forced = |family: &&str| v6(family) && self.is_forced(network);
+        let closed = self.closed.iter().find(|family| needs(family) && !forced(family))?;
+        Some(format!("net.{closed} is 0"))
+    }
+
+    /// The kernel lets this bridge forward, whatever it does with others (Linux 6.17).
+    fn is_forced(&self, network: &Network) -> bool {
+        let key = |bridge| format!("/proc/sys/net/ipv6/conf/{bridge}/force_forwarding");
+        let value = network.bridge().and_then(|bridge| std::fs::read_to_string(key(bridge)).ok());
+        value.is_some_and(|value| value.trim() == "1")
+    }
+
+    fn wrong_rules(&self, network: &Network, users: &[&Container]) -> Option<String> {
+        if self.rules.changed && network.kind() == OWN {
+            return Some("its ruleset was changed or flushed".into());
+        }
+        let bridge = network.bridge().and_then(|bridge| firewall::owner_of_bridge(&bridge));
+        let attachments = users.iter().flat_map(|user| user.with_attachments());
+        let mut owners: HashMap<Owner, &Container> = HashMap::new();
+        for (user, attachment) in attachments.filter(|(_, attachment)| attachment.is_on(network)) {
+            let key = Key::new(&network.name, &user.id, &attachment.ifname);
+            owners.extend(firewall::owner(&key).map(|owner| (owner, user)));
+        }
+        self.rules.missing.iter().find_map(|(element, owner)| {
+            let of_network = || (bridge == Some(*owner)).then(|| "a rule of it is missing".to_owned());
+            owners.get(owner).map(|user| lack(element, user)).or_else(of_network)
+        })
+    }
+
+    /// By the number that the pair's other namespace has here: nobody enters it.
+    fn addresses_behind(&self, host: &mut Host, link: &str) -> Option<Vec<IpAddr>> {
+        let link = self.links.get(link)?;
+        let found = host.netlink.addresses_in(link.peer_netnsid?, link.peer?).ok()?;
+        Some(found.into_iter().map(|found| found.address.ip()).collect())
+    }
+}
+
+impl Rules {
+    /// Whoever may not look at the ruleset is not told of it.
+    fn read(host: &mut Host) -> Self {
+        let Ok(desired) = firewall::desired(host) else { return Self::default() };
+        if desired.is_empty() {
+            return Self::default();
+        }
+        let Ok(intact) = ruleset::is_intact(host) else { return Self::default() };
+        let found = host.firewall().and_then(|firewall| Ok(firewall.elements()?)).unwrap_or_default();
+        let found: HashSet<Element> = found.into_iter().map(|(element, _)| element).collect();
+        let missing = desired.into_iter().filter(|(element, _)| !found.contains(element)).collect();
+        Self { changed: !intact, missing }
+    }
+}
+
+const IPV4: &str = "ipv4.ip_forward";
+const IPV6: &str = "ipv6.conf.all.forwarding";
+
+/// The settings by which the host does not forward.
+fn closed(host: &Host) -> Vec<&'static str> {
+    let is_closed = |name: &&str| {
+        let value = host.netlink.sysctl(&name.replace('.', "/"));
+        value.ok().flatten().as_deref() == Some("0")
+    };
+    [IPV4, IPV6].into_iter().filter(is_closed).collect()
+}
+
+/// What an endpoint lacks without an element.
+fn lack(element: &Element, user: &Container) -> String {
+    match element {
+        Element::Publish { protocol, host_port, .. } => {
+            format!("port {host_port}/{protocol} of {:?} is lost", user.name)
+        }
+        Element::Published { to, protocol } => {
+            format!("port {}/{protocol} of {:?} cannot be reached", to.port(), user.name)
+        }
+        Element::Masquerade { address } => {
+            format!("{address} of {:?} is not masqueraded", user.name)
+        }
+        _ => format!("a rule of {:?} is missing", user.name),
+    }
+}
+
+/// Asked only where somebody should be able to ask it for names.
+fn wrong_names(host: &Host, networks: &[Network]) -> Option<String> {
+    if !networks.iter().any(Network::has_names) {
+        return None;
+    }
+    let socket = host.store.paths().name_server();
+    let (done, answer) = mpsc::channel();
+    // One that hangs is not waited for.
+    std::thread::spawn(move || done.send(client::ping(&socket)));
+    match answer.recv_timeout(PATIENCE) {
+        Ok(Ok(())) => None,
+        Ok(Err(_)) => Some("the name server has died".into()),
+        Err(_) => Some("the name server does not answer".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::definitions::default_network;
+    use crate::endpoint::Endpoint;
+
+    fn network() -> Network {
+        default_network("172.18.0.0/16".parse().unwrap()).unwrap()
+    }
+
+    fn bridge(up: bool) -> Link {
+        Link { index: 7, name: "rnet0".into(), kind: Some("bridge".into()), up, ..Link::default() }
+    }
+
+    fn veth() -> Link {
+        Link { name: "veth1".into(), master: Some(7), up: true, carrier: true, ..Link::default() }
+    }
+
+    fn kernel(links: Vec<Link>, addresses: &[&str]) -> Kernel {
+        let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+        Kernel {
+            links: links.into_iter().map(|link| (link.name.clone(), link)).collect(),
+            addresses: HashMap::from([(7, addresses)]),
+            ..Kernel::default()
+        }
+    }
+
+    fn user() -> Container {
+        let attachment = Attachment {
+            network: "bridge".into(),
+            plugin: "rnet".into(),
+            ifname: "eth0".into(),
+            addresses: vec!["172.18.0.2/16".parse().unwrap()],
+            link: Some("veth1".into()),
+            ..Attachment::default()
+        };
+        let endpoint = Some(Endpoint::default());
+        Container { name: "web".into(), attachments: vec![attachment], endpoint, ..Container::default() }
+    }
+
+    fn whole() -> Kernel {
+        kernel(vec![bridge(true), veth()], &["172.18.0.1"])
+    }
+
+    fn state(kernel: &Kernel) -> String {
+        kernel.state(&network(), &[&user()]).to_string()
+    }
+
+    #[test]
+    fn a_network_without_users_is_idle_and_one_without_its_bridge_is_lost() {
+        assert_eq!(kernel(vec![], &[]).state(&network(), &[]), State::Idle);
+        assert_eq!(state(&kernel(vec![], &[])), "lost (its bridge rnet0 is gone)");
+        assert_eq!(state(&whole()), "ok");
+        let mut undefined = network();
+        undefined.name = "mynet".into();
+        let mut user = user();
+        user.attachments[0].network = "mynet".into();
+        assert_eq!(whole().state(&undefined, &[&user]).to_string(), "lost (no file defines it any more)");
+        user.endpoint = None;
+        undefined.file = Some("/etc/cni/net.d/x".into());
+        assert_eq!(whole().state(&undefined, &[&user]), State::Ok);
+    }
+
+    #[test]
+    fn a_network_is_degraded_for_a_reason() {
+        let gateway = ["172.18.0.1"];
+        let with = |links| state(&kernel(links, &gateway));
+        assert_eq!(with(vec![bridge(false), veth()]), "degraded (rnet0 is down)");
+        let moved = kernel(vec![bridge(true), veth()], &[]);
+        assert_eq!(state(&moved), "degraded (172.18.0.1 is missing on rnet0)");
+        assert_eq!(with(vec![bridge(true)]), "degraded (\"web\" has lost its veth1)");
+        let loose = Link { master: None, ..veth() };
+        assert_eq!(with(vec![bridge(true), loose]), "degraded (veth1 of \"web\" is not on rnet0)");
+        let silent = Link { carrier: false, ..veth() };
+        assert_eq!(with(vec![bridge(true), silent]), "degraded (eth0 of \"web\" is down)");
+        let other = Link { kind: Some("dummy".into()), ..bridge(true) };
+        assert_eq!(with(vec![other]), "degraded (rnet0 is not a bridge)");
+    }
+
+    #[test]
+    fn what_is_behind_the_bridge_counts_too() {
+        let inside = Kernel { inside: HashMap::from([("veth1".into(), vec![])]), ..whole() };
+        assert_eq!(state(&inside), "degraded (172.18.0.2 is missing on eth0 of \"web\")");
+        let closed = Kernel { closed: vec![IPV6, IPV4], ..whole() };
+        assert_eq!(state(&closed), "degraded (net.ipv4.ip_forward is 0)");
+        let flushed = Kernel { rules: Rules { changed: true, ..Rules::default() }, ..whole() };
+        assert_eq!(state(&flushed), "degraded (its ruleset was changed or flushed)");
+        let owner = firewall::owner(&Key::new("bridge", "", "eth0")).unwrap();
+        let element = Element::Masquerade { address: "172.18.0.2".parse().unwrap() };
+        let missing = Kernel { rules: Rules { missing: vec![(element, owner)], changed: false }, ..whole() };
+        assert_eq!(state(&missing), "degraded (172.18.0.2 of \"web\" is not masqueraded)");
+        let silent = Kernel { names: Some("the name server has died".into()), ..whole() };
+        assert_eq!(state(&silent), "ok", "it serves no names for this network");
+    }
+}

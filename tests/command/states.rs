@@ -1,0 +1,116 @@
+//! STATE of `ls`: the truth about a network.
+
+use rustix::process::Signal;
+
+use super::{Lab, kill, wait_until};
+
+/// A network `mynet` (172.18.0.0/16) with `web` (172.18.0.2, port 8080) on it.
+fn lab() -> Lab {
+    let lab = Lab::new();
+    assert_eq!(lab.ok("create mynet"), "mynet\n");
+    assert_eq!(lab.state("mynet"), "idle");
+    lab.ok("run -d --name web --net mynet -p 8080:80 sleep 1000");
+    assert_eq!(lab.state("mynet"), "ok");
+    lab
+}
+
+#[test]
+fn forwarding_that_is_off_is_told() {
+    let lab = lab();
+    lab.on_host("echo 0 > /proc/sys/net/ipv4/ip_forward");
+    assert_eq!(lab.state("mynet"), "degraded (net.ipv4.ip_forward is 0)");
+    let shown = &lab.json("inspect mynet")[0];
+    assert_eq!((&shown["state"], &shown["reason"]), (&"degraded".into(), &"net.ipv4.ip_forward is 0".into()));
+    assert!(lab.ok("ls").contains("1           degraded (net.ipv4.ip_forward is 0)\n"));
+}
+
+#[test]
+fn an_interface_that_is_down_or_has_lost_its_address_is_told() {
+    let lab = lab();
+    lab.ok("exec web ip link set eth0 down");
+    assert_eq!(lab.state("mynet"), "degraded (eth0 of \"web\" is down)");
+    lab.ok("exec web ip link set eth0 up");
+    assert_eq!(lab.state("mynet"), "ok");
+    lab.ok("exec web ip addr flush dev eth0");
+    assert_eq!(lab.state("mynet"), "degraded (172.18.0.2 is missing on eth0 of \"web\")");
+}
+
+#[test]
+fn a_bridge_that_is_down_gone_or_without_address_is_told() {
+    let lab = lab();
+    lab.host_ip("addr flush dev rnet-mynet");
+    assert_eq!(lab.state("mynet"), "degraded (172.18.0.1 is missing on rnet-mynet)");
+    lab.host_ip("link set rnet-mynet down");
+    assert_eq!(lab.state("mynet"), "degraded (rnet-mynet is down)");
+    lab.host_ip("link del rnet-mynet");
+    assert_eq!(lab.state("mynet"), "lost (its bridge rnet-mynet is gone)");
+    lab.ok("stop web");
+    assert_eq!(lab.state("mynet"), "idle");
+}
+
+#[test]
+fn a_definition_that_is_gone_is_told() {
+    for chain in ["", "--chain"] {
+        let lab = Lab::new();
+        lab.ok(&format!("install {}", lab.plugins().display()));
+        lab.ok(&format!("create {chain} mynet"));
+        lab.ok("run -d --name web --net mynet sleep 1000");
+        let file = lab.definitions().join("rnet-mynet.conflist");
+        let text = std::fs::read(&file).unwrap();
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(lab.state("mynet"), "lost (no file defines it any more)");
+        assert_eq!(lab.json("inspect mynet")[0]["endpoints"][0]["name"], "web");
+        let said = lab.refused("run --net mynet true", 3);
+        assert_eq!(said, "error: network \"mynet\" cannot be joined: no file defines it any more\n");
+        std::fs::write(&file, text).unwrap();
+        assert_eq!(lab.state("mynet"), "ok");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(lab.ok("rm --detach mynet"), "mynet\n");
+        assert_eq!(lab.ok("ls -q"), "");
+        lab.ok("rm -f web");
+    }
+}
+
+#[test]
+fn a_ruleset_that_lacks_something_is_told() {
+    let lab = lab();
+    for (set, element, reason) in [
+        ("publish4_any", "tcp . 8080", "port 8080/tcp of \"web\" is lost"),
+        ("masq4", "172.18.0.2", "172.18.0.2 of \"web\" is not masqueraded"),
+    ] {
+        let found =
+            lab.on_host(&format!("nft list map inet rnet {set} 2>/dev/null || nft list set inet rnet {set}"));
+        assert!(found.contains(element), "{found}");
+        lab.on_host(&format!("nft delete element inet rnet {set} '{{ {element} }}'"));
+        assert_eq!(lab.state("mynet"), format!("degraded ({reason})"));
+        // The next container puts all of it back, or it is put back here.
+        lab.ok("stop web");
+        lab.ok("run -d --name web --net mynet -p 8080:80 sleep 1000");
+        assert_eq!(lab.state("mynet"), "ok");
+    }
+    lab.on_host("nft delete element inet rnet isolated '{ \"rnet-mynet\" . \"rnet-mynet\" }'");
+    assert_eq!(lab.state("mynet"), "degraded (a rule of it is missing)");
+    lab.on_host("nft flush ruleset");
+    assert_eq!(lab.state("mynet"), "degraded (its ruleset was changed or flushed)");
+}
+
+#[test]
+fn a_name_server_that_is_dead_is_told() {
+    let lab = lab();
+    for (signal, reason) in
+        [(Signal::STOP, "the name server does not answer"), (Signal::KILL, "the name server has died")]
+    {
+        assert_eq!(lab.state("mynet"), "ok");
+        // Those that wait for the others' end would take their place.
+        let mut servers = lab.processes("rnet\0dns\0");
+        servers.extend(lab.processes("/proc/self/exe\0dns\0"));
+        assert!(servers.len() > 1, "{servers:?}");
+        servers.iter().for_each(|pid| kill(*pid, Signal::STOP));
+        servers.iter().for_each(|pid| kill(*pid, signal));
+        assert_eq!(lab.state("mynet"), format!("degraded ({reason})"));
+        if signal == Signal::STOP {
+            servers.iter().for_each(|pid| kill(*pid, Signal::CONT));
+            wait_until("it answers again", || lab.state("mynet") == "ok");
+        }
+    }
+}
