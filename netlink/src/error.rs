@@ -125,6 +125,16 @@ pub enum Error {
         /// The kernel's own words about it, or nothing.
         detail: String,
     },
+    /// The kernel lacks something that rnet needs.
+    #[error("this kernel lacks {what} ({module}, {option}); hint: modprobe -a {module}")]
+    Missing {
+        /// What it is for.
+        what: &'static str,
+        /// The module that has it.
+        module: &'static str,
+        /// The option that builds it.
+        option: &'static str,
+    },
     /// The kernel refused to list something.
     #[error("the kernel refused to list links, addresses, routes or neighbours: {}", reason(*.errno))]
     Dump {
@@ -211,6 +221,7 @@ impl Error {
             Self::Thread { source, .. } | Self::Spawn { source, .. } => Errno::from_io_error(source),
             Self::LinkExists { .. } => Some(Errno::EXIST),
             Self::BridgeFull { .. } => Some(Errno::XFULL),
+            Self::Missing { .. } => Some(Errno::OPNOTSUPP),
             Self::NotNamespace { .. }
             | Self::NotNetwork { .. }
             | Self::Unsteady { .. }

@@ -15,6 +15,7 @@ use crate::encode;
 use crate::error::Error;
 use crate::guard;
 use crate::mac::Mac;
+use crate::missing::{Kind, absence};
 use crate::netns::Netns;
 use crate::read::{self, Address, Link};
 use crate::request::{Request, Route};
@@ -215,6 +216,11 @@ impl Netlink {
         self.socket.sent()
     }
 
+    /// The kernel's no to one message.
+    pub(crate) fn verdict(&mut self, message: Message) -> Result<Option<Refusal>, Error> {
+        Ok(self.exchange(vec![message], |_| ())?.into_iter().flatten().next())
+    }
+
     /// The verdicts without those that the messages forgive.
     fn exchange(
         &mut self,
@@ -237,7 +243,7 @@ impl Netlink {
             Request::LinkMaster { master: Some(master), .. } if refusal.errno == Errno::XFULL => {
                 Err(self.bridge_full(*master))
             }
-            _ => Err(asked(request.to_string(), refusal)),
+            _ => Err(absence(request, &refusal).unwrap_or_else(|| asked(request.to_string(), refusal))),
         }
     }
 
@@ -247,7 +253,7 @@ impl Netlink {
         for way in guard::OTHER_WAYS {
             let refusals = self.exchange(guard::filters(index, way), |_| ())?;
             let Some(refusal) = refusals.into_iter().flatten().next() else { return Ok(()) };
-            last = Err(asked(request.to_string(), refusal));
+            last = Err(absence(request, &refusal).unwrap_or_else(|| asked(request.to_string(), refusal)));
         }
         last
     }
@@ -256,6 +262,7 @@ impl Netlink {
         match (refusal.errno, veth.master) {
             (Errno::XFULL, Some(master)) => self.bridge_full(master),
             (Errno::EXIST, _) => self.link_exists(veth),
+            (Errno::OPNOTSUPP, _) => Kind::Veth.missing(),
             _ => asked(veth.to_string(), refusal),
         }
     }

@@ -15,9 +15,10 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use crate::conntrack::{Flow, Tracked, count, filters};
 use crate::element::{Element, Entry, Owner};
 use crate::encode::{Reply, Requests, replies};
-use crate::error::Error;
+use crate::error::{Error, or_empty};
 use crate::foreign::Dropping;
 use crate::mac_check::{Found, MacCheck, Subject};
+use crate::missing::{Feature, lacking, subsystem};
 use crate::ruleset::{Ruleset, Set, Table};
 use crate::state::{Fingerprint, State, TableState};
 
@@ -45,6 +46,8 @@ const ATTEMPTS: u32 = 100;
 #[derive(Debug)]
 pub struct Firewall {
     socket: OwnedFd,
+    /// False in a kernel without netfilter sockets.
+    is_usable: bool,
     buffer: Vec<u8>,
     messages: u64,
     room: usize,
@@ -91,14 +94,22 @@ enum Outcome {
 }
 
 impl Firewall {
-    /// Opens a socket in the calling thread's network namespace.
+    /// Opens a socket in the calling thread's network namespace. Where the kernel has none of the kind, there is nothing in the
+    /// ruleset, and nothing can be added.
     pub fn open() -> Result<Self, Error> {
         let flags = SocketFlags::CLOEXEC;
+        let failed = |errno| Error::Socket { errno };
         let protocol = Some(netlink::NETFILTER);
-        let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol)
-            .map_err(|errno| Error::Socket { errno })?;
-        let room = sockopt::socket_send_buffer_size(&socket).map_err(|errno| Error::Socket { errno })?;
-        Ok(Self { socket, buffer: vec![0; READ], messages: 0, room })
+        let opened = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, protocol);
+        let is_usable = opened.as_ref().err() != Some(&Errno::PROTONOSUPPORT);
+        let socket = match opened {
+            // Nothing is ever sent by it.
+            _ if !is_usable => rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None),
+            other => other,
+        };
+        let socket = socket.map_err(failed)?;
+        let room = sockopt::socket_send_buffer_size(&socket).map_err(failed)?;
+        Ok(Self { socket, is_usable, buffer: vec![0; READ], messages: 0, room })
     }
 
     /// Adds elements in one transaction: all of them or none.
@@ -128,7 +139,7 @@ impl Firewall {
     /// `None` for what is absent, carries no comment of ours or could never be in a ruleset ([`Element::fault`]).
     pub fn owners(&mut self, elements: &[Element]) -> Result<Vec<Option<Owner>>, Error> {
         let entries: Vec<Option<Entry>> = elements.iter().map(|element| element.entry().ok()).collect();
-        let (found, _) = self.look_up(entries.iter().flatten())?;
+        let (found, _) = or_empty(self.look_up(entries.iter().flatten()))?;
         let mut found = found.into_iter().map(Presence::owner);
         Ok(entries.iter().map(|entry| entry.as_ref().and_then(|_| found.next().flatten())).collect())
     }
@@ -143,7 +154,7 @@ impl Firewall {
         let mut entries = possible_entries(elements, &mut Vec::new());
         drop_doubles(&mut entries, |_| true);
         for _ in 0..ATTEMPTS {
-            let (found, generation) = self.look_up(entries.iter().map(|owned| &owned.entry))?;
+            let (found, generation) = or_empty(self.look_up(entries.iter().map(|owned| &owned.entry)))?;
             let own = entries.iter().zip(found);
             let own = own.filter(|(owned, found)| *found == Presence::Held(Some(owned.owner)));
             let own = by_set(own.map(|(owned, _)| owned).collect());
@@ -218,11 +229,12 @@ impl Firewall {
         let later: Vec<_> = later.chunks(fitting.max(1)).collect();
         for _ in 0..ATTEMPTS {
             let before = self.generation()?;
-            self.commit(DOING, |batch| {
+            let made = self.commit(DOING, |batch| {
                 batch.delete_tables(&Ruleset::constant());
                 batch.create_tables(&Ruleset::constant());
                 batch.create_elements(now, false);
-            })?;
+            });
+            made.or_else(|error| self.require_rules().and(Err(error)))?;
             later
                 .iter()
                 .try_for_each(|chunk| self.commit(DOING, |batch| batch.create_elements(chunk, false)))?;
@@ -235,9 +247,28 @@ impl Firewall {
         Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
     }
 
+    /// Fails with [`Error::Missing`] if this kernel could not take the rules, by trying. Changes nothing: a transaction without its
+    /// end is taken back.
+    pub fn require_rules(&mut self) -> Result<(), Error> {
+        const DOING: &str = "trying the rules";
+        let mut batch = self.requests();
+        batch.begin(None);
+        batch.create_tables(&Ruleset::constant());
+        let first = batch.first();
+        let mut refused = None;
+        self.exchange(DOING, &batch, |reply| {
+            let errno = reply.errno().filter(|errno| *errno != 0).map(Errno::from_raw_os_error);
+            refused = refused.or(errno.map(|errno| (reply.sequence.wrapping_sub(first) as usize, errno)));
+            Ok(())
+        })?;
+        let Some((nth, errno)) = refused else { return Ok(()) };
+        let feature = lacking(batch.bytes(), nth);
+        Err(feature.map_or(Error::Kernel { doing: DOING, errno }, Error::Missing))
+    }
+
     /// Removes both tables; absent ones are fine.
     pub fn drop_tables(&mut self) -> Result<(), Error> {
-        self.commit("removing the tables", |batch| batch.delete_tables(&Ruleset::constant()))
+        or_empty(self.commit("removing the tables", |batch| batch.delete_tables(&Ruleset::constant())))
     }
 
     /// The number of the last change to any ruleset of this namespace, ours or not (NFT_MSG_GETGEN).
@@ -259,9 +290,8 @@ impl Firewall {
         let mut found = Vec::new();
         for set in Ruleset::constant().sets() {
             let ask = |requests: &mut Requests| requests.dump_elements(set);
-            found.extend(
-                self.dump("reading elements", ask, |reply| reply.elements(set))?.into_iter().flatten(),
-            );
+            let elements = or_empty(self.dump("reading elements", ask, |reply| reply.elements(set)))?;
+            found.extend(elements.into_iter().flatten());
         }
         Ok(whole_elements(&found))
     }
@@ -295,8 +325,8 @@ impl Firewall {
     pub fn uncheck_mac(&mut self, subject: &Subject) -> Result<bool, Error> {
         const DOING: &str = "removing the rules of macspoofchk";
         for _ in 0..ATTEMPTS {
-            let generation = self.generation()?;
-            let chains = self.mac_chains(subject)?;
+            let generation = or_empty(self.generation())?;
+            let chains = or_empty(self.mac_chains(subject))?;
             if chains.is_empty() {
                 return Ok(false);
             }
@@ -327,7 +357,7 @@ impl Firewall {
 
     /// True if anything of a subject's is in the kernel.
     pub fn knows_mac_check(&mut self, subject: &Subject) -> Result<bool, Error> {
-        Ok(!self.mac_chains(subject)?.is_empty())
+        Ok(!or_empty(self.mac_chains(subject))?.is_empty())
     }
 
     /// True if the chain is there that the rules of `macspoofchk` hang on.
@@ -697,6 +727,9 @@ impl Firewall {
         requests: &Requests,
         mut read: impl FnMut(Reply<'_>) -> Result<(), Error>,
     ) -> Result<(), Error> {
+        if !self.is_usable {
+            return Err(Error::Missing(Feature::nfnetlink()));
+        }
         self.make_room(requests.bytes().len());
         let bytes = requests.bytes().len();
         rustix::net::send(&self.socket, requests.bytes(), SendFlags::empty())
@@ -707,9 +740,11 @@ impl Firewall {
         while let Some(length) = self.receive(doing)? {
             for reply in replies(&self.buffer[..length]) {
                 let reply = reply.ok_or(Error::Answer { doing })?;
-                let ours = reply.sequence.wrapping_sub(first) < requests.count();
-                if ours && failed.is_none() {
-                    failed = read(reply).err();
+                let nth = reply.sequence.wrapping_sub(first);
+                if nth < requests.count() && failed.is_none() {
+                    let missing = absence(requests, &reply, nth);
+                    failed =
+                        missing.map_or_else(|| read(reply), |missing| Err(Error::Missing(missing))).err();
                 }
             }
         }
@@ -740,6 +775,12 @@ impl Firewall {
             self.room = sockopt::socket_send_buffer_size(&self.socket).unwrap_or(self.room);
         }
     }
+}
+
+/// The part of the kernel that should have answered, if it is not there.
+fn absence(requests: &Requests, reply: &Reply<'_>, nth: u32) -> Option<Feature> {
+    let errno = Errno::from_raw_os_error(reply.errno().filter(|errno| *errno != 0)?);
+    subsystem(requests.subsystem(), nth == 0, errno)
 }
 
 /// A message that is neither an acknowledgement nor an end; the errors in `fine` count as such.

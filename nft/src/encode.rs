@@ -75,6 +75,11 @@ impl Requests {
         self.count
     }
 
+    /// Whom the first message is for (NFNL_SUBSYS_…); 0 for a batch.
+    pub fn subsystem(&self) -> u8 {
+        self.bytes.get(4..6).map_or(0, |kind| u16::from_ne_bytes([kind[0], kind[1]]).to_be_bytes()[0])
+    }
+
     /// Appends a message.
     pub fn message(
         &mut self,

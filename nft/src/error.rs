@@ -3,6 +3,7 @@
 use rustix::io::Errno;
 
 use crate::element::{Element, Owner};
+use crate::missing::Feature;
 
 /// An error of this crate; every variant says which element, interface or step it was about.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +14,9 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
+    /// The kernel lacks something that rnet needs.
+    #[error("this kernel lacks {} ({}, {}); hint: modprobe -a {}", .0.what, .0.module, .0.option, .0.module)]
+    Missing(Feature),
     /// The kernel does not take the messages; EMSGSIZE asks for a larger `net.core.wmem_max`.
     #[error("cannot send {bytes} bytes to nf_tables while {doing}: {errno}")]
     Send {
@@ -86,6 +90,24 @@ pub enum Error {
         /// The name.
         name: String,
     },
+}
+
+impl Error {
+    /// What is not in this kernel at all, and so holds nothing.
+    pub fn missing(&self) -> Option<&Feature> {
+        match self {
+            Self::Missing(feature) => Some(feature),
+            _ => None,
+        }
+    }
+}
+
+/// The result; where the kernel lacks what was asked, it holds nothing.
+pub(crate) fn or_empty<T: Default>(result: Result<T, Error>) -> Result<T, Error> {
+    match result {
+        Err(Error::Missing(_)) => Ok(T::default()),
+        other => other,
+    }
 }
 
 fn by(holder: &Option<Owner>) -> String {

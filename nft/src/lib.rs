@@ -17,6 +17,7 @@ mod encode;
 mod error;
 mod foreign;
 mod mac_check;
+mod missing;
 mod ruleset;
 mod state;
 
@@ -26,5 +27,6 @@ pub use element::{Element, Owner, ParseProtocolError, Protocol, Range};
 pub use error::Error;
 pub use foreign::Dropping;
 pub use mac_check::{MacCheck, Subject};
+pub use missing::Feature;
 pub use ruleset::{LOOPBACK_ANSWER, Ruleset};
 pub use state::{ParseStateError, State};

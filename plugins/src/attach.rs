@@ -165,6 +165,7 @@ pub fn status(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     {
         return Err(Error::not_ready(Error::NotABridge { name: plan.bridge.clone() }));
     }
+    host.require_links()?;
     if plan.masquerade || plan.isolated || plan.guarded || plan.mac_checked {
         host.require_rules().map_err(|error| worse_if_used(&host, plan, error))?;
     }

@@ -118,6 +118,25 @@ pub enum Error {
         /// Whose setting it is: the bridge's or `default`.
         of: String,
     },
+    /// STATUS: a kernel on which nobody has seen rnet work.
+    #[error("this kernel is {found}: rnet needs Linux {}.{} or a later one", oldest.0, oldest.1)]
+    OldKernel {
+        /// Its release.
+        found: String,
+        /// Major and minor number of the oldest that works.
+        oldest: (u32, u32),
+    },
+    /// An IPv6 network on a kernel without IPv6.
+    #[error(
+        "bridge {bridge:?} cannot have {gateway}: this kernel has no IPv6 (booted with ipv6.disable=1, or built without \
+         CONFIG_IPV6); use a network without IPv6 subnets"
+    )]
+    KernelWithoutIpv6 {
+        /// The bridge.
+        bridge: String,
+        /// The address it should have.
+        gateway: String,
+    },
     /// IPv6 forwarding would make the host forget its own router advertisements.
     #[error(
         "IPv6 forwarding would make {link:?} ignore the router advertisements that it lives by; \
@@ -554,7 +573,10 @@ impl Error {
             Error::AlreadyAttached { .. } => own::ALREADY_ATTACHED,
             Error::InterfaceTaken { .. } | Error::LinkNamesTaken { .. } => own::INTERFACE_TAKEN,
             Error::NotABridge { .. } | Error::BridgeAddress { .. } => own::BRIDGE_CONFLICT,
-            Error::ForwardingHarms { .. } | Error::NoIpv6 { .. } => code::NOT_AVAILABLE,
+            Error::ForwardingHarms { .. }
+            | Error::NoIpv6 { .. }
+            | Error::OldKernel { .. }
+            | Error::KernelWithoutIpv6 { .. } => code::NOT_AVAILABLE,
             Error::PortTaken { .. } => own::PORT_TAKEN,
             Error::DuplicateAddress { .. } => own::ADDRESS_TAKEN,
             Error::StillTentative { .. } => code::TRY_AGAIN_LATER,
@@ -582,6 +604,8 @@ impl Error {
             }
             Error::Of { error, .. } => error.details(),
             Error::Ipam(ipam::Error::Refused { refusal, .. }) => refusal.details(),
+            Error::Netlink(netlink::Error::Missing { module, .. }) => loading(module),
+            Error::Nft(nft::Error::Missing(feature)) => loading(&feature.module),
             Error::InterfaceTaken { ifname, .. } => {
                 format!("the container has an interface {ifname} that rnet did not make")
             }
@@ -599,6 +623,19 @@ impl From<Error> for cni::Error {
     }
 }
 
+/// What to do where no module can be loaded any more.
+fn loading(module: &str) -> String {
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/modules_disabled").unwrap_or_default();
+    if disabled.trim() != "1" {
+        return String::new();
+    }
+    let lines = module.replace(' ', "\\n");
+    format!(
+        "kernel.modules_disabled is 1: no module can be loaded before the next boot; \
+         printf '{lines}\\n' > /etc/modules-load.d/rnet.conf, then reboot"
+    )
+}
+
 fn netlink_code(error: &netlink::Error) -> u32 {
     use netlink::Error as E;
     match error {
@@ -606,6 +643,7 @@ fn netlink_code(error: &netlink::Error) -> u32 {
             code::INVALID_NETNS
         }
         E::BridgeFull { .. } => own::BRIDGE_FULL,
+        E::Missing { .. } => code::NOT_AVAILABLE,
         _ => own::KERNEL_REFUSED,
     }
 }
@@ -613,6 +651,7 @@ fn netlink_code(error: &netlink::Error) -> u32 {
 fn nft_code(error: &nft::Error) -> u32 {
     match error {
         nft::Error::Taken { .. } => own::PORT_TAKEN,
+        nft::Error::Missing(_) => code::NOT_AVAILABLE,
         _ => own::RULESET_REFUSED,
     }
 }

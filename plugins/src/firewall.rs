@@ -64,7 +64,11 @@ fn forget_flows(host: &mut Host, record: &Record, held: bool) -> Result<(), Erro
     if flows.is_empty() || !held && is_anothers(host, record)? {
         return Ok(());
     }
-    flush_udp(host, flows)
+    match flush_udp(host, flows) {
+        // What this kernel cannot tell of cannot be forgotten either, and is no reason to keep a container.
+        Err(Error::Nft(error)) if error.missing().is_some() => Ok(()),
+        other => other,
+    }
 }
 
 fn is_anothers(host: &mut Host, record: &Record) -> Result<bool, Error> {

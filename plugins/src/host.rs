@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use netlink::Netlink;
+use netlink::{Kind, Netlink};
 use nft::Firewall;
 use store::{Lock, LockName, Mode, Paths, Store};
 
@@ -46,6 +46,23 @@ fn since_boot() -> Duration {
     Duration::try_from(now).unwrap_or_default()
 }
 
+/// The oldest kernel on which all of rnet works (tests/kernels runs it there).
+const OLDEST_KERNEL: (u32, u32) = (5, 10);
+
+fn require_kernel() -> Result<(), Error> {
+    let found = rustix::system::uname().release().to_string_lossy().into_owned();
+    match version(&found) {
+        Some(version) if version < OLDEST_KERNEL => Err(Error::OldKernel { found, oldest: OLDEST_KERNEL }),
+        _ => Ok(()),
+    }
+}
+
+/// `6.1.0-57-amd64` is 6.1. What cannot be read is not judged.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
+}
+
 impl Host {
     /// Opens the host of the calling thread's network namespace; `what` is told to others who wait for us.
     pub fn open(what: String) -> Result<Self, Error> {
@@ -55,6 +72,7 @@ impl Host {
 
     /// The same for STATUS: no record could be written, no ADD would work.
     pub fn ready(what: String) -> Result<Self, Error> {
+        require_kernel()?;
         let host = Self::open(what).map_err(Error::not_ready)?;
         store::check_writable(&host.store.paths().run()).map_err(Error::not_ready)?;
         Ok(host)
@@ -62,8 +80,18 @@ impl Host {
 
     /// Whether the kernel's ruleset can be worked with (STATUS).
     pub fn require_rules(&mut self) -> Result<(), Error> {
-        let usable = self.firewall().and_then(|firewall| Ok(firewall.state()?));
-        usable.map(drop).map_err(Error::not_ready)
+        let usable = self.firewall().and_then(|firewall| match firewall.state()? {
+            Some(_) => Ok(()),
+            None => Ok(firewall.require_rules()?),
+        });
+        usable.map_err(Error::not_ready)
+    }
+
+    /// Whether the kernel makes the links of an attachment (STATUS).
+    pub fn require_links(&mut self) -> Result<(), Error> {
+        [Kind::Bridge, Kind::Veth].into_iter().try_for_each(|kind| {
+            self.netlink.require_kind(kind).map_err(Error::from).map_err(Error::not_ready)
+        })
     }
 
     /// Makes sure that an ADD does not run out of descriptors half-way, where its undo would have none either.
@@ -148,5 +176,18 @@ impl Drop for Host {
                 self.netlink.messages() + self.sent + self.firewall.as_ref().map_or(0, Firewall::messages);
             let _ = std::fs::write(file, sent.to_string());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_is_read_as_major_and_minor() {
+        assert_eq!(version("6.1.0-57-amd64"), Some((6, 1)));
+        assert_eq!(version("5.10"), Some((5, 10)));
+        assert_eq!(version("7-rc1"), None);
+        assert!(version("5.4.0-26-generic") < Some(OLDEST_KERNEL) && version("6.1") > Some(OLDEST_KERNEL));
     }
 }

@@ -241,6 +241,7 @@ fn require_ipv6(host: &Host, plan: &Plan, found: Option<&Link>, gateways: &[IpNe
     let of = found.map_or("default", |bridge| bridge.name.as_str());
     match host.netlink.sysctl(&format!("ipv6/conf/{of}/disable_ipv6"))?.as_deref() {
         Some("0") => Ok(()),
+        None => Err(Error::KernelWithoutIpv6 { bridge: plan.bridge.clone(), gateway: gateway.to_string() }),
         _ => Err(Error::NoIpv6 { bridge: plan.bridge.clone(), gateway: gateway.to_string(), of: of.into() }),
     }
 }
