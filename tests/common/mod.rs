@@ -26,6 +26,11 @@ pub const LONG: Duration = Duration::from_secs(5);
 /// Long enough to see that nothing comes.
 pub const SOON: Duration = Duration::from_millis(300);
 
+/// The rnet under test: the one that Cargo has built, or the file that RNET_TEST_BINARY names.
+pub fn binary() -> PathBuf {
+    std::env::var_os("RNET_TEST_BINARY").map_or_else(|| env!("CARGO_BIN_EXE_rnet").into(), PathBuf::from)
+}
+
 /// A host, and a folder on it with the plugins. It ends with this value.
 pub struct Lab {
     pub host: Host,
@@ -69,7 +74,7 @@ impl Lab {
         let plugins = host.root().join("bin");
         std::fs::create_dir(&plugins).unwrap();
         for name in PLUGINS {
-            std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_rnet"), plugins.join(name)).unwrap();
+            std::os::unix::fs::symlink(binary(), plugins.join(name)).unwrap();
         }
         Self { host, plugins }
     }
