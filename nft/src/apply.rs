@@ -37,7 +37,7 @@ const ELEMENT_SIZE: usize = 192;
 const RESTART: i32 = 85;
 const INTERRUPTED: i32 = Errno::INTR.raw_os_error();
 /// How often something is tried again that others disturbed by their own changes.
-const ATTEMPTS: u32 = 100;
+pub(crate) const ATTEMPTS: u32 = 100;
 
 /// One netfilter socket, in the network namespace of the thread that opened it.
 ///
@@ -85,7 +85,7 @@ enum Presence {
 type Held = HashMap<Vec<u8>, Option<Owner>>;
 
 /// What the kernel said to one transaction.
-enum Outcome {
+pub(crate) enum Outcome {
     Done,
     /// Others have changed the ruleset since the generation that was given.
     Changed,
@@ -654,7 +654,7 @@ impl Firewall {
         Ok(deleted)
     }
 
-    fn requests(&self) -> Requests {
+    pub(crate) fn requests(&self) -> Requests {
         Requests::new(self.messages as u32)
     }
 
@@ -667,7 +667,7 @@ impl Firewall {
     }
 
     /// Sends one batch and reads what the kernel has to say to it; an empty one is not sent.
-    fn transact(
+    pub(crate) fn transact(
         &mut self,
         doing: &'static str,
         generation: Option<u32>,
@@ -695,7 +695,7 @@ impl Firewall {
     }
 
     /// Reads a whole dump, again if the kernel says that changes came between.
-    fn dump<T>(
+    pub(crate) fn dump<T>(
         &mut self,
         doing: &'static str,
         ask: impl Fn(&mut Requests),
@@ -721,7 +721,7 @@ impl Firewall {
     }
 
     /// Sends the requests and reads until the queue is empty.
-    fn exchange(
+    pub(crate) fn exchange(
         &mut self,
         doing: &'static str,
         requests: &Requests,
@@ -784,7 +784,11 @@ fn absence(requests: &Requests, reply: &Reply<'_>, nth: u32) -> Option<Feature> 
 }
 
 /// A message that is neither an acknowledgement nor an end; the errors in `fine` count as such.
-fn message<'a>(doing: &'static str, reply: &Reply<'a>, fine: &[Errno]) -> Result<Option<Reply<'a>>, Error> {
+pub(crate) fn message<'a>(
+    doing: &'static str,
+    reply: &Reply<'a>,
+    fine: &[Errno],
+) -> Result<Option<Reply<'a>>, Error> {
     match reply.errno() {
         None => Ok(Some(*reply)),
         Some(0) => Ok(None),
@@ -818,7 +822,7 @@ fn refusal(doing: &'static str, errors: &[(usize, Errno)]) -> Error {
 }
 
 /// The same where nothing is said of our own tables.
-fn foreign_refusal(doing: &'static str, errors: &[(usize, Errno)]) -> Error {
+pub(crate) fn foreign_refusal(doing: &'static str, errors: &[(usize, Errno)]) -> Error {
     errors.first().map_or(Error::Answer { doing }, |(_, errno)| Error::Kernel { doing, errno: *errno })
 }
 

@@ -7,7 +7,7 @@
 //! The rules of `bridge`'s `macspoofchk` are the exception: the reference plugin's, in a table of others
 //! ([`MacCheck`]).
 //!
-//! `element`, `ruleset`, `mac_check`, `foreign`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
+//! `element`, `ruleset`, `mac_check`, `foreign`, `reference`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
 //! to the kernel, through one [`Firewall`] socket.
 
 mod apply;
@@ -18,6 +18,7 @@ mod error;
 mod foreign;
 mod mac_check;
 mod missing;
+mod reference;
 mod ruleset;
 mod state;
 
@@ -28,5 +29,6 @@ pub use error::Error;
 pub use foreign::Dropping;
 pub use mac_check::{MacCheck, Subject};
 pub use missing::Feature;
+pub use reference::{Layer, Trace};
 pub use ruleset::{LOOPBACK_ANSWER, Ruleset};
 pub use state::{ParseStateError, State};

@@ -267,7 +267,7 @@ fn verdict(data: &[u8]) -> Option<Expression> {
     }
 }
 
-fn within(data: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn within(data: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(data).find_map(|(found, value)| (found == kind).then_some(value))
 }
 

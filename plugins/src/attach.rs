@@ -8,7 +8,8 @@ use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Ipam, Plan, addresses};
 use crate::{
-    Error, Host, failpoint, firewall, lease, link, living, mac_check, names, network, ports, renamed, sticky,
+    Error, Host, failpoint, firewall, lease, link, living, mac_check, names, network, ports, reference,
+    renamed, sticky,
 };
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
@@ -112,6 +113,9 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     // Without a record there is nothing that an IPAM plugin which ADD would refuse could have leased.
     let has_ipam = found.is_some() || lease::require(&plan.ipam, request).is_ok();
     let ipam = if has_ipam { &plan.ipam } else { &Ipam::None };
+    if found.is_none() {
+        reference::detach(&mut host, plan, request)?;
+    }
     detach(&mut host, ipam, request, &found.unwrap_or(planned))?;
     host.store.retire(lock)?;
     host.close();

@@ -73,9 +73,17 @@ pub fn add(
 }
 
 /// DEL: by the record, and where there is none or it was lost, by what would be in it at least. Again is success.
-pub fn del(unknown: Record, request: &Request<'_>) -> Result<(), Error> {
+/// `otherwise` is done where there is no record.
+pub fn del(
+    unknown: Record,
+    request: &Request<'_>,
+    otherwise: impl FnOnce(&mut Host, &Record) -> Result<(), Error>,
+) -> Result<(), Error> {
     let mut host = open("DEL", request)?;
     let (lock, found) = renamed::find(&mut host, &unknown)?;
+    if found.is_none() {
+        otherwise(&mut host, &unknown)?;
+    }
     remove(&mut host, &found.unwrap_or(unknown))?;
     host.store.retire(lock)?;
     host.close();

@@ -36,6 +36,7 @@ mod network;
 mod plan;
 mod portmap;
 pub mod ports;
+mod reference;
 mod renamed;
 mod rnet;
 pub mod ruleset;

@@ -12,7 +12,7 @@ use crate::bridge::RuntimeConfig;
 use crate::conditions::{self, Dialect, Family};
 use crate::error::{Fault, Finding};
 use crate::plan::subnet;
-use crate::{Error, Host, attach, chained, check, failpoint, firewall, network, ports};
+use crate::{Error, Host, attach, chained, check, failpoint, firewall, network, ports, reference};
 
 const PLUGIN: &str = "portmap";
 
@@ -56,7 +56,7 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(chained::del(chained::bare_record(PLUGIN, request), request)?)
+        Ok(chained::del(chained::bare_record(PLUGIN, request), request, reference::unpublish)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {

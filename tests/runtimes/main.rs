@@ -15,6 +15,7 @@
 // Its output is a test report; and a test that cannot go on returns an error.
 #![allow(clippy::print_stdout)]
 
+mod changeover;
 mod checks;
 mod containerd;
 mod ctr;
@@ -92,6 +93,7 @@ fn tests(setup: &Setup) -> Vec<Test> {
         tests.extend(containerd::tests(flavour));
         tests.extend(ctr::tests(flavour));
         if !setup.peer {
+            tests.extend(changeover::tests(flavour));
             tests.extend(readme::tests(flavour));
             tests.extend(names::tests(flavour));
             tests.extend(systemd::tests(flavour));

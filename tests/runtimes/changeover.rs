@@ -1,0 +1,265 @@
+//! A host that changes from the reference plugins to rnet, or back, while containers run: the plugins of Debian, and rnet's,
+//! called as runtimes call them.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use netns_fixtures::{Connection, Container, tcp_connect};
+use serde_json::{Value, json};
+
+use crate::harness::{Body, Test};
+use crate::lab::{Lab, wait_until};
+use crate::network::Flavour;
+use crate::program::{bounded, ip, stdout};
+use crate::setup::{PLUGINS, Setup};
+
+/// Where Debian keeps the reference plugins.
+const REFERENCE: &str = "/usr/lib/cni";
+const LEASES: &str = "/var/lib/cni/networks/net1";
+
+/// All tests of this file.
+pub fn tests(flavour: &Flavour) -> Vec<Test> {
+    let tests: &[(&str, Body)] = &[
+        ("a_container_of_the_reference_plugins_leaves_nothing", leaves_nothing),
+        ("a_container_whose_namespace_is_gone_leaves_nothing", leaves_nothing_without_netns),
+        ("a_neighbour_of_the_reference_plugins_is_left_alone", leaves_neighbours),
+        ("rules_of_the_reference_plugins_nft_backend_go", nft_forms_go),
+        ("a_container_of_rnet_that_the_reference_plugins_delete", and_back),
+    ];
+    let chain = *flavour == Flavour::Chain;
+    tests.iter().filter(|_| chain).map(|test| Test::new("changeover", *flavour, *test)).collect()
+}
+
+/// Containers on one network, and whose plugins are called for them.
+struct Scene<'a> {
+    lab: Lab<'a>,
+}
+
+impl<'a> Scene<'a> {
+    fn new(setup: &'a Setup) -> anyhow::Result<Self> {
+        Ok(Self { lab: Lab::new(setup)? })
+    }
+
+    /// One plugin of `folder`; what it prints.
+    fn call(&self, folder: &str, verb: &str, who: &Who, config: &Value) -> anyhow::Result<String> {
+        let plugin = config["type"].as_str().context("a plugin has a type")?;
+        let program = Path::new(folder).join(plugin);
+        let call = bounded(self.lab.host.netns(), &program.to_string_lossy())
+            .env("CNI_COMMAND", verb)
+            .env("CNI_CONTAINERID", &who.id)
+            .env("CNI_NETNS", &who.netns)
+            .env("CNI_IFNAME", "eth0")
+            .env("CNI_PATH", folder)
+            .input(config.to_string());
+        let none: [&str; 0] = [];
+        let output = call.args(none).output()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{verb} of {folder}/{plugin} for {}: {said}", who.id);
+        Ok(said)
+    }
+
+    /// ADD of bridge and portmap.
+    fn add(&self, folder: &str, who: &Who) -> anyhow::Result<Value> {
+        let result: Value = serde_json::from_str(&self.call(folder, "ADD", who, &bridge(None))?)?;
+        self.call(folder, "ADD", who, &portmap(who, Some(&result)))?;
+        Ok(result)
+    }
+
+    /// DEL of portmap and bridge.
+    fn del(&self, folder: &str, who: &Who, result: Option<&Value>) -> anyhow::Result<()> {
+        self.call(folder, "DEL", who, &portmap(who, result))?;
+        self.call(folder, "DEL", who, &bridge(result)).map(drop)
+    }
+
+    /// As nft tells it, and as iptables does, which knows its own comments.
+    fn ruleset(&self) -> anyhow::Result<String> {
+        let all = ["-c", "nft list ruleset; iptables-save; ip6tables-save"];
+        stdout(bounded(self.lab.host.netns(), "sh"), "sh", &all)
+    }
+
+    /// Rules and chains that bear the container's id or lead to chains of its own, and links of the bridge.
+    fn ensure_gone(&self, who: &Who) -> anyhow::Result<()> {
+        let rules = self.ruleset()?;
+        ensure!(!rules.contains(&format!("id: \\\"{}", who.id)), "rules are left of {}:\n{rules}", who.id);
+        let own = rules.lines().filter(|line| line.contains("chain CNI-") && !line.contains("HOSTPORT"));
+        ensure!(own.clone().count() == 0, "chains are left: {:?}", own.collect::<Vec<_>>());
+        let ports = ip(self.lab.host.netns(), &["link", "show", "master", "br1"])?;
+        ensure!(ports.as_array().is_some_and(Vec::is_empty), "ports of {} are left: {ports}", who.id);
+        let leases = fs::read_dir(LEASES)?.flatten().map(|file| file.file_name());
+        let leases: Vec<_> = leases.filter(|name| name.to_string_lossy().contains("10.89.1.")).collect();
+        ensure!(leases.is_empty(), "leases are left: {leases:?}");
+        Ok(())
+    }
+}
+
+/// Whom a call is about, and which port it publishes.
+struct Who {
+    id: String,
+    netns: String,
+    port: u16,
+}
+
+impl Who {
+    fn of(container: &Container, port: u16) -> Self {
+        Self { id: container.name().into(), netns: container.path().to_string_lossy().into_owned(), port }
+    }
+}
+
+fn bridge(previous: Option<&Value>) -> Value {
+    let ipam = json!({"type": "host-local", "ranges": [[{"subnet": "10.89.1.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]});
+    let mut config = json!({"cniVersion": "0.4.0", "name": "net1", "type": "bridge", "bridge": "br1",
+        "isGateway": true, "ipMasq": true, "hairpinMode": true, "ipam": ipam});
+    previous.into_iter().for_each(|previous| config["prevResult"] = previous.clone());
+    config
+}
+
+fn portmap(who: &Who, previous: Option<&Value>) -> Value {
+    let ports = json!([{"hostPort": who.port, "containerPort": 80, "protocol": "tcp"}]);
+    let mut config = json!({"cniVersion": "0.4.0", "name": "net1", "type": "portmap",
+        "runtimeConfig": {"portMappings": ports}});
+    previous.into_iter().for_each(|previous| config["prevResult"] = previous.clone());
+    config
+}
+
+/// With the result that libcni remembers, and without.
+fn leaves_nothing(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
+    for with_result in [true, false] {
+        let scene = Scene::new(setup)?;
+        let container = scene.lab.host.container("old")?;
+        let who = Who::of(&container, 8080);
+        let result = scene.add(REFERENCE, &who)?;
+        ensure!(scene.ruleset()?.contains("old"), "the reference plugins wrote no rules to nf_tables");
+
+        scene.del(PLUGINS, &who, with_result.then_some(&result))?;
+
+        scene.ensure_gone(&who)?;
+        scene.del(PLUGINS, &who, with_result.then_some(&result))?;
+    }
+    Ok(())
+}
+
+fn leaves_nothing_without_netns(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
+    let scene = Scene::new(setup)?;
+    let container = scene.lab.host.container("old")?;
+    let who = Who::of(&container, 8080);
+    let result = scene.add(REFERENCE, &who)?;
+    // The container lives on, as with runtimes that name no namespace any more.
+    let nameless = Who { netns: String::new(), ..who };
+    scene.del(PLUGINS, &nameless, Some(&result))?;
+    scene.ensure_gone(&nameless)?;
+
+    let container = scene.lab.host.container("older")?;
+    let who = Who::of(&container, 8081);
+    scene.add(REFERENCE, &who)?;
+    container.remove()?;
+    drop(container);
+    scene.del(PLUGINS, &who, None)?;
+    // With the namespace the kernel takes the veth, in its own time.
+    wait_until("the veth is gone", || Ok(scene.ensure_gone(&who).is_ok()))
+}
+
+/// The next holder of the address is not reached by the port of the one before; a neighbour's port goes on.
+fn leaves_neighbours(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
+    let scene = Scene::new(setup)?;
+    let containers = ["old", "neighbour"].map(|name| scene.lab.host.container(name));
+    let [old, neighbour] = containers;
+    let (old, neighbour) = (old?, neighbour?);
+    let (who, other) = (Who::of(&old, 8080), Who::of(&neighbour, 8081));
+    let result = scene.add(REFERENCE, &who)?;
+    let kept = scene.add(REFERENCE, &other)?;
+    let open = |port: u16| {
+        let host = scene.lab.outside.host_address();
+        Ok::<_, anyhow::Error>(tcp_connect(
+            scene.lab.outside.netns(),
+            (host, port).into(),
+            std::time::Duration::from_secs(1),
+        )?)
+    };
+    let _serving = neighbour.run(|| std::net::TcpListener::bind("0.0.0.0:80"))??;
+    ensure!(open(8081)? == Connection::Open, "the neighbour's port does not answer before");
+
+    // A DEL for another network on the same bridge, on which the container never was.
+    let mut elsewhere = bridge(None);
+    elsewhere["name"] = json!("net2");
+    scene.call(PLUGINS, "DEL", &who, &elsewhere)?;
+    ensure!(scene.ruleset()?.contains("old"), "another network's DEL removed rules");
+    let inside = ip(old.netns(), &["link", "show", "eth0"])?;
+    ensure!(inside.as_array().is_some_and(|links| links.len() == 1), "another network's DEL removed eth0");
+
+    scene.del(PLUGINS, &who, Some(&result))?;
+
+    let rules = scene.ruleset()?;
+    ensure!(!rules.contains("\\\"old"), "rules are left:\n{rules}");
+    ensure!(open(8081)? == Connection::Open, "the neighbour's port does not answer any more");
+    scene.del(PLUGINS, &other, Some(&kept))?;
+    scene.ensure_gone(&other)
+}
+
+/// What upstream's nft backends write since 1.6 (its names and comments: ipmasq_nftables_linux.go, portmap_nftables.go).
+fn nft_forms_go(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
+    let scene = Scene::new(setup)?;
+    let container = scene.lab.host.container("c1")?;
+    let who = Who::of(&container, 8080);
+    let sum = ["-c", "printf net1 | sha512sum | cut -c1-16"];
+    let network = stdout(bounded(scene.lab.host.netns(), "sh"), "sh", &sum)?;
+    let instance = "f4d01f2ef4b92245, net: net1, if: eth0, id: c1";
+    let rules = format!(
+        "table inet cni_plugins_masquerade {{
+  chain masq_checks {{
+    ip saddr 10.89.1.2 ip daddr != 10.89.1.0/24 masquerade comment \"{network}-{instance}\"
+    ip saddr 10.89.1.3 masquerade comment \"{network}-0000000000000000, net: net1, if: eth0, id: c2\"
+    ip saddr 10.89.1.4 masquerade
+  }}
+}}"
+    );
+    let ports = "table ip cni_hostport {
+  chain hostports {
+    tcp dport 8080 dnat to 10.89.1.2:80 comment \"c1\"
+    tcp dport 8081 dnat to 10.89.1.3:80 comment \"c11\"
+  }
+  chain hostip_hostports {
+    ip daddr 192.168.77.1 tcp dport 8082 dnat to 10.89.1.2:80 comment \"c1\"
+  }
+  chain masquerading {
+    ip saddr 10.89.1.2 ip daddr 10.89.1.2 masquerade comment \"c1\"
+  }
+}
+table ip6 cni_hostport {
+  chain hostports {
+    tcp dport 8080 dnat to [fd00::2]:80 comment \"c1\"
+  }
+}";
+    let script = format!("nft -f - <<'E'\n{rules}\n{ports}\nE");
+    stdout(bounded(scene.lab.host.netns(), "sh"), "sh", &["-c", &script])?;
+
+    scene.del(PLUGINS, &who, None)?;
+
+    let left = scene.ruleset()?;
+    let comments = left.lines().filter_map(|line| line.split("comment ").nth(1)).collect::<Vec<_>>();
+    let others = comments.iter().all(|comment| comment.contains("id: c2") || *comment == "\"c11\"");
+    ensure!(comments.len() == 2 && others, "left:\n{left}");
+    ensure!(left.contains("10.89.1.4"), "a rule without a comment is gone:\n{left}");
+    Ok(())
+}
+
+/// The reference plugins 1.1.1 free the lease and fail at a chain that they miss; what rnet made stays until rnet is asked.
+fn and_back(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
+    let scene = Scene::new(setup)?;
+    let container = scene.lab.host.container("new")?;
+    let who = Who::of(&container, 8080);
+    let result = scene.add(PLUGINS, &who)?;
+
+    let refused = scene.del(REFERENCE, &who, Some(&result));
+    ensure!(
+        refused.is_err_and(|error| error.to_string().contains("CNI-")),
+        "the reference plugins deleted it"
+    );
+
+    let rules = scene.ruleset()?;
+    ensure!(rules.contains("10.89.1.2"), "it was expected that rnet's elements stay:\n{rules}");
+    scene.del(PLUGINS, &who, Some(&result))?;
+    let rules = scene.ruleset()?;
+    ensure!(!rules.contains("10.89.1.2") && !rules.contains("table inet rnet"), "rules are left:\n{rules}");
+    scene.ensure_gone(&who)
+}
