@@ -48,6 +48,7 @@ impl Request {
                 ))
             },
             Self::LinkDormant { index, .. } => Message { forgiven: &[Errno::NODEV], ..set(dormant(*index)) },
+            Self::LinkAwake { index, .. } => set(awake(*index)),
             Self::LinkMac { index, mac, .. } => set(with(*index, LinkAttribute::Address(mac.0.to_vec()))),
             Self::LinkMtu { index, mtu, .. } => set(with(*index, LinkAttribute::Mtu(*mtu))),
             Self::LinkMaster { index, master, .. } => {
@@ -195,6 +196,12 @@ fn bridge(name: &str, mac: Mac, mtu: Option<u32>, snooping: bool) -> LinkMessage
 fn dormant(index: u32) -> LinkMessage {
     let mut message = with(index, LinkAttribute::Mode(LinkMode::Dormant));
     message.attributes.push(LinkAttribute::OperState(State::Dormant));
+    message
+}
+
+fn awake(index: u32) -> LinkMessage {
+    let mut message = with(index, LinkAttribute::Mode(LinkMode::Default));
+    message.attributes.push(LinkAttribute::OperState(State::Up));
     message
 }
 

@@ -55,6 +55,10 @@ pub struct Link {
     pub isolated: Option<bool>,
     /// IFLA_BRPORT_LEARNING of a bridge port.
     pub learning: Option<bool>,
+    /// IPv4 packets that come by it are forwarded (`conf/LINK/forwarding`); `None`: it has no IPv4.
+    pub forwards_v4: Option<bool>,
+    /// The same for IPv6 (`forwarding`, or `force_forwarding` where the kernel has that).
+    pub forwards_v6: Option<bool>,
     /// Bytes received since it was made.
     pub rx_bytes: u64,
     /// Bytes sent since it was made.
@@ -110,7 +114,29 @@ impl Link {
                 self.tx_bytes = wire::u64_at(value, 24).unwrap_or(0);
             }
             libc::IFLA_LINKINFO => self.take_info(value),
+            libc::IFLA_AF_SPEC => self.take_families(value),
             _ => {}
+        }
+    }
+
+    /// What the families keep of it: IPv4's settings count from 1 (IPV4_DEVCONF_FORWARDING), IPv6's from 0
+    /// (DEVCONF_FORWARDING).
+    fn take_families(&mut self, families: &[u8]) {
+        const IFLA_INET_CONF: u16 = 1;
+        const IFLA_INET6_CONF: u16 = 2;
+        /// DEVCONF_FORCE_FORWARDING (linux/ipv6.h, since Linux 6.17).
+        const FORCE_FORWARDING: usize = 59;
+        let is_on = |value: &[u8], at: usize| wire::u32_at(value, at * 4) == Some(1);
+        for (family, settings) in Attributes(families) {
+            for (kind, value) in Attributes(settings) {
+                match (i32::from(family), kind) {
+                    (libc::AF_INET, IFLA_INET_CONF) => self.forwards_v4 = Some(is_on(value, 0)),
+                    (libc::AF_INET6, IFLA_INET6_CONF) => {
+                        self.forwards_v6 = Some(is_on(value, 0) || is_on(value, FORCE_FORWARDING));
+                    }
+                    _ => {}
+                }
+            }
         }
     }
 

@@ -24,6 +24,8 @@ pub enum Request {
     /// Keeps a link from being called operational, whatever its carrier: a bridge takes no more frames from such a port.
     /// Unlike setting it down it waits for no grace period; a link that is gone is fine.
     LinkDormant { index: u32, name: String },
+    /// Ends that.
+    LinkAwake { index: u32, name: String },
     /// Gives a link another hardware address.
     LinkMac { index: u32, name: String, mac: Mac },
     /// Makes a link the port of a bridge, or of none.
@@ -148,6 +150,7 @@ impl fmt::Display for Request {
             Self::LinkDown { name, .. } => write!(f, "ip link set {name} down"),
             Self::LinkAlias { name, alias, .. } => write!(f, "ip link set {name} alias {alias}"),
             Self::LinkNoAutoAddress { name, .. } => write!(f, "ip link set {name} addrgenmode none"),
+            Self::LinkAwake { name, .. } => write!(f, "ip link set {name} mode default state up"),
             Self::LinkDormant { name, .. } => write!(f, "ip link set {name} mode dormant state dormant"),
             Self::LinkMac { name, mac, .. } => write!(f, "ip link set {name} address {mac}"),
             Self::LinkMaster { name, master: Some(master), .. } => {

@@ -50,6 +50,7 @@ pub struct Firewall {
     is_usable: bool,
     buffer: Vec<u8>,
     messages: u64,
+    commits: u32,
     room: usize,
 }
 
@@ -109,7 +110,7 @@ impl Firewall {
         };
         let socket = socket.map_err(failed)?;
         let room = sockopt::socket_send_buffer_size(&socket).map_err(failed)?;
-        Ok(Self { socket, is_usable, buffer: vec![0; READ], messages: 0, room })
+        Ok(Self { socket, is_usable, buffer: vec![0; READ], messages: 0, commits: 0, room })
     }
 
     /// Adds elements in one transaction: all of them or none.
@@ -203,13 +204,18 @@ impl Firewall {
         self.make_room(RULES_SIZE + entries.len() * ELEMENT_SIZE);
         for _ in 0..ATTEMPTS {
             let mut first = 0;
-            let outcome = self.transact(DOING, None, |batch| {
-                batch.delete_tables(&Ruleset::constant());
+            let (generation, present) = (self.generation()?, self.present_tables()?);
+            let outcome = self.transact(DOING, Some(generation), |batch| {
+                present.iter().for_each(|table| batch.delete_table(table));
                 batch.create_tables(&Ruleset::constant());
                 first = batch.count() as usize - 1;
                 entries.iter().for_each(|owned| batch.create_element(&owned.entry, owned.owner, false));
             })?;
-            let Outcome::Refused(errors) = outcome else { return Ok(()) };
+            let errors = match outcome {
+                Outcome::Done => return Ok(()),
+                Outcome::Changed => continue,
+                Outcome::Refused(errors) => errors,
+            };
             let refused: HashMap<usize, Errno> =
                 errors.iter().filter_map(|(at, errno)| Some((at.checked_sub(first)?, *errno))).collect();
             if refused.is_empty() {
@@ -229,12 +235,22 @@ impl Firewall {
         let later: Vec<_> = later.chunks(fitting.max(1)).collect();
         for _ in 0..ATTEMPTS {
             let before = self.generation()?;
-            let made = self.commit(DOING, |batch| {
-                batch.delete_tables(&Ruleset::constant());
+            let present = self.present_tables()?;
+            // Only what is there: a table that is made only to be deleted costs the next transaction a grace period.
+            let replaced = self.transact(DOING, Some(before), |batch| {
+                present.iter().for_each(|table| batch.delete_table(table));
                 batch.create_tables(&Ruleset::constant());
                 batch.create_elements(now, false);
             });
-            made.or_else(|error| self.require_rules().and(Err(error)))?;
+            let refused = match replaced {
+                Ok(Outcome::Done) => None,
+                Ok(Outcome::Changed) => continue,
+                Ok(Outcome::Refused(errors)) => Some(refusal(DOING, &errors)),
+                Err(error) => Some(error),
+            };
+            if let Some(error) = refused {
+                return self.require_rules().and(Err(error));
+            }
             later
                 .iter()
                 .try_for_each(|chunk| self.commit(DOING, |batch| batch.create_elements(chunk, false)))?;
@@ -268,7 +284,7 @@ impl Firewall {
 
     /// Removes both tables; absent ones are fine.
     pub fn drop_tables(&mut self) -> Result<(), Error> {
-        or_empty(self.commit("removing the tables", |batch| batch.delete_tables(&Ruleset::constant())))
+        or_empty(self.drop_present_tables())
     }
 
     /// The number of the last change to any ruleset of this namespace, ours or not (NFT_MSG_GETGEN).
@@ -370,6 +386,11 @@ impl Firewall {
     pub fn droppers_of_input(&mut self) -> Result<Vec<Dropping>, Error> {
         let found = self.dump("reading the chains", Requests::dump_chains, |reply| Some(reply.dropping()))?;
         Ok(found.into_iter().flatten().collect())
+    }
+
+    /// How many transactions were committed so far: each has raised the generation by one.
+    pub fn commits(&self) -> u32 {
+        self.commits
     }
 
     /// How many netlink messages were sent so far.
@@ -579,10 +600,28 @@ impl Firewall {
         Ok(size.map(|size| size as usize))
     }
 
-    fn dump_set(&mut self, set: &'static Set) -> Result<Vec<(Entry, Option<Owner>)>, Error> {
+    /// All elements of one set; none if it is absent.
+    pub(crate) fn dump_set(&mut self, set: &'static Set) -> Result<Vec<(Entry, Option<Owner>)>, Error> {
         let ask = |requests: &mut Requests| requests.dump_elements(set);
         let parts = self.dump("reading elements", ask, |reply| reply.elements(set))?;
         Ok(parts.into_iter().flatten().collect())
+    }
+
+    /// Those of the entries that are there, as they are.
+    pub(crate) fn found(&mut self, entries: &[&Entry]) -> Result<Vec<(Entry, Option<Owner>)>, Error> {
+        const DOING: &str = "looking up elements";
+        let mut requests = self.requests();
+        let first = requests.first();
+        entries.iter().for_each(|entry| requests.get_element(entry));
+        let mut found = Vec::new();
+        self.exchange(DOING, &requests, |reply| {
+            let at = reply.sequence.wrapping_sub(first) as usize;
+            if let Some(message) = message(DOING, &reply, &[Errno::NOENT])? {
+                found.extend(message.elements(entries[at].set).ok_or(Error::Answer { doing: DOING })?);
+            }
+            Ok(())
+        })?;
+        Ok(found)
     }
 
     fn ask_for(&mut self, entries: &[&Entry]) -> Result<Vec<Presence>, Error> {
@@ -602,7 +641,31 @@ impl Firewall {
         Ok(found)
     }
 
-    fn table_state(&mut self, table: &Table) -> Result<Option<TableState>, Error> {
+    fn drop_present_tables(&mut self) -> Result<(), Error> {
+        const DOING: &str = "removing the tables";
+        for _ in 0..ATTEMPTS {
+            let generation = self.generation()?;
+            let present = self.present_tables()?;
+            let delete = |batch: &mut Requests| present.iter().for_each(|table| batch.delete_table(table));
+            match self.transact(DOING, Some(generation), delete)? {
+                Outcome::Done => return Ok(()),
+                Outcome::Changed => {}
+                Outcome::Refused(errors) => return Err(refusal(DOING, &errors)),
+            }
+        }
+        Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
+    }
+
+    fn present_tables(&mut self) -> Result<Vec<&'static Table>, Error> {
+        let mut present = Vec::new();
+        for table in Ruleset::constant().tables {
+            present.extend(self.table(table)?.map(|_| *table));
+        }
+        Ok(present)
+    }
+
+    /// A table's handle and flags, if it is there.
+    fn table(&mut self, table: &Table) -> Result<Option<(u64, u32)>, Error> {
         const DOING: &str = "reading the tables";
         let mut requests = self.requests();
         requests.get_table(table);
@@ -611,7 +674,12 @@ impl Firewall {
             found = found.or(message(DOING, &reply, &[Errno::NOENT])?.and_then(|table| table.table()));
             Ok(())
         })?;
-        let Some((handle, flags)) = found else { return Ok(None) };
+        Ok(found)
+    }
+
+    fn table_state(&mut self, table: &Table) -> Result<Option<TableState>, Error> {
+        const DOING: &str = "reading the rules";
+        let Some((handle, flags)) = self.table(table)? else { return Ok(None) };
         let ask = |requests: &mut Requests| requests.dump_rules(table);
         let rules = self.dump(DOING, ask, |reply| reply.rule())?;
         let rules = rules.iter().fold(Fingerprint::new(), |all, rule| all.with(*rule));
@@ -691,7 +759,9 @@ impl Firewall {
             }
             Ok(())
         })?;
-        outcome(doing, &errors, done)
+        let outcome = outcome(doing, &errors, done)?;
+        self.commits = self.commits.wrapping_add(u32::from(matches!(outcome, Outcome::Done)));
+        Ok(outcome)
     }
 
     /// Reads a whole dump, again if the kernel says that changes came between.

@@ -161,14 +161,11 @@ impl Requests {
         })
     }
 
-    /// Deletes both tables, which need not be there.
-    pub fn delete_tables(&mut self, ruleset: &Ruleset) {
-        for table in ruleset.tables {
-            self.create_table(table);
-            self.nftables(NfTablesMessageType::DeleteTable, 0, table.family, |message| {
-                message.put(&TableAttribute::Name(TABLE.into()));
-            });
-        }
+    /// Deletes a table of ours that is there.
+    pub fn delete_table(&mut self, table: &Table) {
+        self.nftables(NfTablesMessageType::DeleteTable, 0, table.family, |message| {
+            message.put(&TableAttribute::Name(TABLE.into()));
+        });
     }
 
     /// Creates both tables with their chains, sets and rules.

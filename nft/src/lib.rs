@@ -11,6 +11,7 @@
 //! to the kernel, through one [`Firewall`] socket.
 
 mod apply;
+mod compare;
 mod conntrack;
 mod element;
 mod encode;
@@ -21,6 +22,8 @@ mod missing;
 mod reference;
 mod ruleset;
 mod state;
+#[cfg(feature = "failpoints")]
+mod version;
 
 pub use apply::{Firewall, LeftOut, Rebuilt};
 pub use conntrack::Flow;

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::encode::Requests;
+
 use Term::{
     Accept, Counter, Dnat, Drop, Has, Implied, In, Is, IsNot, Mark, Masked, Masquerade, NotIn, Return, Within,
 };
@@ -28,7 +30,18 @@ impl Ruleset {
     /// What every host that runs rnet has in its kernel, whatever its networks.
     pub fn constant() -> Self {
         static TABLES: [&Table; 2] = [&INET, &BRIDGE];
+        #[cfg(feature = "failpoints")]
+        if let Some(tables) = crate::version::other(&TABLES) {
+            return Self { tables };
+        }
         Self { tables: &TABLES }
+    }
+
+    /// A number that stands for all of it, as it is written to the kernel: two programs with one number write the same.
+    pub fn identity(&self) -> u64 {
+        let mut requests = Requests::new(0);
+        requests.create_tables(self);
+        identity_of(requests.bytes())
     }
 
     /// How many rules there are: constant, whatever the number of networks, containers and ports.
@@ -160,8 +173,17 @@ const TARGET6_TYPE_OF: &[u8] = &[
     3, 4, 64, 0, 0, 0, 4, 4, 128, 0, 0, 0, // offset and length in bits
 ];
 
+/// Eight bytes at a time: each ADD asks.
+fn identity_of(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<8>();
+    let rest = rest.iter().map(|byte| u64::from(*byte));
+    words.iter().map(|word| u64::from_le_bytes(*word)).chain(rest).fold(bytes.len() as u64, |hash, word| {
+        (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    })
+}
+
 /// A base chain and its rules; every policy is accept.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Chain {
     pub name: &'static str,
     pub kind: &'static str,

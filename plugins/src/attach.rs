@@ -317,15 +317,38 @@ fn set_port(
         netlink::Request::LinkNoAutoAddress { index, name: name.clone() },
     ];
     requests.extend(port_flags(plan, record, index, &name));
-    if let Some(mac) = record.mac.filter(|_| plan.gateway).map(|mac| Mac(mac.0)) {
-        let addresses = record.addresses.iter().map(|address| address.address.ip());
-        requests.extend(addresses.map(|address| netlink::Request::NeighbourReplace {
-            index: bridge.index,
-            address,
-            mac,
-        }));
-    }
+    requests.extend(neighbours(plan, record, bridge.index));
     requests.push(netlink::Request::LinkUp { index, name });
+    Ok(host.netlink.send(&requests)?)
+}
+
+/// The bridge's knowledge of who has the addresses now.
+fn neighbours(plan: &Plan, record: &Record, index: u32) -> Vec<netlink::Request> {
+    let mac = record.mac.filter(|_| plan.gateway).map(|mac| Mac(mac.0));
+    let addresses = record.addresses.iter().map(|address| address.address.ip());
+    let Some(mac) = mac else { return Vec::new() };
+    addresses.map(|address| netlink::Request::NeighbourReplace { index, address, mac }).collect()
+}
+
+/// Makes a living attachment's host end a port of its bridge again. It is dormant until its flags are there, as a new port is
+/// down.
+pub fn rejoin(
+    host: &mut Host,
+    plan: &Plan,
+    record: &Record,
+    bridge: &Link,
+    link: &Link,
+) -> Result<(), Error> {
+    use netlink::Request::{LinkAwake, LinkDormant, LinkMaster, LinkUp};
+    let (index, name) = (link.index, link.name.clone());
+    let mut requests = vec![
+        LinkDormant { index, name: name.clone() },
+        LinkMaster { index, name: name.clone(), master: Some(bridge.index) },
+    ];
+    requests.extend(port_flags(plan, record, index, &name));
+    requests.extend(neighbours(plan, record, bridge.index));
+    requests.push(LinkAwake { index, name: name.clone() });
+    requests.push(LinkUp { index, name });
     Ok(host.netlink.send(&requests)?)
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 use cni::{CniResult, Interface, Ip, Request};
 use ipnetwork::IpNetwork;
 use netlink::{Link, Netlink, Netns, Route};
+use nft::{Element, Owner};
 use store::Record;
 
 use crate::error::Finding;
@@ -43,16 +44,23 @@ pub fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let elements: Vec<_> = wanted.iter().map(|(element, _)| element.clone()).collect();
-    let owners = host.firewall()?.owners(&elements)?;
-    let missing = wanted.iter().zip(owners).find(|((_, owner), found)| found.as_ref() != Some(owner));
-    if let Some(((element, _), _)) = missing {
-        return Err(Finding::NoElement { element: element.to_string() }.into());
+    if !host.firewall()?.holds(&wanted)? {
+        let element = first_missing(host, &wanted)?.map_or_else(String::new, |element| element.to_string());
+        return Err(Finding::NoElement { element }.into());
     }
-    if !ruleset::is_intact(host)? {
-        return Err(Finding::RulesetChanged.into());
+    if let Some(finding) = ruleset::finding(host)? {
+        return Err(finding.into());
     }
     ports::check_loopback(host, record)
+}
+
+fn first_missing<'e>(host: &mut Host, wanted: &'e [(Element, Owner)]) -> Result<Option<&'e Element>, Error> {
+    for one in wanted {
+        if !host.firewall()?.holds(std::slice::from_ref(one))? {
+            return Ok(Some(&one.0));
+        }
+    }
+    Ok(None)
 }
 
 /// The finding for an attachment that was never made or is gone.

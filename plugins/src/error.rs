@@ -282,6 +282,10 @@ pub enum Error {
     },
 }
 
+/// When the ruleset is restored: every ADD that adds to it looks at it.
+const RESTORED: &str = "the next container that is added to a network of type `rnet`, or with a published port, restores it \
+                        for all; so do DEL and ADD of this one";
+
 /// What CHECK looks for. The texts are upstream's where upstream has one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
@@ -399,9 +403,7 @@ pub enum Finding {
         wanted: bool,
     },
     /// An element of the ruleset is missing or somebody else's.
-    #[error(
-        "the ruleset lacks {element}; hint: the next ADD restores it, as does DEL and ADD of this container"
-    )]
+    #[error("the ruleset lacks {element}, or has it otherwise; hint: {RESTORED}")]
     NoElement {
         /// The element, in nft's words.
         element: String,
@@ -418,8 +420,11 @@ pub enum Finding {
         chain: String,
     },
     /// The constant part of the ruleset was changed.
-    #[error("rnet's ruleset was changed by somebody else; the next ADD restores it")]
+    #[error("another program changed or flushed rnet's ruleset; hint: {RESTORED}")]
     RulesetChanged,
+    /// It is another version's.
+    #[error("another version of rnet wrote the ruleset; hint: {RESTORED}")]
+    OtherRuleset,
     /// lo is down.
     #[error("loopback interface is down")]
     LoopbackDown,

@@ -3,19 +3,32 @@
 //! `RNET_FAILPOINT=STEP:abort`, `STEP:error`, `STEP:panic`, `STEP:stop` or `STEP:delay=MS`, where STEP is one of [`STEPS`].
 //! Compiled in by the feature `failpoints` only.
 
-/// Every step, in the order in which an attachment passes them.
-pub const STEPS: [&str; 21] = [
+/// Every step, in the order in which an attachment passes them; those of a network are passed by its first and its last one only.
+pub const STEPS: [&str; 38] = [
     "add.lock",
     "add.intent",
     "add.lease",
+    "add.network",
     "add.bridge",
+    "add.advertisements",
+    "add.gateway",
+    "add.force-all",
+    "add.force-default",
+    "add.force-bridge",
+    "add.forward",
+    "add.elements",
+    "add.moment",
+    "add.reattach",
     "add.address",
+    "add.ready",
     "add.veth",
     "add.rules",
     "add.conntrack",
     "add.port",
     "add.inside",
     "add.commit",
+    "add.moved",
+    "add.redirected",
     "add.names",
     "add.reply",
     "del.lock",
@@ -25,7 +38,11 @@ pub const STEPS: [&str; 21] = [
     "del.veth",
     "del.lease",
     "del.record",
+    "del.network",
+    "del.elements",
     "del.bridge",
+    "del.forgotten",
+    "del.network-record",
 ];
 
 /// Passes `step`, unless a test asked for something else to happen there.

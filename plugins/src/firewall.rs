@@ -38,7 +38,8 @@ pub fn admit(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error
 fn claim(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
     let elements = attachment(record);
     if elements.is_empty() {
-        return Ok(None);
+        // What keeps others from it is the network's.
+        return if record.isolated { ruleset::confirm(host).map(Some) } else { Ok(None) };
     }
     ports::reserve(host, record)?;
     ruleset::put(host, &elements, &elements).map(Some)
@@ -91,14 +92,10 @@ fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> 
     let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
     // From here on a rebuild must not bring them back. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
-    let removed = host.firewall()?.remove(elements)?;
-    if let Some(generation) = removed {
-        ruleset::followed(host, generation)?;
-        host.note_deletion()?;
-    }
+    let removed = ruleset::remove(host, elements)?;
     failpoint::pass("del.rules")?;
     ports::release(host, record)?;
-    Ok(removed.is_some())
+    Ok(removed)
 }
 
 /// Takes out whatever a plugin has put in under an attachment's key, and its claims: for an attachment whose record
@@ -110,9 +107,7 @@ pub fn purge(host: &mut Host, plugin: &str, key: &Key) -> Result<(), Error> {
     let found = host.firewall()?.elements()?.into_iter();
     let found = found.filter(|(element, owner)| *owner == own && is_put_in_by(plugin, element));
     let elements: Vec<_> = found.filter_map(|(element, owner)| Some((element, owner?))).collect();
-    if host.firewall()?.remove(&elements)?.is_some() {
-        host.note_deletion()?;
-    }
+    ruleset::remove(host, &elements)?;
     if plugin == "portmap" || plugin == "rnet" { ports::release_all(host, key) } else { Ok(()) }
 }
 
@@ -131,16 +126,23 @@ fn is_put_in_by(plugin: &str, element: &Element) -> bool {
 /// its bridge have the same.
 pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let elements = network_elements(network);
+    if elements.is_empty() {
+        return Ok(());
+    }
     if has_covered(host, &elements)? {
         // The kernel takes no subnet beside one that it overlaps, so one has to go for the other.
         let _lock = host.lock(LockName::Ruleset, Mode::Exclusive)?;
         return ruleset::rebuild(host, &[]);
     }
+    if host.firewall()?.holds(&elements)? {
+        return ruleset::confirm(host).map(drop);
+    }
     let keys: Vec<Element> = elements.iter().map(|(element, _)| element.clone()).collect();
-    let owners = if keys.is_empty() { Vec::new() } else { host.firewall()?.owners(&keys)? };
-    let missing = elements.into_iter().zip(owners).filter(|((_, own), owner)| owner.as_ref() != Some(own));
+    let owners = host.firewall()?.owners(&keys)?;
+    let missing = elements.into_iter().zip(owners).filter(|(_, owner)| owner.is_none());
     let missing: Vec<_> = missing.map(|(element, _)| element).collect();
-    if missing.is_empty() { Ok(()) } else { ruleset::put(host, &missing, &[]).map(drop) }
+    // What leads elsewhere, because a call was killed half-way, is replaced with all the rest.
+    if missing.is_empty() { ruleset::restore(host) } else { ruleset::put(host, &missing, &[]).map(drop) }
 }
 
 /// The same for a network that was another `before`.
@@ -149,8 +151,7 @@ pub fn change_network(host: &mut Host, before: &Network, after: &Network) -> Res
     let gone: Vec<_> = network_elements(before).into_iter().filter(|old| !new.contains(old)).collect();
     if !gone.is_empty() {
         let _lock = host.lock(LockName::Ruleset, Mode::Shared)?;
-        host.firewall()?.remove(&gone)?;
-        host.note_deletion()?;
+        ruleset::remove(host, &gone)?;
     }
     admit_network(host, after)
 }
@@ -169,13 +170,12 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
     if elements.is_empty() {
         return Ok(());
     }
-    host.firewall()?.remove(&elements)?;
-    host.note_deletion()?;
+    ruleset::remove(host, &elements)?;
     let uncovered = of_all(&others)
         .into_iter()
         .filter(|(home, _)| elements.iter().any(|(gone, _)| is_covered(home, gone)));
     let uncovered: Vec<_> = uncovered.collect();
-    if uncovered.is_empty() { Ok(()) } else { Ok(host.firewall()?.add(&uncovered)?) }
+    if uncovered.is_empty() { Ok(()) } else { ruleset::write(host, |firewall| firewall.add(&uncovered)) }
 }
 
 /// True if a subnet of one of these lies in another that its bridge has, or the reverse.

@@ -9,15 +9,17 @@ use std::io::Write;
 use netlink::{BY_ADVERTISEMENT, Route};
 
 use crate::plan::Plan;
-use crate::{Error, Host};
+use crate::{Error, Host, failpoint};
 
 const ALL: &str = "ipv6/conf/all/forwarding";
 const FORCED: &str = "ipv6/conf/all/force_forwarding";
 
 /// Makes the host forward IPv6 for the plan's bridge.
 pub fn enable(host: &mut Host, plan: &Plan) -> Result<(), Error> {
+    let of_bridge = format!("ipv6/conf/{}/forwarding", plan.bridge);
     if host.netlink.sysctl(ALL)?.as_deref() == Some("1") {
-        return Ok(());
+        // The bridge may have been told otherwise.
+        return Ok(host.netlink.set_sysctl(&of_bridge, "1").map(drop)?);
     }
     if host.netlink.sysctl(FORCED)?.is_some() {
         return force(host, &plan.bridge);
@@ -25,7 +27,8 @@ pub fn enable(host: &mut Host, plan: &Plan) -> Result<(), Error> {
     for link in endangered(host, &plan.bridge)? {
         keep_advertisements(host, plan, &link)?;
     }
-    Ok(host.netlink.set_sysctl(ALL, "1").map(drop)?)
+    host.netlink.set_sysctl(ALL, "1")?;
+    Ok(host.netlink.set_sysctl(&of_bridge, "1").map(drop)?)
 }
 
 /// True if the host forwards what comes by `bridge`.
@@ -46,8 +49,10 @@ pub fn to_change(host: &mut Host) -> Result<Vec<String>, Error> {
 
 /// `all` is for the interfaces that are there when it changes, `default` for those to come.
 fn force(host: &Host, bridge: &str) -> Result<(), Error> {
-    for interface in ["all", "default", bridge] {
+    let steps = [("all", "add.force-all"), ("default", "add.force-default"), (bridge, "add.force-bridge")];
+    for (interface, step) in steps {
         host.netlink.set_sysctl(&format!("ipv6/conf/{interface}/force_forwarding"), "1")?;
+        failpoint::pass(step)?;
     }
     Ok(())
 }

@@ -300,8 +300,7 @@ pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
 /// The host end of an attachment, if it is there and ours: its alias says so, or, where ADD did not come that
 /// far, its record does.
 pub fn find(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
-    let key = record.key();
-    let derived = key.link(0);
+    let derived = record.key().link(0);
     let found = match &record.link {
         Some(name) => find_named(host, record, name)?,
         None => None,
@@ -314,11 +313,15 @@ pub fn find(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
 }
 
 fn find_named(host: &mut Host, record: &Record, name: &str) -> Result<Option<Link>, Error> {
-    let key = record.key();
-    Ok(host.netlink.link(name)?.filter(|link| match &link.alias {
-        Some(alias) => alias == key.as_str(),
+    Ok(host.netlink.link(name)?.filter(|link| is_own(link, record)))
+}
+
+/// True if a link of the right name is an attachment's.
+pub fn is_own(link: &Link, record: &Record) -> bool {
+    match &link.alias {
+        Some(alias) => alias == record.key().as_str(),
         None => record.link.is_some() && link.mac == Some(host_mac(record)),
-    }))
+    }
 }
 
 fn set_sysctls(

@@ -7,18 +7,18 @@ use nft::{MacCheck, Subject};
 use store::{Lock, LockName, Mode, Record, Stage};
 
 use crate::error::Finding;
-use crate::{Error, Host};
+use crate::{Error, Host, ruleset};
 
 /// Puts a record's rules in, if it wants any, and those of all others where somebody flushed the table.
 pub fn admit(host: &mut Host, record: &Record) -> Result<(), Error> {
     let Some(check) = of(record) else { return Ok(()) };
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     if host.firewall()?.has_bridge_nat()? {
-        return Ok(host.firewall()?.check_macs(&[check])?);
+        return ruleset::write(host, |firewall| firewall.check_macs(&[check]));
     }
     let _lock = host.change(lock, Mode::Exclusive)?;
     restore(host)?;
-    Ok(host.firewall()?.check_macs(&[check])?)
+    ruleset::write(host, |firewall| firewall.check_macs(&[check]))
 }
 
 /// Looks once more, for a flush since [`admit`] that a restoration followed did not bring back what is no committed
@@ -31,7 +31,7 @@ pub fn confirm(host: &mut Host, record: &Record, ruleset: Option<Lock>) -> Resul
         None => host.lock(LockName::Ruleset, Mode::Shared)?,
     };
     if !host.firewall()?.knows_mac_check(&check.subject)? {
-        host.firewall()?.check_macs(&[check])?;
+        ruleset::write(host, |firewall| firewall.check_macs(&[check]))?;
     }
     Ok(Some(lock))
 }
@@ -44,10 +44,10 @@ pub fn restore(host: &mut Host) -> Result<(), Error> {
     if checks.is_empty() || host.firewall()?.has_bridge_nat()? {
         return Ok(());
     }
-    if host.firewall()?.check_macs(&checks).is_err() {
+    if ruleset::write(host, |firewall| firewall.check_macs(&checks)).is_err() {
         // One that the kernel refuses keeps nobody else's from coming back; its own CHECK tells of it.
         for check in &checks {
-            let _ = host.firewall()?.check_macs(std::slice::from_ref(check));
+            let _ = ruleset::write(host, |firewall| firewall.check_macs(std::slice::from_ref(check)));
         }
     }
     Ok(())
@@ -65,7 +65,7 @@ pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
         // From here on a restoration must not bring them back. Freeing must not depend on a disk that is full, though.
         let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
     }
-    if host.firewall()?.uncheck_mac(&subject)? {
+    if ruleset::write(host, |firewall| firewall.uncheck_mac(&subject))? {
         host.note_deletion()?;
     }
     Ok(())

@@ -183,7 +183,8 @@ pub fn withdraw(host: &Host, record: &Record) {
     let _ = client::remove_endpoint(&socket, &record.network, &record.container, &record.ifname);
 }
 
-/// Tells the name server that a network has gone, after its record has.
+/// Tells the name server that a network goes, before its record does: one that starts meanwhile reads that it has no
+/// attachment.
 pub fn forget_network(host: &Host, network: &Network) {
     if network.zone.is_some() {
         let _ = client::remove_network(&host.store.paths().name_server(), &network.name);
@@ -208,7 +209,10 @@ pub fn check(host: &Host, record: &Record) -> Result<(), Error> {
 pub fn tell_all(store: &Store, tell: &mut dyn FnMut(Known)) -> Result<(), Error> {
     let mut with_names = HashSet::new();
     for network in store.networks()? {
-        if let Some(zone) = &network.zone {
+        // Without an attachment it is on its way out.
+        let zone = network.zone.as_ref();
+        let in_use = zone.is_some() && store.has_records(&network.name, &network.plugin)?;
+        if let Some(zone) = zone.filter(|_| in_use) {
             tell(Known::Network(served(&network, zone)));
             with_names.insert((network.name, network.plugin));
         }

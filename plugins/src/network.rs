@@ -5,10 +5,10 @@ use std::net::{IpAddr, SocketAddr};
 use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Request};
-use store::{Lock, LockName, Mode, Network, NetworkKey, Zone};
+use store::{Lock, LockName, Mode, Network, NetworkKey, Stage, Zone};
 
 use crate::plan::{Plan, hashed_mac, subnet};
-use crate::{Error, Host, failpoint, far, firewall, forward_v6, link, moments, names};
+use crate::{Error, Host, attach, failpoint, far, firewall, forward_v6, link, moments, names};
 
 /// A network that stays while this is held.
 pub struct Held {
@@ -45,13 +45,19 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
         return Ok(());
     }
     let Some(network) = host.store.network(name, plugin)? else { return Ok(()) };
+    // Whoever comes after a kill finds something to be made whole. Freeing must not depend on a disk that is full, though.
+    let _ = host.store.write_network(&Network { stage: Stage::Intent, ..network.clone() });
+    failpoint::pass("del.network")?;
     firewall::dismiss_network(host, &network)?;
+    failpoint::pass("del.elements")?;
     for made in network.former.iter().chain([&network]).filter(|network| network.owns_bridge) {
         remove_bridge(host, made)?;
     }
     failpoint::pass("del.bridge")?;
-    host.store.remove_network(name, plugin)?;
     names::forget_network(host, &network);
+    failpoint::pass("del.forgotten")?;
+    host.store.remove_network(name, plugin)?;
+    failpoint::pass("del.network-record")?;
     Ok(host.store.retire(lock)?)
 }
 
@@ -67,9 +73,12 @@ pub fn redirect_names(host: &mut Host, held: Held, moved: Vec<SocketAddr>) -> Re
     let known = host.store.network(&held.network.name, &held.network.plugin)?;
     let Some(before) = known else { return Ok(()) };
     let zone = before.zone.clone().map(|zone| Zone { moved, ..zone });
-    let after = Network { zone, ..before.clone() };
+    let after = Network { stage: Stage::Intent, zone, ..before.clone() };
     host.store.write_network(&after)?;
-    firewall::change_network(host, &before, &after)
+    failpoint::pass("add.moved")?;
+    firewall::change_network(host, &before, &after)?;
+    failpoint::pass("add.redirected")?;
+    Ok(host.store.write_network(&Network { stage: before.stage, ..after })?)
 }
 
 /// The other networks that have attachments. One without is on its way out as well: of two that go at once, each would
@@ -98,9 +107,9 @@ fn ready(
     far: &[IpNetwork],
 ) -> Result<Option<(Link, Network)>, Error> {
     let known = host.store.network(&planned.name, &planned.plugin)?;
-    let Some(network) = known.filter(|known| covers(known, planned)) else { return Ok(None) };
+    let Some(network) = known.filter(|known| is_whole(known, planned)) else { return Ok(None) };
     let Some(bridge) = find(host, plan)? else { return Ok(None) };
-    let fits = bridge.up && plan.mtu.is_none_or(|mtu| mtu == bridge.mtu);
+    let fits = bridge.up && plan.mtu.is_none_or(|mtu| mtu == bridge.mtu) && is_forwarding(&bridge, gateways);
     let ready = fits
         && (!plan.promiscuous || bridge.promisc)
         && has_addresses(host, &bridge, gateways)?
@@ -108,18 +117,40 @@ fn ready(
     Ok(ready.then_some((bridge, network)))
 }
 
+/// Whoever turns forwarding off on the host does so on every link: the bridge tells, without another question.
+fn is_forwarding(bridge: &Link, gateways: &[IpNetwork]) -> bool {
+    gateways.iter().all(|gateway| match gateway {
+        IpNetwork::V4(_) => bridge.forwards_v4 == Some(true),
+        IpNetwork::V6(_) => bridge.forwards_v6 == Some(true),
+    })
+}
+
 /// Remembers a network that another plugin of a list makes, and keeps it there.
 pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
     let mut lock = host.lock(LockName::Network(NetworkKey::new(&planned.name)), Mode::Shared)?;
     let known = host.store.network(&planned.name, &planned.plugin)?;
-    if let Some(network) = known.filter(|known| covers(known, &planned)) {
+    if let Some(network) = known.filter(|known| is_whole(known, &planned)) {
         return Ok(Held { network, lock });
     }
     lock = host.change(lock, Mode::Exclusive)?;
-    let network = described(host, planned, false)?;
+    let mut network = described(host, planned, false)?;
     host.store.write_network(&network)?;
+    failpoint::pass("add.network")?;
     firewall::admit_network(host, &network)?;
+    failpoint::pass("add.elements")?;
+    commit(host, &mut network)?;
     Ok(Held { network, lock })
+}
+
+/// Everything of the network is in the kernel: from now on its attachments find it ready.
+fn commit(host: &Host, network: &mut Network) -> Result<(), Error> {
+    network.stage = Stage::Committed;
+    Ok(host.store.write_network(network)?)
+}
+
+/// True if all that is planned for a network was made.
+fn is_whole(known: &Network, planned: &Network) -> bool {
+    known.stage == Stage::Committed && covers(known, planned)
 }
 
 /// True if all that is planned for a network is on record.
@@ -159,9 +190,10 @@ fn make(
     let found = find(host, plan)?;
     require_ipv6(host, plan, found.as_ref(), gateways)?;
     let owns_bridge = planned.owns_bridge && found.is_none();
-    let network = described(host, Network { owns_bridge, ..planned }, plan.owns_bridge)?;
-    // Written first: whoever finds the bridge after a crash must know whose it is.
+    let mut network = described(host, Network { owns_bridge, ..planned }, plan.owns_bridge)?;
+    // Written first: whoever finds the bridge after a crash must know whose it is, and that it is not ready.
     host.store.write_network(&network)?;
+    failpoint::pass("add.network")?;
     let bridge = match found {
         Some(bridge) => bridge,
         None => create(host, plan)?,
@@ -169,9 +201,14 @@ fn make(
     failpoint::pass("add.bridge")?;
     set_up(host, plan, &bridge, &network, gateways)?;
     firewall::admit_network(host, &network)?;
+    failpoint::pass("add.elements")?;
     moments::network_comes(host, &network)?;
+    failpoint::pass("add.moment")?;
+    reattach(host, plan, &bridge)?;
     await_gateways(host, gateways)?;
     failpoint::pass("add.address")?;
+    commit(host, &mut network)?;
+    failpoint::pass("add.ready")?;
     Ok((Link { up: true, mtu: plan.mtu.unwrap_or(bridge.mtu), ..bridge }, network))
 }
 
@@ -190,6 +227,7 @@ fn planned(plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Network {
         // `bridge` replaces what an earlier configuration asked for, as upstream's does.
         gateways: if plan.owns_bridge { gateways.to_vec() } else { Vec::new() },
         former: Vec::new(),
+        stage: Stage::Intent,
     }
 }
 
@@ -287,6 +325,7 @@ fn set_up(
     gateways: &[IpNetwork],
 ) -> Result<(), Error> {
     link::refuse_advertisements(host, &plan.bridge)?;
+    failpoint::pass("add.advertisements")?;
     let mut requests = change_addresses(host, plan, bridge, network, gateways)?;
     let (index, name) = (bridge.index, plan.bridge.clone());
     requests.extend(pin_mac(bridge));
@@ -298,7 +337,9 @@ fn set_up(
     }
     requests.push(Request::LinkUp { index, name });
     host.netlink.send(&requests)?;
-    forward(host, plan, gateways).map_err(Error::of("failed to enable forwarding"))
+    failpoint::pass("add.gateway")?;
+    forward(host, plan, gateways).map_err(Error::of("failed to enable forwarding"))?;
+    failpoint::pass("add.forward")
 }
 
 /// A bridge that others made takes over a port's MAC, unless it is told to keep its own.
@@ -349,6 +390,8 @@ fn in_the_way(found: IpNetwork, gateway: IpNetwork) -> bool {
 fn forward(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) -> Result<(), Error> {
     if gateways.iter().any(|gateway| gateway.is_ipv4()) {
         host.netlink.set_sysctl("ipv4/ip_forward", "1")?;
+        // The bridge may differ from the host: it was told so, or it was made while new links were not to forward.
+        host.netlink.set_sysctl(&format!("ipv4/conf/{}/forwarding", plan.bridge), "1")?;
     }
     if gateways.iter().any(|gateway| matches!(gateway.ip(), IpAddr::V6(_))) {
         forward_v6::enable(host, plan)?;
@@ -362,6 +405,28 @@ pub fn forwards(host: &Host, bridge: &str, v6: bool) -> Result<bool, Error> {
         return forward_v6::is_on(host, bridge);
     }
     Ok(host.netlink.sysctl("ipv4/ip_forward")?.as_deref() == Some("1"))
+}
+
+/// Makes those ports of the bridge again that it has lost, because it was deleted or because somebody took it over: a bridge
+/// that was made just now has none of the containers that were on the one before.
+///
+/// Their guards are in the ruleset, which was looked at a moment ago.
+fn reattach(host: &mut Host, plan: &Plan, bridge: &Link) -> Result<(), Error> {
+    let mut records = host.store.records()?;
+    records.retain(|record| record.bridge.as_deref() == Some(&bridge.name) && record.link.is_some());
+    if records.is_empty() {
+        return Ok(());
+    }
+    let links = host.netlink.links()?;
+    for record in records.iter().filter(|record| record.stage == Stage::Committed) {
+        let link = links.iter().find(|link| record.link.as_deref() == Some(&link.name));
+        let link = link.filter(|link| link::is_own(link, record) && link.master != Some(bridge.index));
+        if let Some(link) = link {
+            attach::rejoin(host, plan, record, bridge, link)?;
+            failpoint::pass("add.reattach")?;
+        }
+    }
+    Ok(())
 }
 
 /// A bridge that others have put ports on, or that another network uses, stays.

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use store::{Key, Lock, LockName, Mode, Port, Record};
 
 use crate::error::{Fault, Finding, host_text};
-use crate::{Error, Host, attach, firewall};
+use crate::{Error, Host, attach, firewall, ruleset};
 
 /// Who wants a bridge's loopback open claims this and the bridge's name.
 const LOOPBACK_CLAIM: &str = "loopback-";
@@ -247,7 +247,7 @@ fn is_same(held: &Port, wanted: &Port) -> bool {
 /// What else a dead container left is its DEL's or gc's to remove.
 fn bury(host: &mut Host, holder: &Record) -> Result<(), Error> {
     let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
-    host.firewall()?.remove(&firewall::attachment(holder))?;
+    ruleset::remove(host, &firewall::attachment(holder))?;
     release(host, holder)?;
     Ok(host.store.write_record(&Record { ports: Vec::new(), ..holder.clone() })?)
 }

@@ -23,6 +23,8 @@ pub enum LockName {
     Ports,
     /// Our nftables tables: shared from the first element until the record is changed, exclusive for a rebuild.
     Ruleset,
+    /// A transaction of rnet's, until its generation is noted: others' are told from it by that.
+    Transaction,
     /// The start of the name server.
     Names,
 }
@@ -43,6 +45,7 @@ impl LockName {
             LockName::Network(key) => format!("network-{key}"),
             LockName::Ports => "ports".into(),
             LockName::Ruleset => "ruleset".into(),
+            LockName::Transaction => "transaction".into(),
             LockName::Names => "names".into(),
         }
     }
@@ -53,6 +56,7 @@ impl LockName {
             LockName::Network(key) => format!("the network {key}"),
             LockName::Ports => "the published ports".into(),
             LockName::Ruleset => "the ruleset".into(),
+            LockName::Transaction => "the transaction on the ruleset".into(),
             LockName::Names => "the start of the name server".into(),
         }
     }

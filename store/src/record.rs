@@ -150,6 +150,9 @@ pub struct Exception {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Network {
+    /// Committed: everything of it is in the kernel. An intent is made whole by the next ADD, whether it was about to come
+    /// or to go.
+    pub stage: Stage,
     /// The network's name.
     pub name: String,
     /// The plugin that serves it.

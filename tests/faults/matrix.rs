@@ -162,27 +162,53 @@ fn cases(network: &Network, company: Company) -> Vec<Case> {
     cases
 }
 
+/// The steps of a network, which its first attachment and its last one pass.
+const OF_THE_NETWORK: [&str; 14] = [
+    "add.network",
+    "add.bridge",
+    "add.advertisements",
+    "add.gateway",
+    "add.forward",
+    "add.elements",
+    "add.moment",
+    "add.address",
+    "add.ready",
+    "del.network",
+    "del.elements",
+    "del.bridge",
+    "del.forgotten",
+    "del.network-record",
+];
+/// Those that a plugin has which follows another: the bridge is not its own.
+const OF_A_REMEMBERED_NETWORK: [&str; 7] = [
+    "add.network",
+    "add.elements",
+    "del.network",
+    "del.elements",
+    "del.bridge",
+    "del.forgotten",
+    "del.network-record",
+];
+/// Those of IPv6, of a bridge that was lost, and of a name server that could not have its port: `network.rs`, `names`.
+const RARE: [&str; 6] =
+    ["add.force-all", "add.force-default", "add.force-bridge", "add.reattach", "add.moved", "add.redirected"];
+const OF_AN_INTERFACE: [&str; 7] =
+    ["add.lease", "add.veth", "add.inside", "add.port", "del.veth", "del.lease", "add.names"];
+
 /// The steps that a plugin has.
 fn passes(plugin: &str, step: &str, company: Company) -> bool {
-    const OF_THE_NETWORK: [&str; 3] = ["add.bridge", "add.address", "del.bridge"];
-    const OF_AN_INTERFACE: [&str; 8] = [
-        "add.lease",
-        "add.bridge",
-        "add.veth",
-        "add.inside",
-        "add.port",
-        "del.veth",
-        "del.lease",
-        "add.names",
-    ];
-    match plugin {
-        // It holds the network in every ADD.
-        "portmap" | "dnsname" if step == "add.address" => true,
+    let chained = plugin == "portmap" || plugin == "dnsname";
+    match step {
+        _ if RARE.contains(&step) => false,
+        // They hold the network in every ADD.
+        "add.address" if chained => true,
         // It publishes nothing.
-        "dnsname" if step == "add.names" => true,
-        "dnsname" if ["add.rules", "add.conntrack", "del.conntrack"].contains(&step) => false,
-        "dnsname" if OF_AN_INTERFACE.contains(&step) => false,
-        "portmap" if OF_AN_INTERFACE.contains(&step) => false,
+        "add.rules" | "add.conntrack" | "del.conntrack" if plugin == "dnsname" => false,
+        "add.names" if plugin == "dnsname" => true,
+        _ if chained && OF_AN_INTERFACE.contains(&step) => false,
+        _ if chained && OF_THE_NETWORK.contains(&step) => {
+            company == Company::Alone && OF_A_REMEMBERED_NETWORK.contains(&step)
+        }
         _ => company == Company::Alone || !OF_THE_NETWORK.contains(&step),
     }
 }

@@ -1,0 +1,65 @@
+//! Whether the kernel has what it should have.
+
+use std::collections::HashMap;
+
+use crate::apply::Firewall;
+use crate::element::{Element, Entry, Owner};
+use crate::error::Error;
+use crate::ruleset::Set;
+
+/// What is wanted of one set, by key. Two owners may want one key, as two networks of one subnet do: either will do.
+type Wanted<'e> = HashMap<&'e [u8], Vec<(&'e Entry, Owner)>>;
+
+/// So many are asked for one by one.
+const FEW: usize = 32;
+
+impl Firewall {
+    /// True if each of these elements is in the kernel, with what it leads to and with its owner, except those that no ruleset can hold. Reads whole sets, those that
+    /// more than a few of the elements are in.
+    pub fn holds(&mut self, elements: &[(Element, Owner)]) -> Result<bool, Error> {
+        let mut entries = Vec::with_capacity(elements.len());
+        // What no ruleset can hold is not missing.
+        let possible = elements.iter().filter_map(|(element, owner)| Some((element.entries().ok()?, *owner)));
+        possible.for_each(|(all, owner)| entries.extend(all.map(|entry| (entry, owner))));
+        for (set, wanted) in by_set(&entries) {
+            let found = if wanted.len() > FEW { self.dump_set(set)? } else { self.each_of(&wanted)? };
+            if !has_all(wanted, &found) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn each_of(&mut self, wanted: &Wanted<'_>) -> Result<Vec<(Entry, Option<Owner>)>, Error> {
+        let asked: Vec<&Entry> =
+            wanted.values().flat_map(|any| any.first()).map(|(entry, _)| *entry).collect();
+        self.found(&asked)
+    }
+}
+
+fn has_all(mut wanted: Wanted<'_>, found: &[(Entry, Option<Owner>)]) -> bool {
+    for (found, owner) in found {
+        let fits = |(entry, wanted): &(&Entry, Owner)| is_same(entry, found) && *owner == Some(*wanted);
+        if wanted.get(&found.key[..]).is_some_and(|any| any.iter().any(fits)) {
+            wanted.remove(&found.key[..]);
+        }
+    }
+    wanted.is_empty()
+}
+
+fn by_set(entries: &[(Entry, Owner)]) -> Vec<(&'static Set, Wanted<'_>)> {
+    let mut sets: HashMap<&str, (&'static Set, Wanted<'_>)> = HashMap::new();
+    for (entry, owner) in entries {
+        let (_, wanted) = sets.entry(entry.set.name).or_insert_with(|| (entry.set, Wanted::new()));
+        wanted.entry(&entry.key).or_default().push((entry, *owner));
+    }
+    sets.into_values().collect()
+}
+
+/// The kernel may leave out the end of a range of one.
+fn is_same(wanted: &Entry, found: &Entry) -> bool {
+    fn end(entry: &Entry) -> &[u8] {
+        entry.end.as_deref().unwrap_or(&entry.key)
+    }
+    wanted.key == found.key && end(wanted) == end(found) && wanted.data == found.data
+}

@@ -1,0 +1,228 @@
+//! Somebody removes or replaces single elements of the ruleset, or the bridge, or turns forwarding off: the next ADD mends it.
+
+use netlink::Request;
+use nft::{Element, Owner};
+
+use crate::common::SOON;
+use crate::judge;
+use crate::site::{Member, Network, Site};
+
+const SUBNET: &str = "10.7.0.0/24";
+const OTHER: &str = "10.8.0.0/24";
+
+/// Which elements somebody removes.
+type Removed = (&'static str, fn(&Element) -> bool);
+
+const REMOVED: [Removed; 7] = [
+    ("a published port", |element| matches!(element, Element::Publish { .. })),
+    ("what may be reached", |element| matches!(element, Element::Published { .. })),
+    ("masquerade", |element| matches!(element, Element::Masquerade { .. })),
+    ("isolation", |element| matches!(element, Element::Isolated { .. })),
+    ("a guarded port", |element| matches!(element, Element::Port { .. })),
+    ("a guarded address", |element| matches!(element, Element::PortAddress { .. })),
+    ("a home", |element| matches!(element, Element::Home { .. })),
+];
+
+#[test]
+fn an_element_that_was_removed_comes_back_with_the_next_add_of_any_network() {
+    for (what, is_removed) in REMOVED {
+        eprintln!("{what}");
+        let scene = Scene::new();
+        let (old, new) = (scene.member("old", 8080), scene.stranger("new", 8081));
+        old.add().unwrap();
+        scene.remove(is_removed);
+        assert_ne!(judge::elements(&scene.site), Vec::<String>::new(), "{what} was not removed");
+
+        new.add().unwrap();
+
+        assert_eq!(judge::isolated(&scene.site, &old, &[&new]), Vec::<String>::new(), "{what}");
+    }
+}
+
+#[test]
+fn a_port_that_leads_elsewhere_leads_to_its_container_again() {
+    let scene = Scene::new();
+    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
+    old.add().unwrap();
+    scene.site.lab.firewall(|firewall| {
+        let is_port =
+            |element: &Element| matches!(element, Element::Publish { protocol: nft::Protocol::Tcp, .. });
+        let found = firewall.elements().unwrap().into_iter().find(|(element, _)| is_port(element)).unwrap();
+        let Element::Publish { host, protocol, host_port, to } = found.0 else { panic!() };
+        let owner = found.1.unwrap();
+        firewall.remove(&[(Element::Publish { host, protocol, host_port, to }, owner)]).unwrap();
+        let elsewhere = (to.ip(), 4711).into();
+        firewall.add(&[(Element::Publish { host, protocol, host_port, to: elsewhere }, owner)]).unwrap();
+    });
+    assert!(!old.answers_within(SOON));
+
+    new.add().unwrap();
+
+    assert!(old.answers());
+}
+
+#[test]
+fn an_element_without_its_owner_gets_it_again() {
+    let scene = Scene::new();
+    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
+    // With the last network the tables go, whatever is in them.
+    let resident = scene.stranger("resident", 9000);
+    resident.add().unwrap();
+    let before = scene.site.state(&[&old, &new]);
+    old.add().unwrap();
+    let nobody = Owner::new("0000000000000000").unwrap();
+    scene.site.lab.firewall(|firewall| {
+        let found = firewall.elements().unwrap();
+        let masquerade = found.into_iter().find(|(element, _)| matches!(element, Element::Masquerade { .. }));
+        let (element, owner) = masquerade.unwrap();
+        firewall.remove(&[(element.clone(), owner.unwrap())]).unwrap();
+        firewall.add(&[(element, nobody)]).unwrap();
+    });
+
+    new.add().unwrap();
+
+    new.del().unwrap();
+    old.del().unwrap();
+    before.assert_same(&scene.site.state(&[&old, &new]));
+}
+
+#[test]
+fn check_says_what_is_missing_and_its_hint_is_true() {
+    let scene = Scene::new();
+    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
+    old.add().unwrap();
+    let check = |member: &Member<'_>| member.call("CHECK", "rnet", member.remembered().as_ref(), None).run();
+    assert_eq!(check(&old).status, 0, "{:?}", check(&old));
+    scene.remove(|element| matches!(element, Element::Isolated { .. }));
+
+    let (_, said) = check(&old).refusal();
+    new.add().unwrap();
+
+    assert!(said.contains("the next container that is added"), "{said}");
+    assert_eq!(check(&old).status, 0, "{:?}", check(&old));
+}
+
+#[test]
+fn a_bridge_that_was_deleted_comes_back_with_the_containers_that_were_on_it() {
+    let scene = Scene::new();
+    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
+    let before = scene.site.state(&[&old, &new]);
+    old.add().unwrap();
+    let port = scene.port_of(&old);
+    let bridge = scene.site.lab.link(&scene.mynet.bridge()).unwrap();
+    scene.site.lab.host.run(|| netlink::delete_link(bridge.index, &[], true).unwrap()).unwrap();
+    assert!(!old.answers_within(SOON));
+
+    new.add().unwrap();
+
+    assert_eq!(scene.port_of(&old), port, "its flags");
+    assert_eq!(judge::isolated(&scene.site, &old, &[]), Vec::<String>::new());
+    assert_eq!(judge::isolated(&scene.site, &new, &[]), Vec::<String>::new());
+    new.del().unwrap();
+    old.del().unwrap();
+    before.assert_same(&scene.site.state(&[&old, &new]));
+}
+
+/// As systemd-networkd does with a catch-all .network: the bridge loses its address, and its ports.
+#[test]
+fn a_bridge_that_somebody_took_over_gets_its_address_and_ports_back() {
+    let scene = Scene::new();
+    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
+    old.add().unwrap();
+    let bridge = scene.site.lab.link(&scene.mynet.bridge()).unwrap();
+    let mut netlink = scene.site.lab.netlink();
+    let port = netlink.links().unwrap().into_iter().find(|link| link.master == Some(bridge.index)).unwrap();
+    let address = "10.7.0.1/24".parse().unwrap();
+    let (index, name) = (bridge.index, bridge.name.clone());
+    netlink
+        .send(&[
+            Request::LinkMaster { index: port.index, name: port.name, master: None },
+            Request::AddressDel { index, name, address },
+        ])
+        .unwrap();
+
+    new.add().unwrap();
+
+    assert_eq!(judge::isolated(&scene.site, &old, &[]), Vec::<String>::new());
+    assert_eq!(judge::isolated(&scene.site, &new, &[]), Vec::<String>::new());
+}
+
+#[test]
+fn forwarding_that_was_turned_off_is_on_again_after_the_next_add() {
+    for (network, keys) in [
+        (Network::rnet("mynet", SUBNET), &["ipv4/ip_forward"][..]),
+        (Network::rnet("mynet", SUBNET), &["ipv4/conf/all/forwarding"]),
+        (Network::chain("mynet", SUBNET), &["ipv4/ip_forward"]),
+    ] {
+        for key in keys {
+            let site = Site::new();
+            judge::know_the_way(&site, &[SUBNET]);
+            let (old, new) = (
+                site.member(&network, "old").publishing(8080),
+                site.member(&network, "new").publishing(8081),
+            );
+            old.add().unwrap();
+            site.lab.set_sysctl(key, "0");
+
+            new.add().unwrap();
+
+            assert_eq!(site.lab.sysctl("ipv4/ip_forward").as_deref(), Some("1"), "{key}");
+            assert_eq!(judge::connected(&site, &old), Vec::<String>::new(), "{key}");
+        }
+    }
+}
+
+#[test]
+fn so_is_that_of_ipv6() {
+    let mut network = Network::rnet("mynet", SUBNET);
+    network.list["plugins"][0]["ipam"]["ranges"] =
+        serde_json::json!([[{"subnet": SUBNET}], [{"subnet": "fd07::/64"}]]);
+    let site = Site::new();
+    let (old, new) = (site.member(&network, "old"), site.member(&network, "new"));
+    old.add().unwrap();
+    let off = |key: &str| site.lab.sysctl(key).is_some().then(|| site.lab.set_sysctl(key, "0"));
+    off("ipv6/conf/all/forwarding");
+    off("ipv6/conf/all/force_forwarding");
+
+    new.add().unwrap();
+
+    let bridge = site.lab.link(&network.bridge()).unwrap();
+    assert_eq!(bridge.forwards_v6, Some(true));
+}
+
+struct Scene {
+    site: Site,
+    mynet: Network,
+    other: Network,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let site = Site::new();
+        judge::know_the_way(&site, &[SUBNET, OTHER]);
+        Self { site, mynet: Network::rnet("mynet", SUBNET), other: Network::rnet("other", OTHER) }
+    }
+
+    fn member(&self, name: &str, port: u16) -> Member<'_> {
+        self.site.member(&self.mynet, name).publishing(port)
+    }
+
+    fn stranger(&self, name: &str, port: u16) -> Member<'_> {
+        self.site.member(&self.other, name).publishing(port)
+    }
+
+    fn remove(&self, is_removed: fn(&Element) -> bool) {
+        self.site.lab.firewall(|firewall| {
+            let found = firewall.elements().unwrap().into_iter().filter(|(element, _)| is_removed(element));
+            let found: Vec<_> = found.filter_map(|(element, owner)| Some((element, owner?))).collect();
+            firewall.remove(&found).unwrap();
+        });
+    }
+
+    /// What the kernel says of the port of a container, in the lines of a snapshot; its bridge has another index by now.
+    fn port_of(&self, member: &Member<'_>) -> Vec<String> {
+        let key = store::Key::new(member.network.name(), &member.who.id, &member.who.ifname);
+        let name = key.link(0);
+        self.site.state(&[]).lines().iter().filter(|line| line.contains(&name)).cloned().collect()
+    }
+}

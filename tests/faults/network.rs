@@ -1,0 +1,155 @@
+//! A network that is killed while it is made, or while it goes: its *next* container must be as isolated as any other.
+
+use serde_json::json;
+
+use crate::judge;
+use crate::site::member::Fault;
+use crate::site::{Member, Network, Site};
+
+const SUBNET: &str = "10.7.0.0/24";
+const OTHER: &str = "10.8.0.0/24";
+
+/// Between every two changes of making a network; on a network with IPv6 some more.
+const MAKING: [&str; 11] = [
+    "add.intent",
+    "add.network",
+    "add.bridge",
+    "add.advertisements",
+    "add.gateway",
+    "add.forward",
+    "add.elements",
+    "add.moment",
+    "add.address",
+    "add.ready",
+    "add.veth",
+];
+const MAKING_V6: [&str; 3] = ["add.force-all", "add.force-default", "add.force-bridge"];
+
+/// Between every two changes of a network's end.
+const RETIRING: [&str; 7] = [
+    "del.lease",
+    "del.record",
+    "del.network",
+    "del.elements",
+    "del.bridge",
+    "del.forgotten",
+    "del.network-record",
+];
+
+/// Who else is on the host.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Host {
+    /// Nobody: with the network our tables come and go.
+    Empty,
+    /// A container of another network.
+    InUse,
+}
+
+#[test]
+fn the_second_container_of_a_network_that_died_in_the_making_is_isolated() {
+    each(&Network::rnet("mynet", SUBNET), &MAKING, &["abort", "error"], Host::InUse);
+}
+
+#[test]
+fn so_it_is_on_the_first_network_of_a_host() {
+    each(&Network::rnet("mynet", SUBNET), &MAKING, &["abort"], Host::Empty);
+}
+
+#[test]
+fn so_it_is_with_ipv6() {
+    let network = dual();
+    let steps: Vec<&str> = MAKING.into_iter().chain(MAKING_V6).collect();
+    each(&network, &steps, &["abort"], Host::InUse);
+}
+
+#[test]
+fn so_it_is_with_names() {
+    each(&Network::named("mynet", SUBNET), &MAKING, &["abort"], Host::InUse);
+}
+
+#[test]
+fn the_next_container_of_a_network_that_died_while_it_went_is_isolated() {
+    for host in [Host::InUse, Host::Empty] {
+        each(&Network::rnet("mynet", SUBNET), &RETIRING, &["abort", "error"], host);
+    }
+}
+
+#[test]
+fn the_next_container_of_a_chain_is_connected() {
+    let steps =
+        ["add.network", "add.bridge", "add.advertisements", "add.gateway", "add.forward", "add.elements"];
+    each(&Network::chain("mynet", SUBNET), &steps, &["abort"], Host::InUse);
+}
+
+fn dual() -> Network {
+    let mut network = Network::rnet("mynet", SUBNET);
+    network.list["plugins"][0]["ipam"]["ranges"] = json!([[{"subnet": SUBNET}], [{"subnet": "fd07::/64"}]]);
+    network
+}
+
+fn each(network: &Network, steps: &[&str], ways: &[&str], host: Host) {
+    let mut failures = Vec::new();
+    for step in steps {
+        for how in ways {
+            let findings = story(network, &format!("{step}:{how}"), host);
+            failures.extend(findings.into_iter().map(|finding| format!("{step}:{how}, {host:?}: {finding}")));
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The first container dies with its network half made or half gone; the second is judged, and then all goes.
+fn story(network: &Network, failpoint: &str, host: Host) -> Vec<String> {
+    let site = Site::new();
+    let other = Network::rnet("other", OTHER);
+    let stranger = site.member(&other, "stranger").publishing(9000);
+    judge::know_the_way(&site, &[SUBNET, OTHER]);
+    if host == Host::InUse {
+        stranger.add().unwrap();
+    }
+    let (first, second) =
+        (site.member(network, "first").publishing(8080), site.member(network, "second").publishing(8081));
+    let everybody = [&stranger, &first, &second];
+    let before = site.state(&everybody);
+    site.lab.set_sysctl("ipv4/ip_forward", "0");
+
+    if !meets(network, &first, failpoint) {
+        return Vec::new();
+    }
+    if let Err(outcome) = second.add() {
+        return vec![format!("the second ADD ended with {}: {}", outcome.status, outcome.stdout)];
+    }
+
+    let strangers: &[&Member<'_>] = if host == Host::InUse { &[&stranger] } else { &[] };
+    let mut findings = judge::elements(&site);
+    findings.extend(judge::connected(&site, &second));
+    if network.main_plugin() == "rnet" {
+        findings.extend(judge::open(&site, &second, strangers));
+    }
+    first.del().unwrap();
+    second.del().unwrap();
+    if network.main_plugin() == "rnet" {
+        // A chain's bridge stays once it is made, as upstream's does.
+        findings.extend(before.difference(&site.state(&everybody)));
+    }
+    findings
+}
+
+/// False where this kernel has no such step: forced forwarding came with Linux 6.17.
+fn meets(network: &Network, first: &Member<'_>, failpoint: &str) -> bool {
+    if MAKING_V6.iter().any(|step| failpoint.starts_with(step))
+        && first.site.lab.sysctl("ipv6/conf/all/force_forwarding").is_none()
+    {
+        eprintln!("this kernel has no force_forwarding: {failpoint} was not tried");
+        return false;
+    }
+    let fault = Fault { plugin: network.main_plugin().into(), failpoint: failpoint.into() };
+    let failed = if failpoint.starts_with("add.") {
+        first.add_with(Some(&fault)).map(drop)
+    } else {
+        first.add().unwrap();
+        first.del_with(Some(&fault))
+    };
+    assert!(failed.is_err(), "{failpoint} was not met");
+    true
+}
