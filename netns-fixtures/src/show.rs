@@ -296,7 +296,8 @@ mod tests {
         host.default_route_via(&outside).unwrap();
         // Where iproute2 is not installed, the other test has compared what it could.
         let version = Command::new("ip").arg("-V").output().map(|output| output.stdout);
-        if !version.is_ok_and(|text| String::from_utf8_lossy(&text).contains("iproute2")) {
+        let is_iproute2 = version.is_ok_and(|text| String::from_utf8_lossy(&text).contains("iproute2"));
+        if !crate::compares(is_iproute2, "iproute2 is not installed") {
             return;
         }
         for netns in [host.netns(), container.netns(), outside.netns()] {

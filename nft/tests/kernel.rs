@@ -17,6 +17,7 @@ use netlink_packet_netfilter::conntrack::{
 use netlink_packet_netfilter::{
     NetfilterHeader, NetfilterMessage, NetfilterMessageInner, NetfilterProtoFamily,
 };
+use netns_fixtures::has_program;
 use nft::{
     Element, Error, Firewall, Flow, LeftOut, MacCheck, Owner, Protocol, Range, Rebuilt, Ruleset, State,
     Subject,
@@ -78,7 +79,10 @@ fn one_container(n: u32, port: u16) -> Vec<(Element, Owner)> {
 
 /// Runs `nft`; `None` where it is not installed.
 fn nft(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("nft").args(arguments).stdin(Stdio::null()).output().ok()?;
+    if !has_program("nft") {
+        return None;
+    }
+    let output = Command::new("nft").args(arguments).stdin(Stdio::null()).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "nft {arguments:?}: {error}");
     Some(String::from_utf8(output.stdout).unwrap())
@@ -328,7 +332,7 @@ fn whatever_nft_does_to_a_rule_changes_the_state() {
         line.rsplit("# handle ").next().unwrap().to_owned()
     };
     on_a_new_host(|| {
-        if Command::new("nft").arg("--version").output().is_err() {
+        if !has_program("nft") {
             return;
         }
         let mut firewall = Firewall::open().unwrap();
@@ -539,8 +543,23 @@ fn what_cannot_be_in_a_ruleset_is_left_out_of_a_rebuild_and_told() {
 #[test]
 fn the_socket_can_be_handed_to_another_process() {
     on_a_new_host(|| {
-        let firewall = Firewall::open().unwrap();
-        assert!(firewall.as_fd().try_clone_to_owned().is_ok());
+        let mut firewall = Firewall::open().unwrap();
+        // The kernel lists a socket from its first message on.
+        firewall.generation().unwrap();
+        let inode = rustix::fs::fstat(&firewall).unwrap().st_ino.to_string();
+        let is_open = || {
+            let sockets = std::fs::read_to_string("/proc/thread-self/net/netlink").unwrap();
+            sockets.lines().any(|line| line.split_whitespace().last() == Some(&inode))
+        };
+        let handed = firewall.as_fd().try_clone_to_owned().unwrap();
+        let mut other = Command::new("sleep").arg("1000").stdin(Stdio::from(handed)).spawn().unwrap();
+
+        drop(firewall);
+
+        assert!(is_open(), "the other process keeps it open, and waits for the kernel in our place");
+        other.kill().unwrap();
+        other.wait().unwrap();
+        assert!(!is_open());
     });
 }
 

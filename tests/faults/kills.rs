@@ -1,10 +1,11 @@
 //! kill -9 at moments of no choosing, with eight processes at a time.
 
+use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
 use crate::site::audit::doubles;
 use crate::site::{Member, Network, Site};
@@ -18,6 +19,8 @@ const MEMBERS: usize = 12;
 const BETWEEN_CLEARINGS: usize = 20;
 /// No process outlives this; many have ended by then.
 const LATEST: Duration = Duration::from_millis(40);
+/// One kill of so many must have hit a process that was still running; else this shows nothing.
+const HITS: usize = 4;
 
 #[test]
 fn rnet_killed_at_random() {
@@ -44,8 +47,9 @@ fn kill_at_random(network: &Network) {
     members[0].add().unwrap();
     members[0].del().unwrap();
     let before = site.state(&everybody);
+    let mut moments = Moments { latest: LATEST, hits: 0 };
     for round in 1..=ROUNDS {
-        kill_a_round(&mut dice, &members);
+        moments.after(kill_a_round(&mut dice, &members, moments.latest));
         assert_eq!(doubles(&everybody), Vec::<String>::new(), "round {round}");
         if round % BETWEEN_CLEARINGS == 0 {
             clear(&members, (round / BETWEEN_CLEARINGS).is_multiple_of(2));
@@ -53,21 +57,37 @@ fn kill_at_random(network: &Network) {
             before.assert_same(&site.state(&everybody));
         }
     }
+    let kills = ROUNDS * AT_ONCE;
+    eprintln!("{} of {kills} kills hit a process that was still running", moments.hits);
+    assert!(moments.hits * HITS >= kills, "{} of {kills}", moments.hits);
+}
+
+/// When the kills come, so that about every second one hits: how long a call takes is the machine's business.
+struct Moments {
+    latest: Duration,
+    hits: usize,
+}
+
+impl Moments {
+    fn after(&mut self, hits: usize) {
+        self.hits += hits;
+        let factor = if hits * 2 < AT_ONCE { 0.9 } else { 1.1 };
+        self.latest = self.latest.mul_f64(factor).clamp(Duration::from_millis(1), LATEST);
+    }
 }
 
 /// Different containers, each by one process: it may meet what earlier rounds have left, and others of the network.
-fn kill_a_round(dice: &mut Dice, members: &[Member<'_>]) {
+/// Returns how many of them were still running.
+fn kill_a_round(dice: &mut Dice, members: &[Member<'_>], latest: Duration) -> usize {
     let first = dice.below(MEMBERS);
     let start = Instant::now();
     let children: Vec<(Child, Instant)> = (0..AT_ONCE)
         .map(|nth| {
             let child = start_one(dice, &members[(first + nth) % MEMBERS]);
-            (child, start + LATEST.mul_f64(dice.fraction()))
+            (child, start + latest.mul_f64(dice.fraction()))
         })
         .collect();
-    for (child, moment) in children {
-        kill_at(child, moment);
-    }
+    children.into_iter().map(|(child, moment)| usize::from(kill_at(child, moment))).sum()
 }
 
 /// One plugin of an ADD or a DEL; what comes before it in the list goes undisturbed.
@@ -87,14 +107,15 @@ fn start_one(dice: &mut Dice, member: &Member<'_>) -> Child {
     member.spawn(verb, plugin)
 }
 
-fn kill_at(mut child: Child, moment: Instant) {
+/// True if the kill ended it, not it itself.
+fn kill_at(mut child: Child, moment: Instant) -> bool {
     let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty()).unwrap();
     let left = moment.saturating_duration_since(Instant::now());
     let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
     poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&left)).unwrap();
     // It may have ended by itself.
     let _ = child.kill();
-    child.wait().unwrap();
+    child.wait().unwrap().signal() == Some(Signal::KILL.as_raw())
 }
 
 fn clear(members: &[Member<'_>], by_gc: bool) {

@@ -3,6 +3,7 @@
 use std::process::Command;
 use std::time::Instant;
 
+use netns_fixtures::has_program;
 use nft::{Element, MacCheck, Subject};
 use serde_json::{Value, json};
 
@@ -14,8 +15,10 @@ fn checked(subnet: &str) -> Value {
 
 /// Runs `nft` on the host; `None` where it is not installed.
 fn nft(lab: &Lab, command: &str) -> Option<String> {
-    let run = || Command::new("nft").arg(command).output();
-    let output = lab.host.run(run).unwrap().ok()?;
+    if !has_program("nft") {
+        return None;
+    }
+    let output = lab.host.run(|| Command::new("nft").arg(command).output()).unwrap().unwrap();
     assert!(output.status.success(), "nft {command}: {output:?}");
     Some(String::from_utf8(output.stdout).unwrap())
 }

@@ -159,7 +159,7 @@ const RULESET: &str = "
 
 /// Loads a ruleset by nft; false, with less compared, where nft is not installed.
 fn nft(host: &Host, ruleset: &str) -> bool {
-    let installed = Command::new("nft").arg("--version").output().is_ok();
+    let installed = crate::has_program("nft");
     if installed {
         let output = host.command("nft").args(["-f", "-"]).input(ruleset).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
