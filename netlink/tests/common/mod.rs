@@ -4,6 +4,14 @@
 
 use netlink::{Mac, Netlink, Netns, Request, Veth, VethPair};
 
+/// Whether the kernel tells what it has made in its answer (NLM_F_ECHO for links, since Linux 6.2). Else it is asked once more.
+pub fn echoes_links() -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap());
+    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
+    version >= (6, 2)
+}
+
 /// Runs a test inside a network namespace that ends with it.
 pub fn on_a_host(test: impl FnOnce() + Send) {
     Netns::create().unwrap().run(test).unwrap();
