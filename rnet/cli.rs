@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
-use serde_json::json;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::cmd::{create, demo, dns, exec, inspect, install, logs, ls, port, ps, rm, run, stop, supervise};
-use crate::report::{self, Style};
+use crate::report::{self, Problem, Style};
+use crate::usage;
 
 /// Container networks: bridges, leases, published ports, by CNI and by hand.
 #[derive(Debug, Parser)]
@@ -165,22 +165,25 @@ fn usage(error: &clap::Error) -> u8 {
     if !error.use_stderr() {
         return report::print(&text).map_or(1, |()| 0);
     }
-    if std::env::args_os().any(|word| word == "--json") {
-        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
-        let _ = std::io::Write::write_all(
-            &mut std::io::stderr(),
-            format!("{}\n", json!({"error": {"code": "usage", "message": message}})).as_bytes(),
-        );
-    } else {
-        let _ = std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes());
+    let words: Vec<String> =
+        std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
+    let json = words.iter().any(|word| word == "--json");
+    let style = Style { json, colour: report::stderr_wants_colour() };
+    if let Some(said) = usage::said(error, &Cli::command(), &words) {
+        return style.tell(&Problem::Usage { message: said.message, hint: said.hint }.into());
     }
+    if json {
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned();
+        return style.tell(&Problem::Usage { message, hint: None }.into());
+    }
+    // A closed stderr leaves nobody to tell.
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), usage::without_tips(&text).as_bytes());
     2
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     fn parse(line: &str) -> Result<Cli, clap::Error> {
         Cli::try_parse_from(line.split_whitespace())

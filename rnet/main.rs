@@ -30,6 +30,7 @@ mod stop;
 mod subnets;
 mod supervisor;
 mod table;
+mod usage;
 mod view;
 mod watched;
 

@@ -357,8 +357,16 @@ pub enum Problem {
     NotPermitted {
         /// The capabilities that are missing.
         missing: Vec<&'static str>,
-        /// The command line, with sudo in front.
-        again: String,
+        /// The command line, with sudo in front, where that helps.
+        again: Option<String>,
+    },
+    /// A command line that is not understood.
+    #[error("{message}")]
+    Usage {
+        /// In words.
+        message: String,
+        /// What can be typed instead.
+        hint: Option<String>,
     },
     /// Options that exclude each other.
     #[error("{one} and {other} cannot be given together")]
@@ -401,6 +409,8 @@ pub enum Problem {
         reason: String,
         /// True if there is no such program.
         missing: bool,
+        /// True if it may be the name of an image.
+        image: bool,
     },
     /// The supervisor of an endpoint has died before it could say anything.
     #[error("the process that watches over {name:?} has ended unexpectedly")]
@@ -480,7 +490,7 @@ impl Problem {
             PortInUse { .. } | PortTwice { .. } => ("port-taken", 4),
             PortsExhausted { .. } => ("ports-exhausted", 6),
             HostAddress { .. } | NoFamily { .. } => ("host-address", 2),
-            Publish(_) | Together { .. } | OneNetwork { .. } => ("usage", 2),
+            Publish(_) | Usage { .. } | Together { .. } | OneNetwork { .. } => ("usage", 2),
             NotPermitted { .. } => ("not-permitted", 5),
             Busy { .. } => ("busy", 1),
             InTheWay { .. } => ("exists", 4),
@@ -544,8 +554,14 @@ impl Problem {
             NotPublished { name, .. } => Some(format!("rnet port {name}")),
             NetworkInUse { name, .. } => Some(format!("rnet rm --detach {name}")),
             EndpointRuns { name, .. } => Some(format!("rnet stop {name}")),
-            EndpointExists { hint, .. } | ForeignFile { hint, .. } | NotOurs { hint, .. } => hint.clone(),
-            NotPermitted { again, .. } => Some(again.clone()),
+            CannotExecute { image: true, missing: true, program, .. } if !program.contains('/') => {
+                Some("no image is needed: rnet run PROGRAM [ARGUMENT]...".into())
+            }
+            Usage { hint, .. }
+            | EndpointExists { hint, .. }
+            | ForeignFile { hint, .. }
+            | NotOurs { hint, .. } => hint.clone(),
+            NotPermitted { again, .. } => again.clone(),
             InTheWay { .. } => Some("--force replaces it".into()),
             DoesNotEnd { name, .. } => Some(format!("rnet stop -t 0 {name}")),
             _ => None,

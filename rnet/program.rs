@@ -23,7 +23,7 @@ pub fn start(
     stdio: bool,
 ) -> anyhow::Result<Child> {
     let [program, arguments @ ..] = words else {
-        return Err(cannot_execute(OsStr::new(""), &nothing()).into());
+        return Err(cannot_execute(OsStr::new(""), &nothing(), true).into());
     };
     let mut command = Command::new(program);
     command.args(arguments);
@@ -31,11 +31,11 @@ pub fn start(
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }
     if endpoint.netns.is_none() {
-        return command.spawn().map_err(|error| cannot_execute(program, &error).into());
+        return command.spawn().map_err(|error| cannot_execute(program, &error, true).into());
     }
     let netns = Netns::open(&endpoints.netns_path(&endpoint.id))?;
     match spawn_in(&netns, command, &endpoints.binds(&endpoint.id), endpoint.hostname.as_deref()) {
-        Err(netlink::Error::Spawn { source, .. }) => Err(cannot_execute(program, &source).into()),
+        Err(netlink::Error::Spawn { source, .. }) => Err(cannot_execute(program, &source, true).into()),
         other => Ok(other?),
     }
 }
@@ -80,11 +80,12 @@ pub fn exit_status(status: ExitStatus) -> u8 {
     number.and_then(|number| u8::try_from(number).ok()).unwrap_or(u8::MAX)
 }
 
-/// The error for a program that cannot be started: 127 if there is none, else 126.
-pub fn cannot_execute(program: &OsStr, error: &io::Error) -> Problem {
+/// The error for a program that cannot be started: 127 if there is none, else 126. Where docker would take the word for an
+/// `image`, people may have meant one.
+pub fn cannot_execute(program: &OsStr, error: &io::Error, image: bool) -> Problem {
     let reason = Errno::from_io_error(error).map_or_else(|| error.to_string(), netlink::reason);
     let missing = error.kind() == io::ErrorKind::NotFound;
-    Problem::CannotExecute { program: program.to_string_lossy().into_owned(), reason, missing }
+    Problem::CannotExecute { program: program.to_string_lossy().into_owned(), reason, missing, image }
 }
 
 fn nothing() -> io::Error {
@@ -105,9 +106,9 @@ mod tests {
 
     #[test]
     fn a_program_that_is_missing_is_another_case_than_one_that_cannot_run() {
-        let missing = cannot_execute("nosuch".as_ref(), &io::Error::from(io::ErrorKind::NotFound));
+        let missing = cannot_execute("nosuch".as_ref(), &io::Error::from(io::ErrorKind::NotFound), true);
         assert!(matches!(missing, Problem::CannotExecute { missing: true, .. }));
-        let denied = cannot_execute("/etc".as_ref(), &io::Error::from_raw_os_error(13));
+        let denied = cannot_execute("/etc".as_ref(), &io::Error::from_raw_os_error(13), true);
         assert_eq!(denied.to_string(), "cannot execute \"/etc\": permission denied");
     }
 }

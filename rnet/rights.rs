@@ -15,10 +15,14 @@ pub fn require() -> Result<(), Problem> {
     if missing.is_empty() { Ok(()) } else { Err(Problem::NotPermitted { missing, again: again() }) }
 }
 
-/// The command line of this process with sudo in front, as it can be typed again.
-pub fn again() -> String {
+/// The command line of this process with sudo in front, as it can be typed again. In a user namespace sudo gives no right
+/// that is missing.
+pub fn again() -> Option<String> {
+    if store::in_user_namespace() {
+        return None;
+    }
     let words = std::env::args_os().skip(1).map(|word| quoted(&word.to_string_lossy()));
-    ["sudo".to_owned(), "rnet".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" ")
+    Some(["sudo".to_owned(), "rnet".to_owned()].into_iter().chain(words).collect::<Vec<_>>().join(" "))
 }
 
 fn missing(effective: CapabilitySet) -> Vec<&'static str> {
@@ -30,7 +34,7 @@ fn missing(effective: CapabilitySet) -> Vec<&'static str> {
 }
 
 /// A word that a shell reads as itself; others in single quotes.
-fn quoted(word: &str) -> String {
+pub fn quoted(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "_-./:=,@%+".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {
         return word.to_owned();

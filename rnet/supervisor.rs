@@ -85,7 +85,7 @@ impl Supervisor {
             }
             .into()),
             Report::CannotExecute { program, reason, missing } => {
-                Err(Problem::CannotExecute { program, reason, missing }.into())
+                Err(Problem::CannotExecute { program, reason, missing, image: true }.into())
             }
             Report::Failed { message } => Err(anyhow::anyhow!(message)),
         }

@@ -40,7 +40,7 @@ pub fn run(args: &Args) -> anyhow::Result<u8> {
     }
     let [program, arguments @ ..] = args.command.as_slice() else { return Ok(0) };
     let error = Command::new(program).args(arguments).exec();
-    Err(cannot_execute(program, &error).into())
+    Err(cannot_execute(program, &error, false).into())
 }
 
 /// The endpoint's namespace, if it is still the one on record.

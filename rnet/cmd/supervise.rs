@@ -114,7 +114,7 @@ fn clean_up(endpoint: &Endpoint, endpoints: &Endpoints) -> anyhow::Result<()> {
 
 fn told(error: anyhow::Error) -> Report {
     match error.downcast() {
-        Ok(Problem::CannotExecute { program, reason, missing }) => {
+        Ok(Problem::CannotExecute { program, reason, missing, .. }) => {
             Report::CannotExecute { program, reason, missing }
         }
         Ok(other) => Report::Failed { message: other.to_string() },

@@ -10,6 +10,7 @@ mod lock;
 mod paths;
 mod record;
 mod state;
+mod user;
 mod wire;
 
 pub use error::Error;
@@ -19,4 +20,5 @@ pub use lock::{Lock, LockName, Mode};
 pub use paths::Paths;
 pub use record::{Address, Exception, Namespace, Network, Port, Record, Stage, Sysctl, Zone};
 pub use state::Store;
+pub use user::in_user_namespace;
 pub use wire::{Mac, ParseMacError, Protocol};

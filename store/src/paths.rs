@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use crate::boot_id;
 use crate::files::{BOOT_ID, read_short};
+use crate::user::UserFolders;
 
 /// The variable that moves all files below another folder.
 const ROOT: &str = "RNET_ROOT";
@@ -16,6 +17,8 @@ const BOOT: usize = 8;
 #[derive(Clone, Debug)]
 pub struct Paths {
     root: PathBuf,
+    /// A user's own folders, where the host's cannot be written.
+    user: Option<UserFolders>,
     /// The folder of what lives as long as this host and this boot.
     host: String,
 }
@@ -25,9 +28,13 @@ impl Paths {
     ///
     /// `RNET_ROOT` is ignored when the program runs setuid or with raised file capabilities.
     pub fn new(cookie: u64) -> Self {
-        match trusted_env(ROOT) {
-            Some(root) => Self::under(Path::new(&root), cookie),
-            None => Self { root: "/".into(), host: cookie.to_string() },
+        if let Some(root) = trusted_env(ROOT) {
+            return Self::under(Path::new(&root), cookie);
+        }
+        match UserFolders::where_needed() {
+            // Which may lie on a disk.
+            Some(user) => Self { user: Some(user), ..Self::under(Path::new("/"), cookie) },
+            None => Self { root: "/".into(), user: None, host: cookie.to_string() },
         }
     }
 
@@ -40,29 +47,42 @@ impl Paths {
     /// The same in the boot with this id.
     pub fn in_boot(root: &Path, cookie: u64, boot: &str) -> Self {
         let host = format!("{cookie}-{}", boot.get(..BOOT).unwrap_or(boot));
-        Self { root: root.to_owned(), host }
+        Self { root: root.to_owned(), user: None, host }
     }
 
     /// What lives as long as the boot: records, locks, leases of `rnet` networks.
     ///
     /// Several host namespaces may share one /run, so the namespace's cookie is part of the path.
     pub fn run(&self) -> PathBuf {
-        self.root.join("run/rnet").join(&self.host)
+        let folder = match &self.user {
+            Some(user) => user.run.join("rnet"),
+            None => self.root.join("run/rnet"),
+        };
+        folder.join(&self.host)
     }
 
     /// What outlives a boot: the index of leases, reservations.
     pub fn state(&self) -> PathBuf {
-        self.root.join("var/lib/rnet")
+        match &self.user {
+            Some(user) => user.data.join("rnet"),
+            None => self.root.join("var/lib/rnet"),
+        }
     }
 
     /// Network definitions: the conflist files that every runtime reads.
     pub fn definitions(&self) -> PathBuf {
-        self.root.join("etc/cni/net.d")
+        match &self.user {
+            Some(user) => user.config.join("cni/net.d"),
+            None => self.root.join("etc/cni/net.d"),
+        }
     }
 
     /// Upstream's default folder of host-local's leases.
     pub fn host_local(&self) -> PathBuf {
-        self.root.join("var/lib/cni/networks")
+        match &self.user {
+            Some(user) => user.data.join("rnet/networks"),
+            None => self.root.join("var/lib/cni/networks"),
+        }
     }
 
     /// The leases of `rnet` networks, one folder for each.
@@ -73,7 +93,8 @@ impl Paths {
     /// What a program of ours has to find in its environment to use the same paths.
     pub fn environment(&self) -> impl Iterator<Item = (&'static str, OsString)> {
         let moved = (self.root != Path::new("/")).then(|| (ROOT, self.root.clone().into()));
-        moved.into_iter().chain(trusted_env(BOOT_ID).map(|boot| (BOOT_ID, boot)))
+        let user = self.user.iter().flat_map(UserFolders::environment);
+        moved.into_iter().chain(trusted_env(BOOT_ID).map(|boot| (BOOT_ID, boot))).chain(user)
     }
 
     /// The name server's control socket, with its lock beside it.

@@ -57,7 +57,8 @@ fn a_program_in_the_foreground_gives_its_status_and_leaves_nothing() {
     lab.fails(
         "run -d nosuchprogram",
         127,
-        "error: cannot execute \"nosuchprogram\": no such file or directory\n",
+        "error: cannot execute \"nosuchprogram\": no such file or directory\n \
+         hint: no image is needed: rnet run PROGRAM [ARGUMENT]...\n",
     );
     lab.nobody_is_left();
     assert_same(&before, &lab.snapshot());
