@@ -139,7 +139,7 @@ impl Verb {
             Verb::Stop(args) => stop::run(&args, style),
             Verb::Logs(args) => logs::run(&args, style),
             Verb::Port(args) => port::run(&args, style),
-            Verb::Install(args) => install::run(&args),
+            Verb::Install(args) => install::run(&args, style),
             Verb::Dns(args) => dns::run(&args, style),
             Verb::Demo(_) => demo::run(),
             Verb::Supervise(args) => supervise::run(&args),

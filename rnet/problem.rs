@@ -562,7 +562,7 @@ impl Problem {
             | ForeignFile { hint, .. }
             | NotOurs { hint, .. } => hint.clone(),
             NotPermitted { again, .. } => again.clone(),
-            InTheWay { .. } => Some("--force replaces it".into()),
+            InTheWay { .. } => Some("--force replaces it and keeps it beside the folder".into()),
             DoesNotEnd { name, .. } => Some(format!("rnet stop -t 0 {name}")),
             _ => None,
         }

@@ -39,6 +39,13 @@ impl Style {
         }
     }
 
+    /// Tells a person something that needs no action.
+    pub fn note(self, text: impl Display) {
+        if !self.json {
+            self.write(&format!("{text}\n"));
+        }
+    }
+
     /// Tells what could be typed next.
     pub fn hint(self, text: impl Display) {
         if !self.json {

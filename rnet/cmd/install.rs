@@ -1,20 +1,25 @@
 //! `rnet install`: links by which runtimes find rnet's plugins.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
-use crate::report::{Problem, print};
+use store::Paths;
+
+use crate::report::{Problem, Style, print};
+use crate::runtimes::{self, Found};
+use crate::{kept, networkd};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The folder of the runtimes' plugins, /opt/cni/bin for most
-    pub dir: PathBuf,
-    /// Replace files that are not rnet's
+    /// The folder of the runtimes' plugins; without it, the folders that the runtimes on this host look into first
+    pub dir: Option<PathBuf>,
+    /// Replace files that are not rnet's, and keep them beside the folder
     #[arg(long)]
     pub force: bool,
-    /// Remove the links to rnet instead
+    /// Remove the links to rnet instead, and put back what was there before
     #[arg(long, conflicts_with = "force")]
     pub uninstall: bool,
     /// These plugins only
@@ -23,35 +28,171 @@ pub struct Args {
 }
 
 /// Makes the links and prints each that was not there; or removes them and prints each that was.
-pub fn run(args: &Args) -> anyhow::Result<u8> {
+pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let names = names(&args.only)?;
+    let paths = Paths::new(0);
     if args.uninstall {
-        return uninstall(&names, &args.dir);
+        return uninstall(&names, args.dir.as_deref(), &paths);
     }
+    let runtimes = runtimes::find(&paths);
+    let dirs = match &args.dir {
+        Some(dir) => vec![dir.clone()],
+        None => choose(&runtimes, &names, &paths).iter().map(|folder| paths.rooted(folder)).collect(),
+    };
+    install(args, &names, &dirs)?;
+    if let Some(file) = networkd::write(&paths)? {
+        print(&format!("{}\n", file.display()))?;
+        style.hint("networkctl reload");
+    }
+    tell(&runtimes, &names, args.dir.as_deref(), &paths, style);
+    Ok(0)
+}
+
+/// Looks at all folders before it changes any.
+fn install(args: &Args, names: &[&str], dirs: &[PathBuf]) -> anyhow::Result<()> {
     let program = std::env::current_exe().and_then(fs::canonicalize);
     let program = program.map_err(Problem::file("find", "/proc/self/exe".as_ref()))?;
-    fs::create_dir_all(&args.dir).map_err(Problem::file("make the folder", &args.dir))?;
-    let dir = fs::canonicalize(&args.dir).map_err(Problem::file("open the folder", &args.dir))?;
-    let wanted: Vec<PathBuf> =
-        names.iter().map(|name| dir.join(name)).filter(|link| *link != program).collect();
+    let mut wanted = Vec::new();
+    for dir in dirs {
+        fs::create_dir_all(dir).map_err(Problem::file("make the folder", dir))?;
+        let dir = fs::canonicalize(dir).map_err(Problem::file("open the folder", dir))?;
+        wanted.extend(names.iter().map(|name| dir.join(name)).filter(|link| *link != program));
+    }
     if let Some(file) = wanted.iter().find(|link| !args.force && !may_replace(link)) {
         return Err(Problem::InTheWay { file: file.clone() }.into());
     }
-    let target = relative(&program, &dir);
     for link in wanted {
+        let target = relative(&program, link.parent().unwrap_or(&link));
+        if !may_replace(&link) {
+            kept::keep(&link)?;
+        }
         if make(&link, &target, &program)? {
             print(&format!("{}\n", link.display()))?;
         }
     }
-    Ok(0)
+    Ok(())
 }
 
-/// What is no link to rnet is somebody else's, and so is the program itself.
-fn uninstall(names: &[&str], dir: &Path) -> anyhow::Result<u8> {
-    for link in names.iter().map(|name| dir.join(name)).filter(|link| link.is_symlink() && may_replace(link))
+/// The fewest folders by which every runtime takes these plugins from rnet. Of equals, those where nothing is in the
+/// way, that are there already, that are not the distribution's.
+fn choose(runtimes: &[Found], names: &[&str], paths: &Paths) -> Vec<PathBuf> {
+    let is_taken = |folder: &Path| names.iter().any(|name| !may_replace(&paths.rooted(folder).join(name)));
+    let mut open: Vec<Vec<PathBuf>> =
+        runtimes.iter().map(|found| eligible(&found.folders, &is_taken)).collect();
+    open.retain(|folders| !folders.is_empty());
+    if open.is_empty() {
+        return vec![runtimes::USUAL.into()];
+    }
+    // A folder that is new may be the only one that nerdctl then looks into.
+    let is_new_barred = runtimes.iter().any(|found| found.name == "nerdctl");
+    let mut chosen = Vec::new();
+    while let Some(first) = open.first() {
+        let rank = |folder: &&PathBuf| {
+            let users = open.iter().filter(|folders| folders.contains(folder)).count();
+            let is_there = paths.rooted(folder).exists();
+            let is_local = ["/opt", "/usr/local"].iter().any(|local| folder.starts_with(local));
+            (is_there || !is_new_barred, users, !is_taken(folder), is_there, is_local)
+        };
+        // The first of equals is the one that the runtime itself puts first.
+        let best = first.iter().rev().max_by_key(rank).cloned().unwrap_or_default();
+        open.retain(|folders| !folders.contains(&best));
+        chosen.push(best);
+    }
+    chosen
+}
+
+/// The folders in which rnet's links win: up to the first that has other plugins of these names.
+fn eligible(folders: &[PathBuf], is_taken: &impl Fn(&Path) -> bool) -> Vec<PathBuf> {
+    let last = folders.iter().position(|folder| is_taken(folder)).map_or(folders.len(), |taken| taken + 1);
+    folders[..last].to_vec()
+}
+
+/// Says which file each runtime takes for each plugin. Of a folder that was given, only the runtimes are told of that look
+/// there and find others first.
+fn tell(runtimes: &[Found], names: &[&str], given: Option<&Path>, paths: &Paths, style: Style) {
+    for found in runtimes {
+        let looks_there =
+            given.is_none_or(|dir| found.folders.iter().any(|folder| paths.rooted(folder) == dir));
+        let (ours, others) = found
+            .folders
+            .iter()
+            .rev()
+            .fold(Winners::default(), |winners, folder| winners.under(folder, names, &paths.rooted(folder)))
+            .sorted();
+        if looks_there && (given.is_none() || !others.is_empty()) {
+            tell_of(found, &ours, &others, style);
+        }
+    }
+}
+
+fn tell_of(found: &Found, ours: &[(PathBuf, Vec<String>)], others: &[String], style: Style) {
+    let Found { name, remark, .. } = found;
+    for (folder, plugins) in ours {
+        style.note(format_args!(
+            "{name} takes {} from {}: rnet{remark}",
+            plugins.join(", "),
+            folder.display()
+        ));
+    }
+    if !others.is_empty() {
+        style.warn(format_args!("{name} takes {}, which are not rnet's{remark}", others.join(", ")));
+        style.hint("rnet install (without a folder it chooses the one that the runtimes look into first)");
+    }
+}
+
+/// Whose file a runtime takes for each plugin name: the folder, and whether it is rnet's.
+#[derive(Default)]
+struct Winners(BTreeMap<String, (PathBuf, bool)>);
+
+impl Winners {
+    /// What another folder has wins over what is known so far.
+    fn under(mut self, folder: &Path, names: &[&str], place: &Path) -> Self {
+        for name in names {
+            let file = place.join(name);
+            if fs::symlink_metadata(&file).is_ok() {
+                self.0.insert((*name).to_owned(), (folder.to_owned(), may_replace(&file)));
+            }
+        }
+        self
+    }
+
+    /// rnet's by folder, and the paths of the others.
+    fn sorted(self) -> (Vec<(PathBuf, Vec<String>)>, Vec<String>) {
+        let (mut ours, mut others) = (BTreeMap::<PathBuf, Vec<String>>::new(), Vec::new());
+        for (name, (folder, is_ours)) in self.0 {
+            match is_ours {
+                true => ours.entry(folder).or_default().push(name),
+                false => others.push(folder.join(name).display().to_string()),
+            }
+        }
+        (ours.into_iter().collect(), others)
+    }
+}
+
+/// What is no link to rnet is left alone, and so is the program itself.
+fn uninstall(names: &[&str], dir: Option<&Path>, paths: &Paths) -> anyhow::Result<u8> {
+    let all = || runtimes::all_folders(paths).into_iter().map(|folder| paths.rooted(&folder));
+    let dirs: Vec<PathBuf> = dir.map_or_else(|| all().collect(), |dir| vec![dir.to_owned()]);
+    for dir in &dirs {
+        for link in names.iter().map(|name| dir.join(name)) {
+            let is_free = fs::symlink_metadata(&link).is_err() || link.is_symlink() && may_replace(&link);
+            let was_there = is_free && link.is_symlink();
+            if !kept::put_back(&link, is_free)? && was_there {
+                fs::remove_file(&link).map_err(Problem::file("remove", &link))?;
+            }
+            if was_there {
+                print(&format!("{}\n", link.display()))?;
+            }
+        }
+        kept::clear(&dir.join(kept::TEMPORARY));
+        kept::tidy(dir);
+    }
+    let is_link =
+        |dir: &PathBuf| names.iter().map(|name| dir.join(name)).any(|l| l.is_symlink() && may_replace(&l));
+    if !all().any(|dir| is_link(&dir))
+        && let Some(file) = networkd::remove(paths)?
     {
-        fs::remove_file(&link).map_err(Problem::file("remove", &link))?;
-        print(&format!("{}\n", link.display()))?;
+        print(&format!("{}\n", file.display()))?;
     }
     Ok(0)
 }
@@ -84,7 +225,8 @@ fn make(link: &Path, target: &Path, program: &Path) -> Result<bool, Problem> {
     if fs::read_link(link).is_ok() && fs::canonicalize(link).is_ok_and(|found| found == program) {
         return Ok(false);
     }
-    let temporary = link.with_file_name(format!(".rnet-{}", std::process::id()));
+    let temporary = link.with_file_name(kept::TEMPORARY);
+    kept::clear(&temporary);
     symlink(target, &temporary).map_err(Problem::file("make the link", link))?;
     fs::rename(&temporary, link).map_err(|error| {
         // The error to tell is the first one.
@@ -146,7 +288,8 @@ mod tests {
         fs::write(path("rnet"), "the program").unwrap();
         symlink("rnet", path("portmap")).unwrap();
         symlink("/bin/sh", path("loopback")).unwrap();
-        uninstall(&names(&[]).unwrap(), folder.path()).unwrap();
+        let elsewhere = Paths::under(&folder.path().join("root"), 1);
+        uninstall(&names(&[]).unwrap(), Some(folder.path()), &elsewhere).unwrap();
         let mut left: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();

@@ -39,12 +39,174 @@ fn install_does_not_overwrite_what_is_not_ours() {
     let bridge = lab.plugins().join("bridge");
     std::fs::write(&bridge, "somebody's").unwrap();
     let dir = lab.plugins().display().to_string();
-    let text =
-        format!("error: {} exists and is not a link to rnet\n hint: --force replaces it\n", bridge.display());
+    let text = format!(
+        "error: {} exists and is not a link to rnet\n hint: --force replaces it and keeps it beside the folder\n",
+        bridge.display()
+    );
     lab.fails(&format!("install {dir}"), 4, &text);
     assert_eq!(std::fs::read_dir(lab.plugins()).unwrap().count(), 1, "nothing was changed");
 
     let portmap = format!("{dir}/portmap\n");
     assert_eq!(lab.ok(&format!("install --only portmap {dir}")), portmap);
     assert!(lab.ok(&format!("install --force {dir}")).contains(&format!("{}\n", bridge.display())));
+}
+
+/// A file below the lab's root.
+fn put(lab: &Lab, path: &str, text: &str) -> std::path::PathBuf {
+    let file = lab.host.root().join(path);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+/// A distribution's plugins in `folder`.
+fn distribution(lab: &Lab, folder: &str) {
+    for name in ["bridge", "host-local", "loopback", "portmap", "bandwidth"] {
+        put(lab, &format!("{folder}/{name}"), &format!("the distribution's {name}"));
+    }
+}
+
+fn is_rnet(lab: &Lab, path: &str) -> bool {
+    std::fs::read_link(lab.host.root().join(path)).is_ok_and(|target| target.ends_with("rnet"))
+}
+
+#[test]
+fn install_without_a_folder_goes_where_podman_looks_first() {
+    let lab = Lab::new();
+    put(&lab, "usr/bin/podman", "");
+    distribution(&lab, "usr/lib/cni");
+
+    let done = lab.rnet("install");
+
+    assert!(done.exit == 0 && done.stdout.lines().count() == 6, "{done:?}");
+    assert!(is_rnet(&lab, "usr/local/libexec/cni/bridge") && is_rnet(&lab, "usr/local/libexec/cni/dnsname"));
+    let told =
+        "podman takes bridge, dnsname, host-local, loopback, portmap, rnet from /usr/local/libexec/cni: rnet";
+    assert!(done.stderr.starts_with(told), "{done:?}");
+    let again = lab.rnet("install");
+    assert_eq!((again.stdout.as_str(), &again.stderr), ("", &done.stderr));
+    assert_eq!(lab.rnet("install --uninstall").stdout, done.stdout);
+    assert!(!lab.host.root().join("usr/local/libexec/cni/bridge").exists());
+    assert!(lab.host.root().join("usr/lib/cni/bridge").exists());
+}
+
+#[test]
+fn a_folder_that_loses_is_told() {
+    let lab = Lab::new();
+    put(&lab, "usr/bin/podman", "");
+    distribution(&lab, "usr/lib/cni");
+    let told = lab.rnet(&format!("install {}", lab.host.root().join("opt/cni/bin").display()));
+    let losing = "warning: podman takes /usr/lib/cni/bridge, /usr/lib/cni/host-local, ";
+    assert!(told.exit == 0 && told.stderr.contains(losing), "{told:?}");
+    assert!(told.stderr.contains("podman takes dnsname, rnet from /opt/cni/bin: rnet"), "{told:?}");
+}
+
+/// As Debian's containerd is configured: no folder comes before the distribution's.
+#[test]
+fn forced_links_keep_what_was_there_and_uninstall_puts_it_back() {
+    let lab = Lab::new();
+    put(&lab, "usr/bin/podman", "");
+    put(&lab, "usr/bin/containerd", "");
+    put(
+        &lab,
+        "etc/containerd/config.toml",
+        "[plugins.\"io.containerd.grpc.v1.cri\".cni]\n  bin_dir = \"/usr/lib/cni\"\n",
+    );
+    distribution(&lab, "usr/lib/cni");
+    let refused = lab.rnet("install");
+    assert!(refused.exit == 4 && refused.stderr.contains("usr/lib/cni/bridge exists"), "{refused:?}");
+    assert!(!is_rnet(&lab, "usr/lib/cni/rnet"), "nothing was changed");
+
+    let read = |path: &str| std::fs::read_to_string(lab.host.root().join(path)).unwrap_or_default();
+    for _ in 0..2 {
+        assert_eq!(lab.rnet("install --force").exit, 0);
+        assert!(is_rnet(&lab, "usr/lib/cni/bridge") && is_rnet(&lab, "usr/lib/cni/dnsname"));
+        assert_eq!(read("usr/lib/cni.before-rnet/bridge"), "the distribution's bridge");
+        assert_eq!(read("usr/lib/cni/bandwidth"), "the distribution's bandwidth");
+    }
+    for _ in 0..2 {
+        assert_eq!(lab.rnet("install --uninstall").exit, 0);
+        for name in ["bridge", "host-local", "loopback", "portmap", "bandwidth"] {
+            assert_eq!(read(&format!("usr/lib/cni/{name}")), format!("the distribution's {name}"));
+        }
+        assert!(!lab.host.root().join("usr/lib/cni/dnsname").exists());
+        assert!(!lab.host.root().join("usr/lib/cni.before-rnet").exists());
+    }
+}
+
+#[test]
+fn a_package_that_was_upgraded_meanwhile_is_not_set_back() {
+    let lab = Lab::new();
+    let dir = lab.host.root().join("cni").display().to_string();
+    distribution(&lab, "cni");
+    lab.ok(&format!("install --force {dir}"));
+    std::fs::remove_file(lab.host.root().join("cni/bridge")).unwrap();
+    let bridge = put(&lab, "cni/bridge", "the younger bridge");
+    lab.ok(&format!("install --force --only bridge {dir}"));
+    lab.ok(&format!("install --uninstall {dir}"));
+    assert_eq!(std::fs::read_to_string(bridge).unwrap(), "the younger bridge");
+}
+
+#[test]
+fn networkd_is_told_to_leave_rnets_links_alone() {
+    let lab = Lab::new();
+    put(&lab, "run/systemd/netif/state", "");
+    lab.ok("create --subnet 10.9.0.0/24 lab");
+    let other = r#"{"cniVersion": "1.0.0", "name": "x", "plugins": [{"type": "bridge", "bridge": "br-mine", "ipam": {}}]}"#;
+    put(&lab, "etc/cni/net.d/x.conflist", other);
+
+    let done = lab.rnet("install");
+
+    let file = lab.host.root().join("etc/systemd/network/10-rnet.network");
+    assert!(done.stdout.ends_with(&format!("{}\n", file.display())), "{done:?}");
+    assert!(done.stderr.contains(" hint: networkctl reload\n"), "{done:?}");
+    let text = std::fs::read_to_string(&file).unwrap();
+    assert!(
+        text.contains("Kind=bridge veth\nName=rnet-* rnet0 cni0 cni-podman* nerdctl0 br-mine veth*\n"),
+        "{text}"
+    );
+    assert!(text.ends_with("[Link]\nUnmanaged=yes\n"), "{text}");
+    assert_eq!(lab.rnet("install").stdout, "");
+    lab.rnet("install --uninstall");
+    assert!(!file.exists());
+
+    put(&lab, "etc/systemd/network/10-rnet.network", "[Match]\nName=mine\n");
+    lab.rnet("install");
+    lab.rnet("install --uninstall");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "[Match]\nName=mine\n");
+}
+
+#[test]
+fn an_install_that_is_killed_loses_nothing() {
+    let lab = Lab::new();
+    let dir = lab.host.root().join("cni");
+    let names = ["bridge", "host-local", "loopback", "portmap"];
+    distribution(&lab, "cni");
+    for round in 0..60 {
+        let verb = if round % 3 == 2 { "--uninstall" } else { "--force" };
+        let mut child = lab.program(&format!("install {verb} {}", dir.display())).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_micros(400 + 60 * round));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for name in names {
+            assert!(
+                std::fs::symlink_metadata(dir.join(name)).is_ok(),
+                "{name} is missing after round {round}"
+            );
+        }
+    }
+    lab.ok(&format!("install --force {}", dir.display()));
+    lab.ok(&format!("install --uninstall {}", dir.display()));
+    for name in names {
+        assert_eq!(std::fs::read_to_string(dir.join(name)).unwrap(), format!("the distribution's {name}"));
+    }
+    assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 5, "the plugins and bandwidth");
+    assert_eq!(
+        std::fs::read_dir(lab.host.root())
+            .unwrap()
+            .flatten()
+            .filter(|f| f.file_name() == "cni.before-rnet")
+            .count(),
+        0
+    );
 }
