@@ -156,6 +156,15 @@ pub enum Fault {
         /// What was given.
         name: String,
     },
+    /// `name` is longer than a folder's, and leases are kept in a folder of that name.
+    #[error(
+        "network name of {length} bytes: at most {} are possible, because leases are kept in a folder of that name",
+        crate::LONGEST_NAME
+    )]
+    NameLength {
+        /// How long it is.
+        length: usize,
+    },
     /// The plugin's own keys have a value of the wrong kind.
     #[error("failed to load netconf: {source}")]
     Section {
@@ -393,6 +402,7 @@ impl Fault {
             | ListJson { .. } => code::DECODING_FAILURE,
             NameMissing
             | NameCharacters { .. }
+            | NameLength { .. }
             | Section { .. }
             | DelegateUnnamed
             | DelegateName { .. }

@@ -15,6 +15,9 @@
 //! | `skeleton.rs` | [`main`]: the life of one call |
 //! | `delegate.rs`, `conflist.rs` | calling another plugin; calling a whole list of them |
 
+/// The longest name of a network, in bytes: leases are kept in a folder of that name (NAME_MAX).
+pub const LONGEST_NAME: usize = 255;
+
 mod args;
 mod call;
 mod config;

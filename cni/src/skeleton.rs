@@ -164,6 +164,11 @@ impl Session<'_> {
 
     fn act(&self) -> Result<Option<CniResult>, Error> {
         let request = self.request(&self.call);
+        let length = self.config.name.len();
+        // DEL and GC go on: there can be nothing of such a network, and to say so would keep a pod for ever.
+        if length > crate::LONGEST_NAME && !matches!(self.call.verb, Verb::Del | Verb::Gc) {
+            return Err(Fault::NameLength { length }.into());
+        }
         let attaches = matches!(self.call.verb, Verb::Add | Verb::Del);
         if attaches && !self.call.netns_override && (self.same_netns)(&self.call.netns) {
             return Err(self.refuse_own_netns().into());

@@ -71,6 +71,14 @@ impl Shelf {
         self.folder.join(&self.name)
     }
 
+    /// Why the index cannot be written.
+    fn failure(&self, errno: Errno) -> Error {
+        match store::open_dir(&self.folder, 0o700) {
+            Err(link @ store::Error::Link { .. }) => Error::Store(link),
+            _ => Error::Index { path: self.path(), errno },
+        }
+    }
+
     fn load(&self) -> Option<Open> {
         let open = |access| {
             let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -500,7 +508,7 @@ impl<'a> Session<'a> {
     /// A lease whose boot is not on record would be held for ever after the next one.
     fn check_index(&self) -> Result<(), Stop> {
         match self.unsaved.or(self.index.broken()) {
-            Some(errno) => Err(Error::Index { path: self.shelf.path(), errno }.into()),
+            Some(errno) => Err(self.shelf.failure(errno).into()),
             None => Ok(()),
         }
     }

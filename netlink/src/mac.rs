@@ -17,10 +17,16 @@ pub struct ParseMacError {
 }
 
 impl Mac {
-    /// 02:42 and the last four octets of an IPv6 address, for containers without IPv4.
+    /// 02 and five bytes to which all bits of an IPv6 address count (FNV-1a, folded), for containers without IPv4: several
+    /// subnets may be on one bridge, and their addresses end alike.
     pub fn from_v6(address: Ipv6Addr) -> Self {
-        let [.., a, b, c, d] = address.octets();
-        Self([0x02, 0x42, a, b, c, d])
+        const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+        const PRIME: u64 = 0x0000_0100_0000_01b3;
+        let mixed = |hash: u64, octet: &u8| (hash ^ u64::from(*octet)).wrapping_mul(PRIME);
+        let hash = address.octets().iter().fold(OFFSET, mixed);
+        // The highest bits have seen every octet best.
+        let [.., a, b, c, d, e] = ((hash >> 24) ^ (hash & 0xff_ffff)).to_be_bytes();
+        Self([0x02, a, b, c, d, e])
     }
 
     /// Whether a link may bear it: neither a group address nor all zeros.
@@ -99,8 +105,19 @@ mod tests {
     #[test]
     fn it_is_made_of_the_address() {
         assert_eq!(Mac::from(Ipv4Addr::new(172, 18, 0, 2)).to_string(), "02:42:ac:12:00:02");
-        let v6 = "fd00::1:2:a".parse().unwrap();
-        assert_eq!(Mac::from_v6(v6).to_string(), "02:42:00:02:00:0a");
+    }
+
+    #[test]
+    fn all_bits_of_an_ipv6_address_count() {
+        let base: Ipv6Addr = "fd00:1:2:3:4:5:6:7".parse().unwrap();
+        let flipped = (0..128).map(|bit| Mac::from_v6(Ipv6Addr::from_bits(base.to_bits() ^ 1 << bit)));
+        let subnets = (0..64u128).flat_map(|subnet| (1..1000u128).map(move |host| (subnet << 64) + host));
+        let hosts = subnets.map(|bits| Mac::from_v6(Ipv6Addr::from_bits((0xfd << 120) + bits)));
+
+        let all: Vec<Mac> = flipped.chain(hosts).collect();
+
+        assert!(all.iter().all(|mac| mac.is_unicast()));
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
     }
 
     #[test]

@@ -8,9 +8,12 @@ use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Ipam, Plan, addresses};
 use crate::{
-    Error, Host, failpoint, firewall, lease, link, living, mac_check, names, network, ports, reference,
-    renamed, sticky,
+    Error, Host, chained, failpoint, firewall, lease, link, living, mac_check, macs, names, network, ports,
+    reference, renamed, sticky,
 };
+
+/// The plugins that make an interface and keep a record of it.
+const INTERFACE_PLUGINS: [&str; 2] = ["rnet", "bridge"];
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
@@ -19,6 +22,7 @@ pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     let delegate = lease::require(&plan.ipam, request)?;
     let mut host = Host::open(what("ADD", request.call))?;
     host.require_descriptors()?;
+    host.store.require_folders()?;
     let mut record = plan.record(request);
     record.netns = Some(namespace(&container));
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
@@ -36,10 +40,11 @@ pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     result
 }
 
-/// False if an ADD could not even have the lock of the leases: its undo need not wait for that again. Somebody else's plugin
+/// False if an ADD could not even have the lock of the leases, or open their folder: its undo need not try that again. Somebody else's plugin
 /// is told of every failure (CNI specification, section 4).
 fn has_lease(record: &Record, delegate: Option<&lease::Delegate>, error: &Error) -> bool {
-    !error.is_busy() || !record.addresses.is_empty() || matches!(delegate, Some(lease::Delegate::Program(_)))
+    let had_none = error.is_busy() || error.is_about_a_link();
+    !had_none || !record.addresses.is_empty() || matches!(delegate, Some(lease::Delegate::Program(_)))
 }
 
 /// What ADD does, in the order in which it happens.
@@ -56,6 +61,8 @@ fn attach(
 
     let lease = lease::add(host, plan, request, delegate)?;
     record_lease(host, plan, record, &lease)?;
+    let usual = plan.usual_mac(&lease, &record.key());
+    let is_news = macs::is_news(host, record, usual)?;
     failpoint::pass("add.lease")?;
 
     let (bridge, mut network) = network::hold(host, plan, &lease)?;
@@ -70,7 +77,7 @@ fn attach(
     failpoint::pass("add.port")?;
 
     let mut inside = Netlink::inside(container)?;
-    link::dress(host, &mut inside, plan, &record.ifname, pair.container, &lease)?;
+    link::dress(host, &mut inside, plan, &record.ifname, pair.container, &lease, is_news)?;
     failpoint::pass("add.inside")?;
 
     link::notice_carrier(host, &mut inside, &pair)?;
@@ -82,7 +89,10 @@ fn attach(
         (_, network) = network::hold(host, plan, &lease)?;
         ruleset = rules(host, record)?;
     }
-    link::announce(&mut inside, plan, record, pair.container)?;
+    if is_news {
+        link::announce(&mut inside, record, pair.container)?;
+        macs::are_told(host, record, usual);
+    }
     link::await_addresses(&mut inside, plan, container, &lease)?;
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
@@ -109,14 +119,23 @@ fn rules(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error> {
 pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     let mut host = Host::open(what("DEL", request.call))?;
     let planned = plan.record(request);
-    let (lock, found) = renamed::find(&mut host, &planned)?;
+    let (lock, found) = renamed::find(&mut host, &planned, request, planned.proof.as_deref())?;
     // Without a record there is nothing that an IPAM plugin which ADD would refuse could have leased.
     let has_ipam = found.is_some() || lease::require(&plan.ipam, request).is_ok();
     let ipam = if has_ipam { &plan.ipam } else { &Ipam::None };
-    if found.is_none() {
-        reference::detach(&mut host, plan, request)?;
+    match found {
+        Some(found) => {
+            if found.network != planned.network {
+                chained::remove_all(&mut host, &found)?;
+            }
+            detach(&mut host, ipam, request, &found)?;
+        }
+        None if rival(&mut host, &planned)?.is_some() => lease::del(&host, ipam, request, &planned)?,
+        None => {
+            reference::detach(&mut host, plan, request)?;
+            detach(&mut host, ipam, request, &planned)?;
+        }
     }
-    detach(&mut host, ipam, request, &found.unwrap_or(planned))?;
     host.store.retire(lock)?;
     host.close();
     Ok(())
@@ -134,6 +153,7 @@ fn detach(host: &mut Host, ipam: &Ipam, request: &Request<'_>, record: &Record) 
     failures.extend(mac_check::dismiss(host, record).err());
     failures.extend(remove_link(host, link).err());
     Error::all(failures)?;
+    macs::release(host, record)?;
     lease::del(host, ipam, request, record)?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     failpoint::pass("del.record")?;
@@ -265,11 +285,27 @@ pub fn with_undo(error: Error, undone: Result<(), Error>) -> Error {
 
 /// Refuses a second attachment; removes what a dead ADD or a dead container left under the same name.
 fn clear_the_way(host: &mut Host, plan: &Plan, request: &Request<'_>, planned: &Record) -> Result<(), Error> {
-    let Some(found) = known(host, planned)? else { return Ok(()) };
+    let Some(found) = known(host, planned)? else {
+        return rival(host, planned)?.map_or(Ok(()), |rival| Err(already_attached(rival)));
+    };
     if found.stage == Stage::Committed && is_alive(host, &found)? {
         return Err(already_attached(found));
     }
     detach(host, &plan.ipam, request, &found)
+}
+
+/// The living attachment that another plugin of ours has made for that container's interface on a network of the same name:
+/// all that is named after them has one name.
+fn rival(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
+    for plugin in INTERFACE_PLUGINS.into_iter().filter(|plugin| *plugin != planned.plugin) {
+        if let Some(rival) = host.store.record(&planned.network, plugin, &planned.key())?
+            && !rival.container.is_empty()
+            && is_alive(host, &rival)?
+        {
+            return Ok(Some(rival));
+        }
+    }
+    Ok(None)
 }
 
 fn already_attached(first: Record) -> Error {
@@ -285,12 +321,13 @@ fn already_attached(first: Record) -> Error {
 }
 
 /// Writes down all that will be made, before it is made.
-fn record_lease(host: &Host, plan: &Plan, record: &mut Record, lease: &CniResult) -> Result<(), Error> {
+fn record_lease(host: &mut Host, plan: &Plan, record: &mut Record, lease: &CniResult) -> Result<(), Error> {
     record.mac = Some(store::Mac(plan.container_mac(lease, &record.key()).0));
     record.addresses = addresses(lease);
     record.ports = ports::resolve(&plan.ports, &lease.ips).map_err(Error::Config)?;
     record.leases = lease::folder(host, &plan.ipam, record);
-    Ok(host.store.write_record(record)?)
+    host.store.write_record(record)?;
+    macs::claim(host, plan, record)
 }
 
 /// Which frames to the bridge group, 01:80:c2:00:00:00 to :0f, a guarded port takes as any other, so that they meet its

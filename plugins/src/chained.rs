@@ -8,6 +8,9 @@ use store::{Address, LockName, Mode, Namespace, Record};
 
 use crate::{Error, Host, attach, failpoint, firewall, names, network, renamed};
 
+/// The plugins of this kind.
+const PLUGINS: [&str; 2] = ["portmap", "dnsname"];
+
 /// Opens the host for a call.
 pub fn open(verb: &str, request: &Request<'_>) -> Result<Host, Error> {
     Host::open(attach::what(verb, request.call))
@@ -35,6 +38,7 @@ pub fn record(plugin: &str, request: &Request<'_>, previous: &CniResult) -> Reco
             .ok()
             .and_then(|args| args.k8s_pod_name().map(str::to_owned)),
         netns: Some(identity.unwrap_or(Namespace { path: netns, dev: 0, ino: 0 })),
+        proof: Some(renamed::proof_by_result(previous)),
         addresses: ips.iter().map(|ip| Address { address: ip.address, gateway: ip.gateway }).collect(),
         ..bare_record(plugin, request)
     }
@@ -57,6 +61,7 @@ pub fn add(
     make: impl FnOnce(&mut Host, &mut Record) -> Result<(), Error>,
 ) -> Result<(), Error> {
     host.require_descriptors()?;
+    host.store.require_folders()?;
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     failpoint::pass("add.lock")?;
     if let Some(stale) = attach::known(host, record)? {
@@ -80,7 +85,7 @@ pub fn del(
     otherwise: impl FnOnce(&mut Host, &Record) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut host = open("DEL", request)?;
-    let (lock, found) = renamed::find(&mut host, &unknown)?;
+    let (lock, found) = renamed::find(&mut host, &unknown, request, None)?;
     if found.is_none() {
         otherwise(&mut host, &unknown)?;
     }
@@ -117,6 +122,20 @@ fn collect(host: &mut Host, record: &Record, valid: Option<&[Attachment]>) -> Re
     }
     remove(host, &record)?;
     Ok(host.store.retire(lock)?)
+}
+
+/// What the chained plugins of a list have put on an attachment whose network was renamed: alone they may not know it.
+/// Under the attachment's lock.
+pub fn remove_all(host: &mut Host, attachment: &Record) -> Result<(), Error> {
+    for plugin in PLUGINS {
+        let of_it = Record { plugin: plugin.into(), ..attachment.clone() };
+        if let Some(record) = host.store.record(&of_it.network, plugin, &of_it.key())?
+            && !record.container.is_empty()
+        {
+            remove(host, &record)?;
+        }
+    }
+    Ok(())
 }
 
 fn remove(host: &mut Host, record: &Record) -> Result<(), Error> {

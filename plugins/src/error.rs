@@ -158,6 +158,18 @@ pub enum Error {
         /// The holder's attachment, where the kernel's element names it.
         key: Option<String>,
     },
+    /// The MAC that was asked for is on the bridge already, or every one that could be derived.
+    #[error(
+        "MAC address {mac} is on bridge {bridge:?} already: {holder} has it; hint: ask for another, or for none"
+    )]
+    MacTaken {
+        /// The MAC.
+        mac: String,
+        /// The bridge.
+        bridge: String,
+        /// Who has it: `"web" on "mynet"`.
+        holder: String,
+    },
     /// The host address of a published port does not belong to this host.
     #[error("cannot publish on {host}: it is not an address of this host")]
     HostAddressNotLocal {
@@ -567,6 +579,12 @@ impl Error {
         self.code() == code::TRY_AGAIN_LATER
     }
 
+    /// True if a symbolic link stands where a folder should be: what is behind it was not opened.
+    pub(crate) fn is_about_a_link(&self) -> bool {
+        use store::Error::Link;
+        matches!(self, Error::Store(Link { .. }) | Error::Ipam(ipam::Error::Store(Link { .. })))
+    }
+
     fn code(&self) -> u32 {
         match self {
             Error::Cni(error) => error.code,
@@ -574,7 +592,9 @@ impl Error {
             Error::Nft(error) => nft_code(error),
             Error::Ipam(error) => ipam_code(error),
             Error::Store(store::Error::Busy { .. }) => code::TRY_AGAIN_LATER,
-            Error::Store(store::Error::File { .. } | store::Error::Garbage { .. }) => code::IO_FAILURE,
+            Error::Store(
+                store::Error::File { .. } | store::Error::Garbage { .. } | store::Error::Link { .. },
+            ) => code::IO_FAILURE,
             Error::AlreadyAttached { .. } => own::ALREADY_ATTACHED,
             Error::InterfaceTaken { .. } | Error::LinkNamesTaken { .. } => own::INTERFACE_TAKEN,
             Error::NotABridge { .. } | Error::BridgeAddress { .. } => own::BRIDGE_CONFLICT,
@@ -583,7 +603,7 @@ impl Error {
             | Error::OldKernel { .. }
             | Error::KernelWithoutIpv6 { .. } => code::NOT_AVAILABLE,
             Error::PortTaken { .. } => own::PORT_TAKEN,
-            Error::DuplicateAddress { .. } => own::ADDRESS_TAKEN,
+            Error::DuplicateAddress { .. } | Error::MacTaken { .. } => own::ADDRESS_TAKEN,
             Error::StillTentative { .. } => code::TRY_AGAIN_LATER,
             Error::HostAddressNotLocal { .. } | Error::HostAddressUnusable { .. } => {
                 code::INVALID_NETWORK_CONFIG

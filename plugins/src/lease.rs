@@ -56,6 +56,7 @@ pub fn add(
 /// plugin, which is told the network's name at ADD.
 pub fn del(host: &Host, ipam: &Ipam, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     if let Some(folder) = record.leases.clone().or_else(|| folder(host, ipam, record)) {
+        host.store.require_folders()?;
         Pool::own_in(host, folder).release(request)?;
     }
     if let Ipam::Delegate(name) = ipam {
@@ -69,7 +70,7 @@ pub fn del(host: &Host, ipam: &Ipam, request: &Request<'_>, record: &Record) -> 
 pub fn check(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     match &plan.ipam {
         Ipam::None => Ok(()),
-        Ipam::Own => Pool::own(host, request).check(request),
+        Ipam::Own => own(host, request)?.check(request),
         Ipam::Delegate(name) => call(name, Verb::Check, request).map(drop),
     }
 }
@@ -78,7 +79,7 @@ pub fn check(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Erro
 pub fn status(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     match &plan.ipam {
         Ipam::None => Ok(()),
-        Ipam::Own => Pool::own(host, request).status(request),
+        Ipam::Own => own(host, request)?.status(request),
         Ipam::Delegate(name) => call(name, Verb::Status, request).map(drop),
     }
 }
@@ -87,7 +88,7 @@ pub fn status(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Err
 pub fn gc(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     match &plan.ipam {
         Ipam::None => Ok(()),
-        Ipam::Own => Pool::own(host, request).gc(request),
+        Ipam::Own => own(host, request)?.gc(request),
         Ipam::Delegate(name) => call(name, Verb::Gc, request).map(drop),
     }
 }
@@ -95,6 +96,12 @@ pub fn gc(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> 
 /// The folder of leases, where they are our own.
 pub fn folder(host: &Host, ipam: &Ipam, record: &Record) -> Option<PathBuf> {
     (*ipam == Ipam::Own).then(|| host.store.leases(&record.network))
+}
+
+/// Our own leases, in a folder that is ours.
+fn own(host: &Host, request: &Request<'_>) -> Result<Pool, Error> {
+    host.store.require_folders()?;
+    Ok(Pool::own(host, request))
 }
 
 fn call(name: &str, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {

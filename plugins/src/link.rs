@@ -81,7 +81,8 @@ fn has_ipv6(host: &Host, link: &str) -> Result<bool, Error> {
     Ok(disabled.is_some_and(|disabled| disabled == "0"))
 }
 
-/// Gives the container's end its addresses and routes and takes it up: one send inside the container.
+/// Gives the container's end its addresses and routes and takes it up: one send inside the container. With `is_news` the
+/// kernel is told that [`announce`] follows.
 pub fn dress(
     host: &Host,
     inside: &mut Netlink,
@@ -89,8 +90,9 @@ pub fn dress(
     ifname: &str,
     index: u32,
     lease: &CniResult,
+    is_news: bool,
 ) -> Result<(), Error> {
-    set_sysctls(host, inside, plan, ifname, lease)?;
+    set_sysctls(host, inside, plan, ifname, lease, is_news)?;
     let name = ifname.to_owned();
     let (v4, v6): (Vec<IpNetwork>, Vec<IpNetwork>) =
         lease.ips.iter().map(|ip| ip.address).partition(|address| address.is_ipv4());
@@ -222,12 +224,12 @@ pub fn probe(
     }
 }
 
-/// Tells everybody on the network which MAC has the container's addresses now, where the caller chose it: what they
-/// remember is another container's. (Without a choice an address always has the same MAC.)
+/// Tells everybody on the network which MAC has the container's addresses now: what they remember is another container's.
+/// (Mostly an address has always the same MAC.)
 ///
 /// The kernel sends the announcements when a MAC is set, also to what it is (`arp_notify`, `ndisc_notify`).
-pub fn announce(inside: &mut Netlink, plan: &Plan, record: &Record, container: u32) -> Result<(), Error> {
-    let Some(mac) = plan.mac else { return Ok(()) };
+pub fn announce(inside: &mut Netlink, record: &Record, container: u32) -> Result<(), Error> {
+    let Some(mac) = record.mac.map(|mac| Mac(mac.0)) else { return Ok(()) };
     Ok(inside.send(&[Request::LinkMac { index: container, name: record.ifname.clone(), mac }])?)
 }
 
@@ -330,8 +332,9 @@ fn set_sysctls(
     plan: &Plan,
     ifname: &str,
     lease: &CniResult,
+    is_news: bool,
 ) -> Result<(), Error> {
-    if plan.mac.is_some() {
+    if is_news {
         inside.set_sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
     }
     let has_v6 = lease.ips.iter().any(|ip| ip.address.is_ipv6());
@@ -346,7 +349,7 @@ fn set_sysctls(
             // Its own question that comes back, by a hairpin say, is no duplicate (RFC 7527).
             inside.set_sysctl(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1")?;
         }
-        if plan.mac.is_some() {
+        if is_news {
             inside.set_sysctl(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1")?;
         }
     } else if plan.ipv4_only {

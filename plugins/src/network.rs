@@ -7,7 +7,8 @@ use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Request};
 use store::{Lock, LockName, Mode, Network, NetworkKey, Stage, Zone};
 
-use crate::plan::{Plan, hashed_mac, subnet};
+use crate::host_id::bridge_mac;
+use crate::plan::{Plan, subnet};
 use crate::{Error, Host, attach, failpoint, far, firewall, forward_v6, link, moments, names};
 
 /// A network that stays while this is held.
@@ -189,7 +190,9 @@ fn make(
 ) -> Result<(Link, Network), Error> {
     let found = find(host, plan)?;
     require_ipv6(host, plan, found.as_ref(), gateways)?;
-    let owns_bridge = planned.owns_bridge && found.is_none();
+    // One with such a MAC is ours, though the state was lost.
+    let is_ours = |bridge: &Link| bridge.mac == Some(bridge_mac(host, &bridge.name, true));
+    let owns_bridge = planned.owns_bridge && found.as_ref().is_none_or(is_ours);
     let mut network = described(host, Network { owns_bridge, ..planned }, plan.owns_bridge)?;
     // Written first: whoever finds the bridge after a crash must know whose it is, and that it is not ready.
     host.store.write_network(&network)?;
@@ -292,7 +295,7 @@ fn create(host: &mut Host, plan: &Plan) -> Result<Link, Error> {
     };
     let request = Request::Bridge {
         name: plan.bridge.clone(),
-        mac: bridge_mac(&plan.bridge),
+        mac: bridge_mac(host, &plan.bridge, plan.owns_bridge),
         mtu,
         snooping: plan.snooping,
     };
@@ -302,11 +305,6 @@ fn create(host: &mut Host, plan: &Plan) -> Result<Link, Error> {
         other => other?,
     }
     find(host, plan)?.ok_or_else(|| Error::NotABridge { name: plan.bridge.clone() })
-}
-
-/// Fixed, so that it does not change with the first port, and out of the name, so that it comes back the same.
-fn bridge_mac(name: &str) -> Mac {
-    hashed_mac(0x06, NetworkKey::new(name).as_str())
 }
 
 /// The MTU of the link that the default route leaves by.
@@ -328,7 +326,7 @@ fn set_up(
     failpoint::pass("add.advertisements")?;
     let mut requests = change_addresses(host, plan, bridge, network, gateways)?;
     let (index, name) = (bridge.index, plan.bridge.clone());
-    requests.extend(pin_mac(bridge));
+    requests.extend(pin_mac(host, bridge));
     if let Some(mtu) = plan.mtu.filter(|mtu| *mtu != bridge.mtu) {
         requests.push(Request::LinkMtu { index, name: name.clone(), mtu });
     }
@@ -343,8 +341,10 @@ fn set_up(
 }
 
 /// A bridge that others made takes over a port's MAC, unless it is told to keep its own.
-fn pin_mac(bridge: &Link) -> Option<Request> {
-    let mac = bridge.mac.filter(|mac| *mac != bridge_mac(&bridge.name))?;
+fn pin_mac(host: &Host, bridge: &Link) -> Option<Request> {
+    let is_ours =
+        |mac: &Mac| [false, true].into_iter().any(|owns| *mac == bridge_mac(host, &bridge.name, owns));
+    let mac = bridge.mac.filter(|mac| !is_ours(mac))?;
     Some(Request::LinkMac { index: bridge.index, name: bridge.name.clone(), mac })
 }
 

@@ -136,6 +136,7 @@ impl Plan {
             guarded: self.guarded,
             mac_checked: self.mac_checked,
             snat: true,
+            proof: crate::renamed::proof_by_definition(request),
             ..Record::default()
         };
         record.link = Some(record.key().link(0));
@@ -189,11 +190,16 @@ impl Plan {
         }
     }
 
-    /// The MAC of the container's end: the one asked for, else out of its first address, else out of its key.
+    /// The MAC of the container's end: the one asked for, else the usual one.
     pub fn container_mac(&self, lease: &CniResult, key: &Key) -> Mac {
+        self.mac.unwrap_or_else(|| self.usual_mac(lease, key))
+    }
+
+    /// The MAC that an address has if nobody asks for another: out of the first address, else out of the key.
+    pub fn usual_mac(&self, lease: &CniResult, key: &Key) -> Mac {
         let from_v4 = || lease.ips.iter().find_map(|ip| v4(ip).map(Mac::from));
         let from_v6 = || lease.ips.iter().find_map(|ip| v6(ip).map(Mac::from_v6));
-        self.mac.or_else(from_v4).or_else(from_v6).unwrap_or_else(|| hashed_mac(0x0e, key.as_str()))
+        from_v4().or_else(from_v6).unwrap_or_else(|| hashed_mac(0x0e, key.as_str()))
     }
 }
 

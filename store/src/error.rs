@@ -18,6 +18,16 @@ pub enum Error {
         /// The kernel's answer.
         errno: Errno,
     },
+    /// A symbolic link stands where rnet makes or opens a folder or file, and leads nowhere, or may not be there.
+    #[error("{} is a symbolic link to {}, {}", path.display(), target.display(), advice(*dangling))]
+    Link {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+        /// There is nothing.
+        dangling: bool,
+    },
     /// A lock was not free within the time allowed; nothing was changed.
     #[error("another rnet holds {what} ({holder}) and did not let go within {} s; nothing was changed", waited.as_secs())]
     Busy {
@@ -43,5 +53,47 @@ impl Error {
     pub(crate) fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(Errno) -> Error {
         let path = path.as_ref().to_owned();
         move |errno| Error::File { action, path, errno }
+    }
+
+    /// The same for a path that may lead over a symbolic link which is to blame. The last component is never followed.
+    pub(crate) fn on_path(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(Errno) -> Error {
+        let path = path.as_ref().to_owned();
+        move |errno| blamed_link(&path, errno).unwrap_or(Error::File { action, path, errno })
+    }
+}
+
+/// What a `name` below `base` failed of: no link on the way is followed there.
+pub(crate) fn below<'a>(
+    action: &'static str,
+    base: &Path,
+    name: &'a str,
+) -> impl FnOnce(Errno) -> Error + use<'a> {
+    let (base, path) = (base.to_owned(), base.join(name));
+    move |errno| {
+        let blamed = path.ancestors().take_while(|link| *link != base).find_map(|link| {
+            let target = std::fs::read_link(link).ok()?;
+            Some(Error::Link { path: link.to_owned(), target, dangling: !link.exists() })
+        });
+        let is_about_links = [Errno::LOOP, Errno::NOTDIR, Errno::EXIST, Errno::NOENT].contains(&errno);
+        blamed.filter(|_| is_about_links).unwrap_or(Error::File { action, path, errno })
+    }
+}
+
+/// The link on the way to `path` that leads nowhere, or `path` itself if it is one.
+fn blamed_link(path: &Path, errno: Errno) -> Option<Error> {
+    if ![Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::EXIST].contains(&errno) {
+        return None;
+    }
+    path.ancestors().find_map(|link| {
+        let target = std::fs::read_link(link).ok()?;
+        let dangling = !link.exists();
+        (dangling || link == path).then(|| Error::Link { path: link.to_owned(), target, dangling })
+    })
+}
+
+fn advice(dangling: bool) -> &'static str {
+    match dangling {
+        true => "which does not exist; hint: mount or make that, or remove the link",
+        false => "and rnet follows none there; hint: remove the link, or bind-mount the folder",
     }
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::Error;
@@ -20,14 +20,15 @@ pub fn open_dir(path: &Path, mode: u32) -> Result<OwnedFd, Error> {
         Err(Errno::NOENT) => make_dir(path, mode).and_then(|()| open_existing(path)),
         other => other,
     }
-    .map_err(Error::file("open the folder", path))
+    .map_err(Error::on_path("open the folder", path))
 }
 
 /// Opens the folder at `path` if there is one; see [`open_dir`].
 pub fn find_dir(path: &Path) -> Result<Option<OwnedFd>, Error> {
     match open_existing(path) {
-        Err(Errno::NOENT) => Ok(None),
-        other => other.map(Some).map_err(Error::file("open the folder", path)),
+        // No folder can have a name that is too long.
+        Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
+        other => other.map(Some).map_err(Error::on_path("open the folder", path)),
     }
 }
 
@@ -37,6 +38,10 @@ pub fn check_writable(path: &Path) -> Result<(), Error> {
         |folder| rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
     for folder in path.ancestors() {
         match access(folder) {
+            // Below a link that leads nowhere nothing can be made.
+            Err(Errno::NOENT) if std::fs::read_link(folder).is_ok() => {
+                return Err(Error::on_path("write to", folder)(Errno::NOENT));
+            }
             Err(Errno::NOENT) => {}
             other => return other.map_err(Error::file("write to", folder)),
         }
@@ -49,22 +54,60 @@ fn open_existing(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-pub(crate) fn make_dir(path: &Path, mode: u32) -> Result<(), Errno> {
-    match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
+/// A parent that is a link which leads nowhere is there and is not: then it ends with ENOENT.
+fn make_dir(path: &Path, mode: u32) -> Result<(), Errno> {
+    let made = match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
         Err(Errno::NOENT) => {
             let parent = path.parent().ok_or(Errno::NOENT)?;
             make_dir(parent, 0o755)?;
-            make_dir(path, mode)
+            rustix::fs::mkdir(path, Mode::from_raw_mode(mode))
         }
-        Err(Errno::EXIST) => Ok(()),
+        other => other,
+    };
+    if made == Err(Errno::EXIST) { Ok(()) } else { made }
+}
+
+/// Opens `path` below `dir` without following any link, wherever on the way it is (ELOOP).
+pub(crate) fn open_below(dir: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = flags | OFlags::CLOEXEC;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
+        // Where a filter of system calls does not know it (docker before 20.10), component by component.
+        Err(Errno::NOSYS | Errno::PERM) => open_step_by_step(dir, path, flags),
         other => other,
     }
 }
 
+fn open_step_by_step(dir: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
+    let Some((folders, name)) = path.rsplit_once('/') else {
+        return rustix::fs::openat(dir, path, flags | OFlags::NOFOLLOW, Mode::empty());
+    };
+    let way = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = rustix::fs::openat(dir, ".", way, Mode::empty())?;
+    for folder in folders.split('/') {
+        at = rustix::fs::openat(&at, folder, way, Mode::empty())?;
+    }
+    rustix::fs::openat(&at, name, flags | OFlags::NOFOLLOW, Mode::empty())
+}
+
+/// Makes the folder `path` below `dir` (0700) and those on the way, following no link.
+pub(crate) fn make_below(dir: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
+    let (mut end, mut parent) = (0, None::<OwnedFd>);
+    for folder in path.split('/') {
+        let at = parent.as_ref().map_or(dir, AsFd::as_fd);
+        match rustix::fs::mkdirat(at, folder, Mode::from_raw_mode(0o700)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(errno) => return Err(errno),
+        }
+        end += folder.len() + usize::from(end > 0);
+        parent = Some(open_below(dir, &path[..end], OFlags::PATH | OFlags::DIRECTORY)?);
+    }
+    Ok(())
+}
+
 /// Reads the regular file `name` in `dir`; `None` if there is none.
 pub fn read_whole(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>, Error> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = match rustix::fs::openat(dir, name, flags, Mode::empty()) {
+    let file = match open_below(dir, name, OFlags::RDONLY) {
         Err(Errno::NOENT) => return Ok(None),
         other => other.map_err(Error::file("open", name))?,
     };

@@ -81,6 +81,10 @@ pub struct Record {
     /// The servers that its questions about the world go to, before the network's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<SocketAddr>,
+    /// What its ADD was given, by which a DEL under another network name is known to be about it: for a plugin that makes an
+    /// interface a digest of the configuration without its name, for a chained one of the result before it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
     /// The folder of our own leases that holds its addresses; none where another plugin leased them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leases: Option<PathBuf>,

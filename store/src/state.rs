@@ -8,14 +8,15 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode as FileMode, OFlags};
+use rustix::fs::{AtFlags, FileType, OFlags};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::files::{make_dir, write_temporary};
+use crate::error::below;
+use crate::files::{make_below, open_below, write_temporary};
 use crate::lock::{Lock, LockName, Mode};
-use crate::{Error, Key, Network, NetworkKey, Paths, Record, create_whole, open_dir, read_whole};
+use crate::{Error, Key, Mac, Network, NetworkKey, Paths, Record, create_whole, open_dir, read_whole};
 
 /// How long a lock is waited for before the caller is told who holds it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,6 +24,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where files are written before they get their name. Not beside it: what a killed process leaves there would
 /// keep a folder from being empty, and so a network from ever losing its last attachment.
 const UNNAMED: &str = "new";
+
+/// What is made below the folder, where it is needed; `locks` is opened with it.
+const FOLDERS: [&str; 7] = ["records", "networks", "claims", "leases", "index", "macs", UNNAMED];
+
+/// What cannot be read.
+const ASIDE: &str = "aside";
+
+/// Locks, sockets, and what nobody misses when it is gone.
+const LOCKS: &str = "locks";
 
 /// So often is a file written anew whose folder others remove at the same moment.
 const ATTEMPTS: usize = 100;
@@ -40,8 +50,22 @@ impl Store {
     /// Opens the folder (0700, root's), making it where it is missing.
     pub fn open(paths: Paths) -> Result<Self, Error> {
         let run = open_dir(&paths.run(), 0o700)?;
-        let locks = open_dir(&paths.run().join("locks"), 0o700)?;
+        let locks =
+            folder_below(run.as_fd(), LOCKS).map_err(below("open the folder", &paths.run(), LOCKS))?;
         Ok(Self { paths, run, locks, patience: patience() })
+    }
+
+    /// Refuses folders of ours that are links: before anything is made, and for those who open what is in them by its path.
+    pub fn require_folders(&self) -> Result<(), Error> {
+        for name in FOLDERS {
+            match rustix::fs::statat(&self.run, name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Directory => {}
+                Ok(_) => return Err(self.failed("open the folder", name)(Errno::NOTDIR)),
+                Err(Errno::NOENT) => {}
+                Err(errno) => return Err(self.failed("open the folder", name)(errno)),
+            }
+        }
+        Ok(())
     }
 
     /// Where the files are.
@@ -96,7 +120,17 @@ impl Store {
 
     /// Forgets that a record was set aside: all that its key names is gone.
     pub fn forget_aside(&self, network: &str, plugin: &str, key: &Key) -> Result<(), Error> {
-        self.remove(&aside_name(&record_name(network, plugin, key)))
+        let name = aside_name(&record_name(network, plugin, key));
+        match self.remove(&name) {
+            // A folder stays, under a name by which it is no record's.
+            Err(Error::File { errno: Errno::ISDIR, .. }) => {
+                let moved = self
+                    .at(&name)
+                    .and_then(|(at, last)| rustix::fs::renameat(&at, last, &at, format!("{last}.folder")));
+                moved.map_err(self.failed("set aside", &name))
+            }
+            other => other,
+        }
     }
 
     /// Writes a record whole, in place of the one before.
@@ -162,8 +196,125 @@ impl Store {
 
     /// Says that the attachment `key` shares `what` (a file name of ours); doing so twice is the same as once.
     pub fn claim(&self, what: &str, key: &Key) -> Result<(), Error> {
-        let dir = open_dir(&self.paths.run().join("claims").join(what), 0o700)?;
-        create_whole(dir.as_fd(), key.as_str(), b"", 0o600).map(drop)
+        let name = format!("claims/{what}");
+        for _ in 0..ATTEMPTS {
+            let dir = match folder_below(self.run.as_fd(), &name) {
+                Err(Errno::NOENT) => continue,
+                other => other.map_err(self.failed("open the folder", &name))?,
+            };
+            match create_whole(dir.as_fd(), key.as_str(), b"", 0o600) {
+                // Whoever saw the last claim go has just removed the folder.
+                Err(Error::File { errno: Errno::NOENT, .. }) => {}
+                other => return other.map(drop),
+            }
+        }
+        Err(self.failed("create", &name)(Errno::NOENT))
+    }
+
+    /// Claims a MAC on a bridge for a record: `Some` says who has it, with that one's record if there is one still.
+    pub fn claim_mac(
+        &self,
+        bridge: &str,
+        mac: Mac,
+        record: &Record,
+    ) -> Result<Option<Option<Record>>, Error> {
+        let (name, target) = (mac_name(bridge, mac), mac_target(record));
+        for _ in 0..ATTEMPTS {
+            match self.link(&target, &name) {
+                Ok(()) => return Ok(None),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(self.failed("create", &name)(errno)),
+            }
+            match self.follow(&name)? {
+                Some(own) if own == target => return Ok(None),
+                Some(other) => return self.record_at(&other).map(Some),
+                None => {}
+            }
+        }
+        Err(self.failed("create", &name)(Errno::EXIST))
+    }
+
+    /// Claims a MAC that a dead one has. Under the lock that all who do this take.
+    pub fn take_mac(&self, bridge: &str, mac: Mac, record: &Record) -> Result<(), Error> {
+        let name = mac_name(bridge, mac);
+        self.remove(&name)?;
+        self.link(&mac_target(record), &name).map_err(self.failed("create", &name))
+    }
+
+    /// Gives a MAC back, if the record has it.
+    pub fn release_mac(&self, bridge: &str, mac: Mac, record: &Record) -> Result<(), Error> {
+        let name = mac_name(bridge, mac);
+        match self.follow(&name)? {
+            Some(own) if own == mac_target(record) => self.remove(&name),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets a mark that nobody misses when it is gone.
+    pub fn mark(&self, name: &str) -> Result<(), Error> {
+        create_whole(self.locks.as_fd(), name, b"", 0o600).map(drop)
+    }
+
+    /// True if that mark is set. One system call.
+    pub fn is_marked(&self, name: &str) -> Result<bool, Error> {
+        match rustix::fs::statat(&self.locks, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => Ok(false),
+            other => other.map(|_| true).map_err(self.failed("look for", name)),
+        }
+    }
+
+    /// Takes a mark away.
+    pub fn unmark(&self, name: &str) {
+        // One that stays costs the next one an announcement.
+        let _ = rustix::fs::unlinkat(&self.locks, name, AtFlags::empty());
+    }
+
+    /// The link `name` in a folder of ours, made where it is missing.
+    fn link(&self, target: &str, name: &str) -> Result<(), Errno> {
+        match self.at(name).and_then(|(at, last)| rustix::fs::symlinkat(target, at, last)) {
+            Err(Errno::NOENT) => {
+                make_below(self.run.as_fd(), parent(name))?;
+                let (at, last) = self.at(name)?;
+                rustix::fs::symlinkat(target, at, last)
+            }
+            other => other,
+        }
+    }
+
+    /// What a link of ours says; it is a note, and leads nowhere.
+    fn follow(&self, name: &str) -> Result<Option<String>, Error> {
+        let read = self.at(name).and_then(|(at, last)| rustix::fs::readlinkat(at, last, Vec::new()));
+        match read {
+            Err(Errno::NOENT | Errno::INVAL) => Ok(None),
+            other => other
+                .map(|target| Some(target.to_string_lossy().into_owned()))
+                .map_err(self.failed("read", name)),
+        }
+    }
+
+    /// The record that a link of ours names.
+    fn record_at(&self, target: &str) -> Result<Option<Record>, Error> {
+        let parts: Vec<&str> = target.split('/').collect();
+        let is_name = |part: &&str| !part.is_empty() && !part.starts_with('.');
+        if parts.len() != 2 || !parts.iter().all(is_name) {
+            return Ok(None);
+        }
+        let record = self.read::<Record>(&format!("records/{target}"))?;
+        Ok(record.filter(|record| !record.container.is_empty()))
+    }
+
+    /// The folder of `path`, by descriptor, and its last name.
+    fn at<'p>(&self, path: &'p str) -> Result<(OwnedFd, &'p str), Errno> {
+        let way = OFlags::PATH | OFlags::DIRECTORY;
+        match path.rsplit_once('/') {
+            Some((folder, last)) => Ok((open_below(self.run.as_fd(), folder, way)?, last)),
+            None => Ok((open_below(self.run.as_fd(), ".", way)?, path)),
+        }
+    }
+
+    /// For `map_err`: a failed `action` on `name` below the folder.
+    fn failed<'a>(&self, action: &'static str, name: &'a str) -> impl FnOnce(Errno) -> Error + use<'a> {
+        below(action, &self.paths.run(), name)
     }
 
     /// Takes a claim back; true if `what` has no claim left and it was this call that saw the last one go.
@@ -237,27 +388,31 @@ impl Store {
 
     /// Puts a file in place of the one at `path`, in one step; its folder is made where it is missing.
     fn replace(&self, path: &str, bytes: &[u8]) -> Result<(), Error> {
-        let failed = || Error::file("write", path);
         for _ in 0..ATTEMPTS {
-            let temporary = self.write_unnamed(bytes).map_err(failed())?;
-            match rustix::fs::renameat(&self.run, &temporary, &self.run, path) {
+            let written = self.write_unnamed(bytes).map_err(self.failed("write", UNNAMED))?;
+            let renamed = self.at(path).and_then(|(at, last)| written.rename(at.as_fd(), last));
+            match renamed {
                 Ok(()) => return Ok(()),
                 Err(errno) => {
                     // The error to report is the first one.
-                    let _ = self.remove(&temporary);
-                    self.after_rename(errno, path).map_err(failed())?;
+                    let _ = self.remove(&format!("{UNNAMED}/{}", written.name));
+                    self.after_rename(errno, path).map_err(self.failed("write", path))?;
                 }
             }
         }
-        Err(failed()(Errno::NOENT))
+        Err(self.failed("write", path)(Errno::NOENT))
     }
 
-    fn write_unnamed(&self, bytes: &[u8]) -> Result<String, Errno> {
-        let prefix = format!("{UNNAMED}/");
-        match write_temporary(self.run.as_fd(), &prefix, bytes, 0o600) {
+    fn write_unnamed(&self, bytes: &[u8]) -> Result<Unnamed, Errno> {
+        let write = || {
+            let folder = open_below(self.run.as_fd(), UNNAMED, OFlags::PATH | OFlags::DIRECTORY)?;
+            let name = write_temporary(folder.as_fd(), "", bytes, 0o600)?;
+            Ok(Unnamed { folder, name })
+        };
+        match write() {
             Err(Errno::NOENT) => {
-                make_dir(&self.paths.run().join(UNNAMED), 0o700)?;
-                write_temporary(self.run.as_fd(), &prefix, bytes, 0o600)
+                make_below(self.run.as_fd(), UNNAMED)?;
+                write()
             }
             other => other,
         }
@@ -265,9 +420,12 @@ impl Store {
 
     /// The folder was never made, or somebody has just removed it because it was empty.
     fn after_rename(&self, errno: Errno, path: &str) -> Result<(), Errno> {
-        let whole = self.paths.run().join(path);
-        match (errno, whole.parent()) {
-            (Errno::NOENT, Some(folder)) => make_dir(folder, 0o700),
+        match errno {
+            Errno::NOENT if path.contains('/') => match make_below(self.run.as_fd(), parent(path)) {
+                // It goes again already: the next attempt makes it.
+                Err(Errno::NOENT) => Ok(()),
+                other => other,
+            },
             _ => Err(errno),
         }
     }
@@ -277,7 +435,8 @@ impl Store {
             Ok(None) => return Ok(None),
             Ok(Some(bytes)) => serde_json::from_slice(&bytes).ok(),
             // A folder or a link has its name.
-            Err(Error::File { errno: Errno::LOOP | Errno::ISDIR, .. }) => None,
+            Err(Error::File { errno: Errno::LOOP | Errno::ISDIR, .. }) if !self.is_led_astray(name) => None,
+            Err(Error::File { action, errno, .. }) => return Err(self.failed(action, name)(errno)),
             Err(error) => return Err(error),
         };
         match value {
@@ -288,9 +447,17 @@ impl Store {
 
     /// A torn or foreign file must stop nothing; it is kept for whoever wants to know.
     fn set_aside(&self, name: &str) -> Result<(), Error> {
-        open_dir(&self.paths.run().join("aside"), 0o700)?;
-        rustix::fs::renameat(&self.run, name, &self.run, aside_name(name))
-            .map_err(Error::file("set aside", name))
+        let set_aside = || {
+            let aside = folder_below(self.run.as_fd(), ASIDE)?;
+            let (at, last) = self.at(name)?;
+            rustix::fs::renameat(at, last, aside, name.replace('/', "."))
+        };
+        set_aside().map_err(self.failed("set aside", name))
+    }
+
+    /// True if the folder of a file is no folder of ours, but a link: the file itself is not to blame.
+    fn is_led_astray(&self, name: &str) -> bool {
+        self.at(name).is_err()
     }
 
     /// The files that were set aside because they could not be read: where each was.
@@ -299,24 +466,24 @@ impl Store {
     }
 
     fn exists(&self, name: &str) -> Result<bool, Error> {
-        match rustix::fs::accessat(&self.run, name, rustix::fs::Access::EXISTS, AtFlags::empty()) {
+        match open_below(self.run.as_fd(), name, OFlags::PATH | OFlags::NOFOLLOW) {
             Err(Errno::NOENT) => Ok(false),
-            other => other.map(|()| true).map_err(Error::file("look for", name)),
+            other => other.map(|_| true).map_err(self.failed("look for", name)),
         }
     }
 
     fn remove(&self, name: &str) -> Result<(), Error> {
-        match rustix::fs::unlinkat(&self.run, name, AtFlags::empty()) {
+        match self.at(name).and_then(|(at, last)| rustix::fs::unlinkat(at, last, AtFlags::empty())) {
             Err(Errno::NOENT) => Ok(()),
-            other => other.map_err(Error::file("remove", name)),
+            other => other.map_err(self.failed("remove", name)),
         }
     }
 
     /// True if the folder was there and empty, and so is gone now.
     fn remove_folder(&self, name: &str) -> Result<bool, Error> {
-        match rustix::fs::unlinkat(&self.run, name, AtFlags::REMOVEDIR) {
+        match self.at(name).and_then(|(at, last)| rustix::fs::unlinkat(at, last, AtFlags::REMOVEDIR)) {
             Err(Errno::NOENT | Errno::NOTEMPTY | Errno::EXIST) => Ok(false),
-            other => other.map(|()| true).map_err(Error::file("remove", name)),
+            other => other.map(|()| true).map_err(self.failed("remove", name)),
         }
     }
 
@@ -330,16 +497,15 @@ impl Store {
 
     /// At most `count` of the names in a folder; none if there is no folder.
     fn first(&self, name: &str, count: usize) -> Result<Vec<String>, Error> {
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let dir = match rustix::fs::openat(&self.run, name, flags, FileMode::empty()) {
+        let dir = match open_below(self.run.as_fd(), name, OFlags::DIRECTORY) {
             Err(Errno::NOENT) => return Ok(Vec::new()),
-            other => other.map_err(Error::file("open the folder", name))?,
+            other => other.map_err(self.failed("open the folder", name))?,
         };
-        let entries = rustix::fs::Dir::read_from(&dir).map_err(Error::file("read the folder", name))?;
+        let entries = rustix::fs::Dir::read_from(&dir).map_err(self.failed("read the folder", name))?;
         let names = entries.map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()));
         // `.` and `..`, for no name of ours begins so.
         let real = |name: &Result<String, Errno>| !name.as_ref().is_ok_and(|name| name.starts_with('.'));
-        names.filter(real).take(count).collect::<Result<_, _>>().map_err(Error::file("read the folder", name))
+        names.filter(real).take(count).collect::<Result<_, _>>().map_err(self.failed("read the folder", name))
     }
 
     /// The folder of an `rnet` network's leases.
@@ -369,7 +535,40 @@ fn record_name(network: &str, plugin: &str, key: &Key) -> String {
 }
 
 fn aside_name(name: &str) -> String {
-    format!("aside/{}", name.replace('/', "."))
+    format!("{ASIDE}/{}", name.replace('/', "."))
+}
+
+fn mac_name(bridge: &str, mac: Mac) -> String {
+    format!("macs/{}-{mac}", bridge.replace('/', "."))
+}
+
+/// Where a record is below `records`.
+fn mac_target(record: &Record) -> String {
+    format!("{}/{}", folder_name(&record.network, &record.plugin), record.key())
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// Opens a folder below `dir`, made where it is missing.
+fn folder_below(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
+    match open_below(dir, name, OFlags::DIRECTORY) {
+        Err(Errno::NOENT) => make_below(dir, name).and_then(|()| open_below(dir, name, OFlags::DIRECTORY)),
+        other => other,
+    }
+}
+
+/// A file before it has its name.
+struct Unnamed {
+    folder: OwnedFd,
+    name: String,
+}
+
+impl Unnamed {
+    fn rename(&self, to: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
+        rustix::fs::renameat(&self.folder, &self.name, to, name)
+    }
 }
 
 /// Our own types hold nothing that JSON cannot say.

@@ -116,3 +116,104 @@ fn which_of_several_is_meant_nobody_can_tell() {
 
     assert_same(&before, &lab.snapshot());
 }
+
+/// ADD netb, DEL netb, ADD neta, and the DEL of netb comes once more; or ADD neta, and an ADD of netb that is refused.
+#[test]
+fn a_del_of_one_network_leaves_another_ones_attachment_alone() {
+    let configs = |name: &str, subnet: &str| {
+        let bridged = with(&bridge(name, &[subnet]), json!({"bridge": format!("br-{name}")}));
+        [("rnet", rnet(name, &[subnet])), ("bridge", bridged)]
+    };
+    let (neta, netb) = (configs("neta", "172.18.0.0/16"), configs("netb", "172.19.0.0/16"));
+    for ((plugin, neta), (_, netb)) in neta.into_iter().zip(netb) {
+        let lab = Lab::new();
+        let (_container, who) = lab.container("c1");
+        lab.add(plugin, &who, &netb);
+        lab.del(plugin, &who, &netb);
+        lab.add(plugin, &who, &neta);
+        let before = lab.snapshot();
+
+        lab.del(plugin, &who, &netb);
+        assert_same(&before, &lab.snapshot());
+
+        assert_eq!(lab.cni("ADD", plugin, &who, &netb).refusal().0, 104, "{plugin}");
+        lab.del(plugin, &who, &netb);
+        assert!(differences(&before, &lab.snapshot()).is_empty(), "{plugin}");
+    }
+}
+
+/// The same for a list: portmap's configuration says nothing of a network but its name.
+#[test]
+fn a_del_of_one_list_leaves_another_ones_ports_alone() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let of = |name: &str, subnet: &str| {
+        let bridged = with(&bridge(name, &[subnet]), json!({"bridge": format!("br-{name}")}));
+        let mut list = list(name, &bridged);
+        list["plugins"].as_array_mut().unwrap().push(json!({"type": "dnsname", "domainName": "x"}));
+        list
+    };
+    let (neta, netb) = (of("neta", "172.18.0.0/16"), of("netb", "172.19.0.0/16"));
+    let result = lab.add_list(&netb, &who).json();
+    lab.del_list(&netb, &who, Some(&result)).silent();
+    lab.add_list(&neta, &who).json();
+    let (before, elements) = (lab.snapshot(), lab.elements());
+
+    lab.del_list(&netb, &who, None).silent();
+    lab.del_list(&netb, &who, Some(&result)).silent();
+
+    assert_same(&before, &lab.snapshot());
+    assert_eq!(lab.elements(), elements);
+}
+
+/// A list whose interface another plugin made: the result that ADD got tells that it is the same attachment.
+#[test]
+fn portmap_alone_knows_a_renamed_list_by_its_result() {
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    let previous = |address: &str| {
+        json!({
+            "cniVersion": "1.0.0",
+            "interfaces": [{"name": "veth77"}, {"name": "eth0", "sandbox": who.netns}],
+            "ips": [{"address": address, "interface": 1}],
+        })
+    };
+    let config = |name: &str, address: &str| {
+        let config = json!({"cniVersion": "1.0.0", "name": name, "prevResult": previous(address)});
+        publishing(&config, &[("", 8080, 80, "tcp")])
+    };
+    lab.cni("ADD", "portmap", &who, &config("old", "10.1.0.2/24")).json();
+
+    lab.del("portmap", &who, &config("other", "10.1.0.3/24"));
+    assert!(!lab.elements().is_empty());
+    lab.del("portmap", &who, &config("new", "10.1.0.2/24"));
+    assert_eq!(lab.elements(), []);
+}
+
+/// nerdctl and others have a network called `bridge`, as rnet has.
+#[test]
+fn two_plugins_may_have_a_network_of_one_name() {
+    let (own, other) = (rnet("n", &["172.18.0.0/16"]), bridge("n", &["172.19.0.0/16"]));
+    let small = with(
+        &other,
+        json!({"ipam": {"type": "host-local", "ranges": [[{"subnet": "10.1.0.0/30", "rangeStart": "10.1.0.2"}]]}}),
+    );
+    for ((first, one), (second, two)) in
+        [(("rnet", &own), ("bridge", &small)), (("bridge", &small), ("rnet", &own))]
+    {
+        let lab = Lab::new();
+        let (_container, who) = lab.container("c1");
+        lab.add(first, &who, one);
+        let before = lab.snapshot();
+
+        lab.cni("ADD", second, &who, two).refusal();
+        assert!(differences(&before, &lab.snapshot()).is_empty(), "{first}");
+        lab.del(second, &who, two);
+        let left = differences(&before, &lab.snapshot());
+        assert!(
+            left.iter().all(|line| line.contains("networks/n") || line.contains("leases/n")),
+            "{left:#?}"
+        );
+        lab.del(first, &who, one);
+    }
+}

@@ -87,7 +87,7 @@ fn attaches_in_every_version(plugin: &str, bridge: &str, config: impl Fn(&[&str]
                 json!({"cniVersion": version, "name": format!("n{}", stack.len())}),
             );
             let result = lab.add(plugin, &who, &config);
-            let mac = if stack[0] == V4 { "02:42:ac:12:00:02" } else { "02:42:00:00:00:02" };
+            let mac = if stack[0] == V4 { "02:42:ac:12:00:02" } else { "02:d2:f3:5d:37:20" };
             let made = interfaces(&lab, bridge, &who, mac);
             assert_eq!(result, expected(version, &made, Some(2), stack, true), "{plugin} {version}");
             lab.del(plugin, &who, &config);

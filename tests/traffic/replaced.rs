@@ -22,9 +22,15 @@ fn a_reused_address_answers_at_the_first_ping() {
             with(&network, json!({"runtimeConfig": ips}))
         };
         let peer = stage.attach("peer", &network, &[]);
-        // The last two have MACs that nobody could have guessed.
-        for (name, mac) in [("c1", ""), ("c2", ""), ("c3", "02:00:00:00:00:03"), ("c4", "02:00:00:00:00:04")]
-        {
+        // Some have MACs that nobody could have guessed, the last has the usual one again.
+        for (name, mac) in [
+            ("c1", ""),
+            ("c2", ""),
+            ("c3", "02:00:00:00:00:03"),
+            ("c4", "02:00:00:00:00:04"),
+            ("c5", ""),
+            ("c6", ""),
+        ] {
             let guest = stage.attach(name, &asking(mac), &[]);
             for (who, from) in [("the host", host), ("a neighbour", peer.netns())] {
                 for ip in [guest.v4(), guest.v6()] {

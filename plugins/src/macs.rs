@@ -1,0 +1,99 @@
+//! Who has which MAC on a bridge: of two ports with one MAC one is unreachable.
+//!
+//! Each attachment claims its own by a symbolic link, `macs/<bridge>-<mac>`, which leads to its record: one system call, and
+//! the holder is known without reading a list.
+
+use netlink::Mac;
+use store::{LockName, Mode, Record, Stage};
+
+use crate::plan::{Plan, hashed_mac};
+use crate::{Error, Host, attach, ports};
+
+/// So many MACs are derived for a container before one is said to be taken.
+const ATTEMPTS: u8 = 8;
+
+/// Claims the MAC that a record says: one that was asked for is refused if another on the bridge has it, a derived one gives
+/// way. The record is written before each try, so that whatever is claimed is on record.
+pub fn claim(host: &mut Host, plan: &Plan, record: &mut Record) -> Result<(), Error> {
+    let Some(usual) = record.mac else { return Ok(()) };
+    let taken = |holder| Error::MacTaken { mac: usual.to_string(), bridge: plan.bridge.clone(), holder };
+    if plan.mac.is_some()
+        && host.netlink.link(&plan.bridge)?.is_some_and(|link| link.mac == Some(Mac(usual.0)))
+    {
+        return Err(taken("the bridge itself".into()));
+    }
+    let key = record.key();
+    // 0x0e, 0x12, 0x16: locally administered, for this attachment alone.
+    let others = (0..ATTEMPTS).map(|attempt| store::Mac(hashed_mac(0x0e + 4 * attempt, key.as_str()).0));
+    let mut holder = claim_one(host, record, usual)?;
+    for mac in others.filter(|_| plan.mac.is_none()) {
+        if holder.is_none() {
+            break;
+        }
+        record.mac = Some(mac);
+        host.store.write_record(record)?;
+        holder = claim_one(host, record, mac)?;
+    }
+    holder.map_or(Ok(()), |holder| Err(taken(ports::holder_text(&holder))))
+}
+
+/// Gives a record's claim back.
+pub fn release(host: &Host, record: &Record) -> Result<(), Error> {
+    match (&record.bridge, record.mac) {
+        (Some(bridge), Some(mac)) => Ok(host.store.release_mac(bridge, mac, record)?),
+        _ => Ok(()),
+    }
+}
+
+/// The living holder, if it is another.
+fn claim_one(host: &mut Host, record: &Record, mac: store::Mac) -> Result<Option<Record>, Error> {
+    let bridge = record.bridge.clone().unwrap_or_default();
+    let Some(holder) = host.store.claim_mac(&bridge, mac, record)? else { return Ok(None) };
+    if has_it(host, holder.as_ref(), &bridge, mac)? {
+        return Ok(holder);
+    }
+    // A killed process left it. Two who find that at once must not both take it over.
+    let _alone = host.lock(LockName::Ports, Mode::Exclusive)?;
+    match host.store.claim_mac(&bridge, mac, record)? {
+        Some(holder) if has_it(host, holder.as_ref(), &bridge, mac)? => Ok(holder),
+        Some(_) => Ok(host.store.take_mac(&bridge, mac, record).map(|()| None)?),
+        None => Ok(None),
+    }
+}
+
+/// One that is only begun has it too: its ADD may go on at this moment.
+fn has_it(host: &mut Host, holder: Option<&Record>, bridge: &str, mac: store::Mac) -> Result<bool, Error> {
+    let Some(holder) = holder else { return Ok(false) };
+    let is_it = holder.mac == Some(mac) && holder.bridge.as_deref() == Some(bridge);
+    match holder.stage {
+        Stage::Intent => Ok(holder.mac.is_none() || is_it),
+        Stage::Committed => Ok(is_it && attach::is_alive(host, holder)?),
+    }
+}
+
+/// Whether neighbours must be told of the MAC of these addresses: it is not the usual one, or was not the last time.
+pub fn is_news(host: &Host, record: &Record, usual: Mac) -> Result<bool, Error> {
+    let unusual = record.mac != Some(store::Mac(usual.0));
+    let mut news = unusual;
+    for name in marks(record) {
+        if unusual {
+            host.store.mark(&name)?;
+        } else {
+            news |= host.store.is_marked(&name)?;
+        }
+    }
+    Ok(news)
+}
+
+/// Neighbours know that the addresses have their usual MAC again.
+pub fn are_told(host: &Host, record: &Record, usual: Mac) {
+    if record.mac == Some(store::Mac(usual.0)) {
+        marks(record).for_each(|name| host.store.unmark(&name));
+    }
+}
+
+/// A mark for each address of a bridge that had a MAC which is not made of it.
+fn marks(record: &Record) -> impl Iterator<Item = String> {
+    let bridge = record.bridge.as_deref().unwrap_or_default();
+    record.addresses.iter().map(move |address| format!("mac-{bridge}-{}", address.address.ip()))
+}

@@ -1,0 +1,113 @@
+//! MACs: of bridges, of containers, and who has which on a bridge (docs/rules.md: B3).
+
+use netlink::Mac;
+use serde_json::{Value, json};
+
+use crate::common::{Lab, Who, bridge, inside, rnet, with};
+
+fn asking(config: &Value, mac: &str) -> Value {
+    with(config, json!({"runtimeConfig": {"mac": mac}}))
+}
+
+fn mac_of(result: &Value, at: usize) -> String {
+    result["interfaces"][at]["mac"].as_str().unwrap().to_owned()
+}
+
+/// Both kinds of network on IPv4, and on IPv6 alone.
+fn networks() -> [(&'static str, Value); 4] {
+    let [v4, v6] = ["172.18.0.0/16", "fd00:18::/64"];
+    [
+        ("rnet", rnet("a", &[v4])),
+        ("bridge", bridge("a", &[v4])),
+        ("rnet", rnet("a", &[v6])),
+        ("bridge", bridge("a", &[v6])),
+    ]
+}
+
+#[test]
+fn a_bridge_of_one_name_has_another_mac_on_another_host_and_the_same_when_it_comes_back() {
+    for (plugin, config) in networks() {
+        let mac = |lab: &Lab, who: &Who| {
+            let mac = mac_of(&lab.add(plugin, who, &config), 0);
+            lab.del(plugin, who, &config);
+            let mut netlink = lab.netlink();
+            if let Some(left) = netlink.link("br0").unwrap() {
+                lab.host.run(|| netlink::delete_link(left.index, &[], true).unwrap()).unwrap();
+            }
+            mac
+        };
+        let (one, other) = (Lab::new(), Lab::new());
+        let ((_c1, c1), (_c2, c2)) = (one.container("c"), other.container("c"));
+
+        let first = mac(&one, &c1);
+        let (again, elsewhere) = (mac(&one, &c1), mac(&other, &c2));
+
+        assert_eq!(first, again, "{plugin}");
+        assert_ne!(first, elsewhere, "{plugin}");
+        assert!(first.parse::<Mac>().unwrap().is_unicast());
+    }
+}
+
+#[test]
+fn a_mac_that_is_on_the_bridge_is_refused_and_its_holder_named() {
+    for (plugin, config) in networks() {
+        let lab = Lab::new();
+        let ((_one, one), (_two, two)) = (lab.container("one"), lab.container("two"));
+        let (_three, three) = lab.container("three");
+        let derived = mac_of(&lab.add(plugin, &one, &config), 2);
+        lab.add(plugin, &two, &asking(&config, "02:00:00:00:00:07"));
+        let before = lab.links();
+
+        for (mac, holder) in [(derived.as_str(), "one"), ("02:00:00:00:00:07", "two")] {
+            let (_, told) = lab.cni("ADD", plugin, &three, &asking(&config, mac)).refusal();
+            assert!(told.contains(mac) && told.contains(holder), "{told}");
+        }
+        let own = mac_of(&lab.add(plugin, &three, &config), 0);
+        lab.del(plugin, &three, &config);
+        let (_, told) = lab.cni("ADD", plugin, &three, &asking(&config, &own)).refusal();
+        assert!(told.contains(&own), "{told}");
+
+        assert_eq!(lab.links(), before);
+        // It is free with its holder, also where no DEL came.
+        lab.del(plugin, &one, &config);
+        lab.add(plugin, &three, &asking(&config, &derived));
+    }
+}
+
+#[test]
+fn a_derived_mac_gives_way_to_one_that_was_asked_for() {
+    for (plugin, config) in networks() {
+        let lab = Lab::new();
+        let ((_one, one), (_two, two)) = (lab.container("one"), lab.container("two"));
+        let derived = mac_of(&lab.add(plugin, &one, &config), 2);
+        lab.del(plugin, &one, &config);
+        // The next that is given, whatever the order of choice.
+        let at = |ip: &str| with(&config, json!({"runtimeConfig": {"ips": [ip]}}));
+        let v6 = config.to_string().contains("fd00");
+        let (first, second) =
+            if v6 { ("fd00:18::2/64", "fd00:18::9/64") } else { ("172.18.0.2/16", "172.18.0.9/16") };
+        let both = with(&config, json!({"runtimeConfig": {"ips": [second], "mac": derived}}));
+        lab.add(plugin, &two, &both);
+
+        let result = lab.add(plugin, &one, &at(first));
+
+        assert_ne!(mac_of(&result, 2), derived, "{plugin}");
+        let netns = netlink::Netns::open(std::path::Path::new(&one.netns)).unwrap();
+        let found = inside(&netns).link("eth0").unwrap().unwrap().mac.unwrap();
+        assert_eq!(found.to_string(), mac_of(&result, 2));
+        lab.del(plugin, &one, &config);
+        lab.del(plugin, &two, &config);
+    }
+}
+
+#[test]
+fn two_subnets_of_ipv6_on_one_bridge_have_no_mac_in_common() {
+    let lab = Lab::new();
+    let on = |name: &str, subnet: &str| with(&bridge(name, &[subnet]), json!({"forceAddress": false}));
+    let ((_one, one), (_two, two)) = (lab.container("one"), lab.container("two"));
+
+    let first = lab.add("bridge", &one, &on("a", "fd00:1::/64"));
+    let second = lab.add("bridge", &two, &on("b", "fd00:2::/64"));
+
+    assert_ne!(mac_of(&first, 2), mac_of(&second, 2));
+}
