@@ -33,11 +33,10 @@ const BRIDGE: u8 = 7;
 /// `meta` in the family of bridges, which other kernels than those with all built in have in a module of its own.
 const BRIDGE_META: &str = "meta (bridge)";
 /// Those that nf_tables has itself (nf_tables_core.c).
-const BUILT_IN: [&str; 12] = [
+const BUILT_IN: [&str; 11] = [
     "bitwise",
     "byteorder",
     "cmp",
-    "counter",
     "dynset",
     "exthdr",
     "immediate",
@@ -47,6 +46,8 @@ const BUILT_IN: [&str; 12] = [
     "payload",
     "range",
 ];
+/// `counter` has been one of them since Linux 5.18.
+const COUNTER: &str = "counter";
 
 impl Feature {
     fn new(what: &'static str, module: &str, option: &str) -> Self {
@@ -113,7 +114,7 @@ pub(crate) fn lacking(messages: &[u8], refused: usize) -> Option<Feature> {
         kind if kind == u8::from(NfTablesMessageType::NewRule) => {
             let earlier = messages[..refused].iter().filter(|earlier| earlier.family == message.family);
             let known: Vec<String> = earlier.flat_map(Message::expressions).collect();
-            let new = |name: &String| !known.contains(name) && !BUILT_IN.contains(&&name[..]);
+            let new = |name: &String| !known.contains(name) && !is_built_in(name);
             Feature::any_of(&message.expressions().into_iter().filter(new).collect::<Vec<_>>())
         }
         _ => None,
@@ -140,6 +141,20 @@ impl Message<'_> {
         let in_family =
             |name| if self.family == BRIDGE && name == "meta" { BRIDGE_META.to_owned() } else { name };
         names.map(in_family).collect()
+    }
+}
+
+fn is_built_in(name: &str) -> bool {
+    BUILT_IN.contains(&name) || name == COUNTER && !is_before(5, 18)
+}
+
+/// By the kernel's release; one that cannot be read counts as new.
+fn is_before(major: u32, minor: u32) -> bool {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(first)), Some(Ok(second))) => (first, second) < (major, minor),
+        _ => false,
     }
 }
 
