@@ -225,7 +225,7 @@ impl Endpoints {
     pub fn binds(&self, id: &str) -> Vec<(PathBuf, PathBuf)> {
         let files = [("resolv.conf", "/etc/resolv.conf"), ("hosts", "/etc/hosts")];
         let binds = files.map(|(source, target)| (self.path(id).join(source), PathBuf::from(target)));
-        binds.into_iter().filter(|(source, target)| source.exists() && target.exists()).collect()
+        binds.into_iter().filter(|(source, _)| source.exists()).collect()
     }
 
     fn detach(&self, endpoint: &Endpoint, joined: &Joined, runtime: &Runtime) -> anyhow::Result<()> {

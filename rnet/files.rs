@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use cni::Dns;
+use dns::Resolv;
+use plugins::names::RESOLV_CONF;
 
 use crate::report::Problem;
 
@@ -23,10 +25,11 @@ pub fn hosts(names: &str, addresses: &[IpAddr]) -> String {
 /// If none is left, none is put in their place: a public server would be told what was meant for a private one.
 pub fn resolv_conf(dns: &Dns) -> String {
     if !dns.nameservers.is_empty() {
-        return of_network(dns);
+        let options = if dns.options.is_empty() { host_options() } else { dns.options.clone() };
+        return of_network(&Dns { options, ..dns.clone() });
     }
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let own = read("/etc/resolv.conf");
+    let own = read(RESOLV_CONF);
     let mut reachable = without_loopback(&own);
     if has_server(&own) && !has_server(&reachable) {
         reachable = without_loopback(&read(BEHIND_RESOLVED));
@@ -55,6 +58,11 @@ fn of_network(dns: &Dns) -> String {
         lines.push(format!("options {}\n", dns.options.join(" ")));
     }
     lines.concat()
+}
+
+/// What the host's file says about how to look names up, whoever is asked.
+fn host_options() -> Vec<String> {
+    Resolv::read(Path::new(RESOLV_CONF)).options
 }
 
 fn without_loopback(text: &str) -> String {

@@ -34,6 +34,8 @@ pub struct Resolv {
     pub nameservers: Vec<Nameserver>,
     /// The search list; the last `search` or `domain` counts.
     pub search: Vec<String>,
+    /// Its options, as far as they are about how names are looked up, whoever is asked.
+    pub options: Vec<String>,
 }
 
 /// A server with the zone of its link-local address (`fe80::1%eth0`).
@@ -83,8 +85,41 @@ impl Resolv {
             }
             Some("search") => self.search = words.map(str::to_owned).collect(),
             Some("domain") => self.search = words.take(1).map(str::to_owned).collect(),
+            Some("options") => words.for_each(|word| self.take_option(word)),
             _ => {}
         }
+    }
+}
+
+impl Resolv {
+    /// The last one of a kind counts.
+    fn take_option(&mut self, word: &str) {
+        let kind = |word: &str| word.split(':').next().unwrap_or_default().to_owned();
+        if is_about_lookups(word) {
+            self.options.retain(|other| kind(other) != kind(word));
+            self.options.push(word.to_owned());
+        }
+    }
+}
+
+/// resolv.conf(5). Left out are those about the file itself (`no-reload`), about debugging, and about what no resolver does
+/// any more (`ip6-dotint`, `inet6`).
+fn is_about_lookups(option: &str) -> bool {
+    const PLAIN: [&str; 9] = [
+        "edns0",
+        "no-aaaa",
+        "no-check-names",
+        "no-tld-query",
+        "rotate",
+        "single-request",
+        "single-request-reopen",
+        "trust-ad",
+        "use-vc",
+    ];
+    match option.split_once(':') {
+        Some(("ndots" | "timeout" | "attempts", number)) => number.parse::<u8>().is_ok(),
+        Some(_) => false,
+        None => PLAIN.contains(&option),
     }
 }
 

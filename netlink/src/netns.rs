@@ -1,9 +1,8 @@
 //! Network namespaces as values: held open by a descriptor, entered by short threads and for short visits only.
 
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{self, Child, Command};
@@ -17,6 +16,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 
 use crate::error::Error;
+use crate::mounts::Mounts;
 use crate::signals::default_signals;
 
 /// File system type of namespace descriptors (statfs(2)).
@@ -204,8 +204,8 @@ fn substitute() -> Result<u64, Error> {
 
 /// Starts `command` inside `netns`, with every signal at its default and no descriptors but 0 to 2.
 ///
-/// It has a mount namespace of its own, whose /sys shows the links of `netns`. Each of `binds` (source, target) is mounted
-/// over its target, an existing file: its resolv.conf and hosts. Fails if a file is missing. With a
+/// It has a mount namespace of its own, whose /sys shows the links of `netns`. Each of `binds` (source, target) is seen at
+/// its target for the child's whole life: its resolv.conf and hosts ([`Mounts`]). Fails if a source is missing. With a
 /// `hostname` it has a UTS namespace of its own, which is called so.
 pub fn spawn_in(
     netns: &Netns,
@@ -215,8 +215,8 @@ pub fn spawn_in(
 ) -> Result<Child, Error> {
     let program = command.get_program().to_string_lossy().into_owned();
     let failed = |source| Error::Spawn { program, netns: netns.path.clone(), source };
-    let binds = match binds.iter().map(c_paths).collect::<Result<Vec<_>, _>>() {
-        Ok(binds) => binds,
+    let mounts = match Mounts::plan(binds) {
+        Ok(mounts) => mounts,
         Err(source) => return Err(failed(source)),
     };
     // The closure owns a descriptor of its own, for `command` outlives this borrow.
@@ -234,7 +234,7 @@ pub fn spawn_in(
             enter(fd.as_fd())?;
             private_mounts()?;
             fresh_sys()?;
-            mount_over(&binds)?;
+            mounts.make()?;
             Ok(hostname.as_deref().map_or(Ok(()), take_hostname)?)
         })
     };
@@ -323,11 +323,6 @@ fn require_network(fd: &OwnedFd, path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-fn c_paths((source, target): &(PathBuf, PathBuf)) -> io::Result<(CString, CString)> {
-    let c_path = |path: &Path| CString::new(path.as_os_str().as_bytes());
-    Ok((c_path(source)?, c_path(target)?))
-}
-
 /// A mount namespace in which changes stay unseen by others.
 fn private_mounts() -> Result<(), Errno> {
     // SAFETY: this process is about to exec and has one thread; CLONE_NEWNS leaves its
@@ -361,13 +356,6 @@ pub fn fresh_sys() -> Result<(), Errno> {
         // There are none.
         Err(_) => Ok(()),
     }
-}
-
-fn mount_over(binds: &[(CString, CString)]) -> Result<(), Errno> {
-    for (source, target) in binds {
-        rustix::mount::mount(source.as_c_str(), target.as_c_str(), c"", MountFlags::BIND, None)?;
-    }
-    Ok(())
 }
 
 fn take_hostname(name: &[u8]) -> Result<(), Errno> {
@@ -527,15 +515,18 @@ mod tests {
         let made = Netns::create().unwrap();
         let mut command = Command::new("/bin/sh");
         command
-            .args(["-c", "readlink /proc/self/ns/net; uname -n; cat /proc/version"])
+            .args(["-c", "readlink /proc/self/ns/net; uname -n; cat /etc/rnet-test; pwd"])
             .stdout(Stdio::piped());
-        let binds = [("/proc/self/comm".into(), "/proc/version".into())];
+        let own = std::env::temp_dir().join(format!("rnet-own-{}", process::id()));
+        std::fs::write(&own, "mine\n").unwrap();
+        let binds = [(own.clone(), "/etc/rnet-test".into())];
         let child = spawn_in(&made, command, &binds, Some("app")).unwrap();
         let output = String::from_utf8(child.wait_with_output().unwrap().stdout).unwrap();
-        assert!(output.starts_with(&format!("net:[{}]\napp\n", made.id().ino)), "{output}");
-        assert!(!output.contains("Linux"), "{output}");
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(output, format!("net:[{}]\napp\nmine\n{}\n", made.id().ino, here.display()));
         assert_ne!(rustix::system::uname().nodename(), c"app");
-        assert!(std::fs::read_to_string("/proc/version").unwrap().contains("Linux"));
+        assert!(!Path::new("/etc/rnet-test").exists());
+        std::fs::remove_file(own).unwrap();
     }
 
     #[test]
@@ -560,7 +551,7 @@ mod tests {
     #[test]
     fn a_missing_bind_source_is_an_error_of_spawn() {
         let made = Netns::create().unwrap();
-        let binds = [("/nowhere".into(), "/proc/version".into())];
+        let binds = [("/nowhere".into(), "/etc/rnet-test".into())];
         let refused = spawn_in(&made, Command::new("/bin/true"), &binds, None).unwrap_err();
         assert!(refused.to_string().contains("/bin/true"), "{refused}");
     }

@@ -6,8 +6,8 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::Command;
 
-use netlink::Netns;
-use rustix::mount::{MountPropagationFlags, mount_bind, mount_change};
+use netlink::{Mounts, Netns};
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::containers::Container;
@@ -81,9 +81,8 @@ fn private_mounts(binds: &[(PathBuf, PathBuf)]) -> Result<(), Problem> {
     let slave = MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC;
     mount_change("/", slave).map_err(Problem::file("make private", "/".as_ref()))?;
     netlink::fresh_sys().map_err(Problem::file("mount", "/sys".as_ref()))?;
-    binds.iter().try_for_each(|(source, target)| {
-        mount_bind(source, target).map_err(Problem::file("mount over", target))
-    })
+    let mounts = Mounts::plan(binds).map_err(Problem::file("read", "/etc".as_ref()))?;
+    mounts.make().map_err(Problem::file("mount files of its own into", "/etc".as_ref()))
 }
 
 fn take_hostname(hostname: &str) -> anyhow::Result<()> {
