@@ -1,13 +1,15 @@
 //! The host's ports as they are: what containers have published, what processes listen on, what may be chosen.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
 use netlink::Netlink;
+use plugins::names::PORT;
 use rustix::io::Errno;
-use store::{Port, Store};
+use store::{Port, Store, Zone};
 
 use crate::publish::{Book, Holder, Protocol};
 use crate::report::Problem;
@@ -22,6 +24,8 @@ const FALLBACK: (u16, u16) = (49153, 65535);
 pub struct HostPorts<'a> {
     store: &'a Store,
     published: Vec<Port>,
+    /// Where rnet's name server takes questions: publishing leaves those to it.
+    name_server: HashSet<SocketAddr>,
     wants_v6: bool,
 }
 
@@ -29,7 +33,7 @@ impl<'a> HostPorts<'a> {
     /// Reads what is published; `wants_v6` says that a port without an address is wanted for IPv6 too.
     pub fn new(store: &'a Store, wants_v6: bool) -> Result<Self, store::Error> {
         let published = store.records()?.into_iter().flat_map(|record| record.ports).collect();
-        Ok(Self { store, published, wants_v6 })
+        Ok(Self { store, published, name_server: name_server(store)?, wants_v6 })
     }
 
     fn any_address(&self) -> IpAddr {
@@ -45,6 +49,39 @@ impl<'a> HostPorts<'a> {
                 && same_address(published.host)
         })
     }
+}
+
+impl HostPorts<'_> {
+    /// Who listens at a port that cannot be bound; none if it is only rnet's name server, at other addresses than the one
+    /// wanted.
+    fn process_at(&self, address: IpAddr, port: u16, protocol: Protocol) -> Option<Holder> {
+        let sockets = listeners(port, protocol);
+        let is_name_server =
+            |local: &SocketAddr| address.is_unspecified() && self.name_server.contains(local);
+        let (own, others): (Vec<_>, Vec<_>) =
+            sockets.into_iter().partition(|(local, _)| is_name_server(local));
+        if !own.is_empty() && !others.iter().any(|(local, _)| are_in_conflict(local.ip(), address)) {
+            return None;
+        }
+        Some(Holder::Process(others.iter().find_map(|(_, inode)| owner(inode))))
+    }
+}
+
+/// Where the name server listens, as far as is on record.
+fn name_server(store: &Store) -> Result<HashSet<SocketAddr>, store::Error> {
+    let zones: Vec<Zone> = store.networks()?.into_iter().filter_map(|network| network.zone).collect();
+    let gateways = zones.iter().flat_map(|zone| &zone.gateways);
+    let usual = gateways.map(|gateway| SocketAddr::new(*gateway, PORT));
+    Ok(usual.chain(zones.iter().flat_map(|zone| zone.moved.iter().copied())).collect())
+}
+
+/// Whether a socket at one address keeps another from the other. One at :: has IPv4's too, unless it says otherwise, which
+/// the kernel's table does not tell.
+fn are_in_conflict(one: IpAddr, other: IpAddr) -> bool {
+    let any = one.is_unspecified() || other.is_unspecified();
+    let (one, other) = (one.to_canonical(), other.to_canonical());
+    let both = [one, other].contains(&Ipv6Addr::UNSPECIFIED.into());
+    one == other || (any && (both || one.is_ipv4() == other.is_ipv4()))
 }
 
 impl Book for HostPorts<'_> {
@@ -63,7 +100,7 @@ impl Book for HostPorts<'_> {
         }
         match trial_bind(SocketAddr::new(address, port), protocol) {
             Ok(()) => Ok(None),
-            Err(Errno::ADDRINUSE) => Ok(Some(Holder::Process(listener(port, protocol)))),
+            Err(Errno::ADDRINUSE) => Ok(self.process_at(address, port, protocol)),
             // Whatever else binding needs, publishing does not.
             Err(_) => Ok(None),
         }
@@ -114,26 +151,37 @@ fn trial_bind(address: SocketAddr, protocol: Protocol) -> Result<(), Errno> {
     }
 }
 
-/// The process that has a port open, `nginx (pid 812)`.
-fn listener(port: u16, protocol: Protocol) -> Option<String> {
+/// The sockets that wait on a port: their addresses and inodes.
+fn listeners(port: u16, protocol: Protocol) -> Vec<(SocketAddr, String)> {
     let tables = match protocol {
         Protocol::Tcp => ["tcp", "tcp6"],
         Protocol::Udp | Protocol::Sctp => ["udp", "udp6"],
     };
     let texts = tables.map(|table| fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default());
-    texts.iter().flat_map(|text| sockets(text, port)).find_map(|inode| owner(&inode))
+    texts.iter().flat_map(|text| sockets(text, port)).collect()
 }
 
-/// The inodes of a table's sockets that wait on a local port (proc_net_tcp: 0A is LISTEN, 07 an unconnected UDP socket).
-fn sockets(table: &str, port: u16) -> Vec<String> {
-    let inode = |line: &str| {
+/// A table's sockets that wait on a local port (proc_net_tcp: 0A is LISTEN, 07 an unconnected UDP socket).
+fn sockets(table: &str, port: u16) -> Vec<(SocketAddr, String)> {
+    let socket = |line: &str| {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let (_, local) = fields.get(1)?.rsplit_once(':')?;
+        let (address, local) = fields.get(1)?.rsplit_once(':')?;
         let waits = ["0A", "07"].contains(fields.get(3)?);
-        (waits && u16::from_str_radix(local, 16) == Ok(port))
-            .then(|| fields.get(9).map(ToString::to_string))?
+        let local = SocketAddr::new(address_of(address)?, u16::from_str_radix(local, 16).ok()?);
+        (waits && local.port() == port).then(|| Some((local, fields.get(9)?.to_string())))?
     };
-    table.lines().filter_map(inode).collect()
+    table.lines().filter_map(socket).collect()
+}
+
+/// An address as the kernel prints it there: in words of 32 bits, each in this machine's order.
+fn address_of(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| Some(u32::from_str_radix(hex.get(at..at + 8)?, 16).ok()?.to_ne_bytes());
+    let words: Vec<u8> =
+        (0..hex.len() / 8).map(|index| word(index * 8)).collect::<Option<Vec<_>>>()?.concat();
+    match <[u8; 4]>::try_from(&words[..]) {
+        Ok(v4) => Some(Ipv4Addr::from(v4).into()),
+        Err(_) => Some(Ipv6Addr::from(<[u8; 16]>::try_from(&words[..]).ok()?).into()),
+    }
 }
 
 /// The process that has the socket of an inode open.
@@ -160,6 +208,35 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let store = Store::open(Paths::under(root.path(), 1)).unwrap();
         (root, store)
+    }
+
+    #[test]
+    fn the_kernels_tables_tell_address_and_port() {
+        let table =
+            "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0107000A:0035 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0 0
+   1: 0107000A:0036 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 4712 2 0 0
+   2: 000000FD000000000000000001000000:0035 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 4713 1 0
+";
+        let found: Vec<_> =
+            sockets(table, 53).into_iter().map(|(local, inode)| format!("{local} {inode}")).collect();
+        if cfg!(target_endian = "little") {
+            assert_eq!(found, ["10.0.7.1:53 4711", "[fd00::1]:53 4713"]);
+        }
+    }
+
+    #[test]
+    fn sockets_are_in_conflict_by_their_addresses() {
+        for (one, other, expected) in [
+            ("0.0.0.0", "10.0.0.1", true),
+            ("10.0.0.1", "10.0.0.2", false),
+            ("::", "10.0.0.1", true),
+            ("0.0.0.0", "fd00::1", false),
+            ("::ffff:10.0.0.1", "10.0.0.1", true),
+        ] {
+            let [one, other] = [one, other].map(|text| text.parse().unwrap());
+            assert_eq!((are_in_conflict(one, other), are_in_conflict(other, one)), (expected, expected));
+        }
     }
 
     #[test]

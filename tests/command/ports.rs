@@ -121,3 +121,28 @@ fn ports_in_a_row_are_one_in_the_table() {
     assert!(ps.contains(ports), "{ps}");
     lab.ok("stop web");
 }
+
+/// What is refused is a port that somebody listens at, and rnet's own name server listens at gateways only.
+#[test]
+fn port_53_can_be_published_beside_rnets_name_server() {
+    let lab = Lab::new();
+    lab.host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    lab.ok("create --subnet 10.9.0.0/24 --subnet fd09::/64 mynet");
+    lab.ok("run -d --name web --net mynet sleep 1000");
+
+    lab.ok("run -d --name one --net mynet -p 53:53/udp -p 53:53/tcp sleep 1000");
+    let taken = lab.rnet("run --net mynet -p 53:53/udp true");
+    assert!(taken.exit == 4 && taken.stderr.contains("one"), "{taken:?}");
+    lab.ok("stop one");
+    lab.ok("run -d --name two --net mynet -p 127.0.0.1:53:53/udp -p 127.0.0.1:53:53/tcp sleep 1000");
+    lab.ok("stop two");
+
+    let at_gateway = lab.rnet("run --net mynet -p 10.9.0.1:53:53/udp true");
+    assert_eq!(at_gateway.exit, 4, "{at_gateway:?}");
+    let _everywhere = lab.host.run(|| std::net::UdpSocket::bind("127.0.0.1:53").unwrap()).unwrap();
+    let by_a_process = lab.rnet("run --net mynet -p 53:53/udp true");
+    assert_eq!(by_a_process.exit, 4, "{by_a_process:?}");
+    lab.ok("run --net mynet -p 53:53/tcp true");
+    lab.ok("stop web");
+    lab.nobody_is_left();
+}
