@@ -137,16 +137,21 @@ pub enum Problem {
     #[error("the name server has died: containers have names on record, and nobody answers")]
     NameServerDied,
     /// It does not answer, and yet another cannot be started.
-    #[error("the name server (process {pid}) does not answer: it was stopped, or hangs")]
+    #[error(
+        "the name server (process {pid}) does not answer: it was stopped, hangs, or this machine is overloaded"
+    )]
     NameServerSilent {
         /// The process that keeps its sockets.
         pid: u32,
     },
     /// The installed version of the name server cannot take the place of the one that runs.
     #[error(
-        "the name server that ran before goes on: the program it was started from cannot be started again"
+        "the name server that ran before goes on: the program it was started from cannot be started again: {said}"
     )]
-    NotReplaced,
+    NotReplaced {
+        /// Why not.
+        said: String,
+    },
     /// No such network.
     #[error("no network {name:?}")]
     NoNetwork {
@@ -484,7 +489,7 @@ impl Problem {
             NotOurs { .. } | ForeignFile { .. } => ("foreign", 4),
             NotRunning { .. } | NoNameServer | NameServerDied => ("not-running", 3),
             NameServerSilent { .. } => ("silent", 1),
-            NotReplaced => ("not-replaced", 1),
+            NotReplaced { .. } => ("not-replaced", 1),
             AddressTaken { .. } => ("address-taken", 4),
             AddressesExhausted { .. } => ("addresses-exhausted", 6),
             PortInUse { .. } | PortTwice { .. } => ("port-taken", 4),
@@ -544,7 +549,7 @@ impl Problem {
             NameServerSilent { pid } => {
                 (*pid != 0).then(|| format!("kill -KILL {pid} (another takes its place at once)"))
             }
-            NotReplaced => Some("rnet dns log".into()),
+            NotReplaced { .. } => Some("rnet dns log".into()),
             NoNetwork { near: None, .. } => Some("rnet ls".into()),
             NoEndpoint { near: None, .. } => Some("rnet ps".into()),
             Ambiguous { hint, .. } => Some((*hint).to_owned()),

@@ -14,10 +14,14 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 
 use crate::control::{Attachment, Listening, Request, Response, Status, line_of};
+use crate::serve::holder_of;
 use crate::{Endpoint, Network, Seen};
 
-/// A request takes well under a millisecond; longer than this, the server is not there.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// A request takes well under a millisecond; on a starved machine it is waited for as long as for a lock.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Another version is tried out before it takes over: that may take so long in all.
+const RESTART: Duration = Duration::from_secs(20);
 
 /// Why a request had no success.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +42,17 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// It is there, and does not answer in time.
+    #[error(
+        "the name server (process {pid}) does not answer within {} s: it was stopped, hangs, or this machine is overloaded",
+        waited.as_secs_f32()
+    )]
+    Silent {
+        /// The process that keeps its sockets; 0 if that is not known.
+        pid: u32,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// It did not do it.
     #[error("the name server at {} says: {said}", path.display())]
     Refused {
@@ -54,9 +69,12 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// The version that was there goes on: another could not be started.
-    #[error("the name server that ran before goes on: its program cannot be started again")]
-    NotReplaced,
+    /// The version that was there goes on: the installed one cannot take its place.
+    #[error("the name server that ran before goes on: {said}")]
+    NotReplaced {
+        /// Why the other cannot.
+        said: String,
+    },
     /// It serves another network namespace.
     #[error("the name server at {} (process {pid}) is in another network namespace", path.display())]
     Elsewhere {
@@ -68,7 +86,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// True if there is no server, or one that is just ending: another can be started.
+    /// True if there is no server, or one that is just ending: another can be started. One that is there and does not
+    /// answer in time is none of these.
     pub fn is_absent(&self) -> bool {
         matches!(self, Error::NotThere { .. } | Error::NoAnswer { .. })
     }
@@ -82,6 +101,18 @@ pub fn set(socket: &Path, network: &Network, endpoint: Option<&Endpoint>) -> Res
     let request =
         Request::Set { network: Box::new(network.clone()), endpoint: endpoint.cloned().map(Box::new) };
     Ok(here(socket, ask(socket, &request)?)?.listeners)
+}
+
+/// The same for a server that may not be there, or not yet.
+pub(crate) fn set_within(
+    socket: &Path,
+    network: &Network,
+    endpoint: &Endpoint,
+    patience: Duration,
+) -> Result<Vec<Listening>, Error> {
+    let (network, endpoint) = (Box::new(network.clone()), Some(Box::new(endpoint.clone())));
+    let status = ask_within(socket, &Request::Set { network, endpoint }, patience)?;
+    Ok(status.unwrap_or_default().listeners)
 }
 
 /// Makes an endpoint unknown: afterwards its names do not answer.
@@ -123,8 +154,8 @@ fn listen_to(
     request: &Request,
     patience: Option<Duration>,
 ) -> Result<impl Iterator<Item = Result<String, Error>>, Error> {
-    let failed = |source| Error::NoAnswer { path: path.into(), source };
-    let socket = connect(path).map_err(|source| Error::NotThere { path: path.into(), source })?;
+    let failed = move |source| unanswered(path, source, patience.unwrap_or_default());
+    let socket = connect(path, PATIENCE)?;
     socket.set_read_timeout(patience).map_err(failed)?;
     line_of(request).and_then(|line| (&socket).write_all(&line)).map_err(failed)?;
     Ok(BufReader::new(socket).lines().map(move |line| line.map_err(failed)))
@@ -135,21 +166,27 @@ fn parse<T: DeserializeOwned>(path: &Path, line: &str) -> Result<T, Error> {
 }
 
 /// Lets what lies where the server's program was started from go on in its place, with its sockets and all names (G9).
-/// Returns when that answers, within two seconds.
+/// Returns when that answers.
+///
+/// # Errors
+/// Any of [`Error`]; [`Error::NotReplaced`] if it does not serve: the server goes on as before.
 pub fn restart(socket: &Path) -> Result<(), Error> {
-    let old = ask(socket, &Request::Restart {})?.unwrap_or_default();
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + RESTART;
+    let old = match ask_within(socket, &Request::Restart {}, RESTART) {
+        Err(Error::Refused { said, .. }) => return Err(Error::NotReplaced { said }),
+        other => other?.unwrap_or_default(),
+    };
     loop {
         // Until then the old one answers, or nobody to the end.
         let answer = ask(socket, &Request::Ping {});
         if let Ok(Some(status)) = &answer
             && status.pid != old.pid
         {
-            return if status.since == old.since { Err(Error::NotReplaced) } else { Ok(()) };
+            let said = "its program could not be started again".to_owned();
+            return if status.since == old.since { Err(Error::NotReplaced { said }) } else { Ok(()) };
         }
         if Instant::now() > until {
-            let silence = Error::NoAnswer { path: socket.into(), source: io::ErrorKind::TimedOut.into() };
-            return Err(answer.err().unwrap_or(silence));
+            return Err(answer.err().unwrap_or_else(|| silent(socket, RESTART)));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -198,10 +235,13 @@ pub(crate) fn netns() -> io::Result<(u64, u64)> {
 }
 
 fn ask(path: &Path, request: &Request) -> Result<Option<Status>, Error> {
-    let until = Instant::now() + PATIENCE;
-    let socket = connect(path).map_err(|source| Error::NotThere { path: path.into(), source })?;
-    let line =
-        exchange(socket, request, until).map_err(|source| Error::NoAnswer { path: path.into(), source })?;
+    ask_within(path, request, PATIENCE)
+}
+
+fn ask_within(path: &Path, request: &Request, patience: Duration) -> Result<Option<Status>, Error> {
+    let until = Instant::now() + patience;
+    let socket = connect(path, patience)?;
+    let line = exchange(socket, request, until).map_err(|source| unanswered(path, source, patience))?;
     match serde_json::from_slice(&line) {
         Ok(Response::Ok(status)) => Ok(status),
         Ok(Response::Error(said)) => Err(Error::Refused { path: path.into(), said }),
@@ -209,15 +249,35 @@ fn ask(path: &Path, request: &Request) -> Result<Option<Status>, Error> {
     }
 }
 
+fn connect(path: &Path, patience: Duration) -> Result<UnixStream, Error> {
+    match connected(path, patience) {
+        // Somebody listens, and takes nobody.
+        Err(Errno::AGAIN) => Err(silent(path, patience)),
+        other => other.map_err(|source| Error::NotThere { path: path.into(), source }),
+    }
+}
+
 /// By way of the folder's descriptor: an address has room for 107 bytes, a path may have more.
-fn connect(path: &Path) -> Result<UnixStream, Errno> {
+fn connected(path: &Path, patience: Duration) -> Result<UnixStream, Errno> {
     let folder = open_folder(path)?;
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     // connect(2) waits if too many do so at once: no longer than this.
-    set_socket_timeout(&socket, Timeout::Send, Some(PATIENCE))?;
+    set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
     rustix::net::connect(&socket, &address(&folder, path)?)?;
     Ok(socket.into())
+}
+
+/// The kernel tells by EAGAIN that the time is up.
+fn unanswered(path: &Path, source: io::Error, waited: Duration) -> Error {
+    match source.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silent(path, waited),
+        _ => Error::NoAnswer { path: path.into(), source },
+    }
+}
+
+fn silent(path: &Path, waited: Duration) -> Error {
+    Error::Silent { pid: holder_of(path), waited }
 }
 
 /// The folder that `path` is in.

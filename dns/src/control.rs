@@ -48,7 +48,7 @@ pub(crate) enum Request {
     Endpoints {},
     /// The same, but only what costs nothing at any number of names: the process and its namespace.
     Ping {},
-    /// What lies where the program was started from goes on in its place.
+    /// What lies where the program was started from goes on in its place, if it serves. Answered when that is known.
     Restart {},
     /// After the answer, a line for each question that is asked, until either side hangs up (G11).
     Watch {},
@@ -89,8 +89,10 @@ pub struct Status {
     pub upstreams: Vec<SocketAddr>,
     /// Those that are silent or loop.
     pub unwell: Vec<SocketAddr>,
-    /// Questions that wait for servers outside.
+    /// Questions that servers outside have been asked.
     pub in_flight: usize,
+    /// Questions that wait for their turn.
+    pub waiting: usize,
     /// Open TCP connections.
     pub connections: usize,
     /// Questions so far.
@@ -144,9 +146,8 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
         match serde_json::from_str(&line) {
             Ok(Request::Endpoints {}) => tell_endpoints(server, &mut stream).await?,
             Ok(Request::Restart {}) => {
-                stream.write_all(&line_of(&Response::Ok(Some(server.identity())))?).await?;
-                // Only then: this process ends by it.
-                server.hand_over().await;
+                server.replace(stream.into_inner()).await;
+                return Ok(());
             }
             Ok(Request::Watch {}) => {
                 let watch = server.watchers.join();

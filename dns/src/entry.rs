@@ -89,6 +89,13 @@ pub fn valid_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(valid_label)
 }
 
+/// Whether a name by itself leads to who has it: it is valid, and none of the loopback's, which each machine has for
+/// itself (RFC 6761, 6.3).
+pub fn askable(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or_default();
+    valid_name(name) && !last.eq_ignore_ascii_case("localhost")
+}
+
 fn valid_label(label: &str) -> bool {
     (1..=63).contains(&label.len()) && label.bytes().all(valid_octet)
 }

@@ -7,28 +7,44 @@ use std::future::{Future, poll_fn};
 use std::hash::{Hash, Hasher};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use nix::sys::socket::{setsockopt, sockopt};
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
 use rustix::rand::GetRandomFlags;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::net::{TcpStream, UdpSocket};
 
 use crate::Transport;
-use crate::message::{addresses_in, is_reply_to, question_key, refused, servfail};
-use crate::upstream::{Attempt, Buckets, Health, InFlight, PATIENCE, SILENCE, Step};
+use crate::exchange::{Sockets, stream_exchange};
+use crate::message::{addresses_in, question_key, servfail};
+use crate::share::{Buckets, InFlight, Queue};
+use crate::upstream::{Attempt, Health, PATIENCE, Step};
 
 /// Forwards a second and in one burst, for each client (H2).
-const RATE: (u32, u32) = (1000, 2000);
+const RATE: (u32, u32) = (2000, 4000);
 
-/// So many sockets are kept for the next questions, of each family.
-const MOST_IDLE: usize = 64;
+/// While questions wait for their turn, so often is looked whether one has its turn or has waited too long.
+const TICK: Duration = Duration::from_millis(20);
+
+/// When a place has become free, so many clients are looked at; the next tick looks at all.
+const LOOKS: usize = 16;
+
+/// What a question that waits takes in memory beside its own bytes and its servers'.
+const WAITING: usize = 400;
+
+/// Questions that are answered by now, but not by each server that was asked: so many are listened for longer.
+const MOST_LATE: usize = 16;
+
+/// The log says at most once in so long that clients ask too much, and as often which servers are silent: a client can
+/// cause both.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// Lines about servers in [`QUIET`].
+const MOST_LINES: u32 = 20;
+
+/// The servers of the root: what every server knows or refuses at once, and no client's name. The id is another each time.
+const ROOT_QUERY: [u8; 17] = [0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 1];
 
 /// The label of a probe for loops: 128 random bits.
 const PROBE_LABEL: usize = 32;
@@ -100,6 +116,13 @@ struct Flight {
     guarded: bool,
 }
 
+/// A question before it is under way.
+struct Request {
+    flight: Flight,
+    waiter: Waiter,
+    forbidden: Option<Forbidden>,
+}
+
 struct Waiter {
     /// Its question: the answer repeats its id and its spelling.
     message: Rc<[u8]>,
@@ -127,10 +150,7 @@ struct Ask {
 /// All questions that are on their way.
 pub(crate) struct Forwarder {
     state: RefCell<State>,
-    /// Replies are received here, then copied: they may be long and seldom are.
-    scratch: RefCell<Box<[u8]>>,
-    /// Sockets whose reply has come, of IPv4 and IPv6.
-    idle: [RefCell<Vec<UdpSocket>>; 2],
+    sockets: Sockets,
 }
 
 struct State {
@@ -138,10 +158,17 @@ struct State {
     health: [Health; 2],
     buckets: Buckets<Client>,
     in_flight: InFlight<Client>,
+    queue: Queue<Client, Request>,
+    /// Somebody looks after the queue.
+    pumped: bool,
     flights: HashMap<Rc<Flight>, Vec<Waiter>>,
     probes: HashMap<[u8; PROBE_LABEL], SocketAddr>,
+    /// Answers that come too late are listened for.
+    late: usize,
     /// When it was last said that somebody asks too much.
     complained: Option<Instant>,
+    /// Lines about servers, since when.
+    lines: (u32, Option<Instant>),
 }
 
 impl Forwarder {
@@ -150,12 +177,15 @@ impl Forwarder {
             health: Default::default(),
             buckets: Buckets::new(RATE.0, RATE.1),
             in_flight: InFlight::default(),
+            queue: Queue::default(),
+            pumped: false,
             flights: HashMap::new(),
             probes: HashMap::new(),
+            late: 0,
             complained: None,
+            lines: (0, None),
         };
-        let scratch = RefCell::new(vec![0; 1 << 16].into());
-        Rc::new(Self { state: RefCell::new(state), scratch, idle: Default::default() })
+        Rc::new(Self { state: RefCell::new(state), sockets: Sockets::default() })
     }
 
     /// Asks `question`; `answer` gets what comes of it. What can be said at once is returned instead.
@@ -170,22 +200,73 @@ impl Forwarder {
         if servers.is_empty() {
             return servfail(message);
         }
-        let mut state = self.state.borrow_mut();
-        if !state.may(&client, Instant::now()) {
-            return refused(message);
-        }
+        let (mut state, now) = (self.state.borrow_mut(), Instant::now());
         let flight = Flight { key, transport, servers, guarded: forbidden.is_some() };
-        let message: Rc<[u8]> = message.into();
-        let waiter = Waiter { message: Rc::clone(&message), client, answer: answer() };
-        match state.flights.get_mut(&flight) {
-            Some(waiters) => waiters.push(waiter),
-            None => {
-                let flight = Rc::new(flight);
-                state.flights.insert(Rc::clone(&flight), vec![waiter]);
-                drop(tokio::task::spawn_local(Rc::clone(self).fly(flight, message, forbidden)));
+        let bytes = WAITING + message.len() + flight.key.len() + size_of_val(&flight.servers[..]);
+        let at_once = !state.queue.holds(&client) && state.may(&client, now);
+        if !at_once && !state.queue.has_room(&client, bytes) {
+            state.complain(&client, now);
+            return servfail(message);
+        }
+        let waiter = Waiter { message: message.into(), client: client.clone(), answer: answer() };
+        let request = Request { flight, waiter, forbidden };
+        if at_once {
+            self.launch(&mut state, request, now);
+        } else {
+            state.complain(&client, now);
+            state.queue.push(client, bytes, request, now);
+            if !std::mem::replace(&mut state.pumped, true) {
+                drop(tokio::task::spawn_local(Rc::clone(self).pump()));
             }
         }
         None
+    }
+
+    /// Lets a question go that came at `arrived`; with an equal one that is under way, if there is one.
+    fn launch(self: &Rc<Self>, state: &mut State, request: Request, arrived: Instant) {
+        let Request { flight, waiter, forbidden } = request;
+        match state.flights.get_mut(&flight) {
+            Some(waiters) => waiters.push(waiter),
+            None => {
+                let (flight, message) = (Rc::new(flight), Rc::clone(&waiter.message));
+                state.flights.insert(Rc::clone(&flight), vec![waiter]);
+                drop(tokio::task::spawn_local(Rc::clone(self).fly(flight, message, forbidden, arrived)));
+            }
+        }
+    }
+
+    /// Looks after the queue for as long as something waits there (F10).
+    async fn pump(self: Rc<Self>) {
+        loop {
+            tokio::time::sleep(TICK).await;
+            let expired = self.state.borrow_mut().queue.expired(Instant::now());
+            expired.into_iter().for_each(|request| fail(request.waiter));
+            self.dispatch(usize::MAX);
+            let mut state = self.state.borrow_mut();
+            if state.queue.is_empty() {
+                state.pumped = false;
+                return;
+            }
+        }
+    }
+
+    /// Lets those go whose turn it is; so many clients that may not are passed over.
+    fn dispatch(self: &Rc<Self>, looks: usize) {
+        let mut state = self.state.borrow_mut();
+        while let Some((request, arrived)) = state.next(looks, Instant::now()) {
+            self.launch(&mut state, request, arrived);
+        }
+    }
+
+    /// Answers SERVFAIL to all that wait, in the queue and for servers outside (G9).
+    pub(crate) fn give_up(&self) {
+        let (flights, queued) = {
+            let mut state = self.state.borrow_mut();
+            let flights: Vec<_> = state.flights.drain().flat_map(|(_, waiters)| waiters).collect();
+            flights.iter().for_each(|waiter| state.in_flight.end(&waiter.client));
+            (flights, state.queue.drain().map(|request| request.waiter).collect::<Vec<_>>())
+        };
+        flights.into_iter().chain(queued).for_each(fail);
     }
 
     /// True if `message` is a probe of ours that came back: its server loops (R5).
@@ -208,23 +289,30 @@ impl Forwarder {
         self.state.borrow_mut().health.iter_mut().for_each(Health::forget);
     }
 
-    /// How many questions wait, and the servers that are silent or loop.
-    pub(crate) fn status(&self) -> (usize, Vec<SocketAddr>) {
+    /// How many questions are outside, how many wait for their turn, and the servers that are silent or loop.
+    pub(crate) fn status(&self) -> (usize, usize, Vec<SocketAddr>) {
         let (state, now) = (self.state.borrow(), Instant::now());
         let unwell: BTreeSet<_> = state.health.iter().flat_map(|health| health.unwell(now)).collect();
-        (state.in_flight.count(), unwell.into_iter().collect())
+        (state.in_flight.count(), state.queue.count(), unwell.into_iter().collect())
     }
 
-    async fn fly(self: Rc<Self>, flight: Rc<Flight>, message: Rc<[u8]>, forbidden: Option<Forbidden>) {
+    async fn fly(
+        self: Rc<Self>,
+        flight: Rc<Flight>,
+        message: Rc<[u8]>,
+        forbidden: Option<Forbidden>,
+        arrived: Instant,
+    ) {
         let welcome =
             |answer: &Vec<u8>| forbidden.as_ref().is_none_or(|forbidden| is_welcome(answer, forbidden));
-        let answer = self.ask_in_turn(&flight, &message).await.filter(welcome);
+        let answer = self.ask_in_turn(&flight, &message, arrived).await.filter(welcome);
         let waiters = self.land(&flight);
         let Some(mut answer) = answer.or_else(|| servfail(&message)) else { return };
         for waiter in waiters {
             address_to(&mut answer, &waiter.message);
             (waiter.answer)(&waiter.message, &answer);
         }
+        self.dispatch(LOOKS);
     }
 
     fn land(&self, flight: &Flight) -> Vec<Waiter> {
@@ -235,28 +323,37 @@ impl Forwarder {
     }
 
     /// F2: the next server after a silence or a failure, while those asked before may still answer.
-    async fn ask_in_turn(self: &Rc<Self>, flight: &Flight, message: &[u8]) -> Option<Vec<u8>> {
+    async fn ask_in_turn(
+        self: &Rc<Self>,
+        flight: &Flight,
+        message: &[u8],
+        arrived: Instant,
+    ) -> Option<Vec<u8>> {
+        let transport = flight.transport;
         let mut attempt =
-            self.state.borrow_mut().health(flight.transport).plan(&flight.servers, Instant::now());
+            self.state.borrow_mut().health(transport).plan(&flight.servers, arrived, Instant::now());
         // Nearly always it is one.
         let mut asks = Vec::with_capacity(1);
-        loop {
+        let answer = loop {
             match attempt.step(Instant::now()) {
-                Step::Ask(server) => asks.push(self.ask(server, flight.transport, message)),
-                Step::GiveUp => {
-                    self.note_silence(flight.transport, &asks);
-                    return None;
-                }
+                Step::Ask(server) => asks.push(self.ask(server, transport, message)),
+                Step::Try(server) => self.try_out(server, transport, &asks),
+                Step::GiveUp => break None,
                 Step::Wait(until) => match first(&mut asks, until).await {
                     Some((server, outcome)) => {
-                        if let Some(answer) = self.judge(flight.transport, server, outcome, &mut attempt) {
-                            return Some(answer);
+                        if let Some(answer) = self.judge(transport, server, outcome, &mut attempt) {
+                            break Some(answer);
                         }
                     }
-                    None => self.note_silence(flight.transport, &asks),
+                    None => self.note_silence(transport, &asks),
                 },
             }
+        };
+        if !asks.is_empty() {
+            self.note_silence(transport, &asks);
+            self.listen_on(transport, asks);
         }
+        answer
     }
 
     fn judge(
@@ -266,25 +363,79 @@ impl Forwarder {
         outcome: Outcome,
         attempt: &mut Attempt,
     ) -> Option<Vec<u8>> {
-        let (mut state, now) = (self.state.borrow_mut(), Instant::now());
-        let health = state.health(transport);
-        match outcome {
-            Outcome::Unreachable => note_silent(health, server, now),
-            Outcome::Answer(_) | Outcome::Declined => note_answered(health, server),
-        }
+        self.note(transport, server, &outcome);
         match outcome {
             Outcome::Answer(answer) => Some(answer),
             Outcome::Declined | Outcome::Unreachable => {
-                attempt.failed(server, now);
+                attempt.failed(server, Instant::now());
                 None
+            }
+        }
+    }
+
+    /// F4: whatever it answers, it is there.
+    fn note(&self, transport: Transport, server: SocketAddr, outcome: &Outcome) {
+        let (mut state, now) = (self.state.borrow_mut(), Instant::now());
+        let health = state.health(transport);
+        match outcome {
+            Outcome::Unreachable => {
+                if health.silent(server, now) {
+                    state.say_silent(server, now);
+                }
+            }
+            Outcome::Answer(_) | Outcome::Declined => {
+                if health.answered(server, now) && state.may_say(now) {
+                    tracing::info!("server {server} answers again");
+                }
             }
         }
     }
 
     fn note_silence(&self, transport: Transport, asks: &[Ask]) {
         let (mut state, now) = (self.state.borrow_mut(), Instant::now());
-        let silent = asks.iter().filter(|ask| now.saturating_duration_since(ask.since) >= SILENCE);
-        silent.for_each(|ask| note_silent(state.health(transport), ask.server, now));
+        for ask in asks {
+            if state.health(transport).unanswered(ask.server, ask.since, now) {
+                state.say_silent(ask.server, now);
+            }
+        }
+    }
+
+    /// F4: a server that answers late is there all the same.
+    fn listen_on(self: &Rc<Self>, transport: Transport, asks: Vec<Ask>) {
+        for ask in asks {
+            let mut state = self.state.borrow_mut();
+            if state.late < MOST_LATE {
+                state.late += 1;
+                drop(tokio::task::spawn_local(Rc::clone(self).hear_late(transport, ask)));
+            }
+        }
+    }
+
+    async fn hear_late(self: Rc<Self>, transport: Transport, ask: Ask) {
+        let end = ask.since + PATIENCE;
+        if let Ok(outcome @ (Outcome::Answer(_) | Outcome::Declined)) =
+            tokio::time::timeout_at(end.into(), ask.asking).await
+        {
+            self.note(transport, ask.server, &outcome);
+        }
+        self.state.borrow_mut().late -= 1;
+    }
+
+    /// Sees whether a server answers anything at all: one that leaves a question unanswered, or whose penalty is over.
+    fn try_out(self: &Rc<Self>, server: SocketAddr, transport: Transport, asks: &[Ask]) {
+        let now = Instant::now();
+        let since = asks.iter().find(|ask| ask.server == server).map_or(now, |ask| ask.since);
+        if self.state.borrow_mut().health(transport).wants_trial(server, since, now) {
+            let ask = self.ask(server, transport, &ROOT_QUERY);
+            drop(tokio::task::spawn_local(Rc::clone(self).hear_trial(transport, ask)));
+        }
+    }
+
+    async fn hear_trial(self: Rc<Self>, transport: Transport, ask: Ask) {
+        if let Ok(outcome) = tokio::time::timeout(PATIENCE, ask.asking).await {
+            self.note(transport, ask.server, &outcome);
+        }
+        self.state.borrow_mut().health(transport).tried(ask.server);
     }
 
     fn ask(self: &Rc<Self>, server: SocketAddr, transport: Transport, message: &[u8]) -> Ask {
@@ -296,68 +447,10 @@ impl Forwarder {
         let query = with_new_id(message);
         let this = Rc::clone(self);
         let asking: Asking = match transport {
-            Transport::Udp => Box::pin(async move { outcome(this.exchange(server, &query).await) }),
+            Transport::Udp => Box::pin(async move { outcome(this.sockets.exchange(server, &query).await) }),
             Transport::Tcp => Box::pin(async move { outcome(stream_exchange(server, &query).await) }),
         };
         Ask { server, since, asking }
-    }
-
-    /// A new random port for each query, which the kernel chooses (F6). Only `server` is heard.
-    async fn exchange(&self, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-        let socket = self.connected(server)?;
-        let send = || rustix::net::send(socket.as_fd(), query, SendFlags::DONTWAIT);
-        // An ICMP message about a kept socket's question before is told to the next who uses it, once.
-        send().or_else(|_| {
-            forget_errors(&socket);
-            send()
-        })?;
-        let reply = self.reply(&socket, query).await?;
-        self.keep(socket, server);
-        Ok(reply)
-    }
-
-    /// A socket that is given a port by being connected: a new one, or one that has lost its port.
-    fn connected(&self, server: SocketAddr) -> io::Result<UdpSocket> {
-        let idle = self.idle[usize::from(server.is_ipv6())].borrow_mut().pop();
-        let socket = match idle {
-            Some(socket) => socket,
-            None => unconnected(server)?,
-        };
-        rustix::net::connect(socket.as_fd(), &server)?;
-        Ok(socket)
-    }
-
-    /// Keeps a socket for another question. It loses its port at once (udp_disconnect in the kernel); what came late lies
-    /// there still, and answers no other question.
-    fn keep(&self, socket: UdpSocket, server: SocketAddr) {
-        let mut idle = self.idle[usize::from(server.is_ipv6())].borrow_mut();
-        if idle.len() < MOST_IDLE && rustix::net::connect_unspec(socket.as_fd()).is_ok() {
-            // Asks tokio only, not the kernel.
-            if socket.try_io(Interest::ERROR, || Ok(())).is_ok() {
-                forget_errors(&socket);
-            }
-            idle.push(socket);
-        }
-    }
-
-    async fn reply(&self, socket: &UdpSocket, query: &[u8]) -> io::Result<Vec<u8>> {
-        loop {
-            // An ICMP message makes a socket erroneous, not readable.
-            let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
-            let interest = if ready.is_readable() { Interest::READABLE } else { Interest::ERROR };
-            let received = socket.try_io(interest, || {
-                let mut buffer = self.scratch.borrow_mut();
-                let (len, _) = rustix::net::recv(socket.as_fd(), &mut buffer[..], RecvFlags::DONTWAIT)?;
-                Ok(is_reply_to(&buffer[..len], query).then(|| buffer[..len].to_vec()))
-            });
-            match received {
-                Ok(Some(reply)) => return Ok(reply),
-                // Forged, or not for us: waiting goes on, and a flood of them stops nobody else.
-                Ok(None) => tokio::task::yield_now().await,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
     }
 
     /// Asks for a random name: if that question comes to us, this server asks us what we ask it (R5).
@@ -365,7 +458,7 @@ impl Forwarder {
         let label = hex(random::<{ PROBE_LABEL / 2 }>());
         self.state.borrow_mut().probes.insert(label, server);
         // Whatever it answers: only the question matters.
-        let _ = tokio::time::timeout(PATIENCE, self.exchange(server, &probe_query(&label))).await;
+        let _ = tokio::time::timeout(PATIENCE, self.sockets.exchange(server, &probe_query(&label))).await;
         self.state.borrow_mut().probes.remove(&label);
     }
 }
@@ -375,27 +468,53 @@ impl State {
         &mut self.health[usize::from(transport == Transport::Tcp)]
     }
 
-    /// F10 and H2. Whoever asks too much is named in the log, once a second at most.
+    /// F10 and H2: takes a place for a question of `client`, if it may have one now.
     fn may(&mut self, client: &Client, now: Instant) -> bool {
-        let may = self.buckets.take(client.clone(), now) && self.in_flight.begin(client.clone());
-        let quiet = self.complained.is_some_and(|last| now.saturating_duration_since(last) < SILENCE);
-        if !may && !quiet {
-            self.complained = Some(now);
-            tracing::warn!("{client} asks about the world too often: some questions are refused");
+        let may = self.in_flight.has_room(client) && self.buckets.take(client.clone(), now);
+        if may {
+            self.in_flight.begin(client.clone());
         }
         may
     }
-}
 
-fn note_silent(health: &mut Health, server: SocketAddr, now: Instant) {
-    if health.silent(server, now) {
-        tracing::warn!("server {server} is silent: others are asked first");
+    /// The next question of those that wait, with a place, and when it came.
+    fn next(&mut self, looks: usize, now: Instant) -> Option<(Request, Instant)> {
+        let Self { in_flight, buckets, queue, .. } = self;
+        let may = |client: &Client| in_flight.has_room(client) && buckets.take(client.clone(), now);
+        let (client, waiting) = queue.next(looks.min(queue.clients()), may)?;
+        self.in_flight.begin(client);
+        Some((waiting.question, waiting.arrived))
+    }
+
+    /// Whoever asks too much is named in the log, seldom enough not to fill it.
+    fn complain(&mut self, client: &Client, now: Instant) {
+        if self.complained.is_none_or(|last| now.saturating_duration_since(last) >= QUIET) {
+            self.complained = Some(now);
+            tracing::warn!("{client} asks the upstream servers more than it may: its questions wait");
+        }
+    }
+
+    fn say_silent(&mut self, server: SocketAddr, now: Instant) {
+        if self.may_say(now) {
+            tracing::warn!("server {server} is silent: others are asked first");
+        }
+    }
+
+    /// Whether something may be said of a server: a client's own ones may come and go at its will.
+    fn may_say(&mut self, now: Instant) -> bool {
+        let (lines, since) = &mut self.lines;
+        if since.is_none_or(|since| now.saturating_duration_since(since) >= QUIET) {
+            (*lines, *since) = (0, Some(now));
+        }
+        *lines += 1;
+        *lines <= MOST_LINES
     }
 }
 
-fn note_answered(health: &mut Health, server: SocketAddr) {
-    if health.answered(server) {
-        tracing::info!("server {server} answers again");
+/// Answers SERVFAIL.
+fn fail(waiter: Waiter) {
+    if let Some(answer) = servfail(&waiter.message) {
+        (waiter.answer)(&waiter.message, &answer);
     }
 }
 
@@ -431,38 +550,6 @@ fn outcome(reply: io::Result<Vec<u8>>) -> Outcome {
         Ok(reply) if matches!(reply.get(3).map(|flags| flags & 0xf), Some(2 | 5)) => Outcome::Declined,
         Ok(reply) => Outcome::Answer(reply),
         Err(_) => Outcome::Unreachable,
-    }
-}
-
-fn unconnected(server: SocketAddr) -> io::Result<UdpSocket> {
-    let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
-    // Without it the kernel keeps to itself that a host or a network is unreachable, for that may pass (F2).
-    match server {
-        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
-        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
-    }
-    UdpSocket::from_std(socket.into())
-}
-
-/// Takes what ICMP messages have left in the socket's queue of errors.
-fn forget_errors(socket: &UdpSocket) {
-    let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
-    while rustix::net::recv(socket.as_fd(), &mut [0; 1][..], flags).is_ok() {}
-}
-
-/// A question that came by TCP is asked by TCP (F1).
-async fn stream_exchange(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = TcpStream::connect(server).await?;
-    let len = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-    stream.write_all(&[&len.to_be_bytes(), query].concat()).await?;
-    let len = stream.read_u16().await?;
-    let mut reply = vec![0; len.into()];
-    stream.read_exact(&mut reply).await?;
-    match is_reply_to(&reply, query) {
-        true => Ok(reply),
-        false => Err(io::ErrorKind::InvalidData.into()),
     }
 }
 

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions};
 
-use crate::handover::program;
 use crate::serve::{BREATH, SHORT_LIFE, spawn};
 
 /// After so long without anything to do, there will be nothing for a while.
@@ -24,19 +24,25 @@ pub(crate) struct Watch {
     /// Called in a lull.
     rest: fn(),
     guardian: Option<(OwnedFd, Child)>,
+    /// The guardian of the version before, until this one has lived a while.
+    former: Option<(OwnedFd, Pid)>,
     /// When somebody was last asked to be the guardian.
     asked: Option<Instant>,
 }
 
 /// What a wait came to.
-enum Event {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// Something can be received from the channel.
     Message,
+    /// A trial has ended, or the time is up.
+    Trial,
     GuardianEnded,
     Nothing,
 }
 
-/// The guardian's life. Its standard input is the socket to the server, which ends with that: then the file that we were
-/// started from serves in our place, called with `arguments`. Returns only if that cannot be.
+/// The guardian's life. Its standard input is the socket to the server, which ends with that: then this very program, which
+/// is known to serve, does so, called with `arguments`. Returns only if that cannot be.
 pub fn guard(arguments: &[OsString]) -> io::Error {
     let begun = Instant::now();
     while let Ok(1..) | Err(Errno::INTR) = rustix::io::read(rustix::stdio::stdin(), &mut [0; 1]) {}
@@ -45,16 +51,18 @@ pub fn guard(arguments: &[OsString]) -> io::Error {
         std::thread::sleep(BREATH);
     }
     tracing::error!("the name server has died: another takes its place");
-    let become_server =
-        |file: OsString| Command::new(file).arg0("rnet").args(arguments).stdin(Stdio::null()).exec();
-    // The file may have gone; we have not.
-    let error = program().map_or_else(|error| error, |file| become_server(file.into()));
-    if error.kind() == io::ErrorKind::NotFound { become_server("/proc/self/exe".into()) } else { error }
+    // Not the file at our path: it may be another version by now, which nobody has tried out.
+    Command::new("/proc/self/exe").arg0("rnet").args(arguments).stdin(Stdio::null()).exec()
 }
 
 impl Watch {
-    pub(crate) fn new(arguments: Option<Vec<OsString>>, rest: fn()) -> Self {
-        Self { arguments, rest, guardian: None, asked: None }
+    pub(crate) fn new(arguments: Option<Vec<OsString>>, rest: fn(), former: Option<(OwnedFd, Pid)>) -> Self {
+        Self { arguments, rest, guardian: None, former, asked: None }
+    }
+
+    /// What a successor needs to keep the guardian until it has its own.
+    pub(crate) fn guardian(&self) -> Option<(&OwnedFd, u32)> {
+        self.guardian.as_ref().map(|(channel, child)| (channel, child.id()))
     }
 
     /// Sees to it that there is a guardian, unless the last one has only just been asked.
@@ -78,10 +86,23 @@ impl Watch {
             let _ = child.kill();
             let _ = child.wait();
         }
+        self.dismiss_former();
     }
 
-    /// Waits until something can be received from `channel`.
-    pub(crate) fn wait_for(&mut self, channel: BorrowedFd<'_>) {
+    fn dismiss_former(&mut self) {
+        if let Some((_channel, pid)) = self.former.take() {
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
+            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
+        }
+    }
+
+    /// Waits until something can be received from `channel`, or a trial has ended, which is waited for no longer than
+    /// until its time is up.
+    pub(crate) fn wait_for(
+        &mut self,
+        channel: BorrowedFd<'_>,
+        trial: Option<(BorrowedFd<'_>, Instant)>,
+    ) -> Event {
         let mut rests = false;
         loop {
             self.hire();
@@ -90,8 +111,13 @@ impl Watch {
                 false => Some(LULL),
                 true => None,
             };
-            match self.poll(channel, patience) {
-                Event::Message => return,
+            let left = trial.map(|(_, end)| end.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return Event::Trial;
+            }
+            let patience = patience.into_iter().chain(left).min();
+            match self.poll(channel, trial.map(|(trial, _)| trial), patience) {
+                event @ (Event::Message | Event::Trial) => return event,
                 Event::GuardianEnded => {
                     tracing::error!("the name server's guardian has ended: another takes its place");
                     self.dismiss();
@@ -99,6 +125,7 @@ impl Watch {
                 }
                 Event::Nothing if rests => {}
                 Event::Nothing => {
+                    self.dismiss_former();
                     (self.rest)();
                     rests = true;
                 }
@@ -110,13 +137,20 @@ impl Watch {
         self.arguments.is_some() && self.guardian.is_none()
     }
 
-    fn poll(&self, channel: BorrowedFd<'_>, patience: Option<Duration>) -> Event {
+    fn poll(
+        &self,
+        channel: BorrowedFd<'_>,
+        trial: Option<BorrowedFd<'_>>,
+        patience: Option<Duration>,
+    ) -> Event {
         // Without a guardian the second is the first once more.
         let guardian = self.guardian.as_ref().map_or(channel, |(guardian, _)| guardian.as_fd());
-        let mut ready = [channel, guardian].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let mut ready = [channel, guardian, trial.unwrap_or(channel)]
+            .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
         match rustix::event::poll(&mut ready, patience.as_ref()) {
             Ok(0) | Err(Errno::INTR) => Event::Nothing,
+            Ok(_) if ready[0].revents().is_empty() && !ready[2].revents().is_empty() => Event::Trial,
             Ok(_) if ready[0].revents().is_empty() => Event::GuardianEnded,
             // An error is met again where the message is received.
             Ok(_) | Err(_) => Event::Message,

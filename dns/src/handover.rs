@@ -4,17 +4,17 @@ use std::ffi::OsString;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
 
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
+use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{MOST, receive, send};
 use crate::listen::Bound;
 use crate::serve::{Control, Kept, since_boot};
+use crate::trial::Proven;
 
 /// Room for all messages, for nobody reads them before we are gone: a network takes some hundred bytes.
 const ROOM: usize = 4 << 20;
@@ -26,15 +26,30 @@ enum Message {
     Control(PathBuf),
     /// For each, the sockets of UDP and TCP.
     Sockets(Vec<(IpAddr, u16)>),
+    /// The process that is to serve if the successor dies before it has a guardian of its own, and the socket whose end it
+    /// waits for. The last one: a version that does not know it has read all others.
+    Guardian(i32),
 }
 
-/// Puts everything into a socket that the successor finds as its standard input, and becomes the successor: what
-/// lies now where this program was started from. Returns only if that cannot be.
-pub(crate) fn to_successor(control: &Control, kept: &Kept, arguments: &[OsString]) -> io::Error {
-    match prepare(control, kept) {
-        Ok(theirs) => become_successor(theirs, arguments),
-        Err(error) => error,
-    }
+/// Puts everything into a socket that the successor finds as its standard input, and becomes the successor, which has
+/// been tried out. Returns only if that cannot be.
+pub(crate) fn to_successor(
+    control: &Control,
+    kept: &Kept,
+    guardian: Option<(&OwnedFd, u32)>,
+    successor: &Proven,
+    arguments: &[OsString],
+) -> io::Error {
+    let prepared = prepare(control, kept).and_then(|(ours, theirs)| {
+        if let Some((channel, pid)) = guardian {
+            send(ours.as_fd(), &Message::Guardian(pid as i32), &[channel.as_fd()])?;
+        }
+        rustix::stdio::dup2_stdin(&theirs)?;
+        Ok(())
+    });
+    let error = prepared.map_or_else(|error| error, |()| successor.become_it(arguments));
+    let _ = quiet_stdin();
+    error
 }
 
 /// What the server before this process has left at standard input.
@@ -48,16 +63,24 @@ pub fn taken_over() -> io::Result<(Control, Kept)> {
         match receive::<Message>(channel.as_fd(), RecvFlags::DONTWAIT) {
             Ok((Message::Control(path), handed)) => control = Some(of_control(path, handed)?),
             Ok((Message::Sockets(places), handed)) => take(&mut kept, places, handed),
+            Ok((Message::Guardian(pid), handed)) => {
+                kept.guardian = handed.into_iter().next().zip(Pid::from_raw(pid));
+            }
             // All is there when we are.
             Err(_) => break,
         }
     }
-    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    rustix::stdio::dup2_stdin(null)?;
+    quiet_stdin()?;
     control.map(|control| (control, kept)).ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-fn prepare(control: &Control, kept: &Kept) -> io::Result<OwnedFd> {
+fn quiet_stdin() -> io::Result<()> {
+    let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    Ok(rustix::stdio::dup2_stdin(null)?)
+}
+
+/// A socket in which everything lies, and the end that a successor is to have.
+pub(crate) fn prepare(control: &Control, kept: &Kept) -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&ours, ROOM);
@@ -71,14 +94,7 @@ fn prepare(control: &Control, kept: &Kept) -> io::Result<OwnedFd> {
             some.iter().flat_map(|(_, bound)| [bound.udp.as_fd(), bound.tcp.as_fd()]).collect();
         send(ours.as_fd(), &Message::Sockets(places), &handed)?;
     }
-    Ok(theirs)
-}
-
-fn become_successor(theirs: OwnedFd, arguments: &[OsString]) -> io::Error {
-    match program() {
-        Ok(program) => Command::new(program).arg0("rnet").args(arguments).stdin(theirs).exec(),
-        Err(error) => error,
-    }
+    Ok((ours, theirs))
 }
 
 /// The file that we were started from, whatever lies there by now.

@@ -8,7 +8,7 @@ use std::fs::File;
 use std::io::{self, BufWriter, Seek, Write};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream as StdUnixStream};
+use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -18,18 +18,19 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{AtFlags, FlockOperation, MemfdFlags, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
-use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
+use rustix::process::{Gid, Pid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixStream;
 
+use crate::binder::{Granted, Way, Wish};
 use crate::channel::{receive, send};
 use crate::client::{address, netns, open_folder};
 use crate::confine::confine;
-use crate::guardian::Watch;
+use crate::guardian::{Event, Watch};
 use crate::listen::{self, Bound};
+use crate::trial::{self, Proven, Trial};
 use crate::worker::{self, Start};
-use crate::{Known, handover};
+use crate::{Known, Status, handover};
 
 /// A worker that lived shorter than this is not replaced at once.
 pub(crate) const SHORT_LIFE: Duration = Duration::from_secs(1);
@@ -39,6 +40,9 @@ pub(crate) const BREATH: Duration = Duration::from_millis(300);
 
 /// A server that is just ending may hold the lock so long.
 const LOCK_TRIES: u32 = 50;
+
+/// A worker that is to land has so long.
+const LANDING: Duration = Duration::from_secs(2);
 
 /// See [`LOCK_TRIES`].
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
@@ -65,6 +69,8 @@ pub struct Serve<F> {
     pub worker: Option<Vec<OsString>>,
     /// The arguments with which this executable calls [`crate::guard`]. None: nobody serves anew when this process dies.
     pub guardian: Option<Vec<OsString>>,
+    /// The arguments with which this executable calls [`crate::try_out`].
+    pub prover: Vec<OsString>,
     /// The arguments with which this executable's file calls [`crate::taken_over`] and [`serve`] in our place (G9).
     pub successor: Vec<OsString>,
     /// The arguments with which this executable makes the ruleset send them to where they are taken now.
@@ -115,20 +121,6 @@ struct Greeting {
     resolv_conf: PathBuf,
 }
 
-/// What a worker wants of its parent.
-#[derive(Debug, Serialize, Deserialize)]
-enum Wish {
-    Bind {
-        address: IpAddr,
-        link: String,
-    },
-    Close {
-        address: IpAddr,
-    },
-    /// Another version of the program is to go on in the parent's place.
-    HandOver,
-}
-
 /// Where the questions to a gateway are taken.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
@@ -143,30 +135,7 @@ enum End {
     Unused,
     Died,
     /// By us, for a successor.
-    HandOver,
-}
-
-/// The answer to [`Wish::Bind`] and [`Wish::Close`].
-#[derive(Debug, Serialize, Deserialize)]
-enum Granted {
-    /// The sockets come with it.
-    Port(u16),
-    Errno(i32),
-    Closed,
-}
-
-/// Where sockets will come from, once there is a runtime.
-pub(crate) enum Way {
-    Here(u16),
-    Parent(OwnedFd),
-}
-
-/// Where sockets come from.
-pub(crate) enum Binder {
-    /// This process may bind them at this port.
-    Here(u16),
-    /// The parent does, at the other end.
-    Parent(UnixStream),
+    HandOver(Proven),
 }
 
 /// The control socket, and the lock that makes us the only one. Whoever connects from now on is waited for by
@@ -187,6 +156,8 @@ pub struct Kept {
     pub(crate) sockets: HashMap<IpAddr, Bound>,
     /// Where they were in the days of a server that has died.
     places: HashMap<IpAddr, u16>,
+    /// The guardian of the version before, and the socket whose end it waits for.
+    pub(crate) guardian: Option<(OwnedFd, Pid)>,
 }
 
 /// Serves until there is no network any more (G7), with the sockets that a server before us has kept. To be called
@@ -199,7 +170,7 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
     raise_limit();
     control.sign();
     tracing::info!(control = %control.path.display(), "serving");
-    let mut watch = Watch::new(config.guardian.clone(), config.rest);
+    let mut watch = Watch::new(config.guardian.clone(), config.rest, kept.guardian.take());
     loop {
         let begun = Instant::now();
         // Before anybody gets an answer: whoever does, knows that it will go on.
@@ -216,9 +187,10 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
             }
             End::Died if begun.elapsed() < SHORT_LIFE => std::thread::sleep(BREATH),
             // Returns if there is no successor: then we go on.
-            End::HandOver => {
-                watch.dismiss();
-                let error = handover::to_successor(control, &kept, &config.successor);
+            End::HandOver(successor) => {
+                // Ours guards it until it has its own.
+                let guardian = watch.guardian();
+                let error = handover::to_successor(control, &kept, guardian, &successor, &config.successor);
                 tracing::error!(%error, "no other version can take over: this one goes on");
             }
             End::Unused | End::Died => {}
@@ -238,8 +210,8 @@ pub fn work() -> Result<(), Error> {
     let (greeting, sockets) =
         receive::<Greeting>(channel.as_fd(), RecvFlags::empty()).map_err(Error::Talk)?;
     // The lock is held to our end: until then nobody else can have our ports.
-    let [control, table, _lock] =
-        <[OwnedFd; 3]>::try_from(sockets).map_err(|_| Error::Talk(io::ErrorKind::InvalidData.into()))?;
+    let [control, table, _lock, orders] =
+        <[OwnedFd; 4]>::try_from(sockets).map_err(|_| Error::Talk(io::ErrorKind::InvalidData.into()))?;
     drop_privileges(greeting.parent).map_err(Error::Privileges)?;
     // On a kernel or a processor without it, the rest has to do.
     let _ = confine();
@@ -250,6 +222,7 @@ pub fn work() -> Result<(), Error> {
         since: greeting.since,
         resolv_conf: greeting.resolv_conf,
         table: table.into(),
+        orders: Some(orders),
         way: Way::Parent(channel),
     };
     worker::run(start).map_err(Error::Work)
@@ -263,6 +236,7 @@ fn work_here<F: Fn(&mut dyn FnMut(Known))>(config: &Serve<F>, control: &Control)
         since: control.since,
         resolv_conf: config.resolv_conf.clone(),
         table: Records::write(&config.load).map_err(Error::Work)?.file,
+        orders: None,
         way: Way::Here(config.port),
     };
     worker::run(start).map_err(Error::Work)
@@ -283,47 +257,114 @@ fn supervise<F: Fn(&mut dyn FnMut(Known))>(
             return End::Died;
         }
     };
-    let mut handing_over = false;
-    if let Ok(mut recorded) = greet(config, control, kept, ours.as_fd()) {
+    let mut worker = Worker { child, channel: ours, orders: None, trial: None, successor: None };
+    if let Ok(mut recorded) = worker.greet(config, control, kept) {
         // Ends when the worker does, for it alone has the other end.
-        while let Some(wish) = next_wish(ours.as_fd(), watch) {
+        while let Some((wish, handed)) = worker.next_wish(control, watch) {
             match wish {
                 Wish::Bind { address, link } => {
-                    let place = kept.grant(address, &link, config.port, ours.as_fd());
+                    let place = kept.grant(address, &link, config.port, worker.channel.as_fd());
                     // What is not on record yet is an ADD's, which sees to it.
                     if place == Place::New && recorded.contains(&address) {
                         recorded.clear();
                         redirect(config);
                     }
                 }
-                Wish::Close { address } => kept.close(address, ours.as_fd()),
-                Wish::HandOver => {
-                    handing_over = true;
-                    break;
-                }
+                Wish::Close { address } => kept.close(address, worker.channel.as_fd()),
+                Wish::Replace => worker.begin_trial(&config.prover, handed),
+                Wish::HandOver => break,
             }
         }
     }
-    end_of(child, ours, handing_over)
+    worker.end()
 }
 
-fn next_wish(channel: BorrowedFd<'_>, watch: &mut Watch) -> Option<Wish> {
-    watch.wait_for(channel);
-    receive(channel, RecvFlags::empty()).ok().map(|(wish, _)| wish)
+/// A worker as its parent has it.
+struct Worker {
+    child: Child,
+    channel: OwnedFd,
+    /// A byte through it says that the worker is to land.
+    orders: Option<OwnedFd>,
+    trial: Option<Trial>,
+    /// It has been told to land, for this one, until then.
+    successor: Option<(Proven, Instant)>,
 }
 
-fn end_of(mut child: Child, channel: OwnedFd, handing_over: bool) -> End {
-    if handing_over {
-        let _ = child.kill();
+impl Worker {
+    /// Tells a new worker what it has to know; returns the gateways that are on record.
+    fn greet<F: Fn(&mut dyn FnMut(Known))>(
+        &mut self,
+        config: &Serve<F>,
+        control: &Control,
+        kept: &mut Kept,
+    ) -> io::Result<HashSet<IpAddr>> {
+        let records = Records::write(&config.load)?;
+        kept.sockets.retain(|address, _| records.gateways.contains(address));
+        let greeting = Greeting {
+            parent: rustix::process::getpid().as_raw_pid(),
+            uid: rustix::process::geteuid().as_raw(),
+            netns: netns()?,
+            since: control.since,
+            resolv_conf: std::path::absolute(&config.resolv_conf)?,
+        };
+        let (orders, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        let handed = [control.listener.as_fd(), records.file.as_fd(), control.lock.as_fd(), theirs.as_fd()];
+        send(self.channel.as_fd(), &greeting, &handed)?;
+        self.orders = Some(orders);
+        Ok(records.gateways)
     }
-    drop(channel);
-    match child.wait() {
-        _ if handing_over => End::HandOver,
-        Ok(status) if status.success() => End::Unused,
-        status => {
-            let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
-            tracing::error!(%status, "the process that answers has ended: another takes its place");
-            End::Died
+
+    /// What it wants next; none if it has died, or does not land in time.
+    fn next_wish(&mut self, control: &Control, watch: &mut Watch) -> Option<(Wish, Vec<OwnedFd>)> {
+        loop {
+            let landing = self.successor.as_ref().map(|(_, end)| (self.channel.as_fd(), *end));
+            let trial = self.trial.as_ref().map(|trial| (trial.as_fd(), trial.end()));
+            match watch.wait_for(self.channel.as_fd(), landing.or(trial)) {
+                Event::Trial if self.successor.is_some() => return None,
+                Event::Trial => self.judge(control),
+                _ => return receive(self.channel.as_fd(), RecvFlags::empty()).ok(),
+            }
+        }
+    }
+
+    fn begin_trial(&mut self, arguments: &[OsString], handed: Vec<OwnedFd>) {
+        let Some(client) = handed.into_iter().next() else { return };
+        if self.trial.is_some() || self.successor.is_some() {
+            return trial::refuse(&client, "another version is being tried out just now");
+        }
+        self.trial = Trial::begin(arguments, client);
+    }
+
+    /// A trial is over: the worker is told to land, or all goes on as before.
+    fn judge(&mut self, control: &Control) {
+        let Some((verdict, client)) = self.trial.take().map(Trial::verdict) else { return };
+        match verdict {
+            Ok(successor) => {
+                let netns = netns().unwrap_or_default();
+                let pid = self.child.id();
+                trial::promise(&client, Status { pid, netns, since: control.since, ..Status::default() });
+                let landed = self.orders.as_ref().map(|orders| rustix::io::write(orders, &[0]));
+                tracing::info!(ordered = landed.is_some(), "another version takes over");
+                self.successor = Some((successor, Instant::now() + LANDING));
+            }
+            Err(why) => trial::refuse(&client, &why),
+        }
+    }
+
+    fn end(mut self) -> End {
+        if self.successor.is_some() {
+            let _ = self.child.kill();
+        }
+        drop(self.channel);
+        match (self.child.wait(), self.successor) {
+            (_, Some((successor, _))) => End::HandOver(successor),
+            (Ok(status), None) if status.success() => End::Unused,
+            (status, None) => {
+                let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
+                tracing::error!(%status, "the process that answers has ended: another takes its place");
+                End::Died
+            }
         }
     }
 }
@@ -336,26 +377,6 @@ pub(crate) fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
     let mut command = Command::new("/proc/self/exe");
     command.arg0("rnet").args(arguments).current_dir("/").stdin(theirs).stdout(Stdio::null());
     Ok((ours, command.spawn()?))
-}
-
-/// Tells a new worker what it has to know; returns the gateways that are on record.
-fn greet<F: Fn(&mut dyn FnMut(Known))>(
-    config: &Serve<F>,
-    control: &Control,
-    kept: &mut Kept,
-    channel: BorrowedFd<'_>,
-) -> io::Result<HashSet<IpAddr>> {
-    let records = Records::write(&config.load)?;
-    kept.sockets.retain(|address, _| records.gateways.contains(address));
-    let greeting = Greeting {
-        parent: rustix::process::getpid().as_raw_pid(),
-        uid: rustix::process::geteuid().as_raw(),
-        netns: netns()?,
-        since: control.since,
-        resolv_conf: std::path::absolute(&config.resolv_conf)?,
-    };
-    send(channel, &greeting, &[control.listener.as_fd(), records.file.as_fd(), control.lock.as_fd()])?;
-    Ok(records.gateways)
 }
 
 /// Lets all questions be sent to where they are taken. It waits for locks that may wait for us: so it is only started,
@@ -498,6 +519,14 @@ fn lock(path: PathBuf) -> Result<OwnedFd, Error> {
     Err(Error::Running { path, pid: holder(&lock) })
 }
 
+/// The process that serves at a socket, as it has signed the lock beside; 0 if that is not known.
+pub(crate) fn holder_of(socket: &Path) -> u32 {
+    let mut name = socket.as_os_str().to_owned();
+    name.push(".lock");
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+    rustix::fs::open(PathBuf::from(name), flags, Mode::empty()).map_or(0, |lock| holder(&lock))
+}
+
 /// Who signed the lock.
 fn holder(lock: &OwnedFd) -> u32 {
     let mut text = [0; SIGNATURE];
@@ -562,64 +591,4 @@ fn bind(address: IpAddr, link: &str, port: u16, recorded: Option<u16>) -> Result
         }
     }
     listen::bind(address, link, port)
-}
-
-impl Binder {
-    /// Needs a runtime.
-    pub(crate) fn new(way: Way) -> io::Result<Self> {
-        match way {
-            Way::Here(port) => Ok(Self::Here(port)),
-            Way::Parent(channel) => {
-                let channel = StdUnixStream::from(channel);
-                channel.set_nonblocking(true)?;
-                Ok(Self::Parent(UnixStream::from_std(channel)?))
-            }
-        }
-    }
-
-    /// The sockets of `address`.
-    pub(crate) async fn bind(&mut self, address: IpAddr, link: &str) -> Result<Bound, Errno> {
-        match self {
-            Self::Here(port) => listen::bind(address, link, *port),
-            Self::Parent(channel) => ask(channel, address, link).await,
-        }
-    }
-
-    /// Asks the parent to let a successor go on; this process ends by that.
-    pub(crate) async fn hand_over(&mut self) {
-        if let Self::Parent(channel) = self {
-            let _ = wish(channel, &Wish::HandOver).await;
-        }
-    }
-
-    /// They are needed no more. Returns when nobody has them: whoever removes a network finds its port free.
-    pub(crate) async fn close(&mut self, address: IpAddr) {
-        if let Self::Parent(channel) = self
-            && wish(channel, &Wish::Close { address }).await.is_ok()
-        {
-            let _ = answer(channel).await;
-        }
-    }
-}
-
-async fn ask(channel: &UnixStream, address: IpAddr, link: &str) -> Result<Bound, Errno> {
-    let lost = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    wish(channel, &Wish::Bind { address, link: link.into() }).await.map_err(lost)?;
-    match answer(channel).await.map_err(lost)? {
-        (Granted::Errno(errno), _) => Err(Errno::from_raw_os_error(errno)),
-        (Granted::Closed, _) => Err(Errno::BADMSG),
-        (Granted::Port(port), sockets) => {
-            let [udp, tcp] = <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Errno::BADMSG)?;
-            Ok(Bound { udp, tcp, port })
-        }
-    }
-}
-
-async fn answer(channel: &UnixStream) -> io::Result<(Granted, Vec<OwnedFd>)> {
-    let received = || receive(channel.as_fd(), RecvFlags::DONTWAIT);
-    channel.async_io(tokio::io::Interest::READABLE, received).await
-}
-
-async fn wish(channel: &UnixStream, wish: &Wish) -> io::Result<()> {
-    channel.async_io(tokio::io::Interest::WRITABLE, || send(channel.as_fd(), wish, &[])).await
 }

@@ -6,7 +6,8 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::net::UnixListener as StdUnixListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,20 +15,21 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{SockaddrIn, SockaddrIn6};
 use rustix::io::Errno;
-use tokio::net::UnixListener;
+use tokio::io::AsyncReadExt;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Mutex, Notify};
 use tokio::task::{JoinHandle, LocalSet};
 
+use crate::binder::{Binder, Way};
 use crate::control::{Attachment, Listening, Status};
 use crate::forward::{Answerer, Client, Forbidden, Forwarder, Question};
 use crate::listen::{Batch, Bound, is_own, link_index, link_name};
 use crate::resolv::{Watch, localhost_for_any, without_own};
-use crate::serve::{Binder, Way};
+use crate::share::Buckets;
 use crate::stream::Connections;
 use crate::table::{Asker, Attached, LOOPBACK_LINK};
-use crate::upstream::Buckets;
 use crate::watch::Watchers;
-use crate::{Asked, Endpoint, Known, Network, Reply, Resolv, Table, control, listen, stream};
+use crate::{Asked, Endpoint, Known, Network, Reply, Resolv, Table, askable, control, listen, stream};
 
 /// Error answers a second for each client, and at once (H2).
 const ERRORS: u32 = 100;
@@ -70,6 +72,8 @@ pub(crate) struct Start {
     pub(crate) resolv_conf: PathBuf,
     /// All that is on record: a [`Known`] in each line.
     pub(crate) table: File,
+    /// A byte from it says that a successor takes over.
+    pub(crate) orders: Option<OwnedFd>,
     pub(crate) way: Way,
 }
 
@@ -162,8 +166,19 @@ async fn serve(start: Start) -> io::Result<()> {
     server.fill(start.table).await?;
     drop(tokio::task::spawn_local(follow(Rc::clone(&server), watch, start.resolv_conf)));
     drop(tokio::task::spawn_local(control::serve(Rc::clone(&server), control, server.uid)));
+    if let Some(orders) = start.orders.map(StdUnixStream::from) {
+        orders.set_nonblocking(true)?;
+        drop(tokio::task::spawn_local(obey(Rc::clone(&server), UnixStream::from_std(orders)?)));
+    }
     server.until_unused().await;
     Ok(())
+}
+
+/// Lands when the parent says so.
+async fn obey(server: Rc<Server>, mut orders: UnixStream) {
+    if orders.read_u8().await.is_ok() {
+        server.hand_over().await;
+    }
 }
 
 /// Takes the host's servers anew whenever they may have changed (R1).
@@ -219,9 +234,8 @@ impl Server {
                 let servers = self.servers(&forward.upstreams);
                 let forbidden = forward.guarded.then(|| self.forbidden());
                 let (message, transport) = (asked.message, asked.transport);
-                let question = Question { message, transport, servers, client: client.clone(), forbidden };
-                let answer = self.forwarder.forward(question, later)?;
-                self.error(client, answer)
+                let question = Question { message, transport, servers, client, forbidden };
+                self.forwarder.forward(question, later)
             }
         }
     }
@@ -288,6 +302,7 @@ impl Server {
         }
         if let Some(endpoint) = endpoint {
             let known = self.table.borrow_mut().set_endpoint(&endpoint);
+            tell_of_unaskable(&endpoint);
             let Endpoint { network, container, ifname, names, addresses, .. } = endpoint;
             if !known {
                 return Err(Error::Endpoint { container, ifname });
@@ -344,19 +359,33 @@ impl Server {
         self.links.forget();
     }
 
-    /// Asks the parent for a successor. Nothing is taken any more, so that nothing is lost with us: what comes in
-    /// waits in the sockets, and what was forwarded or asked over TCP has a moment to come back.
+    /// Asks the parent for a successor, which tells the client at `stream` what comes of it.
+    pub(crate) async fn replace(&self, stream: UnixStream) {
+        let Ok(client) = stream.into_std().map(OwnedFd::from) else { return };
+        self.binder.lock().await.replace(client).await;
+    }
+
+    /// Lets a successor go on. Nothing is taken any more, so that nothing is lost with us: what comes in waits in the
+    /// sockets, and what was forwarded or asked over TCP has a moment to come back; then SERVFAIL is its answer.
     pub(crate) async fn hand_over(&self) {
         let mut binder = self.binder.lock().await;
         self.listeners.borrow_mut().clear();
         self.connections.land();
-        let landed = async {
-            while self.forwarder.status().0 > 0 || self.connections.count() > 0 {
-                tokio::time::sleep(LANDING / 100).await;
-            }
-        };
-        let _ = tokio::time::timeout(LANDING, landed).await;
+        let _ = tokio::time::timeout(LANDING, self.until_landed()).await;
+        self.forwarder.give_up();
+        // What was asked over TCP is written by its own task.
+        let _ = tokio::time::timeout(LANDING, self.until_landed()).await;
         binder.hand_over().await;
+    }
+
+    async fn until_landed(&self) {
+        let waits = || {
+            let (in_flight, waiting, _) = self.forwarder.status();
+            in_flight + waiting + self.connections.count() > 0
+        };
+        while waits() {
+            tokio::time::sleep(LANDING / 100).await;
+        }
     }
 
     /// Makes an endpoint or a whole network unknown. What is not there need not be removed.
@@ -482,7 +511,7 @@ impl Server {
 
     /// How it goes, but for the endpoints.
     pub(crate) fn status(&self) -> Status {
-        let (in_flight, unwell) = self.forwarder.status();
+        let (in_flight, waiting, unwell) = self.forwarder.status();
         let mut addresses: Vec<_> = self.listeners.borrow().keys().copied().collect();
         addresses.sort();
         Status {
@@ -490,6 +519,7 @@ impl Server {
             upstreams: self.servers(&[]),
             unwell,
             in_flight,
+            waiting,
             connections: self.connections.count(),
             watchers: self.watchers.count(),
             questions: self.counts.questions.get(),
@@ -518,6 +548,14 @@ fn client(container: Option<(Arc<str>, Arc<str>)>, from: IpAddr) -> Client {
 /// datagram of IPv4 with such an address from outside (fib_validate_source). Of IPv6 it does: that proves nothing (V5).
 fn is_host(asked: &Asked<'_>) -> bool {
     asked.from.is_ipv4() && is_own(asked.from)
+}
+
+/// N6: nobody finds who is called so, and that is said.
+fn tell_of_unaskable(endpoint: &Endpoint) {
+    let Endpoint { network, container, names, .. } = endpoint;
+    for name in names.iter().filter(|name| !askable(name)) {
+        tracing::warn!(network, container, name, "other containers cannot look this name up");
+    }
 }
 
 fn misplaced(endpoint: &Endpoint, other: String) -> Error {

@@ -132,7 +132,8 @@ impl Table {
             Some(Meaning::Host(addresses, zone_of(name, network)))
         });
         known.or_else(|| {
-            let (_, network) = name.split_once('.')?;
+            // A network called like a domain hides nothing of that: its names are found above, or outside.
+            let (_, network) = name.split_once('.').filter(|(_, network)| !network.contains('.'))?;
             self.is_network(network).then(|| Meaning::Unknown(zone_of(name, network)))
         })
     }

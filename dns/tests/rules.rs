@@ -636,3 +636,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn n9_a_network_called_like_a_domain_hides_nothing_of_it() {
+    let mut world = world();
+    world.table.set_network(network("example.io", &["172.21.0.1"], &["172.21.0.0/24"]));
+    world.table.set_endpoint(&endpoint("example.io", "c-shop", &["shop"], &["172.21.0.2"]));
+    let shop = ("172.21.0.2", "br-example.io");
+    assert_eq!(world.a(shop, "shop.example.io."), "172.21.0.2");
+    for name in ["www.example.io.", "example.io.", "a.b.example.io."] {
+        assert_eq!(world.a(shop, name), "forwarded", "{name}");
+    }
+    assert_eq!(world.a(WEB, "www.example.io."), "forwarded", "nor from other networks");
+    assert_eq!(world.a(WEB, "shop.example.io."), "forwarded");
+    assert_eq!(world.a(WEB, "nosuch.back."), "unknown", "a network of one label does");
+}

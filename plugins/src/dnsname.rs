@@ -1,6 +1,8 @@
 //! The plugin `dnsname`, with the keys of Podman's: containers of a list find one another by name. Here it is the same
 //! name server as for networks of `rnet`.
 
+use std::io::Write;
+
 use cni::{Args, CniResult, Plugin, Request};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
@@ -72,6 +74,9 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     record.bridge = Some(bridge);
     names.describe(&mut record);
     chained::add(&mut host, &mut record, |host, record| publish(host, record, &names, &gateways))?;
+    if gateways.is_empty() {
+        tell_of_no_gateway(&record);
+    }
     Ok(with_names(previous, &names, &gateways))
 }
 
@@ -111,13 +116,25 @@ fn parse(request: &Request<'_>) -> Result<Names, Error> {
     Names { rebinding_guard: config.rebinding_guard, ..names }.with_hostname(args.hostname())
 }
 
+/// As for Podman's, the container runs. Its name is known on other networks of those that are on this one; who is on no
+/// other has nobody to ask. Runtimes keep what a plugin says here.
+fn tell_of_no_gateway(record: &Record) {
+    let bridge = record.bridge.as_deref().unwrap_or_default();
+    let text = format!(
+        "warning: bridge {bridge:?} of network {:?} has no address: containers that are on no other network with names \
+         cannot look names up; hint: \"isGateway\": true for the plugin bridge\n",
+        record.network
+    );
+    // Nobody may be listening.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
 /// The addresses of the bridge that containers can ask at.
 fn addresses_of(host: &mut Host, bridge: &str) -> Result<Vec<IpNetwork>, Error> {
     let none = || Error::Config(Fault::NoBridge(bridge.to_owned()));
     let link = host.netlink.link(bridge)?.ok_or_else(none)?;
     let found = host.netlink.addresses(Some(link.index))?.into_iter().map(|found| found.address);
-    let global: Vec<_> = found.filter(is_global).collect();
-    if global.is_empty() { Err(none()) } else { Ok(global) }
+    Ok(found.filter(is_global).collect())
 }
 
 fn is_global(address: &IpNetwork) -> bool {
@@ -143,6 +160,7 @@ fn with_names(previous: CniResult, names: &Names, gateways: &[IpNetwork]) -> Cni
     let mut dns = previous.dns.clone();
     let own = gateways.iter().map(|gateway| gateway.ip().to_string());
     dns.nameservers = own.chain(dns.nameservers).collect();
-    dns.search.extend(names.domain.clone());
+    // Without a gateway nobody here answers for the domain: it would be asked for outside.
+    dns.search.extend(names.domain.clone().filter(|_| !gateways.is_empty()));
     CniResult { dns, ..previous }
 }

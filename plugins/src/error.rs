@@ -60,6 +60,18 @@ pub enum Error {
         /// Its own words, or the kernel's.
         said: String,
     },
+    /// There is a name server, and it does not answer.
+    #[error(
+        "the name server (process {pid}) does not answer within {} s: it was stopped, hangs, or this machine is \
+         overloaded; hint: kill -KILL {pid} (another takes its place at once)",
+        waited.as_secs()
+    )]
+    NameServerSilent {
+        /// The process that keeps its sockets.
+        pid: u32,
+        /// How long was waited.
+        waited: Duration,
+    },
     /// Records and locks.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -523,7 +535,7 @@ pub enum Fault {
     OneAddressPerFamily(cni::Version),
     /// An alias that nobody could ask for.
     #[error(
-        "alias {alias:?} on network {network:?} is no name: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+        "alias {alias:?} on network {network:?} is no name: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between, and not \"localhost\""
     )]
     Alias {
         /// The alias.
@@ -546,7 +558,7 @@ pub enum Fault {
     Server(String),
     /// dnsname after a plugin that made no bridge with an address.
     #[error(
-        "the first interface of prevResult, {0:?}, is no bridge with an address that containers could ask for names"
+        "the first interface of prevResult, {0:?}, is no link of this host: dnsname goes behind a plugin that makes a bridge"
     )]
     NoBridge(String),
     /// A fault in `runtimeConfig.portMappings`, as portmap reports it.
@@ -610,7 +622,7 @@ impl Error {
             }
             Error::TooFewDescriptors { .. } => code::IO_FAILURE,
             Error::NoAddress | Error::ResolvConf { .. } => code::INVALID_NETWORK_CONFIG,
-            Error::Names(_) | Error::NameServer { .. } => own::NAMES,
+            Error::Names(_) | Error::NameServer { .. } | Error::NameServerSilent { .. } => own::NAMES,
             Error::Check(_) => own::CHECK_FAILED,
             Error::Unsupported { .. } | Error::Condition { .. } => code::UNSUPPORTED_FIELD,
             Error::Config(_) => code::INVALID_NETWORK_CONFIG,

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use cni::Dns;
-use dns::{Endpoint, Known, Listening, Resolv, client, valid_name};
+use dns::{Endpoint, Known, Listening, Resolv, askable, client, valid_name};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use store::{LockName, Mode, Network, Record, Stage, Store, Zone};
@@ -112,17 +112,18 @@ impl Names {
 
     /// What the container is told: to ask the gateways, and to try the network's domain first (N3).
     pub fn resolver(&self, gateways: impl Iterator<Item = IpAddr>) -> Dns {
-        let further = if self.search.is_empty() {
-            Resolv::read(Path::new(RESOLV_CONF)).search
-        } else {
-            self.search.clone()
+        let host = match (self.search.is_empty(), self.options.is_empty()) {
+            (false, false) => Resolv::default(),
+            _ => Resolv::read(Path::new(RESOLV_CONF)),
         };
+        let pick = |own: &Vec<String>, hosts| if own.is_empty() { hosts } else { own.clone() };
+        let further = pick(&self.search, host.search);
         let mut search: Vec<String> = self.domain.clone().into_iter().collect();
         search.extend(further.into_iter().filter(|domain| Some(domain) != self.domain.as_ref()));
         Dns {
             nameservers: gateways.map(|gateway| gateway.to_string()).collect(),
             search,
-            options: self.options.clone(),
+            options: pick(&self.options, host.options),
             domain: None,
         }
     }
@@ -148,7 +149,7 @@ impl Names {
 /// The first one that nobody could ask for (N6).
 fn valid_aliases(network: &str, aliases: &Aliases) -> Result<Vec<String>, Error> {
     let aliases = aliases.get(network).cloned().unwrap_or_default();
-    match aliases.iter().find(|alias| !valid_name(alias)) {
+    match aliases.iter().find(|alias| !askable(alias)) {
         Some(bad) => Err(Error::Config(Fault::Alias { alias: bad.clone(), network: network.to_owned() })),
         None => Ok(aliases),
     }
@@ -162,6 +163,9 @@ pub fn announce(host: &mut Host, record: &Record, held: Held) -> Result<(), Erro
     let tell = || client::set(&socket, &told.0, Some(&told.1));
     let listening = match tell() {
         Err(absent) if absent.is_absent() => start(host, &socket).and_then(|()| Ok(tell()?))?,
+        Err(client::Error::Silent { pid, waited }) if pid != 0 => {
+            return Err(Error::NameServerSilent { pid, waited });
+        }
         other => other?,
     };
     let moved = moved(listening.iter());

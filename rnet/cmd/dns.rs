@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::ErrorKind;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use dns::{Control, Endpoint, Kept, Known, Serve, Status, client};
@@ -50,6 +51,22 @@ pub enum Verb {
     /// Waits for the end of a detached server, and then takes its place
     #[command(hide = true)]
     Guard,
+    /// Tries out what is installed, for a server that is to be replaced by it
+    #[command(hide = true)]
+    TryOut {
+        /// That server is detached
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Becomes the program of a file
+    #[command(hide = true)]
+    Become {
+        /// The file
+        file: PathBuf,
+        /// Its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
+    },
     /// Lets the ruleset send the questions of all networks to where a detached server takes them now
     #[command(hide = true)]
     Redirect,
@@ -67,19 +84,24 @@ const NAMES: [&str; 4] = ["NETWORK", "NAMES", "ADDRESSES", "CONTAINER"];
 
 /// Does it.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
-    match args.verb {
+    match &args.verb {
         Verb::Status => status(style),
         Verb::Log => log(),
         Verb::Watch => watch(style),
-        Verb::Serve { detach, resume: true, .. } => resume(detach),
+        Verb::Serve { detach, resume: true, .. } => resume(*detach),
         Verb::Serve { again: true, .. } => again(),
-        Verb::Serve { detach, .. } => serve(detach),
+        Verb::Serve { detach, .. } => serve(*detach),
         Verb::Restart => restart(),
         Verb::Worker { detach } => {
-            crate::log::start(detach);
+            crate::log::start(*detach);
             Ok(dns::work().map(|()| 0)?)
         }
         Verb::Guard => guard(),
+        Verb::TryOut { detach } => try_out(*detach),
+        Verb::Become { file, arguments } => {
+            let error = dns::become_program(file, arguments);
+            Err(error).with_context(|| format!("cannot execute {}", file.display()))
+        }
         Verb::Redirect => redirect(),
     }
 }
@@ -121,7 +143,7 @@ fn kept(paths: &Paths) -> Kept {
 fn running(paths: &Paths, pid: u32) -> anyhow::Result<()> {
     match client::ping(&paths.name_server()) {
         Err(error) if error.is_absent() => Err(Problem::NameServerSilent { pid }.into()),
-        other => Ok(other?),
+        other => found(other),
     }
 }
 
@@ -155,6 +177,17 @@ fn guard() -> anyhow::Result<u8> {
     Err(dns::guard(&arguments)).context("nobody can take the place of the name server, which has died")
 }
 
+/// Lets the installed file serve in a folder of its own. It knows nothing of what is on record there, and ends with us.
+fn try_out(detached: bool) -> anyhow::Result<u8> {
+    crate::log::start(detached);
+    let folder = Paths::new(netlink::cookie()?).run().join("trial");
+    let starter = ["dns", "become"].map(Into::into);
+    let successor = ["dns", "serve", "--resume"].map(Into::into);
+    let variables: Vec<_> = Paths::environment_below(&folder).collect();
+    dns::try_out(&folder, &starter, &successor, &variables)?;
+    Ok(0)
+}
+
 /// Returns at once: whoever starts it may be waited for by those who have the networks' locks.
 fn redirect() -> anyhow::Result<u8> {
     let paths = Paths::new(netlink::cookie()?);
@@ -172,7 +205,7 @@ fn redirect() -> anyhow::Result<u8> {
 fn restart() -> anyhow::Result<u8> {
     rights::require()?;
     match client::restart(&Paths::new(netlink::cookie()?).name_server()) {
-        Err(client::Error::NotReplaced) => Err(Problem::NotReplaced.into()),
+        Err(client::Error::NotReplaced { said }) => Err(Problem::NotReplaced { said }.into()),
         restarted => found(restarted).map(|()| 0),
     }
 }
@@ -199,6 +232,7 @@ fn watch(style: Style) -> anyhow::Result<u8> {
 fn found<T>(said: Result<T, client::Error>) -> anyhow::Result<T> {
     match said {
         Err(client::Error::NotThere { .. }) => Err(absent()?.into()),
+        Err(client::Error::Silent { pid, .. }) => Err(Problem::NameServerSilent { pid }.into()),
         other => Ok(other?),
     }
 }
@@ -232,6 +266,7 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths, detached: bool) -> R
         worker: Some(words(&["dns", "worker"])),
         // Whoever starts one in the foreground watches it.
         guardian: detached.then(|| ["dns", "guard"].map(Into::into).into()),
+        prover: words(&["dns", "try-out"]),
         successor: words(&["dns", "serve", "--resume"]),
         redirect: ["dns", "redirect"].map(Into::into).into(),
         load,
@@ -309,10 +344,11 @@ fn world(status: &Status) -> String {
 
 fn counters(status: &Status) -> String {
     format!(
-        "questions: {}, forwarded: {} ({} waiting), errors kept back: {}, connections: {}, pid: {}\n",
+        "questions: {}, forwarded: {} ({} in flight, {} waiting), errors kept back: {}, connections: {}, pid: {}\n",
         status.questions,
         status.forwarded,
         status.in_flight,
+        status.waiting,
         status.suppressed,
         status.connections,
         status.pid
@@ -353,7 +389,7 @@ mynet     web,www,4f2a9c001122   172.18.0.2   4f2a9c001122
 
 upstreams: 9.9.9.9, 192.0.2.1 (silent)
 
-questions: 12, forwarded: 3 (0 waiting), errors kept back: 0, connections: 0, pid: 4711
+questions: 12, forwarded: 3 (0 in flight, 0 waiting), errors kept back: 0, connections: 0, pid: 4711
 ";
         assert_eq!(text(&status), expected);
         assert!(text(&Status::default()).contains("upstreams: none (/etc/resolv.conf names no server)"));

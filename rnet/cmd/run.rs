@@ -73,6 +73,9 @@ pub struct Args {
 /// A name that others can ask for.
 fn network_alias(text: &str) -> Result<String, String> {
     let wrong = "parts of 1 to 63 letters, digits, - and _ are wanted, with dots between";
+    if dns::valid_name(text) && !dns::askable(text) {
+        return Err("localhost and all names below it are each container's own loopback".into());
+    }
     dns::valid_name(text).then(|| text.to_owned()).ok_or_else(|| wrong.into())
 }
 
@@ -290,6 +293,7 @@ fn attach(
         style
             .warn(format_args!("no network of {:?} has names, --network-alias has no effect", endpoint.name));
     }
+    warn_of_name(args, networks, style);
     make_netns(view, endpoint)?;
     // A new default network must not be given a subnet that `create` gives to another at this moment.
     let alone = networks.iter().any(Network::is_builtin);
@@ -300,6 +304,16 @@ fn attach(
         join(args, &network, &ports, view, endpoint)?;
     }
     Ok(write_files(args, view, endpoint)?)
+}
+
+fn warn_of_name(args: &Args, networks: &[Network], style: Style) {
+    let unaskable = args.name.as_ref().filter(|name| !dns::askable(name));
+    if let Some(name) = unaskable.filter(|_| networks.iter().any(Network::has_names)) {
+        style.warn(format_args!(
+            "no other container can look up the name {name:?}: parts of 1 to 63 letters, digits, - and _ are wanted, \
+             with dots between, and not localhost; --network-alias gives it another one"
+        ));
+    }
 }
 
 fn warn_of_ports(args: &Args, network: &str, style: Style) {

@@ -97,6 +97,12 @@ impl Paths {
         moved.into_iter().chain(trusted_env(BOOT_ID).map(|boot| (BOOT_ID, boot))).chain(user)
     }
 
+    /// The same for a program that is to have all its files below `root`.
+    pub fn environment_below(root: &Path) -> impl Iterator<Item = (&'static str, OsString)> {
+        let boot = trusted_env(BOOT_ID).map(|boot| (BOOT_ID, boot));
+        [(ROOT, root.to_owned().into())].into_iter().chain(boot)
+    }
+
     /// The name server's control socket, with its lock beside it.
     pub fn name_server(&self) -> PathBuf {
         self.run().join("locks/dns")

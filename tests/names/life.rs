@@ -175,12 +175,61 @@ fn a_server_that_was_stopped_is_named_with_what_to_type() {
     let (code, message) = scene.lab.cni("ADD", "rnet", &who, &mynet()).refusal();
 
     let expected = format!(
-        "cannot start the name server: the name server (process {server}) does not answer: it was stopped, or hangs; kill -KILL {server} "
+        "the name server (process {server}) does not answer within 10 s: it was stopped, hangs, or this machine is overloaded; hint: kill -KILL {server} "
     );
     assert!(code == NAMES && message.starts_with(&expected), "{message}");
     kill(server);
     wait_until("another server", || scene.processes().parent != server);
     assert_eq!(ask(&web, "web"), known(&[web_ip]));
+}
+
+/// As on a machine that has no time for it.
+#[test]
+fn an_add_waits_for_a_server_that_is_slow() {
+    let scene = Scene::new();
+    let (web, _, web_ip) = scene.member("web", &mynet());
+    let (worker, _) = scene.server();
+    let (_db, who) = scene.named("db");
+    signal(worker, Signal::STOP);
+
+    thread::scope(|scope| {
+        let adding = scope.spawn(|| scene.lab.cni("ADD", "rnet", &who, &mynet()));
+        thread::sleep(Duration::from_secs(8));
+        signal(worker, Signal::CONT);
+        let added = adding.join().unwrap().json();
+        assert_eq!(ask(&web, "db"), known(&[address(&added, false)]));
+    });
+
+    assert_eq!(scene.server().0, worker);
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+}
+
+/// G11. Options that cannot be read, with words of the client's in them.
+#[test]
+fn a_container_writes_nothing_into_the_log() {
+    let scene = Scene::new();
+    let (web, ..) = scene.member("web", &mynet());
+    let before = scene.command(&["dns", "log"]).stdout;
+    web.run(|| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        for n in 0..4000_u16 {
+            let [high, low] = n.to_be_bytes();
+            let mut question =
+                vec![high, low, 1, 0, 0, 1, 0, 0, 0, 0, 0, 1, 3, b'w', b'e', b'b', 0, 0, 1, 0, 1];
+            // An OPT record with one option, of this code.
+            question.extend([0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 14, 0, low % 20, 0, 10]);
+            question.extend(b"SECRETMARK");
+            socket.send_to(&question, at(GATEWAY)).unwrap();
+        }
+    })
+    .unwrap();
+    // The one among them may have been lost with so many others.
+    wait_until("an answer", || lookup(web.netns(), at(GATEWAY), "web", false, SOON).unwrap().is_some());
+
+    let log = scene.command(&["dns", "log"]).stdout;
+
+    assert!(!log.contains("SECRET") && !log.contains("83, 69, 67, 82"), "{}", &log[log.len() - 500..]);
+    assert!(log.len() < before.len() + 500, "{} of {}", log.len(), before.len());
 }
 
 #[test]
@@ -524,7 +573,7 @@ fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
 
     let restarted = scene.command(&["dns", "restart"]);
 
-    let expected = "error: the name server that ran before goes on: the program it was started from cannot be started again";
+    let expected = "error: the name server that ran before goes on: the program it was started from cannot be started again: ";
     assert!(restarted.status == 1 && restarted.stderr.starts_with(expected), "{restarted:?}");
     assert!(scene.command(&["dns", "log"]).stdout.contains("no other version can take over"));
     assert_eq!(ask(&web, "web"), known(&[web_ip]));

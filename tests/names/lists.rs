@@ -66,6 +66,62 @@ fn without_a_bridge_before_it_dnsname_says_what_is_missing() {
     assert_eq!(scene.status().status, 3, "nothing was started");
 }
 
+/// As with Podman's: the container runs. Who is on another network too, finds the names of this one there.
+#[test]
+fn a_bridge_without_a_gateway_has_names_for_those_who_can_ask_elsewhere() {
+    let scene = Scene::new();
+    let mut bare = list("bare", "10.8.0.0/24", "cni-podman2");
+    bare["plugins"][0]["isGateway"] = json!(false);
+    bare["plugins"][0]["ipMasq"] = json!(false);
+    bare["plugins"][0]["ipam"]["routes"] = json!([]);
+    let (_web, web_who) = scene.named("web");
+    let (db, db_who) = scene.named("db");
+    let expected = "warning: bridge \"cni-podman2\" of network \"bare\" has no address: ";
+    let add_bare = |who: &Who| {
+        let added = scene.lab.add_list(&bare, who);
+        assert!(added.status == 0 && added.stderr.starts_with(expected), "{added:?}");
+        serde_json::from_str::<Value>(&added.stdout).unwrap()
+    };
+
+    let result = add_bare(&web_who);
+    assert_eq!(result["dns"], json!({}), "nobody can be asked there");
+    scene.lab.check_list(&bare, &web_who, &result).silent();
+    scene.lab.add_list(&mylist(), &db_who).json();
+    assert_eq!(ask(&db, "web"), unknown());
+    let second = db_who.clone().ifname("eth1");
+    add_bare(&second);
+
+    assert_eq!(ask(&db, "web"), known(&[address(&result, false)]));
+    for (config, who) in [(&bare, &second), (&mylist(), &db_who), (&bare, &web_who)] {
+        scene.lab.del_list(config, who, None).silent();
+    }
+    scene.wait_for_its_end();
+}
+
+#[test]
+fn an_alias_that_means_the_loopback_is_refused() {
+    let scene = Scene::new();
+    for alias in ["localhost", "LocalHost", "db.localhost"] {
+        let (_web, who) = scene.named("web");
+        let mut bad = mylist();
+        bad["plugins"][2]["runtimeConfig"]["aliases"]["mynet"] = json!(["ok", alias]);
+        let (code, message) = scene.lab.add_list(&bad, &who).refusal();
+        assert!(code == FAULT && message.contains(&format!("{alias:?}")), "{message}");
+    }
+}
+
+#[test]
+fn a_name_that_nobody_can_ask_for_is_told() {
+    let scene = Scene::new();
+    let long = "x".repeat(64);
+    let (_web, who) = scene.named(&long);
+
+    scene.lab.add_list(&mylist(), &who).json();
+
+    let log = scene.command(&["dns", "log"]).stdout;
+    assert!(log.contains("other containers cannot look this name up") && log.contains(&long), "{log}");
+}
+
 #[test]
 fn a_bad_alias_is_an_error_that_names_it_and_leaves_nothing() {
     let scene = Scene::new();

@@ -7,4 +7,5 @@ mod common;
 mod life;
 mod lists;
 mod scene;
+mod upgrade;
 mod views;

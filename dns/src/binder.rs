@@ -1,0 +1,128 @@
+//! What a worker wants of its parent, which alone may bind: sockets, and a successor.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+use serde::{Deserialize, Serialize};
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use crate::channel::{receive, send};
+use crate::listen::{self, Bound};
+use crate::trial;
+
+/// What a worker wants of its parent.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Wish {
+    Bind {
+        address: IpAddr,
+        link: String,
+    },
+    Close {
+        address: IpAddr,
+    },
+    /// What is installed is to go on in the parent's place; with it comes the connection of whoever wants to know what
+    /// comes of it.
+    Replace,
+    /// Nothing is taken any more: the successor may begin.
+    HandOver,
+}
+
+/// The answer to [`Wish::Bind`] and [`Wish::Close`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Granted {
+    /// The sockets come with it.
+    Port(u16),
+    Errno(i32),
+    Closed,
+}
+
+/// Where sockets will come from, once there is a runtime.
+pub(crate) enum Way {
+    Here(u16),
+    Parent(OwnedFd),
+}
+
+/// Where sockets come from.
+pub(crate) enum Binder {
+    /// This process may bind them at this port.
+    Here(u16),
+    /// The parent does, at the other end.
+    Parent(UnixStream),
+}
+
+impl Binder {
+    /// Needs a runtime.
+    pub(crate) fn new(way: Way) -> io::Result<Self> {
+        match way {
+            Way::Here(port) => Ok(Self::Here(port)),
+            Way::Parent(channel) => {
+                let channel = StdUnixStream::from(channel);
+                channel.set_nonblocking(true)?;
+                Ok(Self::Parent(UnixStream::from_std(channel)?))
+            }
+        }
+    }
+
+    /// The sockets of `address`.
+    pub(crate) async fn bind(&mut self, address: IpAddr, link: &str) -> Result<Bound, Errno> {
+        match self {
+            Self::Here(port) => listen::bind(address, link, *port),
+            Self::Parent(channel) => ask(channel, address, link).await,
+        }
+    }
+
+    /// Asks the parent to let what is installed go on in its place, and to tell `client` what comes of it.
+    pub(crate) async fn replace(&mut self, client: OwnedFd) {
+        match self {
+            Self::Here(_) => trial::refuse(&client, "this server has no parent that could be replaced"),
+            Self::Parent(channel) => {
+                let handed = [client.as_fd()];
+                let wish = || send(channel.as_fd(), &Wish::Replace, &handed);
+                let _ = channel.async_io(Interest::WRITABLE, wish).await;
+            }
+        }
+    }
+
+    /// Tells the parent that a successor may go on; this process ends by that.
+    pub(crate) async fn hand_over(&mut self) {
+        if let Self::Parent(channel) = self {
+            let _ = wish(channel, &Wish::HandOver).await;
+        }
+    }
+
+    /// They are needed no more. Returns when nobody has them: whoever removes a network finds its port free.
+    pub(crate) async fn close(&mut self, address: IpAddr) {
+        if let Self::Parent(channel) = self
+            && wish(channel, &Wish::Close { address }).await.is_ok()
+        {
+            let _ = answer(channel).await;
+        }
+    }
+}
+
+async fn ask(channel: &UnixStream, address: IpAddr, link: &str) -> Result<Bound, Errno> {
+    let lost = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
+    wish(channel, &Wish::Bind { address, link: link.into() }).await.map_err(lost)?;
+    match answer(channel).await.map_err(lost)? {
+        (Granted::Errno(errno), _) => Err(Errno::from_raw_os_error(errno)),
+        (Granted::Closed, _) => Err(Errno::BADMSG),
+        (Granted::Port(port), sockets) => {
+            let [udp, tcp] = <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Errno::BADMSG)?;
+            Ok(Bound { udp, tcp, port })
+        }
+    }
+}
+
+async fn answer(channel: &UnixStream) -> io::Result<(Granted, Vec<OwnedFd>)> {
+    let received = || receive(channel.as_fd(), RecvFlags::DONTWAIT);
+    channel.async_io(Interest::READABLE, received).await
+}
+
+async fn wish(channel: &UnixStream, wish: &Wish) -> io::Result<()> {
+    channel.async_io(Interest::WRITABLE, || send(channel.as_fd(), wish, &[])).await
+}

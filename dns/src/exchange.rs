@@ -1,0 +1,145 @@
+//! One question to one server outside, and its answer.
+
+use std::cell::RefCell;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+
+use nix::sys::socket::{setsockopt, sockopt};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
+use tokio::net::{TcpStream, UdpSocket};
+
+use crate::message::is_reply_to;
+
+/// So many sockets are kept for the next questions, of each family.
+const MOST_IDLE: usize = 64;
+
+/// A socket in which more is left than this is not kept.
+const MOST_LEFT: usize = 64;
+
+/// Sockets for questions by datagram.
+pub(crate) struct Sockets {
+    /// Replies are received here, then copied: they may be long and seldom are.
+    scratch: RefCell<Box<[u8]>>,
+    /// Sockets whose reply has come, of IPv4 and IPv6.
+    idle: [RefCell<Vec<UdpSocket>>; 2],
+}
+
+impl Default for Sockets {
+    fn default() -> Self {
+        Self { scratch: RefCell::new(vec![0; 1 << 16].into()), idle: Default::default() }
+    }
+}
+
+impl Sockets {
+    /// A new random port for each query, which the kernel chooses (F6). Only `server` is heard.
+    pub(crate) async fn exchange(&self, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+        let socket = self.connected(server)?;
+        let send = || rustix::net::send(socket.as_fd(), query, SendFlags::DONTWAIT);
+        // An ICMP message about a kept socket's question before is told to the next who uses it, once.
+        send().or_else(|_| {
+            forget_errors(&socket);
+            send()
+        })?;
+        let reply = self.reply(&socket, query).await?;
+        self.keep(socket, server);
+        Ok(reply)
+    }
+
+    /// A socket that is given a port by being connected: a new one, or one that has lost its port.
+    fn connected(&self, server: SocketAddr) -> io::Result<UdpSocket> {
+        let mut idle = self.idle[usize::from(server.is_ipv6())].borrow_mut();
+        // Nothing can come to a socket without a port, but what was just coming when it lost it.
+        let socket =
+            std::iter::from_fn(|| idle.pop()).find(|socket| !has_received(socket) || is_emptied(socket));
+        drop(idle);
+        let socket = match socket {
+            Some(socket) => socket,
+            None => unconnected(server)?,
+        };
+        rustix::net::connect(socket.as_fd(), &server)?;
+        Ok(socket)
+    }
+
+    /// Keeps a socket for another question. It loses its port at once (udp_disconnect in the kernel); what has come besides
+    /// the answer is taken out: it would fill the socket, and the next question would lose its answer.
+    fn keep(&self, socket: UdpSocket, server: SocketAddr) {
+        let mut idle = self.idle[usize::from(server.is_ipv6())].borrow_mut();
+        if idle.len() < MOST_IDLE
+            && rustix::net::connect_unspec(socket.as_fd()).is_ok()
+            && is_emptied(&socket)
+        {
+            idle.push(socket);
+        }
+    }
+
+    async fn reply(&self, socket: &UdpSocket, query: &[u8]) -> io::Result<Vec<u8>> {
+        loop {
+            // An ICMP message makes a socket erroneous, not readable.
+            let ready = socket.ready(Interest::READABLE | Interest::ERROR).await?;
+            let interest = if ready.is_readable() { Interest::READABLE } else { Interest::ERROR };
+            let received = socket.try_io(interest, || {
+                let mut buffer = self.scratch.borrow_mut();
+                let (len, _) = rustix::net::recv(socket.as_fd(), &mut buffer[..], RecvFlags::DONTWAIT)?;
+                Ok(is_reply_to(&buffer[..len], query).then(|| buffer[..len].to_vec()))
+            });
+            match received {
+                Ok(Some(reply)) => return Ok(reply),
+                // Forged, or not for us: waiting goes on, and a flood of them stops nobody else.
+                Ok(None) => tokio::task::yield_now().await,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+fn unconnected(server: SocketAddr) -> io::Result<UdpSocket> {
+    let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
+    // Without it the kernel keeps to itself that a host or a network is unreachable, for that may pass (F2).
+    match server {
+        SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
+        SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
+    }
+    UdpSocket::from_std(socket.into())
+}
+
+/// Takes what ICMP messages have left in the socket's queue of errors.
+fn forget_errors(socket: &UdpSocket) {
+    let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
+    while rustix::net::recv(socket.as_fd(), &mut [0; 1][..], flags).is_ok() {}
+}
+
+/// Whether something has come. Asks tokio only, not the kernel.
+fn has_received(socket: &UdpSocket) -> bool {
+    socket.try_io(Interest::READABLE, || Ok(())).is_ok()
+}
+
+/// Takes out what lies in a socket that has no port; false if there is too much.
+fn is_emptied(socket: &UdpSocket) -> bool {
+    // Asks tokio only, not the kernel.
+    if socket.try_io(Interest::ERROR, || Ok(())).is_ok() {
+        forget_errors(socket);
+    }
+    let take = || Ok(rustix::net::recv(socket.as_fd(), &mut [0; 1][..], RecvFlags::DONTWAIT).map(drop)?);
+    let is_empty =
+        |taken: io::Result<()>| taken.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+    (0..MOST_LEFT).any(|_| is_empty(socket.try_io(Interest::READABLE, take)))
+}
+
+/// A question that came by TCP is asked by TCP (F1).
+pub(crate) async fn stream_exchange(server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = TcpStream::connect(server).await?;
+    let len = u16::try_from(query.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
+    stream.write_all(&[&len.to_be_bytes(), query].concat()).await?;
+    let len = stream.read_u16().await?;
+    let mut reply = vec![0; len.into()];
+    stream.read_exact(&mut reply).await?;
+    match is_reply_to(&reply, query) {
+        true => Ok(reply),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}

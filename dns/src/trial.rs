@@ -1,0 +1,258 @@
+//! What is installed must serve before it is given the sockets (G9): it is tried out beside us, with a socket, a folder and
+//! a network of its own, and asked a question. A file that crashes, hangs or is no program changes nothing.
+
+use std::ffi::{CString, OsStr, OsString};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, SendFlags};
+use serde::{Deserialize, Serialize};
+
+use crate::channel::{receive, send};
+use crate::control::{Response, Status, line_of};
+use crate::serve::{Control, Kept, spawn};
+use crate::{Endpoint, Network, client, handover};
+
+/// It must serve within this.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Who tries it out is waited for no longer than this.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// For each request and question: meanwhile it may have ended.
+const MOMENT: Duration = Duration::from_millis(100);
+
+/// Between two looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How a program for Linux begins (elf(5)).
+const MAGIC: [u8; 4] = *b"\x7fELF";
+
+/// The name that the trial's network has, and who is on it.
+const NAME: &str = "trial";
+
+/// A file as it was at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Proven {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+/// What came of a trial, or why it failed.
+type Verdict = Result<Proven, String>;
+
+/// A trial under way, as the server sees it.
+pub(crate) struct Trial {
+    channel: OwnedFd,
+    child: Child,
+    since: Instant,
+    /// Who wants the successor.
+    client: OwnedFd,
+}
+
+impl Trial {
+    /// Lets a process of our own version, called with `arguments`, try out what is installed.
+    pub(crate) fn begin(arguments: &[OsString], client: OwnedFd) -> Option<Self> {
+        match spawn(arguments) {
+            Ok((channel, child)) => Some(Self { channel, child, since: Instant::now(), client }),
+            Err(error) => {
+                refuse(&client, &format!("nothing can be tried out: {error}"));
+                None
+            }
+        }
+    }
+
+    /// When to wait for it no longer.
+    pub(crate) fn end(&self) -> Instant {
+        self.since + LONGEST
+    }
+
+    /// Its verdict, and who wants to know. To be called when there is something to read, or at its end.
+    pub(crate) fn verdict(mut self) -> (Verdict, OwnedFd) {
+        let received = receive::<Verdict>(self.channel.as_fd(), RecvFlags::DONTWAIT);
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        let gone = |_| Err("who tried it out has not come back".to_owned());
+        (received.map_or_else(gone, |(verdict, _)| verdict), self.client)
+    }
+}
+
+impl AsFd for Trial {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
+    }
+}
+
+/// Tells who wanted a successor that there is none.
+pub(crate) fn refuse(client: &OwnedFd, why: &str) {
+    tracing::error!(why, "no other version can take over: this one goes on");
+    tell(client, &Response::Error(why.to_owned()));
+}
+
+/// Tells who wanted a successor that there will be one: when another process answers than this one.
+pub(crate) fn promise(client: &OwnedFd, status: Status) {
+    tell(client, &Response::Ok(Some(status)));
+}
+
+fn tell(client: &OwnedFd, response: &Response) {
+    if let Ok(line) = line_of(response) {
+        // Whoever does not listen any more need not be told.
+        let _ = rustix::net::send(client, &line, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+    }
+}
+
+impl Proven {
+    fn of(path: &Path) -> io::Result<Self> {
+        let found = fs::metadata(path)?;
+        let (device, inode, size) = (found.dev(), found.ino(), found.size());
+        Ok(Self { path: path.into(), device, inode, size, changed: (found.ctime(), found.ctime_nsec()) })
+    }
+
+    /// Becomes that program, if its file is still what was tried out. Returns only if that cannot be.
+    pub(crate) fn become_it(&self, arguments: &[OsString]) -> io::Error {
+        match Self::of(&self.path) {
+            Ok(now) if now == *self => become_program(&self.path, arguments),
+            Ok(_) => io::Error::other(format!("{} has changed since it was tried out", self.path.display())),
+            Err(error) => error,
+        }
+    }
+}
+
+/// Becomes the program at `path`. Returns only if that cannot be.
+///
+/// exec(3) hands a file that is no program to a shell; execve(2), called here, does not.
+pub fn become_program(path: &Path, arguments: &[OsString]) -> io::Error {
+    let c_string = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
+    let words = [OsStr::new("rnet")].into_iter().chain(arguments.iter().map(OsString::as_os_str));
+    let words: Vec<CString> = words.map(c_string).collect();
+    let variable = |(name, value): (OsString, OsString)| {
+        c_string(OsStr::from_bytes(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
+    };
+    let environment: Vec<CString> = std::env::vars_os().map(variable).collect();
+    let Err(errno) = nix::unistd::execve(&c_string(path.as_os_str()), &words, &environment);
+    errno.into()
+}
+
+/// Tries out what is installed, in `folder`, which is made for it, and tells the server at standard input what came of
+/// it. `starter` are the arguments with which this executable calls [`become_program`], before the file's name and
+/// `arguments`; `variables` lead the other version to the folder.
+///
+/// # Errors
+/// There is no server at standard input.
+pub fn try_out(
+    folder: &Path,
+    starter: &[OsString],
+    arguments: &[OsString],
+    variables: &[(&str, OsString)],
+) -> io::Result<()> {
+    let verdict = handover::program().and_then(|path| {
+        let before = Proven::of(&path)?;
+        is_program(&path)?;
+        let _ = fs::remove_dir_all(folder);
+        DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let tried = serve_in(folder, starter, &path, arguments, variables);
+        let _ = fs::remove_dir_all(folder);
+        tried.map(|()| before)
+    });
+    let verdict: Verdict = verdict.map_err(|error| error.to_string());
+    send(io::stdin().as_fd(), &verdict, &[])
+}
+
+fn is_program(path: &Path) -> io::Result<()> {
+    let mut begin = [0; MAGIC.len()];
+    let read = File::open(path)?.read_exact(&mut begin);
+    match read {
+        Ok(()) if begin == MAGIC => Ok(()),
+        _ => Err(io::Error::other(format!("{} is no program for Linux", path.display()))),
+    }
+}
+
+fn serve_in(
+    folder: &Path,
+    starter: &[OsString],
+    path: &Path,
+    arguments: &[OsString],
+    variables: &[(&str, OsString)],
+) -> io::Result<()> {
+    let socket = folder.join("control");
+    let control = Control::open(&socket).map_err(io::Error::other)?;
+    let (_ours, handed) = handover::prepare(&control, &Kept::default())?;
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("rnet").args(starter).arg(path).args(arguments).current_dir("/");
+    command.envs(variables.iter().map(|(name, value)| (name, value)));
+    command.stdin(handed).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn()?;
+    let tried = until_it_serves(&mut child, &socket, path);
+    // Its worker ends with it.
+    let _ = child.kill();
+    let _ = child.wait();
+    tried
+}
+
+fn until_it_serves(child: &mut Child, socket: &Path, path: &Path) -> io::Result<()> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            let path = path.display();
+            return Err(io::Error::other(format!("{path} was tried out and ended ({status})")));
+        }
+        if serves(socket) {
+            return Ok(());
+        }
+        if Instant::now() > end {
+            let (path, waited) = (path.display(), PATIENCE.as_secs());
+            return Err(io::Error::other(format!(
+                "{path} was tried out and did not serve within {waited} s"
+            )));
+        }
+        std::thread::sleep(PAUSE);
+    }
+}
+
+/// Whether it takes a network and answers a question for it.
+fn serves(socket: &Path) -> bool {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    // An address of the loopback's that hardly anybody else listens at; if somebody does, it takes another port.
+    let (gateway, member) = (Ipv4Addr::new(127, 83, high, low), Ipv4Addr::new(192, 0, 2, 1));
+    let network = Network {
+        name: NAME.into(),
+        bridge: "lo".into(),
+        gateways: vec![gateway.into()],
+        ..Network::default()
+    };
+    let endpoint = Endpoint {
+        network: NAME.into(),
+        container: NAME.into(),
+        ifname: "eth0".into(),
+        names: vec![NAME.into()],
+        addresses: vec![member.into()],
+        ..Endpoint::default()
+    };
+    let listening = client::set_within(socket, &network, &endpoint, MOMENT).unwrap_or_default();
+    listening.first().is_some_and(|listening| answers(gateway.into(), listening.port, member))
+}
+
+/// Whether the address of [`NAME`] is known there. Where the loopback is down nothing can be asked, and it counts that
+/// the server listens.
+fn answers(gateway: IpAddr, port: u16, member: Ipv4Addr) -> bool {
+    let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05trial\x00\x00\x01\x00\x01";
+    let to = SocketAddr::new(gateway, port);
+    let Ok(socket) = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)) else { return true };
+    if socket.set_read_timeout(Some(MOMENT)).and_then(|()| socket.send_to(question, to)).is_err() {
+        return true;
+    }
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer).unwrap_or_default();
+    answer[..length].ends_with(&member.octets())
+}
