@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use cni::conflist::{self, List};
-use cni::{Dns, fold};
+use cni::{Dns, Version, fold};
 use ipam::HostLocal;
 use ipnetwork::IpNetwork;
 use rustix::fs::{AtFlags, Mode, OFlags};
@@ -57,6 +57,8 @@ pub struct Wanted {
     pub mtu: Option<u32>,
     /// The standard plugins instead of `rnet`.
     pub chain: bool,
+    /// The highest version that all plugins have.
+    pub version: Version,
     /// A name gets the addresses that it had before.
     pub sticky: bool,
     /// Containers find one another by name.
@@ -161,15 +163,32 @@ impl Network {
         types.flatten().filter(|kind| !kind.is_empty()).collect()
     }
 
-    /// Those of them that rnet has to find as files: other people's, and the IPAM plugin of `bridge` and others,
-    /// which is looked for in CNI_PATH whoever's it is.
+    /// Those of them that rnet has to find as files. What it has itself runs in its own process, except below a plugin
+    /// of another's, which looks for its IPAM plugin in CNI_PATH.
     pub fn executed_types(&self) -> Vec<&str> {
         let types = self.plugins_and_ipam().flat_map(|(plugin, ipam)| {
             let foreign = Some(plugin).filter(|kind| plugins::find(kind).is_none());
-            let delegated = ipam.filter(|kind| !(plugin == "rnet" && *kind == "rnet"));
+            let delegated = ipam.filter(|kind| foreign.is_some() || plugins::find(kind).is_none());
             [foreign, delegated]
         });
         types.flatten().filter(|kind| !kind.is_empty()).collect()
+    }
+
+    /// The same network in the highest version of those that it declares and that all of `common` have; unchanged if
+    /// there is none.
+    pub fn in_common(&self, common: &[Version]) -> Result<Network, cni::Error> {
+        let Some(object) = self.list.raw.as_object() else { return Ok(self.clone()) };
+        let listed = fold::member(object, "cniVersions").and_then(Value::as_array).into_iter().flatten();
+        let declared = listed.chain(fold::member(object, "cniVersion")).filter_map(Value::as_str);
+        let declared = declared.filter_map(|text| text.parse::<Version>().ok());
+        let Some(version) = declared.filter(|version| common.contains(version)).max() else {
+            return Ok(self.clone());
+        };
+        let mut raw = object.clone();
+        raw.retain(|key, _| !["cniversion", "cniversions"].contains(&key.to_ascii_lowercase().as_str()));
+        raw.insert("cniVersion".into(), json!(version.as_str()));
+        let list = List::parse(Value::Object(raw).to_string().as_bytes())?;
+        Ok(Network { list, ..self.clone() })
     }
 
     fn plugins_and_ipam(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
@@ -203,9 +222,11 @@ impl Wanted {
     /// The document of the definition.
     pub fn conflist(&self) -> Value {
         let plugins = if self.chain { self.chain() } else { vec![self.rnet()] };
+        let versions = [Version::V0_4_0, Version::V1_0_0, Version::V1_1_0].into_iter();
+        let versions: Vec<_> = versions.filter(|it| *it <= self.version).map(Version::as_str).collect();
         json!({
-            "cniVersion": "1.0.0",
-            "cniVersions": ["0.4.0", "1.0.0", "1.1.0"],
+            "cniVersion": self.version.min(Version::V1_0_0).as_str(),
+            "cniVersions": versions,
             "name": self.name,
             "plugins": plugins,
         })
@@ -403,6 +424,7 @@ pub fn default_network(subnet: IpNetwork) -> anyhow::Result<Network> {
         subnets: vec![Subnet::of(subnet)],
         mtu: None,
         chain: false,
+        version: Version::LATEST,
         sticky: false,
         names: false,
         dns: Dns::default(),
@@ -498,6 +520,7 @@ mod tests {
             subnets,
             mtu: None,
             chain,
+            version: Version::LATEST,
             sticky: true,
             names: false,
             dns: Dns::default(),
@@ -662,7 +685,7 @@ mod tests {
         let raw = wanted("10.9.0.0/24", true).conflist();
         let network = network_of(&raw).unwrap();
         assert_eq!(network.plugin_types(), ["bridge", "host-local", "portmap"]);
-        assert_eq!(network.executed_types(), ["host-local"]);
+        assert_eq!(network.executed_types(), [""; 0], "rnet has it");
         let own = default_network("172.18.0.0/16".parse().unwrap()).unwrap();
         assert_eq!((own.plugin_types(), own.executed_types()), (vec!["rnet"], vec![]));
     }

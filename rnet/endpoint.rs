@@ -161,7 +161,12 @@ impl Endpoints {
         if let Some(error) = failed {
             return Err(error);
         }
-        found.as_ref().map_or(Ok(()), |found| self.remember(found))?;
+        self.discard(endpoint)
+    }
+
+    /// Removes namespace and files of an endpoint, whatever else is left of it.
+    pub fn discard(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
+        self.load(&endpoint.id).map_or(Ok(()), |found| self.remember(&found))?;
         let dir = self.path(&endpoint.id);
         unpin(&dir.join("netns"))?;
         match fs::remove_dir_all(&dir) {

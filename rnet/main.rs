@@ -34,6 +34,7 @@ mod subnets;
 mod supervisor;
 mod table;
 mod usage;
+mod versions;
 mod view;
 mod watched;
 

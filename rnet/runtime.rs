@@ -8,6 +8,7 @@ use serde_json::Value;
 use store::Paths;
 
 use crate::definitions::Network;
+use crate::versions;
 
 /// Where runtimes look for plugins.
 pub const PLUGIN_FOLDERS: [&str; 3] = ["/opt/cni/bin", "/usr/lib/cni", "/usr/libexec/cni"];
@@ -33,6 +34,16 @@ impl Runtime {
             delegate::find(kind, &self.path)?;
         }
         Ok(())
+    }
+
+    /// The network in a version that the plugins of others have too, which rnet has to execute.
+    pub fn fit(&self, network: &Network) -> Result<Network, cni::Error> {
+        let executed = network.executed_types();
+        if executed.is_empty() {
+            return Ok(network.clone());
+        }
+        let files = executed.iter().map(|kind| delegate::find(kind, &self.path));
+        network.in_common(&versions::common(files.filter_map(Result::ok)))
     }
 
     /// Attaches; what failed is undone by DEL of the whole list.
@@ -67,7 +78,7 @@ impl Runtime {
         verb: Verb,
         config: &Value,
     ) -> Result<Option<Value>, cni::Error> {
-        let call = attachment.call(verb, self.path.clone());
+        let call = cni::Call { own_delegates: true, ..attachment.call(verb, self.path.clone()) };
         let Some(plugin) = plugins::find(kind) else {
             return delegate::exec(&delegate::find(kind, &self.path)?, &call, verb, config);
         };

@@ -254,6 +254,7 @@ mod tests {
             args: "x;K=V;MAC=02:00:00:00:00:01;".to_owned(),
             path: Vec::new(),
             netns_override: false,
+            own_delegates: false,
         };
         assert_eq!(Args::of(&call(Verb::Del), &[]).unwrap().mac(), Some("02:00:00:00:00:01"));
         assert!(Args::of(&call(Verb::Add), &[]).is_err());

@@ -106,6 +106,9 @@ pub struct Call {
     pub path: Vec<PathBuf>,
     /// CNI_NETNS_OVERRIDE: the namespace may be the plugin's own.
     pub netns_override: bool,
+    /// An IPAM plugin that this program has runs in this process, whatever CNI_PATH leads to. Not of the environment:
+    /// only a caller in this program asks for it.
+    pub own_delegates: bool,
 }
 
 impl Call {
@@ -128,6 +131,7 @@ impl Call {
             args: text(env, "CNI_ARGS"),
             path: folders(&env.var("CNI_PATH").unwrap_or_default()),
             netns_override: is_true(&text(env, "CNI_NETNS_OVERRIDE")),
+            own_delegates: false,
         }
     }
 
@@ -231,6 +235,7 @@ mod tests {
             args: "K=V".to_owned(),
             path: vec![PathBuf::from("/opt/cni/bin"), PathBuf::from("/usr/lib/cni")],
             netns_override: true,
+            own_delegates: false,
         };
         assert_eq!(call, expected);
     }

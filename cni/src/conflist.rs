@@ -99,6 +99,7 @@ impl Attachment {
             args: args.join(";"),
             path,
             netns_override: false,
+            own_delegates: false,
         }
     }
 

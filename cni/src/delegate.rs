@@ -163,6 +163,7 @@ mod tests {
             args: "K=V".to_owned(),
             path: vec![PathBuf::from("/a"), PathBuf::from("/b")],
             netns_override: true,
+            own_delegates: false,
         }
     }
 

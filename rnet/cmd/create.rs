@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::net::IpAddr;
 
-use cni::Dns;
+use cni::{Dns, Version};
 use dns::valid_name;
 use ipnetwork::IpNetwork;
 use store::Paths;
@@ -15,7 +15,7 @@ use crate::runtime::{missing_plugins, runtime_reads_definitions};
 use crate::state::State;
 use crate::subnets::{self, Owner, Taken, first_overlap, lowest_free};
 use crate::view::View;
-use crate::{definitions, rights};
+use crate::{definitions, rights, versions};
 
 /// What can be given.
 #[derive(Debug, Default, clap::Args)]
@@ -112,16 +112,20 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let subnets = asked.subnets(&taken, style)?;
     warn_of_hidden_names(args, &name, style);
     warn_of_changed_uplinks(&mut view, &subnets, style)?;
-    let wanted = Wanted {
+    let mut wanted = Wanted {
         name,
         subnets,
         mtu: args.mtu,
         chain: args.chain,
+        version: Version::LATEST,
         sticky: !args.no_sticky,
         names: !args.no_dns,
         dns: asked.dns,
         rebinding_guard: args.dns_rebinding_guard,
     };
+    let network = definitions::network_of(&wanted.conflist())?;
+    let common = versions::of_runtimes(&network.plugin_types(), view.host.store.paths());
+    wanted.version = common.into_iter().max().unwrap_or(Version::LATEST);
     view.definitions.write(&wanted)?;
     drop(lock);
     told(&wanted, view.host.store.paths(), style)
@@ -514,6 +518,7 @@ mod tests {
                 subnets: Vec::new(),
                 mtu: None,
                 chain: false,
+                version: Version::LATEST,
                 sticky: true,
                 names: false,
                 dns: Dns::default(),

@@ -42,10 +42,10 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     rights::require()?;
     let mut view = View::open("rm")?;
     view.endpoints.sweep(style)?;
-    super::each(&args.names, style, |word| remove(word, args, &mut view))
+    super::each(&args.names, style, |word| remove(word, args, &mut view, style))
 }
 
-fn remove(word: &str, args: &Args, view: &mut View) -> anyhow::Result<Option<Done>> {
+fn remove(word: &str, args: &Args, view: &mut View, style: Style) -> anyhow::Result<Option<Done>> {
     if names::RESERVED.contains(&word) && args.kind != Some(Kind::Endpoint) {
         return Err(Problem::Predefined { name: word.to_owned() }.into());
     }
@@ -55,7 +55,7 @@ fn remove(word: &str, args: &Args, view: &mut View) -> anyhow::Result<Option<Don
             remove_network(network, args, view).map(|()| Some(Done::network(network)))
         }
         Ok(Thing::Endpoint(container)) => {
-            remove_endpoint(container, args, view)?;
+            remove_endpoint(container, args, view, style)?;
             Ok(Some(Done::endpoint(&container.id, &container.name)))
         }
         Ok(Thing::Ended(ended)) => {
@@ -90,9 +90,25 @@ fn remove_network(network: &Network, args: &Args, view: &mut View) -> anyhow::Re
         refuse_users(network, view)?;
         runtime.gc(&network.list, true)?;
     }
+    remove_bridge(network, view)?;
     forget_leases(network, view)?;
     if network.file.is_some() {
         view.definitions.remove(&network.name)?;
+    }
+    Ok(())
+}
+
+/// The plugin `bridge` leaves its bridge, as upstream's does; that of a network which rnet made goes with the network, and
+/// the address and the routes with it. One that bears another name, or has other ports, belongs to more than this network.
+fn remove_bridge(network: &Network, view: &mut View) -> anyhow::Result<()> {
+    let name = plugins::default_bridge(&network.name);
+    if network.kind() != "bridge" || network.bridge().as_ref() != Some(&name) {
+        return Ok(());
+    }
+    let Some(bridge) = view.host.netlink.link(&name)? else { return Ok(()) };
+    let has_ports = view.host.netlink.links()?.iter().any(|link| link.master == Some(bridge.index));
+    if bridge.kind.as_deref() == Some("bridge") && !has_ports {
+        netlink::delete_link(bridge.index, &[], true)?;
     }
     Ok(())
 }
@@ -169,14 +185,21 @@ fn remove_folder(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// Nothing is remembered of an endpoint that is removed.
-fn remove_endpoint(container: &Container, args: &Args, view: &View) -> anyhow::Result<()> {
+fn remove_endpoint(container: &Container, args: &Args, view: &View, style: Style) -> anyhow::Result<()> {
     let endpoint = container.endpoint.as_ref().ok_or_else(|| not_ours(container, Action::Remove))?;
     match endpoint.running() {
         Some(process) if !args.force => {
             Err(Problem::EndpointRuns { name: container.name.clone(), pid: process.pid }.into())
         }
         _ => {
-            stop::end(endpoint, Duration::ZERO, &view.endpoints)?;
+            match stop::end(endpoint, Duration::ZERO, &view.endpoints) {
+                // What a plugin refuses must not keep a name, a namespace and their files for ever.
+                Err(error) if args.force && endpoint.running().is_none() => {
+                    style.warn(format_args!("not all of endpoint {:?} is removed: {error:#}", endpoint.name));
+                    view.endpoints.discard(endpoint)?;
+                }
+                other => other?,
+            }
             Ok(view.endpoints.ended.forget(&endpoint.id)?)
         }
     }

@@ -356,6 +356,7 @@ fn join(
     view: &mut View,
     endpoint: &mut Endpoint,
 ) -> anyhow::Result<()> {
+    let network = &Runtime::new().fit(network)?;
     let mut joined = Joined {
         network: network.name.clone(),
         ifname: format!("eth{}", endpoint.joined.len()),

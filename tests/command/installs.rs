@@ -3,13 +3,12 @@
 use super::Lab;
 
 #[test]
-fn a_chain_of_standard_plugins_works_once_they_are_installed() {
+fn a_chain_of_standard_plugins_works_before_and_after_they_are_installed() {
     let lab = Lab::new();
     assert_eq!(lab.ok("create --chain --subnet 10.9.0.0/24 lab"), "lab\n");
-    let missing = lab.rnet("run --net lab true");
-    assert!(
-        missing.exit == 125 && missing.stderr.ends_with(" hint: rnet install /opt/cni/bin\n"),
-        "{missing:?}"
+    assert_eq!(
+        lab.ok("run --net lab ip -o -4 addr show eth0").split_whitespace().nth(3),
+        Some("10.9.0.2/24")
     );
 
     let links = lab.ok(&format!("install {}", lab.plugins().display()));
@@ -19,11 +18,16 @@ fn a_chain_of_standard_plugins_works_once_they_are_installed() {
 
     lab.ok("run -d --name web --net lab -p 8080:80 sleep 1000");
     let ps = lab.ok("ps");
-    assert!(ps.contains("web        lab   10.9.0.2   02:42:0a:09:00:02   0.0.0.0:8080->80"), "{ps}");
+    assert!(ps.contains("web        lab   10.9.0.3   02:42:0a:09:00:03   0.0.0.0:8080->80"), "{ps}");
     assert!(lab.ok("ls").contains("rnet-lab   1           ok"));
     lab.ok("stop web");
     lab.nobody_is_left();
+    assert!(
+        lab.on_host("ip -o link").contains("rnet-lab"),
+        "as upstream's, the bridge stays for the next container"
+    );
     assert_eq!(lab.ok("rm lab"), "lab\n");
+    assert!(!lab.on_host("ip -o link; ip route").contains("rnet-lab"));
     let removed = lab.ok(&format!("install --uninstall {}", lab.plugins().display()));
     assert_eq!(removed, links);
     assert_eq!(std::fs::read_dir(lab.plugins()).unwrap().count(), 0);
@@ -209,4 +213,60 @@ fn an_install_that_is_killed_loses_nothing() {
             .count(),
         0
     );
+}
+
+/// A plugin that knows the versions up to 1.0.0, as Debian's, and does not work.
+const OLD: &str = "#!/bin/sh
+case $CNI_COMMAND in
+VERSION) echo '{\"cniVersion\":\"1.0.0\",\"supportedVersions\":[\"0.3.1\",\"0.4.0\",\"1.0.0\"]}' ;;
+*) echo '{\"code\": 1, \"msg\": \"incompatible CNI versions\"}'; exit 1 ;;
+esac
+";
+
+fn put_program(lab: &Lab, name: &str, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::create_dir_all(lab.plugins()).unwrap();
+    let file = lab.plugins().join(name);
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_chain_is_written_for_the_plugins_that_runtimes_find_and_run_by_rnets_own() {
+    let lab = Lab::new();
+    ["bridge", "host-local", "portmap"].iter().for_each(|name| put_program(&lab, name, OLD));
+
+    lab.ok("create --chain --subnet 10.9.0.0/24 lab");
+
+    let file = lab.host.root().join("etc/cni/net.d/rnet-lab.conflist");
+    let list: serde_json::Value = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
+    assert_eq!(list["cniVersion"], "1.0.0");
+    assert_eq!(list["cniVersions"], serde_json::json!(["0.4.0", "1.0.0"]));
+    assert!(lab.ok("run --net lab -p 8080:80 ip -o -4 addr show eth0").contains("10.9.0.2/24"));
+    lab.nobody_is_left();
+    assert_eq!(lab.ok("rm lab"), "lab\n");
+}
+
+/// A list whose last plugin is another's: it knows no 1.1.0, passes the result on, and cannot delete.
+#[test]
+fn what_a_plugin_of_anothers_cannot_delete_goes_by_force() {
+    let lab = Lab::new();
+    let grumpy = OLD.replace("*)", "ADD) sed 's/.*\"prevResult\"://; s/}$//; s/,\"type\":.*//' ;;\n*)");
+    put_program(&lab, "grumpy", &grumpy);
+    let list = serde_json::json!({"cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"], "name": "lab", "plugins": [
+        {"type": "bridge", "bridge": "br1", "isGateway": true, "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.9.0.0/24"}]]}},
+        {"type": "grumpy"},
+    ]});
+    put(&lab, "etc/cni/net.d/lab.conflist", &list.to_string());
+    let run = lab.rnet("run -d --name web --net lab sleep 1000");
+    assert_eq!(run.exit, 0, "{run:?}");
+
+    let stopped = lab.rnet("stop -t 0 web");
+    assert!(stopped.stderr.contains("incompatible CNI versions"), "{stopped:?}");
+    let forced = lab.rnet("rm -f web");
+
+    assert_eq!((forced.exit, forced.stdout.as_str()), (0, "web\n"), "{forced:?}");
+    assert!(forced.stderr.contains("not all of endpoint \"web\" is removed: "), "{forced:?}");
+    lab.nobody_is_left();
+    assert!(!lab.ok("ps").contains("web"));
 }

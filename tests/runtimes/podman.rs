@@ -30,6 +30,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         ("a_port_of_one_host_address_stays_there", port_of_one_address),
         ("outbound_is_masqueraded_and_clients_keep_their_address", masquerade),
         ("ip_and_mac_can_be_chosen", chosen_ip_and_mac),
+        ("an_ip_range_at_the_end_of_the_subnet_works", range_at_the_end),
         ("an_address_in_use_is_refused_without_harm", address_in_use),
         ("a_second_network_is_eth1", second_network),
         ("two_networks_are_parted_as_configured", two_networks),
@@ -132,6 +133,33 @@ pub fn environment<'a>(setup: &Setup, program: Program<'a>) -> Program<'a> {
     program
         .env("CONTAINERS_CONF", setup.dir.join("containers.conf"))
         .env("CONTAINERS_STORAGE_CONF", setup.dir.join("storage.conf"))
+}
+
+/// podman writes the broadcast address as the range's end.
+fn range_at_the_end(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
+    let lab = Lab::new(setup)?;
+    let podman = Podman { lab: &lab };
+    podman.call(&["network", "create", "--subnet", "10.89.9.0/29", "--ip-range", "10.89.9.4/30", "edge"])?;
+    let file = Path::new(NETWORKS).join("edge.conflist");
+    let mut list: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
+    ensure!(
+        list.to_string().contains("10.89.9.7"),
+        "podman does not write the broadcast address any more: {list}"
+    );
+    // Of the plugins that podman writes, those that rnet has.
+    let plugins = list["plugins"].as_array_mut().context("a list has plugins")?;
+    plugins.retain(|plugin| ["bridge", "portmap"].map(Value::from).contains(&plugin["type"]));
+    fs::write(&file, list.to_string())?;
+    for (name, address) in [("a", [10, 89, 9, 4]), ("b", [10, 89, 9, 5]), ("c", [10, 89, 9, 6])] {
+        let found = podman.run(name, "edge", &[])?.address;
+        ensure!(found == std::net::Ipv4Addr::from(address), "{name} got {found}");
+    }
+    let full = podman.run("d", "edge", &[]).err().map(|error| format!("{error:#}")).unwrap_or_default();
+    ensure!(
+        full.contains("no IP addresses available in range set: 10.89.9.4-10.89.9.7"),
+        "the fourth: {full}"
+    );
+    Ok(())
 }
 
 fn gets_address(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
