@@ -15,8 +15,8 @@ use crate::site::{Member, Network, Site};
 /// CNI: try again later.
 const TRY_AGAIN_LATER: u64 = 11;
 
-/// Far more than the patience that the test asks for, far less than the usual one.
-const BOUND: Duration = Duration::from_secs(3);
+/// The usual patience: who was asked for less has not waited so long, however busy the machine is.
+const BOUND: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_stopped_holder_is_named_and_nobody_waits_for_ever() {
@@ -56,7 +56,8 @@ fn the_patience_is_ten_seconds() {
     let start = Instant::now();
     let (code, sentence) = web.del().unwrap_err().refusal();
 
-    assert!((10..12).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
+    // Once, not twice.
+    assert!((BOUND..BOUND * 2).contains(&start.elapsed()), "{:?}", start.elapsed());
     assert_eq!(code, TRY_AGAIN_LATER);
     assert!(sentence.ends_with("within 10 s; nothing was changed"), "{sentence}");
     go_on(holder);
@@ -103,7 +104,7 @@ fn a_stopped_holder_of_the_leases_is_named_and_waited_for_once() {
     let (start, patience) = (Instant::now(), Duration::from_secs(2));
     let (code, sentence) = add_with_patience(&db, patience).refusal();
 
-    assert!((patience..patience * 3 / 2).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!((patience..patience * 2).contains(&start.elapsed()), "{:?}", start.elapsed());
     assert!(code == TRY_AGAIN_LATER && sentence.contains(&holder.id().to_string()), "{code} {sentence}");
     before.assert_same(&site.state(&[&web, &db]));
     let sleeper = children(&holder);
@@ -126,7 +127,7 @@ fn an_add_that_waits_in_vain_for_the_network_waits_once() {
     let (start, patience) = (Instant::now(), Duration::from_secs(2));
     let (code, _) = add_with_patience(&db, patience).refusal();
 
-    assert!((patience..patience * 3 / 2).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!((patience..patience * 2).contains(&start.elapsed()), "{:?}", start.elapsed());
     assert_eq!(code, TRY_AGAIN_LATER);
     go_on(holder);
     db.del().unwrap();
