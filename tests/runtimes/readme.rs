@@ -7,12 +7,13 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use anyhow::{Context, ensure};
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::harness::{Body, Test};
 use crate::lab::Lab;
 use crate::network::Flavour;
 use crate::program::{bounded, stdout};
-use crate::setup::{IMAGE, Setup};
+use crate::setup::{IMAGE, PLUGINS, Setup};
 
 #[path = "../common/readme.rs"]
 mod text;
@@ -23,7 +24,7 @@ use text::Step;
 const PROGRAMS: &str = "/usr/local/bin";
 /// The image that the README's podman runs; on the tests' host it is the tests' own.
 const README_IMAGE: &str = "docker.io/library/busybox";
-/// In the README's output, stands for anything.
+/// In the README's output, stands for anything; alone in a line, for any lines.
 const ANYTHING: &str = "…";
 
 /// All tests of this file.
@@ -38,7 +39,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
 
 fn every_command(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
     let lab = Lab::new(setup)?;
-    install(setup)?;
+    let _newcomer = Newcomer::new(setup)?;
     crate::podman::Podman { lab: &lab }.call(&["tag", IMAGE, README_IMAGE])?;
     let folder = setup.dir.join("newcomer");
     fs::create_dir_all(&folder)?;
@@ -59,26 +60,47 @@ fn is_build(step: &Step) -> bool {
     step.command.starts_with("cargo ") || step.command.starts_with("install ")
 }
 
-fn install(setup: &Setup) -> anyhow::Result<()> {
-    rustix::mount::mount("tmpfs", PROGRAMS, "tmpfs", rustix::mount::MountFlags::empty(), None)
-        .with_context(|| format!("mount {PROGRAMS}"))?;
-    Ok(symlink(&setup.rnet, Path::new(PROGRAMS).join("rnet"))?)
+/// A host that has the binary, and no plugin yet.
+struct Newcomer;
+
+impl Newcomer {
+    fn new(setup: &Setup) -> anyhow::Result<Self> {
+        for folder in [PROGRAMS, PLUGINS] {
+            mount("tmpfs", folder, "tmpfs", MountFlags::empty(), None)
+                .with_context(|| format!("mount {folder}"))?;
+        }
+        symlink(&setup.rnet, Path::new(PROGRAMS).join("rnet"))?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Newcomer {
+    fn drop(&mut self) {
+        for folder in [PROGRAMS, PLUGINS] {
+            let _ = unmount(folder, UnmountFlags::DETACH);
+        }
+    }
 }
 
 fn follow(lab: &Lab<'_>, folder: &Path, step: &Step) -> anyhow::Result<()> {
     let program = crate::podman::environment(lab.setup, bounded(lab.host.netns(), "sh")).current_dir(folder);
     let printed = stdout(program, &step.command, &["-c", &format!("{} 2>&1", step.command)])?;
     let printed: Vec<&str> = printed.lines().map(str::trim_end).collect();
-    let is_it = printed.len() == step.output.len()
-        && printed.iter().zip(&step.output).all(|(printed, said)| matches(printed, said));
     ensure!(
-        is_it,
+        is_said(&printed, &step.output),
         "`{}`\n  the README says:\n{}\n  it prints:\n{}",
         step.command,
         step.output.join("\n"),
         printed.join("\n")
     );
     Ok(())
+}
+
+fn is_said(printed: &[&str], said: &[String]) -> bool {
+    if said == [ANYTHING] {
+        return !printed.is_empty();
+    }
+    printed.len() == said.len() && printed.iter().zip(said).all(|(printed, said)| matches(printed, said))
 }
 
 /// True if `printed` is what is `said`, part by part between the places that stand for anything.
