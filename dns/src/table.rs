@@ -166,6 +166,10 @@ impl Table {
     /// Whose question it is (V1–V5).
     pub(crate) fn asker(&self, asked: &Asked<'_>) -> Asker<'_> {
         let (from, to) = (asked.from.to_canonical(), asked.to.to_canonical());
+        // The kernel would take an answer to `::` for one to the host's own loopback.
+        if from.is_unspecified() || from.is_multicast() {
+            return Asker::Forged;
+        }
         if asked.link == LOOPBACK_LINK
             && let Some(served) = self.served(self.gateways.get(&to)).next()
         {

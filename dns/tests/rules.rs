@@ -651,3 +651,13 @@ fn n9_a_network_called_like_a_domain_hides_nothing_of_it() {
     assert_eq!(world.a(WEB, "shop.example.io."), "forwarded");
     assert_eq!(world.a(WEB, "nosuch.back."), "unknown", "a network of one label does");
 }
+
+#[test]
+fn v5_nobody_is_answered_at_an_address_that_is_nobodys_own() {
+    let world = world();
+    for from in ["::", "0.0.0.0", "::ffff:0.0.0.0", "ff02::1", "224.0.0.1"] {
+        for name in ["web.", "example.com."] {
+            assert_eq!(world.a((from, "br-front"), name), "silence", "{from}");
+        }
+    }
+}

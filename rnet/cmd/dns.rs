@@ -10,6 +10,7 @@ use dns::{Control, Endpoint, Kept, Known, Serve, Status, client};
 use nft::{Dropping, Firewall};
 use plugins::Host;
 use plugins::names::{self, PORT, RESOLV_CONF};
+use rustix::process::Signal;
 use serde_json::json;
 use store::{Paths, Store};
 
@@ -99,6 +100,8 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         Verb::Guard => guard(),
         Verb::TryOut { detach } => try_out(*detach),
         Verb::Become { file, arguments } => {
+            // It is not to outlive who tries it out.
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
             let error = dns::become_program(file, arguments);
             Err(error).with_context(|| format!("cannot execute {}", file.display()))
         }

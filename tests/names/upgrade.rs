@@ -73,6 +73,13 @@ fn broken(mark: &Path) -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
+/// Whether a process was started with these words in its environment.
+fn is_in_an_environment(words: &str) -> bool {
+    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path().join("environ"));
+    let read = |path| String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned();
+    processes.map(read).any(|environment| environment.contains(words))
+}
+
 #[test]
 fn an_upgrade_to_a_broken_file_changes_nothing() {
     let scene = Scene::new();
@@ -107,7 +114,9 @@ fn an_upgrade_to_a_broken_file_changes_nothing() {
         assert!(stream.join().unwrap() > 5);
     });
     assert_ne!(scene.server().0, server.0);
-    assert!(!scene.lab.run_folder().join("trial").exists());
+    let trial = scene.lab.run_folder().join("trial");
+    assert!(!trial.exists());
+    wait_until("nobody is left of any trial", || !is_in_an_environment(trial.to_str().unwrap()));
     scene.lab.del("rnet", &web_who, &mynet());
     scene.wait_for_its_end();
 }
