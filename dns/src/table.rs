@@ -397,6 +397,20 @@ mod tests {
         Endpoint { network: network.into(), container, ifname, addresses, ..Endpoint::default() }
     }
 
+    /// V5. Answers to them would go to the host's own loopback, or to everybody.
+    #[test]
+    fn nobody_asks_from_no_address_or_a_multicast_one() {
+        let mut table = Table::new();
+        table.set_network(network("a", "fd00::/8"));
+        for (from, link) in
+            [("::", "br-a"), ("::", "lo"), ("ff02::1", "br-a"), ("0.0.0.0", "br-a"), ("224.0.0.1", "br-a")]
+        {
+            let (from, to) = (from.parse().unwrap(), "fd00::1".parse().unwrap());
+            let asked = Asked { message: &[], from, link, to, transport: crate::zone::Transport::Udp };
+            assert!(matches!(table.asker(&asked), Asker::Forged), "{from} by {link}");
+        }
+    }
+
     /// V1, V5. Over TCP the kernel does not say by which link somebody came.
     #[test]
     fn an_address_lies_behind_its_owners_bridge_else_behind_that_of_the_smallest_subnet() {

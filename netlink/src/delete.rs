@@ -31,14 +31,26 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// its socket, a pipe and `keep`: descriptors whose close must come late, such as an nf_tables
 /// socket that has deleted. Without `wait` the calling process must have one thread.
 pub fn delete_link(index: u32, keep: &[BorrowedFd<'_>], wait: bool) -> Result<bool, Error> {
+    delete_link_then(index, keep, wait, || ())
+}
+
+/// The same, and the process that does the waiting runs `then` after it.
+pub fn delete_link_then(
+    index: u32,
+    keep: &[BorrowedFd<'_>],
+    wait: bool,
+    then: impl Fn(),
+) -> Result<bool, Error> {
     if !wait {
-        match delete_by_child(index, keep) {
+        match delete_by_child(index, keep, &then) {
             // Without descriptors, or memory, or numbers for one more process: then this one does the waiting.
             Err(Error::Socket { .. } | Error::Fork { .. }) => {}
             other => return other,
         }
     }
-    delete_and_await(index)
+    let deleted = delete_and_await(index);
+    then();
+    deleted
 }
 
 fn delete_and_await(index: u32) -> Result<bool, Error> {
@@ -47,7 +59,7 @@ fn delete_and_await(index: u32) -> Result<bool, Error> {
     verdict(index, verdicts.into_iter().flatten().next())
 }
 
-fn delete_by_child(index: u32, keep: &[BorrowedFd<'_>]) -> Result<bool, Error> {
+fn delete_by_child(index: u32, keep: &[BorrowedFd<'_>], then: &impl Fn()) -> Result<bool, Error> {
     // Subscribed before the request is sent, so that the notification cannot be missed.
     let mut changes = Socket::listening(LINK_CHANGES)?;
     let socket = netlink_socket().map_err(|errno| Error::Socket { errno })?;
@@ -59,6 +71,7 @@ fn delete_by_child(index: u32, keep: &[BorrowedFd<'_>]) -> Result<bool, Error> {
         let code = send_and_await(&socket, &bytes).map_or_else(Errno::raw_os_error, |()| 0);
         // The parent has gone unless there was an error, and then nobody reads.
         let _ = rustix::io::write(&report, &code.to_ne_bytes());
+        then();
     })?;
     drop((socket, report));
     await_departure(index, &mut changes, &answer)

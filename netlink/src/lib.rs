@@ -22,7 +22,7 @@ mod sysctl;
 mod veth;
 mod wire;
 
-pub use delete::delete_link;
+pub use delete::{delete_link, delete_link_then};
 pub use error::{Error, reason};
 pub use handle::Netlink;
 pub use local::{Probed, await_local, await_unique};

@@ -16,15 +16,18 @@ fn main() {
 fn measure() {
     let mut firewall = Firewall::open().unwrap();
     line("open", median(200, || drop(Firewall::open().unwrap())));
-    line("rebuild without elements", median(50, || drop(firewall.rebuild(&[]).unwrap())));
+    line("rebuild without elements", median(50, || drop(firewall.rebuild(&[], &[]).unwrap())));
     line("generation", median(500, || _ = firewall.generation().unwrap()));
     line("state", median(200, || drop(firewall.state().unwrap())));
     for there in [0, 10_000, 60_000] {
         let many = ports(there);
-        line(&format!("rebuild with {there} elements"), median(5, || drop(firewall.rebuild(&many).unwrap())));
+        line(
+            &format!("rebuild with {there} elements"),
+            median(5, || drop(firewall.rebuild(&many, &[]).unwrap())),
+        );
         containers(&mut firewall, there);
     }
-    firewall.rebuild(&[]).unwrap();
+    firewall.rebuild(&[], &[]).unwrap();
     let ports = ports(2400);
     let (mut adds, mut removes) = (vec![], vec![]);
     for _ in 0..15 {
@@ -35,8 +38,8 @@ fn measure() {
     }
     line("add 800 ports, 2400 elements", middle(adds));
     line("remove 800 ports, 2400 elements", middle(removes));
-    let flows = [Flow::To { host: None, port: 53, v6: false }, Flow::By("172.18.0.2:53".parse().unwrap())];
-    line("flush_udp with nothing to flush", median(50, || _ = firewall.flush_udp(&flows, |_| true).unwrap()));
+    let flows = [Flow::To { host: None, port: 53, v6: false }, Flow::Of("172.18.0.2".parse().unwrap())];
+    line("forget with nothing to forget", median(50, || _ = firewall.forget(&flows, |_| true).unwrap()));
 }
 
 fn containers(firewall: &mut Firewall, there: usize) {

@@ -20,6 +20,7 @@ use crate::foreign::Dropping;
 use crate::mac_check::{Found, MacCheck, Subject};
 use crate::missing::{Feature, lacking, subsystem};
 use crate::ruleset::{Ruleset, Set, Table};
+use crate::stale::{self, Stale};
 use crate::state::{Fingerprint, State, TableState};
 
 /// The kernel's largest answer: a dump gives up to 32 KiB, an error repeats the message that caused it.
@@ -76,7 +77,7 @@ pub struct LeftOut {
 
 /// An element that was looked for by its key.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Presence {
+pub(crate) enum Presence {
     Absent,
     /// There, with the owner that its comment names.
     Held(Option<Owner>),
@@ -151,42 +152,92 @@ impl Firewall {
     /// elements that no ruleset can hold. Returns the generation that the deletion followed upon, so that its own is the
     /// next one; `None` if there was nothing to delete.
     pub fn remove(&mut self, elements: &[(Element, Owner)]) -> Result<Option<u32>, Error> {
+        self.withdraw(elements, &[])
+    }
+
+    /// The same for a container that leaves addresses behind, which are stale from then on.
+    pub fn withdraw(&mut self, elements: &[(Element, Owner)], left: &[IpAddr]) -> Result<Option<u32>, Error> {
         const DOING: &str = "removing elements";
         let mut entries = possible_entries(elements, &mut Vec::new());
         drop_doubles(&mut entries, |_| true);
+        let entries: Vec<(Entry, Owner)> =
+            entries.into_iter().map(|owned| (owned.entry, owned.owner)).collect();
+        let left: Vec<Stale> = left.iter().map(|address| Stale::left(*address)).collect();
+        self.remove_and_leave(DOING, &entries, &left)
+    }
+
+    pub(crate) fn remove_entries(&mut self, entries: &[(Entry, Owner)]) -> Result<Option<u32>, Error> {
+        self.remove_and_leave("removing elements", entries, &[])
+    }
+
+    fn remove_and_leave(
+        &mut self,
+        doing: &'static str,
+        entries: &[(Entry, Owner)],
+        left: &[Stale],
+    ) -> Result<Option<u32>, Error> {
+        let marks: Vec<Entry> = left.iter().map(Stale::entry).collect();
         for _ in 0..ATTEMPTS {
-            let (found, generation) = or_empty(self.look_up(entries.iter().map(|owned| &owned.entry)))?;
+            let asked = entries.iter().map(|(entry, _)| entry).chain(&marks);
+            let (mut found, generation) = or_empty(self.look_up(asked))?;
+            let marked = found.split_off(entries.len());
             let own = entries.iter().zip(found);
-            let own = own.filter(|(owned, found)| *found == Presence::Held(Some(owned.owner)));
-            let own = by_set(own.map(|(owned, _)| owned).collect());
+            let own = own.filter(|((_, owner), found)| *found == Presence::Held(Some(*owner)));
+            let mut own: Vec<&Entry> = own.map(|((entry, _), _)| entry).collect();
             if own.is_empty() {
                 return Ok(None);
             }
-            let keys: Vec<&Entry> = own.into_iter().map(|(entry, _)| entry).collect();
-            match self.transact(DOING, Some(generation), |batch| batch.delete_elements(&keys))? {
+            own.sort_by_key(|entry| entry.set.name);
+            let outcome = self.transact(doing, Some(generation), |batch| {
+                batch.delete_elements(&own);
+                left.iter().zip(&marked).for_each(|(stale, found)| {
+                    stale::replace(batch, stale, *found != Presence::Absent);
+                });
+            });
+            match outcome? {
                 Outcome::Done => return Ok(Some(generation)),
                 Outcome::Changed => {}
-                Outcome::Refused(errors) => return Err(refusal(DOING, &errors)),
+                Outcome::Refused(errors) => return Err(refusal(doing, &errors)),
             }
         }
-        Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
+        Err(Error::Restless { doing, attempts: ATTEMPTS })
     }
 
-    /// Puts the whole ruleset into the kernel with these elements and no others, in one transaction; again if others
+    /// What `fill` reads and changes, with nobody's change in between.
+    pub(crate) fn until_undisturbed(
+        &mut self,
+        doing: &'static str,
+        fill: impl Fn(&mut Self, &mut Requests) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for _ in 0..ATTEMPTS {
+            let generation = self.generation()?;
+            // Numbered by what is sent first: the questions of `fill` come before.
+            let mut batch = Requests::new(0);
+            fill(self, &mut batch)?;
+            match self.transact(doing, Some(generation), |requests| requests.append(&batch))? {
+                Outcome::Done => return Ok(()),
+                Outcome::Changed => {}
+                Outcome::Refused(errors) => return Err(refusal(doing, &errors)),
+            }
+        }
+        Err(Error::Restless { doing, attempts: ATTEMPTS })
+    }
+
+    /// Puts the whole ruleset into the kernel with these elements, these stale addresses and no others, in one transaction; again if others
     /// change any ruleset before its state is read.
     ///
     /// A process that may not enlarge its send buffer as it likes (no CAP_NET_ADMIN in the initial user
     /// namespace) sends what does not fit into `net.core.wmem_max` in further transactions.
     ///
     /// An element that cannot be in it is left out and told of: it must not keep all others from being there.
-    pub fn rebuild(&mut self, elements: &[(Element, Owner)]) -> Result<Rebuilt, Error> {
+    pub fn rebuild(&mut self, elements: &[(Element, Owner)], stale: &[Stale]) -> Result<Rebuilt, Error> {
         let mut left_out = Vec::new();
         let mut entries = possible_entries(elements, &mut left_out);
         drop_double_claims(&mut entries, &mut left_out);
-        let state = match self.rebuild_whole(&entries) {
+        let state = match self.rebuild_whole(&entries, stale) {
             Err(Error::Kernel { errno, .. }) if is_about_an_element(errno) => {
                 self.drop_refused(&mut entries, &mut left_out)?;
-                self.rebuild_whole(&entries)?
+                self.rebuild_whole(&entries, stale)?
             }
             other => other?,
         };
@@ -226,7 +277,7 @@ impl Firewall {
         Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
     }
 
-    fn rebuild_whole(&mut self, entries: &[Owned<'_>]) -> Result<State, Error> {
+    fn rebuild_whole(&mut self, entries: &[Owned<'_>], stale: &[Stale]) -> Result<State, Error> {
         const DOING: &str = "rebuilding the ruleset";
         let entries = by_set(entries.iter().collect());
         self.make_room(RULES_SIZE + entries.len() * ELEMENT_SIZE);
@@ -241,6 +292,7 @@ impl Firewall {
                 present.iter().for_each(|table| batch.delete_table(table));
                 batch.create_tables(&Ruleset::constant());
                 batch.create_elements(now, false);
+                stale.iter().for_each(|stale| stale::replace(batch, stale, false));
             });
             let refused = match replaced {
                 Ok(Outcome::Done) => None,
@@ -312,24 +364,26 @@ impl Firewall {
         Ok(whole_elements(&found))
     }
 
-    /// Deletes the UDP conntrack entries that these flows make stale, and no others; returns their number. What is not
+    /// Deletes the conntrack entries that these flows make stale, and no others; returns their number. What is not
     /// translated is about the host only if it went to an address that is the host's: that is asked once for each.
-    pub fn flush_udp(
+    pub fn forget(
         &mut self,
         flows: &[Flow],
         mut is_local: impl FnMut(IpAddr) -> bool,
     ) -> Result<usize, Error> {
-        const DOING: &str = "reading conntrack entries";
         let mut known = HashMap::new();
         let mut is_local = |ip| *known.entry(ip).or_insert_with(|| is_local(ip));
-        let mut stale: Vec<Tracked> = Vec::new();
-        for filter in filters(flows, self.tracked()?) {
-            let ask = |requests: &mut Requests| requests.dump_tracked(filter);
-            let mut is_stale = |tracked: &Tracked| tracked.is_stale(flows, &mut is_local);
-            let read = |reply: Reply<'_>| Some(Tracked::parse(&reply).filter(&mut is_stale));
-            stale.extend(self.dump(DOING, ask, read)?.into_iter().flatten());
-        }
-        stale.chunks(QUESTIONS).map(|chunk| self.delete_tracked(chunk)).sum()
+        let stale = self.find_tracked(flows, &mut is_local)?;
+        self.delete_all_tracked(&stale)
+    }
+
+    pub(crate) fn delete_all_tracked(&mut self, tracked: &[Tracked]) -> Result<usize, Error> {
+        tracked.chunks(QUESTIONS).map(|chunk| self.delete_tracked(chunk)).sum()
+    }
+
+    /// How many conntrack entries there are.
+    pub fn tracked(&mut self) -> Result<u32, Error> {
+        self.ask("counting conntrack entries", Requests::count_tracked, count)
     }
 
     /// Puts the rules of `macspoofchk` into the shared table `bridge nat`, in place of those that are there already.
@@ -422,7 +476,7 @@ struct Owned<'a> {
 }
 
 impl Presence {
-    fn owner(self) -> Option<Owner> {
+    pub(crate) fn owner(self) -> Option<Owner> {
         match self {
             Self::Absent => None,
             Self::Held(owner) => owner,
@@ -624,7 +678,7 @@ impl Firewall {
         Ok(found)
     }
 
-    fn ask_for(&mut self, entries: &[&Entry]) -> Result<Vec<Presence>, Error> {
+    pub(crate) fn ask_for(&mut self, entries: &[&Entry]) -> Result<Vec<Presence>, Error> {
         const DOING: &str = "looking up elements";
         let mut requests = self.requests();
         let first = requests.first();
@@ -664,14 +718,14 @@ impl Firewall {
         Ok(present)
     }
 
-    /// A table's handle and flags, if it is there.
-    fn table(&mut self, table: &Table) -> Result<Option<(u64, u32)>, Error> {
+    /// A table's flags, if it is there.
+    fn table(&mut self, table: &Table) -> Result<Option<u32>, Error> {
         const DOING: &str = "reading the tables";
         let mut requests = self.requests();
         requests.get_table(table);
         let mut found = None;
         self.exchange(DOING, &requests, |reply| {
-            found = found.or(message(DOING, &reply, &[Errno::NOENT])?.and_then(|table| table.table()));
+            found = found.or(message(DOING, &reply, &[Errno::NOENT])?.and_then(|table| table.table_flags()));
             Ok(())
         })?;
         Ok(found)
@@ -679,16 +733,27 @@ impl Firewall {
 
     fn table_state(&mut self, table: &Table) -> Result<Option<TableState>, Error> {
         const DOING: &str = "reading the rules";
-        let Some((handle, flags)) = self.table(table)? else { return Ok(None) };
+        let Some(flags) = self.table(table)? else { return Ok(None) };
         let ask = |requests: &mut Requests| requests.dump_rules(table);
         let rules = self.dump(DOING, ask, |reply| reply.rule())?;
         let rules = rules.iter().fold(Fingerprint::new(), |all, rule| all.with(*rule));
-        Ok(Some(TableState { handle, flags, rules }))
+        Ok(Some(TableState { flags, rules }))
     }
 
-    /// How many conntrack entries there are.
-    fn tracked(&mut self) -> Result<u32, Error> {
-        self.ask("counting conntrack entries", Requests::count_tracked, count)
+    pub(crate) fn find_tracked(
+        &mut self,
+        flows: &[Flow],
+        is_local: &mut impl FnMut(IpAddr) -> bool,
+    ) -> Result<Vec<Tracked>, Error> {
+        const DOING: &str = "reading conntrack entries";
+        let mut stale: Vec<Tracked> = Vec::new();
+        for filter in filters(flows, self.tracked()?) {
+            let ask = |requests: &mut Requests| requests.dump_tracked(filter);
+            let mut is_stale = |tracked: &Tracked| tracked.is_stale(flows, is_local);
+            let read = |reply: Reply<'_>| Some(Tracked::parse(&reply).filter(&mut is_stale));
+            stale.extend(self.dump(DOING, ask, read)?.into_iter().flatten());
+        }
+        Ok(stale)
     }
 
     /// One question with one answer.

@@ -1,7 +1,7 @@
-//! Which conntrack entries a published UDP port makes stale, and the messages that find and delete them
+//! Which conntrack entries a published UDP port and the end of a container make stale, and the messages that find and delete them
 //! (linux/netfilter/nfnetlink_conntrack.h).
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use netlink_packet_core::{DefaultNla, NLM_F_ACK, NLM_F_DUMP, NlasIterator, Parseable};
 use netlink_packet_netfilter::conntrack::{
@@ -16,9 +16,9 @@ use crate::encode::{Reply, Requests};
 const FILTER: u16 = 25;
 const FILTER_ORIGINAL: u16 = 1;
 const FILTER_REPLY: u16 = 2;
-/// Bits of those flags (CTA_FILTER_F_CTA_PROTO_…, net/netfilter/nf_internals.h).
+/// Bits of those flags (CTA_FILTER_F_CTA_…, net/netfilter/nf_internals.h).
+const BY_SOURCE: u32 = 1 << 0;
 const BY_PROTOCOL: u32 = 1 << 3;
-const BY_SOURCE_PORT: u32 = 1 << 4;
 const BY_DESTINATION_PORT: u32 = 1 << 5;
 /// CTA_ID and CTA_ZONE: with them no other entry can be meant.
 const ID: u16 = 12;
@@ -31,10 +31,10 @@ const MANY_ENTRIES: u32 = 5000;
 const GET_STATS: u8 = 5;
 const GLOBAL_ENTRIES: u16 = 1;
 
-/// UDP entries that go stale when a host port is published or withdrawn.
+/// Entries that go stale when a host port is published, and when a container goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
-    /// Those whose first packet went to a port of the host, by whoever it was answered: stale when the port is published.
+    /// Those of UDP whose first packet went to a port of the host, by whoever it was answered: stale when the port is published.
     To {
         /// The host's address; `None` for any, and then what only passes through the host is left alone.
         host: Option<IpAddr>,
@@ -43,8 +43,8 @@ pub enum Flow {
         /// Whether it is about IPv6; decided by `host` where that is given.
         v6: bool,
     },
-    /// Those that a container's endpoint answers, by whatever port they came: stale when it comes and when it goes.
-    By(SocketAddr),
+    /// Those of any protocol that an address began or answers, by whatever port they came: stale when its holder is gone.
+    Of(IpAddr),
 }
 
 /// What the kernel is asked to look for, so that it need not send everything.
@@ -54,8 +54,12 @@ pub(crate) enum Filter {
     Udp { v6: bool },
     /// UDP entries whose first packet went to this port.
     To { port: u16, v6: bool },
-    /// UDP entries whose answers come from this port.
-    From { port: u16, v6: bool },
+    /// All entries of a family.
+    All { v6: bool },
+    /// Entries whose first packet came from this address.
+    Begun { by: IpAddr },
+    /// Entries whose answers come from this address.
+    Answered { by: IpAddr },
 }
 
 /// The cheapest questions that find the entries of these flows among so many.
@@ -63,35 +67,39 @@ pub(crate) fn filters(flows: &[Flow], entries: u32) -> Vec<Filter> {
     if entries == 0 {
         return Vec::new();
     }
-    let narrow: Vec<Filter> = flows.iter().map(narrow).collect();
+    let narrow: Vec<Filter> = flows.iter().flat_map(narrow).collect();
     if narrow.len() <= FEW_QUESTIONS && entries >= MANY_ENTRIES {
         return narrow;
     }
-    let about = |v6| narrow.iter().any(|filter| filter.v6() == v6).then_some(Filter::Udp { v6 });
+    let only_udp = narrow.iter().all(|filter| matches!(filter, Filter::To { .. }));
+    let wide = |v6| if only_udp { Filter::Udp { v6 } } else { Filter::All { v6 } };
+    let about = |v6| narrow.iter().any(|filter| filter.v6() == v6).then(|| wide(v6));
     [false, true].into_iter().filter_map(about).collect()
 }
 
 impl Filter {
     fn v6(self) -> bool {
         match self {
-            Self::Udp { v6 } | Self::To { v6, .. } | Self::From { v6, .. } => v6,
+            Self::Udp { v6 } | Self::To { v6, .. } | Self::All { v6 } => v6,
+            Self::Begun { by } | Self::Answered { by } => by.is_ipv6(),
         }
     }
 }
 
-fn narrow(flow: &Flow) -> Filter {
+fn narrow(flow: &Flow) -> Vec<Filter> {
     match *flow {
-        Flow::To { host, port, v6 } => Filter::To { port, v6: host.map_or(v6, |host| host.is_ipv6()) },
-        Flow::By(endpoint) => Filter::From { port: endpoint.port(), v6: endpoint.is_ipv6() },
+        Flow::To { host, port, v6 } => vec![Filter::To { port, v6: host.map_or(v6, |host| host.is_ipv6()) }],
+        Flow::Of(by) => vec![Filter::Begun { by }, Filter::Answered { by }],
     }
 }
 
 /// One side of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Side {
-    source: SocketAddr,
-    destination: SocketAddr,
-    udp: bool,
+    source: IpAddr,
+    destination: IpAddr,
+    /// Where it goes to, if it is one of UDP.
+    udp_port: Option<u16>,
 }
 
 /// A conntrack entry: enough of it to judge and to delete it.
@@ -100,12 +108,14 @@ pub(crate) struct Tracked {
     original: Side,
     reply: Side,
     nat: Status,
+    /// CTA_ID, as it lies in memory.
+    id: [u8; 4],
     /// What names it in a delete: CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE.
     pub identity: Vec<ConntrackAttribute>,
 }
 
 impl Tracked {
-    /// Reads an IPCTNL_MSG_CT_NEW; `None` for what has no ports.
+    /// Reads an IPCTNL_MSG_CT_NEW; `None` for what has no addresses.
     pub fn parse(reply: &Reply<'_>) -> Option<Self> {
         let attributes = NlasIterator::new(reply.attributes())
             .map(|nla| ConntrackAttribute::parse(&nla.ok()?).ok())
@@ -120,20 +130,26 @@ impl Tracked {
             }
         }
         let identity = attributes.into_iter().filter(names_it).collect();
-        Some(Self { original: original?, reply: answer?, nat, identity })
+        let id = reply.number(ID).unwrap_or_default();
+        Some(Self { original: original?, reply: answer?, nat, id, identity })
+    }
+
+    /// Which of these addresses is an end of it, each with the entry's number.
+    pub fn ends(&self) -> [(IpAddr, [u8; 4]); 2] {
+        [(self.original.source, self.id), (self.reply.source, self.id)]
     }
 
     /// Whether one of the flows makes it stale. Which addresses are the host's is asked only where it matters.
     pub fn is_stale(&self, flows: &[Flow], is_local: &mut impl FnMut(IpAddr) -> bool) -> bool {
-        self.original.udp && flows.iter().any(|flow| self.belongs_to(flow, is_local))
+        flows.iter().any(|flow| self.belongs_to(flow, is_local))
     }
 
     fn belongs_to(&self, flow: &Flow, is_local: &mut impl FnMut(IpAddr) -> bool) -> bool {
         let destination = self.original.destination;
         match *flow {
-            Flow::By(endpoint) => self.reply.source == endpoint,
-            Flow::To { port, .. } if destination.port() != port => false,
-            Flow::To { host: Some(host), .. } => destination.ip() == host,
+            Flow::Of(address) => self.original.source == address || self.reply.source == address,
+            Flow::To { port, .. } if self.original.udp_port != Some(port) => false,
+            Flow::To { host: Some(host), .. } => destination == host,
             Flow::To { v6, .. } => destination.is_ipv6() == v6 && !self.only_passes(is_local),
         }
     }
@@ -143,7 +159,7 @@ impl Tracked {
     fn only_passes(&self, is_local: &mut impl FnMut(IpAddr) -> bool) -> bool {
         match self.nat {
             Status::SrcNat => true,
-            nat => nat.is_empty() && !is_local(self.original.destination.ip()),
+            nat => nat.is_empty() && !is_local(self.original.destination),
         }
     }
 }
@@ -160,7 +176,7 @@ fn names_it(attribute: &ConntrackAttribute) -> bool {
 }
 
 fn side(tuple: &[Tuple]) -> Option<Side> {
-    let (mut addresses, mut ports, mut udp) = ((None, None), (None, None), false);
+    let (mut addresses, mut port, mut udp) = ((None, None), None, false);
     for part in tuple {
         match part {
             Tuple::Ip(parts) => parts.iter().for_each(|part| match part {
@@ -169,17 +185,14 @@ fn side(tuple: &[Tuple]) -> Option<Side> {
                 _ => {}
             }),
             Tuple::Proto(parts) => parts.iter().for_each(|part| match part {
-                ProtoTuple::SourcePort(port) => ports.0 = Some(*port),
-                ProtoTuple::DestinationPort(port) => ports.1 = Some(*port),
+                ProtoTuple::DestinationPort(to) => port = Some(*to),
                 ProtoTuple::Protocol(protocol) => udp = *protocol == Protocol::Udp,
                 _ => {}
             }),
             _ => {}
         }
     }
-    let source = SocketAddr::new(addresses.0?, ports.0?);
-    let destination = SocketAddr::new(addresses.1?, ports.1?);
-    Some(Side { source, destination, udp })
+    Some(Side { source: addresses.0?, destination: addresses.1?, udp_port: port.filter(|_| udp) })
 }
 
 impl Requests {
@@ -193,11 +206,14 @@ impl Requests {
     pub fn dump_tracked(&mut self, filter: Filter) {
         self.conntrack(ConntrackMessageType::Get, NLM_F_DUMP, family(filter.v6()), |message| {
             let (original, reply) = conditions(filter);
+            if original.flags | reply.flags == 0 {
+                return;
+            }
             if let Some(tuple) = original.tuple {
-                message.put(&ConntrackAttribute::CtaTupleOrig(vec![Tuple::Proto(tuple)]));
+                message.put(&ConntrackAttribute::CtaTupleOrig(vec![tuple]));
             }
             if let Some(tuple) = reply.tuple {
-                message.put(&ConntrackAttribute::CtaTupleReply(vec![Tuple::Proto(tuple)]));
+                message.put(&ConntrackAttribute::CtaTupleReply(vec![tuple]));
             }
             message.nest(&DefaultNla::new(FILTER | netlink_packet_core::NLA_F_NESTED, vec![]), |flags| {
                 flags.put(&DefaultNla::new(FILTER_ORIGINAL, original.flags.to_ne_bytes().into()));
@@ -234,29 +250,34 @@ fn family(v6: bool) -> NetfilterProtoFamily {
 /// What is compared on one side: the values, and which of them count.
 #[derive(Default)]
 struct Condition {
-    tuple: Option<Vec<ProtoTuple>>,
+    tuple: Option<Tuple>,
     flags: u32,
 }
 
 fn conditions(filter: Filter) -> (Condition, Condition) {
     let udp = ProtoTuple::Protocol(Protocol::Udp);
+    let of_udp = |parts: Vec<ProtoTuple>, flags| Condition { tuple: Some(Tuple::Proto(parts)), flags };
+    let from = |address: IpAddr| Condition {
+        tuple: Some(Tuple::Ip(vec![IPTuple::SourceAddress(address)])),
+        flags: BY_SOURCE,
+    };
+    let none = Condition::default;
     match filter {
-        Filter::Udp { .. } => {
-            (Condition { tuple: Some(vec![udp]), flags: BY_PROTOCOL }, Condition::default())
-        }
+        Filter::All { .. } => (none(), none()),
+        Filter::Udp { .. } => (of_udp(vec![udp], BY_PROTOCOL), none()),
         Filter::To { port, .. } => {
-            let tuple = Some(vec![udp, ProtoTuple::DestinationPort(port)]);
-            (Condition { tuple, flags: BY_PROTOCOL | BY_DESTINATION_PORT }, Condition::default())
+            let parts = vec![udp, ProtoTuple::DestinationPort(port)];
+            (of_udp(parts, BY_PROTOCOL | BY_DESTINATION_PORT), none())
         }
-        Filter::From { port, .. } => {
-            let tuple = Some(vec![udp, ProtoTuple::SourcePort(port)]);
-            (Condition::default(), Condition { tuple, flags: BY_PROTOCOL | BY_SOURCE_PORT })
-        }
+        Filter::Begun { by } => (from(by), none()),
+        Filter::Answered { by } => (none(), from(by)),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     /// A client at `from` whose packets to `to` are answered by `by`.
@@ -264,9 +285,10 @@ mod tests {
         let (to, by): (SocketAddr, SocketAddr) = (to.parse().unwrap(), by.parse().unwrap());
         let from = SocketAddr::new(to.ip(), 50_000);
         Tracked {
-            original: Side { source: from, destination: to, udp: true },
-            reply: Side { source: by, destination: from, udp: true },
+            original: Side { source: from.ip(), destination: to.ip(), udp_port: Some(to.port()) },
+            reply: Side { source: by.ip(), destination: from.ip(), udp_port: Some(from.port()) },
             nat,
+            id: [0; 4],
             identity: vec![],
         }
     }
@@ -311,27 +333,35 @@ mod tests {
     }
 
     #[test]
-    fn what_points_at_the_container_is_stale_whatever_port_it_came_by() {
-        let by = Flow::By("172.18.0.2:5353".parse().unwrap());
-        assert!(is_stale(&tracked("10.0.0.1:99", "172.18.0.2:5353", Status::DstNat), by));
-        assert!(!is_stale(&tracked("10.0.0.1:99", "172.18.0.2:5354", Status::DstNat), by));
+    fn what_an_address_began_or_answers_is_stale_whatever_the_protocol() {
+        let of = Flow::Of("172.18.0.2".parse().unwrap());
+        let mut published = tracked("10.0.0.1:99", "172.18.0.2:5353", Status::DstNat);
+        assert!(is_stale(&published, of));
+        published.original.udp_port = None;
+        assert!(is_stale(&published, of));
+        let mut begun = tracked("192.0.2.9:443", "192.0.2.9:443", Status::SrcNat);
+        assert!(!is_stale(&begun, of));
+        begun.original.source = "172.18.0.2".parse().unwrap();
+        assert!(is_stale(&begun, of));
+        assert!(!is_stale(&tracked("10.0.0.1:99", "172.18.0.3:5353", Status::DstNat), of));
     }
 
     #[test]
-    fn tcp_stays() {
+    fn tcp_to_a_host_port_stays() {
         let mut entry = tracked("10.0.0.1:53", "172.18.0.2:53", Status::DstNat);
-        entry.original.udp = false;
+        entry.original.udp_port = None;
         assert!(!is_stale(&entry, flow(None)));
     }
 
     #[test]
     fn the_kernel_is_asked_in_the_cheapest_way() {
-        let (one, both) = ([flow(None)], [flow(None), Flow::By("[fd00::2]:5353".parse().unwrap())]);
-        let closely = [Filter::To { port: 53, v6: false }, Filter::From { port: 5353, v6: true }];
+        let (one, both) = ([flow(None)], [flow(None), Flow::Of("fd00::2".parse().unwrap())]);
+        let by = "fd00::2".parse().unwrap();
+        let closely = [Filter::To { port: 53, v6: false }, Filter::Begun { by }, Filter::Answered { by }];
 
         assert_eq!(filters(&one, 0), []);
         assert_eq!(filters(&one, 10), [Filter::Udp { v6: false }]);
-        assert_eq!(filters(&both, 10), [Filter::Udp { v6: false }, Filter::Udp { v6: true }]);
+        assert_eq!(filters(&both, 10), [Filter::All { v6: false }, Filter::All { v6: true }]);
         assert_eq!(filters(&both, 50_000), closely);
         assert_eq!(filters(&[flow(None); 5], 50_000), [Filter::Udp { v6: false }]);
         assert_eq!(filters(&[], 50_000), []);

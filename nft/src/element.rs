@@ -19,6 +19,14 @@ const COMMENT: &str = "rnet:";
 pub struct Owner(u64);
 
 impl Owner {
+    pub(crate) fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
     /// Parses exactly 16 lower-case hexadecimal digits.
     pub fn new(digits: &str) -> Option<Self> {
         let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
@@ -150,6 +158,11 @@ pub enum Element {
         /// The bridge's name.
         bridge: String,
     },
+    /// A subnet whose addresses come in by its homes only (sets `subnet4/6`).
+    Subnet {
+        /// The subnet.
+        subnet: IpNetwork,
+    },
     /// A bridge that is cut off from other networks and from outside (set `isolated`, paired with itself).
     Isolated {
         /// The bridge's name.
@@ -240,6 +253,7 @@ impl Element {
                 Entry::new(by_family(*address, &ruleset::MASQ4, &ruleset::MASQ6), Key::new().ip(*address))
             }
             Self::Home { subnet, bridge } => home(subnet, bridge)?,
+            Self::Subnet { subnet } => with_any_destination(subnet),
             Self::Isolated { bridge } => {
                 Entry::new(&ruleset::ISOLATED, Key::new().name(bridge)?.name(bridge)?)
             }
@@ -268,7 +282,18 @@ impl Element {
 
     /// Whether it belongs to a network, so that several containers add the same one.
     pub(crate) fn is_shared(&self) -> bool {
-        matches!(self, Self::Home { .. } | Self::Isolated { .. })
+        matches!(self, Self::Home { .. } | Self::Subnet { .. } | Self::Isolated { .. })
+    }
+
+    /// Whether the kernel takes this element for another one's double: an interval that lies within the other's.
+    pub fn is_within(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Subnet { subnet }, Self::Subnet { subnet: other }) => lies_within(*subnet, *other),
+            (Self::Home { subnet, bridge }, Self::Home { subnet: other, bridge: others }) => {
+                bridge == others && lies_within(*subnet, *other)
+            }
+            _ => false,
+        }
     }
 
     /// Reads an element back; `None` for what we never write, and for a companion.
@@ -287,6 +312,7 @@ impl Element {
             }
             "masq4" | "masq6" => Self::Masquerade { address: key.ip(v6)? },
             "home4" | "home6" => home_from(&mut key, entry)?,
+            "subnet4" | "subnet6" => subnet_from(&mut key, entry)?,
             "isolated" => isolated_from(&mut key)?,
             "ports" => Self::Port { link: key.name()? },
             "owner4" | "owner6" => {
@@ -301,6 +327,23 @@ impl Element {
 impl Entry {
     fn new(set: &'static Set, key: Key) -> Self {
         Self { set, key: key.0, end: None, data: None }
+    }
+
+    /// An address as a key of its own.
+    pub(crate) fn of_address(set: &'static Set, address: IpAddr) -> Self {
+        Self::new(set, Key::new().ip(address))
+    }
+
+    /// The address that a key begins with.
+    pub(crate) fn address(&self) -> Option<IpAddr> {
+        Reader(&self.key).ip(self.set.v6)
+    }
+
+    /// The number of a flow behind it.
+    pub(crate) fn flow(&self) -> Option<[u8; 4]> {
+        let mut key = Reader(&self.key);
+        key.ip(self.set.v6)?;
+        key.field()
     }
 }
 
@@ -342,6 +385,25 @@ fn home(subnet: &IpNetwork, bridge: &str) -> Result<Entry, Error> {
     Ok(Entry { end, ..Entry::new(set, Key::new().ip(subnet.network()).name(bridge)?) })
 }
 
+fn with_any_destination(subnet: &IpNetwork) -> Entry {
+    let set = by_family(subnet.ip(), &ruleset::SUBNET4, &ruleset::SUBNET6);
+    let (first, last) = all_addresses(!subnet.is_ipv4());
+    let end = Some(Key::new().ip(subnet.broadcast()).ip(last).0);
+    Entry { end, ..Entry::new(set, Key::new().ip(subnet.network()).ip(first)) }
+}
+
+fn all_addresses(v6: bool) -> (IpAddr, IpAddr) {
+    if v6 {
+        (Ipv6Addr::from_bits(0).into(), Ipv6Addr::from_bits(u128::MAX).into())
+    } else {
+        (Ipv4Addr::from_bits(0).into(), Ipv4Addr::from_bits(u32::MAX).into())
+    }
+}
+
+fn lies_within(subnet: IpNetwork, other: IpNetwork) -> bool {
+    subnet.is_ipv4() == other.is_ipv4() && other.prefix() < subnet.prefix() && other.contains(subnet.ip())
+}
+
 fn published_at(host: Option<IpAddr>, key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
     let (protocol, host_port) = (key.protocol()?, key.port()?);
     let mut data = Reader(entry.data.as_deref()?);
@@ -361,13 +423,24 @@ fn except_from(key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
 fn home_from(key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
     let (first, bridge) = (key.ip(entry.set.v6)?, key.name()?);
     let last = Reader(entry.end.as_deref()?).ip(entry.set.v6)?;
+    Some(Element::Home { subnet: between(first, last)?, bridge })
+}
+
+fn subnet_from(key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
+    let (v6, mut end) = (entry.set.v6, Reader(entry.end.as_deref()?));
+    let (first, last) = (key.ip(v6)?, end.ip(v6)?);
+    let any = (key.ip(v6)?, end.ip(v6)?) == all_addresses(v6);
+    any.then_some(Element::Subnet { subnet: between(first, last)? })
+}
+
+/// The subnet from its first address to its last.
+fn between(first: IpAddr, last: IpAddr) -> Option<IpNetwork> {
     let prefix = match (first, last) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
         (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
         _ => return None,
     };
-    let subnet = IpNetwork::new(first, u8::try_from(prefix).ok()?).ok()?;
-    Some(Element::Home { subnet, bridge })
+    IpNetwork::new(first, u8::try_from(prefix).ok()?).ok()
 }
 
 fn isolated_from(key: &mut Reader<'_>) -> Option<Element> {
@@ -492,6 +565,11 @@ impl fmt::Display for Element {
                 let (digit, network, prefix) = (digit(subnet.ip()), subnet.network(), subnet.prefix());
                 write!(f, "inet rnet home{digit} {{ {network}/{prefix} . \"{bridge}\" }}")
             }
+            Self::Subnet { subnet } => {
+                let (digit, network, prefix) = (digit(subnet.ip()), subnet.network(), subnet.prefix());
+                let any = by_family(subnet.ip(), "0.0.0.0/0", "::/0");
+                write!(f, "inet rnet subnet{digit} {{ {network}/{prefix} . {any} }}")
+            }
             Self::Isolated { bridge } => {
                 write!(f, "inet rnet isolated {{ \"{bridge}\" . \"{bridge}\" }}")
             }
@@ -577,6 +655,10 @@ mod tests {
             published(),
             excepts(),
             homes(),
+            homes().prop_map(|home| match home {
+                Element::Home { subnet, .. } => Element::Subnet { subnet },
+                other => other,
+            }),
             endpoints().prop_map(|(to, protocol)| Element::Published { to, protocol }),
             endpoints().prop_map(|(to, protocol)| Element::MasqueradeAll { to, protocol }),
             addresses().prop_map(|address| Element::Masquerade { address }),
@@ -610,7 +692,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_the_reader_panic(key in prop::collection::vec(any::<u8>(), 0..50), set in 0..19usize) {
+        fn no_bytes_make_the_reader_panic(key in prop::collection::vec(any::<u8>(), 0..50), set in 0..25usize) {
             let set = ruleset::Ruleset::constant().sets().nth(set).unwrap();
             let entry = Entry { set, key: key.clone(), end: Some(key.clone()), data: Some(key) };
             let _ = Element::from_entry(&entry);
@@ -645,6 +727,20 @@ mod tests {
     }
 
     #[test]
+    fn an_interval_lies_within_a_wider_one_of_its_set() {
+        let subnet = |text: &str| Element::Subnet { subnet: text.parse().unwrap() };
+        let home =
+            |text: &str, bridge: &str| Element::Home { subnet: text.parse().unwrap(), bridge: bridge.into() };
+        assert!(subnet("10.1.0.0/16").is_within(&subnet("10.0.0.0/8")));
+        assert!(!subnet("10.0.0.0/8").is_within(&subnet("10.1.0.0/16")));
+        assert!(!subnet("10.0.0.0/8").is_within(&subnet("10.0.0.0/8")));
+        assert!(!subnet("fd00::/64").is_within(&subnet("0.0.0.0/0")));
+        assert!(home("10.1.0.0/16", "br0").is_within(&home("10.0.0.0/8", "br0")));
+        assert!(!home("10.1.0.0/16", "br0").is_within(&home("10.0.0.0/8", "br1")));
+        assert!(!home("10.1.0.0/16", "br0").is_within(&subnet("10.0.0.0/8")));
+    }
+
+    #[test]
     fn the_text_is_what_nft_takes() {
         let (to, protocol) = ("172.18.0.2:80".parse().unwrap(), Protocol::Tcp);
         let to6 = "[fd00::2]:80".parse().unwrap();
@@ -674,6 +770,14 @@ mod tests {
             (
                 Element::Home { subnet: "172.18.0.9/16".parse().unwrap(), bridge: "rnet0".into() },
                 "inet rnet home4 { 172.18.0.0/16 . \"rnet0\" }",
+            ),
+            (
+                Element::Subnet { subnet: "172.18.0.0/16".parse().unwrap() },
+                "inet rnet subnet4 { 172.18.0.0/16 . 0.0.0.0/0 }",
+            ),
+            (
+                Element::Subnet { subnet: "fd18::/64".parse().unwrap() },
+                "inet rnet subnet6 { fd18::/64 . ::/0 }",
             ),
             (Element::Isolated { bridge: "rnet0".into() }, "inet rnet isolated { \"rnet0\" . \"rnet0\" }"),
             (Element::Port { link: link.clone() }, "bridge rnet ports { \"veth0\" }"),

@@ -16,7 +16,9 @@ use netlink_packet_netfilter::nftables::{
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
 
 use crate::element::{Entry, Owner};
-use crate::ruleset::{Chain, Family, Field, Hook, Ruleset, Set, Source, TABLE, Table, Term, Type};
+use crate::ruleset::{
+    Chain, DYNAMIC_SIZE, Family, Field, Hook, Ruleset, Set, Source, TABLE, Table, Term, Type,
+};
 use crate::state::Fingerprint;
 
 /// Lengths of `struct nlmsghdr` and `struct nfgenmsg`.
@@ -25,6 +27,7 @@ const NETFILTER_HEADER: usize = 4;
 /// Where `nlmsghdr` keeps its length and flags.
 const LENGTH: usize = 0;
 const FLAGS: usize = 6;
+const SEQUENCE: usize = 8;
 /// nfnetlink.h: NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END, and NFNL_BATCH_GENID in the former.
 const BATCH_BEGIN: u8 = 16;
 const BATCH_END: u8 = 17;
@@ -37,6 +40,15 @@ const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_USER_DATA: u16 = 6;
 const ELEMENT_KEY_END: u16 = 10;
+/// NFTA_SET_DESC_SIZE.
+const SET_SIZE: u16 = 1;
+/// NFT_SET_EVAL, which nft calls dynamic.
+const SET_EVAL: u32 = 0x20;
+/// How long a dynamic set keeps what a rule added, in milliseconds.
+const DYNAMIC_TIMEOUT: u64 = 3_600_000;
+/// NFT_PAYLOAD_LL_HEADER, and where the type stands in it.
+const LINK_HEADER: u32 = 0;
+const ETHER_TYPE: u32 = 12;
 /// NFTA_DATA_VALUE.
 const DATA_VALUE: u16 = 1;
 /// `struct nlattr`.
@@ -101,6 +113,20 @@ impl Requests {
         attributes(self);
         let length = (self.bytes.len() - self.last) as u32;
         self.bytes[self.last + LENGTH..][..4].copy_from_slice(&length.to_ne_bytes());
+    }
+
+    /// Appends the messages of another, numbered anew.
+    pub fn append(&mut self, other: &Requests) {
+        let mut rest = other.bytes();
+        while let Some(length) = rest.first_chunk().map(|length| u32::from_ne_bytes(*length) as usize) {
+            let (message, next) = rest.split_at(length.min(rest.len()));
+            self.last = self.bytes.len();
+            self.bytes.extend_from_slice(message);
+            let sequence = self.first.wrapping_add(self.count);
+            self.bytes[self.last + SEQUENCE..][..4].copy_from_slice(&sequence.to_ne_bytes());
+            self.count += 1;
+            rest = next;
+        }
     }
 
     /// Appends an attribute.
@@ -220,6 +246,11 @@ impl Requests {
             message.put(&SetAttribute::Id(id));
             if set.interval {
                 message.put_field_widths(set.key);
+            }
+            if set.dynamic {
+                message.nest(&SetAttribute::Description(vec![]), |description| {
+                    description.attribute(SET_SIZE, &DYNAMIC_SIZE.to_be_bytes());
+                });
             }
             message.put(&SetAttribute::UserData(set_user_data(set)));
         });
@@ -385,6 +416,12 @@ impl Requests {
                 self.mask(value.bytes);
                 self.compare(Operator::NotEqual, &[0; 4][..value.bytes.len()]);
             }
+            Term::HasNot(field, value) => {
+                self.load(field, FIRST);
+                self.mask(value.bytes);
+                self.compare(Operator::Equal, &[0; 4][..value.bytes.len()]);
+            }
+            Term::Add(fields, set) => self.add(fields, set),
             Term::In(fields, set) => self.lookup(fields, set, &[]),
             Term::NotIn(fields, set) => self.lookup(fields, set, &[Lookup::Flags(1)]), // NFT_LOOKUP_F_INV
             Term::Dnat(fields, map) => {
@@ -432,6 +469,8 @@ impl Requests {
             Source::Conntrack(key) => self.other("ct", &[(2, key), (1, destination)]),
             // NFTA_FIB_FLAGS: NFTA_FIB_F_DADDR; NFTA_FIB_RESULT: NFT_FIB_RESULT_ADDRTYPE; NFTA_FIB_DREG
             Source::FibDaddrType => self.other("fib", &[(3, 2), (2, 3), (1, destination)]),
+            // NFTA_FIB_F_SADDR, NFTA_FIB_F_IIF and NFTA_FIB_F_PRESENT; NFT_FIB_RESULT_OIF
+            Source::FibSaddrIif => self.other("fib", &[(3, 1 | 8 | 32), (2, 1), (1, destination)]),
         }
     }
 
@@ -471,12 +510,28 @@ impl Requests {
         }
     }
 
-    fn lookup(&mut self, fields: &[Field], set: &Set, more: &[Lookup]) {
+    fn load_all(&mut self, fields: &[Field]) {
         let mut slot = FIRST;
         for field in fields {
             self.load(field, slot);
             slot += field.width.div_ceil(4);
         }
+    }
+
+    /// NFTA_DYNSET_SET_NAME, NFTA_DYNSET_OP: NFT_DYNSET_OP_ADD, NFTA_DYNSET_SREG_KEY, NFTA_DYNSET_TIMEOUT
+    fn add(&mut self, fields: &[Field], set: &Set) {
+        self.load_all(fields);
+        self.expression("dynset", |dynset| {
+            let name = [set.name.as_bytes(), &[0]].concat();
+            dynset.attribute(1, &name);
+            dynset.attribute(3, &0u32.to_be_bytes());
+            dynset.attribute(4, &REGISTERS.to_be_bytes());
+            dynset.attribute(6, &DYNAMIC_TIMEOUT.to_be_bytes());
+        });
+    }
+
+    fn lookup(&mut self, fields: &[Field], set: &Set, more: &[Lookup]) {
+        self.load_all(fields);
         self.expression("lookup", |lookup| {
             lookup.put(&Lookup::SourceRegister(register(FIRST)));
             lookup.put(&Lookup::Set(set.name.into()));
@@ -552,7 +607,12 @@ fn hook_number(hook: Hook) -> HookNumber {
 fn set_flags(set: &Set) -> SetFlags {
     let map = if set.data.is_empty() { SetFlags::empty() } else { SetFlags::Map };
     let interval = if set.interval { SetFlags::Interval | SetFlags::Concat } else { SetFlags::empty() };
-    map | interval
+    let dynamic = if set.dynamic {
+        SetFlags::from_bits_retain(SET_EVAL) | SetFlags::Timeout
+    } else {
+        SetFlags::empty()
+    };
+    map | interval | dynamic
 }
 
 /// nft's number for a concatenation: six bits for each type.
@@ -666,11 +726,9 @@ impl<'a> Reply<'a> {
         self.number(GenAttribute::Id(0).kind()).map(u32::from_be_bytes)
     }
 
-    /// Handle and flags of a table in a NFT_MSG_NEWTABLE.
-    pub fn table(&self) -> Option<(u64, u32)> {
-        let handle = self.number(TableAttribute::Handle(0).kind()).map(u64::from_be_bytes)?;
-        let flags = self.number(TableAttribute::Flags(Default::default()).kind()).map(u32::from_be_bytes)?;
-        Some((handle, flags))
+    /// The flags of a table in a NFT_MSG_NEWTABLE.
+    pub fn table_flags(&self) -> Option<u32> {
+        self.number(TableAttribute::Flags(Default::default()).kind()).map(u32::from_be_bytes)
     }
 
     /// The number of elements in a NFT_MSG_NEWSET.
@@ -678,12 +736,13 @@ impl<'a> Reply<'a> {
         self.number(SetAttribute::Count(0).kind()).map(u32::from_be_bytes)
     }
 
-    /// Handle and expressions of a rule in a NFT_MSG_NEWRULE, but for its counters.
+    /// Chain and expressions of a rule in a NFT_MSG_NEWRULE, except its counters. Not its handle: a ruleset that nft has saved
+    /// and loaded again works as before.
     pub fn rule(&self) -> Option<Fingerprint> {
-        let handle = self.number::<8>(RuleAttribute::Handle(0).kind())?;
+        let chain = self.attribute(RuleAttribute::Chain(String::new()).kind())?;
         let expressions = attributes(self.attribute(RuleAttribute::Expressions(vec![]).kind())?);
-        let lasting = expressions.filter(|(_, expression)| !is_counter(expression));
-        Some(lasting.fold(Fingerprint::new().and(&handle), |rule, (_, expression)| rule.and(expression)))
+        let lasting = expressions.filter_map(|(_, expression)| essence(expression));
+        Some(lasting.fold(Fingerprint::new().and(chain), |rule, expression| rule.and(expression)))
     }
 
     /// The elements of `set` in a NFT_MSG_NEWSETELEM, with the owners that their comments name.
@@ -701,10 +760,27 @@ pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     whole.filter_map(|nla| Some((nla.kind(), nla.into_inner().get(NLA_HEADER_SIZE..nla.length().into())?)))
 }
 
-/// Whether an expression, the inside of a NFTA_LIST_ELEM, is a counter.
-fn is_counter(expression: &[u8]) -> bool {
-    let name = ExpressionAttribute::Name(String::new()).kind();
-    attributes(expression).any(|attribute| attribute == (name, b"counter\0"))
+/// What counts of an expression, the inside of a NFTA_LIST_ELEM. Not a counter; and what nft writes for a rule that it has
+/// listed is another way to say the same: it turns the bytes of a single byte round, takes a frame's protocol from the
+/// kernel instead of the frame, and compares with a nothing of one byte (1.1.7) or four.
+fn essence(expression: &[u8]) -> Option<&[u8]> {
+    let find = |kind, bytes| attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value);
+    // NFTA_EXPR_NAME, NFTA_EXPR_DATA
+    let (name, data) = (find(1, expression), find(2, expression));
+    let number = |kind| find(kind, data?).and_then(|value| value.try_into().ok()).map(u32::from_be_bytes);
+    match name? {
+        b"counter\0" | b"byteorder\0" => None,
+        // NFTA_PAYLOAD_BASE, NFTA_PAYLOAD_OFFSET; NFTA_META_KEY: NFT_META_PROTOCOL
+        b"payload\0" if (number(2), number(3)) == (Some(LINK_HEADER), Some(ETHER_TYPE)) => Some(b"protocol"),
+        b"meta\0" if number(2) == Some(1) => Some(b"protocol"),
+        // NFTA_CMP_OP: NFT_CMP_EQ; NFTA_CMP_DATA and the NFTA_DATA_VALUE in it
+        b"cmp\0" if number(2) == Some(0) && find(3, data?).is_some_and(is_zero) => Some(b"is zero"),
+        _ => Some(expression),
+    }
+}
+
+fn is_zero(data: &[u8]) -> bool {
+    attributes(data).any(|(kind, value)| kind == DATA_VALUE && value.iter().all(|byte| *byte == 0))
 }
 
 /// What lies in a NFTA_LIST_ELEM; an element without a key is none that `Element::from_entry` knows.

@@ -21,6 +21,7 @@ mod mac_check;
 mod missing;
 mod reference;
 mod ruleset;
+mod stale;
 mod state;
 #[cfg(feature = "failpoints")]
 mod version;
@@ -34,4 +35,5 @@ pub use mac_check::{MacCheck, Subject};
 pub use missing::Feature;
 pub use reference::{Layer, Trace};
 pub use ruleset::{LOOPBACK_ANSWER, Ruleset};
+pub use stale::Stale;
 pub use state::{ParseStateError, State};

@@ -9,7 +9,8 @@ use std::fmt;
 use crate::encode::Requests;
 
 use Term::{
-    Accept, Counter, Dnat, Drop, Has, Implied, In, Is, IsNot, Mark, Masked, Masquerade, NotIn, Return, Within,
+    Accept, Add, Counter, Dnat, Drop, Has, HasNot, Implied, In, Is, IsNot, Mark, Masked, Masquerade, NotIn,
+    Return, Within,
 };
 
 /// The mark of answers to the host's own loopback clients, by which the guard outside nftables knows them: "rnet".
@@ -78,6 +79,8 @@ pub(crate) struct Set {
     pub data: &'static [Type],
     /// Whether its keys are ranges (subnets).
     pub interval: bool,
+    /// Whether rules add to it what they see, for a while.
+    pub dynamic: bool,
     /// Whether its addresses are IPv6.
     pub v6: bool,
     /// For types that only an expression can name: its text, and nft's own encoding of it.
@@ -92,6 +95,7 @@ pub(crate) struct Type {
     pub width: u32,
 }
 
+const INTEGER32: Type = Type { name: "integer", id: 4, width: 4 };
 const INTEGER128: Type = Type { name: "integer", id: 4, width: 16 };
 const IPV4_ADDR: Type = Type { name: "ipv4_addr", id: 7, width: 4 };
 const IPV6_ADDR: Type = Type { name: "ipv6_addr", id: 8, width: 16 };
@@ -102,7 +106,7 @@ const IFNAME: Type = Type { name: "ifname", id: 41, width: 16 };
 
 impl Set {
     const fn new(family: Family, name: &'static str, key: &'static [Type]) -> Self {
-        Self { family, name, key, data: &[], interval: false, v6: false, type_of: None }
+        Self { family, name, key, data: &[], interval: false, dynamic: false, v6: false, type_of: None }
     }
 
     const fn inet(name: &'static str, key: &'static [Type]) -> Self {
@@ -119,6 +123,10 @@ impl Set {
 
     const fn intervals(self) -> Self {
         Self { interval: true, ..self }
+    }
+
+    const fn dynamic(self, text: &'static str, type_of: &'static [u8]) -> Self {
+        Self { dynamic: true, type_of: Some((text, type_of)), ..self }
     }
 
     const fn v6(self) -> Self {
@@ -149,18 +157,44 @@ pub(crate) static MASQ4: Set = Set::inet("masq4", &[IPV4_ADDR]);
 pub(crate) static MASQ6: Set = Set::inet("masq6", &[IPV6_ADDR]).v6();
 pub(crate) static HOME4: Set = Set::inet("home4", &[IPV4_ADDR, IFNAME]).intervals();
 pub(crate) static HOME6: Set = Set::inet("home6", &[IPV6_ADDR, IFNAME]).intervals().v6();
+/// The subnets of all networks, each with any destination: as pairs they are as easy to look up as `home4/6`.
+pub(crate) static SUBNET4: Set = Set::inet("subnet4", &[IPV4_ADDR, IPV4_ADDR]).intervals();
+pub(crate) static SUBNET6: Set = Set::inet("subnet6", &[IPV6_ADDR, IPV6_ADDR]).intervals().v6();
+/// Addresses whose former holder may have left flows behind.
+pub(crate) static STALE4: Set = Set::inet("stale4", &[IPV4_ADDR]);
+pub(crate) static STALE6: Set = Set::inet("stale6", &[IPV6_ADDR]).v6();
+/// Flows of such an address that began since.
+pub(crate) static FRESH4: Set =
+    Set::inet("fresh4", &[IPV4_ADDR, INTEGER32]).dynamic("ip saddr . ct id", FRESH4_TYPE_OF);
+pub(crate) static FRESH6: Set =
+    Set::inet("fresh6", &[IPV6_ADDR, INTEGER32]).dynamic("ip6 saddr . ct id", FRESH6_TYPE_OF).v6();
 /// Pairs (from, to) of bridges; a bridge paired with itself is isolated from everything else.
 pub(crate) static ISOLATED: Set = Set::inet("isolated", &[IFNAME, IFNAME]);
 pub(crate) static PORTS: Set = Set::bridge("ports", &[IFNAME]);
 pub(crate) static OWNER4: Set = Set::bridge("owner4", &[IFNAME, ETHER_ADDR, IPV4_ADDR]);
 pub(crate) static OWNER6: Set = Set::bridge("owner6", &[IFNAME, ETHER_ADDR, IPV6_ADDR]).v6();
-/// The target of a neighbour advertisement; nft 1.0.6 has no name for that field.
+/// The target of a neighbour solicitation or advertisement, as what stands 48 bytes behind the start of an IPv6 header. nft
+/// 1.0.6 has no name for it; newer versions have one for its place behind the ICMPv6 header, and do not load again what they
+/// list so.
 pub(crate) static TARGET6: Set = Set {
-    type_of: Some(("iifname . @th,64,128", TARGET6_TYPE_OF)),
+    type_of: Some(("iifname . @nh,384,128", TARGET6_TYPE_OF)),
     ..Set::bridge("target6", &[IFNAME, INTEGER128]).v6()
 };
 
-/// `iifname . @th,64,128` as nft stores it in a set (NFTNL_UDATA_SET_KEY_TYPEOF and what lies in it):
+/// What a dynamic set holds at most: rules that find it full see nothing in it.
+pub(crate) const DYNAMIC_SIZE: u32 = 65535;
+
+/// `ip saddr . ct id` and `ip6 saddr . ct id` as nft stores them (see below).
+const FRESH4_TYPE_OF: &[u8] = &[
+    3, 52, 0, 4, 13, 0, 0, 0, 1, 44, 0, 20, 0, 4, 7, 0, 0, 0, 1, 12, 0, 4, 12, 0, 0, 0, 1, 4, 11, 0, 0, 0, 1,
+    20, 0, 4, 12, 0, 0, 0, 1, 12, 0, 4, 23, 0, 0, 0, 1, 4, 255, 255, 255, 255,
+];
+const FRESH6_TYPE_OF: &[u8] = &[
+    3, 52, 0, 4, 13, 0, 0, 0, 1, 44, 0, 20, 0, 4, 7, 0, 0, 0, 1, 12, 0, 4, 13, 0, 0, 0, 1, 4, 8, 0, 0, 0, 1,
+    20, 0, 4, 12, 0, 0, 0, 1, 12, 0, 4, 23, 0, 0, 0, 1, 4, 255, 255, 255, 255,
+];
+
+/// `iifname . @nh,384,128` as nft stores it in a set (NFTNL_UDATA_SET_KEY_TYPEOF and what lies in it):
 /// TLVs of one byte type, one byte length; numbers are little-endian.
 const TARGET6_TYPE_OF: &[u8] = &[
     3, 64, // NFTNL_UDATA_SET_KEY_TYPEOF
@@ -169,8 +203,8 @@ const TARGET6_TYPE_OF: &[u8] = &[
     0, 14, 0, 4, 9, 0, 0, 0, 1, 6, 0, 4, 6, 0, 0, 0, // EXPR_META: iifname
     1, 38, 0, 4, 7, 0, 0, 0, // EXPR_PAYLOAD
     1, 30, 0, 4, 0, 0, 0, 0, 1, 4, 0, 0, 0, 0, // no known header, no known field
-    2, 4, 3, 0, 0, 0, // PROTO_BASE_TRANSPORT_HDR
-    3, 4, 64, 0, 0, 0, 4, 4, 128, 0, 0, 0, // offset and length in bits
+    2, 4, 2, 0, 0, 0, // PROTO_BASE_NETWORK_HDR
+    3, 4, 128, 1, 0, 0, 4, 4, 128, 0, 0, 0, // offset (384) and length in bits
 ];
 
 /// Eight bytes at a time: each ADD asks.
@@ -218,6 +252,10 @@ pub(crate) enum Term {
     Masked(Field, Value, Value),
     /// `FIELD FLAG,…`: any of these bits.
     Has(Field, Value),
+    /// `FIELD ! FLAG`: without this bit.
+    HasNot(Field, Value),
+    /// `add @SET { FIELD . … timeout TIME }`
+    Add(&'static [Field], &'static Set),
     /// `FIELD . … @SET`
     In(&'static [Field], &'static Set),
     /// `FIELD . … != @SET`
@@ -258,6 +296,8 @@ pub(crate) enum Source {
     Conntrack(u32),
     /// The type of the destination address (NFT_FIB_RESULT_ADDRTYPE)
     FibDaddrType,
+    /// Whether the source address is routed to where the packet came from (NFT_FIB_RESULT_OIF)
+    FibSaddrIif,
 }
 
 /// A constant: its bytes as they lie in a register, and nft's text.
@@ -280,13 +320,17 @@ const OIFNAME: Field = field("oifname", Source::Meta(7), 16);
 const NFPROTO: Field = field("meta nfproto", Source::Meta(15), 1);
 const L4PROTO: Field = field("meta l4proto", Source::Meta(16), 1);
 const FIB_DADDR: Field = field("fib daddr type", Source::FibDaddrType, 4);
+const FIB_WAY_BACK: Field = field("fib saddr . iif oif", Source::FibSaddrIif, 4);
+const CT_DIRECTION: Field = field("ct direction", Source::Conntrack(1), 1);
 const CT_STATE: Field = field("ct state", Source::Conntrack(0), 4);
+const CT_ID: Field = field("ct id", Source::Conntrack(23), 4);
 const CT_STATUS: Field = field("ct status", Source::Conntrack(2), 4);
 const ETHER_DADDR: Field = field("ether daddr", Source::Payload(LINK, 0), 6);
 pub(crate) const ETHER_SADDR: Field = field("ether saddr", Source::Payload(LINK, 6), 6);
 const ETHER_TYPE: Field = field("ether type", Source::Payload(LINK, 12), 2);
 const IP_SADDR: Field = field("ip saddr", Source::Payload(NETWORK, 12), 4);
 const IP_DADDR: Field = field("ip daddr", Source::Payload(NETWORK, 16), 4);
+const IP6_NEXT: Field = field("ip6 nexthdr", Source::Payload(NETWORK, 6), 1);
 const IP6_SADDR: Field = field("ip6 saddr", Source::Payload(NETWORK, 8), 16);
 const IP6_DADDR: Field = field("ip6 daddr", Source::Payload(NETWORK, 24), 16);
 const ARP_SADDR_ETHER: Field = field("arp saddr ether", Source::Payload(NETWORK, 8), 6);
@@ -295,7 +339,8 @@ const ARP_DADDR_IP: Field = field("arp daddr ip", Source::Payload(NETWORK, 24), 
 const TH_DPORT: Field = field("th dport", Source::Payload(TRANSPORT, 2), 2);
 const UDP_DPORT: Field = field("udp dport", Source::Payload(TRANSPORT, 2), 2);
 const ICMPV6_TYPE: Field = field("icmpv6 type", Source::Payload(TRANSPORT, 0), 1);
-const ICMPV6_TARGET: Field = field("@th,64,128", Source::Payload(TRANSPORT, 8), 16);
+const ICMPV6_TARGET: Field = field("@nh,384,128", Source::Payload(NETWORK, 48), 16);
+const TCP_FLAGS: Field = field("tcp flags", Source::Payload(TRANSPORT, 13), 1);
 
 const fn value(text: &'static str, bytes: &'static [u8]) -> Value {
     Value { bytes, text }
@@ -305,6 +350,14 @@ const fn value(text: &'static str, bytes: &'static [u8]) -> Value {
 const LOCAL_TYPE: &[u8] = &2u32.to_ne_bytes();
 /// IPS_DST_NAT, in host order.
 const DNAT_STATUS: &[u8] = &0x20u32.to_ne_bytes();
+/// IPS_SRC_NAT, in host order.
+const SNAT_STATUS: &[u8] = &0x10u32.to_ne_bytes();
+/// IPS_CONFIRMED, in host order.
+const CONFIRMED_STATUS: &[u8] = &0x08u32.to_ne_bytes();
+/// NF_CT_STATE_BIT of new, in host order.
+const NEW_STATE: &[u8] = &0x08u32.to_ne_bytes();
+/// NF_CT_STATE_INVALID_BIT, in host order.
+const INVALID_STATE: &[u8] = &0x01u32.to_ne_bytes();
 /// NF_CT_STATE_BIT of established and related, in host order.
 const KNOWN_STATES: &[u8] = &0x06u32.to_ne_bytes();
 
@@ -315,10 +368,17 @@ const IPV6: Term = Implied(NFPROTO, value("ipv6", &[10]));
 const TO_HOST: Term = Is(FIB_DADDR, value("local", LOCAL_TYPE));
 const DNATED: Term = Has(CT_STATUS, value("dnat", DNAT_STATUS));
 const KNOWN: Term = Has(CT_STATE, value("established,related", KNOWN_STATES));
+const NEW: Term = Has(CT_STATE, value("new", NEW_STATE));
+/// A flow's first packet: one of which there was no answer yet is new for longer.
+const FIRST: Term = HasNot(CT_STATUS, value("confirmed", CONFIRMED_STATUS));
+const ORIGINAL: Term = Is(CT_DIRECTION, value("original", &[0]));
+const OWN_SOURCE: Term = HasNot(CT_STATUS, value("snat", SNAT_STATUS));
+const INVALID: Term = Has(CT_STATE, value("invalid", INVALID_STATE));
 const ETHER_IP: Term = Implied(ETHER_TYPE, value("ip", &[0x08, 0x00]));
 const ETHER_IP6: Term = Implied(ETHER_TYPE, value("ip6", &[0x86, 0xdd]));
 const ETHER_ARP: Term = Implied(ETHER_TYPE, value("arp", &[0x08, 0x06]));
 const UDP: Term = Implied(L4PROTO, value("udp", &[17]));
+const TCP: Term = Implied(L4PROTO, value("tcp", &[6]));
 const ICMPV6: Term = Implied(L4PROTO, value("ipv6-icmp", &[58]));
 const LO: Value = value("\"lo\"", b"lo\0\0\0\0\0\0\0\0\0\0\0\0\0\0");
 const LOOPBACK: Value = value("127.0.0.0", &[127, 0, 0, 0]);
@@ -344,6 +404,12 @@ static INET: Table = Table {
         &MASQ6,
         &HOME4,
         &HOME6,
+        &SUBNET4,
+        &SUBNET6,
+        &STALE4,
+        &STALE6,
+        &FRESH4,
+        &FRESH6,
         &ISOLATED,
     ],
     chains: &[
@@ -356,8 +422,17 @@ static INET: Table = Table {
             priority_name: "-350",
             rules: &[&[IsNot(IIFNAME, LO), IPV4, Within(IP_DADDR, LOOPBACK, 8), Counter, Drop]],
         },
-        // What is for 127.0.0.1 behind that guard has just been translated back: an answer to the host's own client. The guard
-        // outside nftables would take it for an attack where br_netfilter has it translated before it enters the bridge.
+        Chain {
+            name: "source-guard",
+            kind: "filter",
+            hook: Hook::Prerouting,
+            priority: -350,
+            priority_name: "-350",
+            rules: SOURCES,
+        },
+        // An answer to the host's own loopback client, which has just been translated back to 127.0.0.1. The guard outside
+        // nftables would take it for an attack where br_netfilter has it translated before it enters the bridge. Nothing else
+        // gets the mark: that guard must hold where nobody has the first one.
         Chain {
             name: "loopback-answer",
             kind: "filter",
@@ -368,6 +443,8 @@ static INET: Table = Table {
                 IsNot(IIFNAME, LO),
                 IPV4,
                 Within(IP_DADDR, LOOPBACK, 8),
+                Is(CT_DIRECTION, value("reply", &[1])),
+                Has(CT_STATUS, value("snat", SNAT_STATUS)),
                 Mark(value("0x726e6574", &LOOPBACK_ANSWER.to_ne_bytes())),
             ]],
         },
@@ -380,12 +457,28 @@ static INET: Table = Table {
             rules: PUBLISH,
         },
         Chain {
+            name: "holders",
+            kind: "filter",
+            hook: Hook::Prerouting,
+            priority: 0,
+            priority_name: "filter",
+            rules: HOLDERS,
+        },
+        Chain {
             name: "output",
             kind: "nat",
             hook: Hook::Output,
             priority: -100,
             priority_name: "-100",
             rules: PUBLISH,
+        },
+        Chain {
+            name: "host-holders",
+            kind: "filter",
+            hook: Hook::Output,
+            priority: 0,
+            priority_name: "filter",
+            rules: HOST_HOLDERS,
         },
         Chain {
             name: "postrouting",
@@ -403,8 +496,50 @@ static INET: Table = Table {
             priority_name: "filter",
             rules: ISOLATE,
         },
+        Chain {
+            name: "untranslated",
+            kind: "filter",
+            hook: Hook::Postrouting,
+            priority: 150,
+            priority_name: "150",
+            rules: UNTRANSLATED,
+        },
+        // A segment that conntrack finds no place for is not translated and so ends at the host, whose answer would end the
+        // container's connection. The host's answers to its own peers belong to a connection.
+        Chain {
+            name: "resets",
+            kind: "filter",
+            hook: Hook::Output,
+            priority: 0,
+            priority_name: "filter",
+            rules: &[&[INVALID, TCP, Has(TCP_FLAGS, value("rst", &[4])), Counter, Drop]],
+        },
     ],
 };
+
+/// A container's address comes in by a bridge of its subnet, or from the host itself. Before conntrack: an entry that anybody
+/// else could make would let answers in, to ports that nobody published.
+const SOURCES: &[&[Term]] = &[
+    // Where the host's own route to that address leads elsewhere (a longer prefix within the subnet), no container has it.
+    &[
+        IsNot(IIFNAME, LO),
+        IPV4,
+        In(&[IP_SADDR, IP_DADDR], &SUBNET4),
+        NotIn(&[IP_SADDR, IIFNAME], &HOME4),
+        Is(FIB_WAY_BACK, value("missing", &[0; 4])),
+        Counter,
+        Drop,
+    ],
+    // For IPv6 the kernel takes a default route there for a way back.
+    &[
+        IsNot(IIFNAME, LO),
+        IPV6,
+        In(&[IP6_SADDR, IP6_DADDR], &SUBNET6),
+        NotIn(&[IP6_SADDR, IIFNAME], &HOME6),
+        Counter,
+        Drop,
+    ],
+];
 
 /// Only packets for the host itself: traffic that passes through is nobody's published port (CVE-2025-67499).
 const PUBLISH: &[&[Term]] = &[
@@ -418,6 +553,27 @@ const PUBLISH: &[&[Term]] = &[
     &[IPV6, In(&[IP6_SADDR, IP6_DADDR, L4PROTO, TH_DPORT], &EXCEPT6), Return],
     &[TO_HOST, IPV6, Dnat(TO_ENDPOINT6, &PUBLISH6)],
     &[TO_HOST, IS_IPV6, Dnat(TO_PORT, &PUBLISH6_ANY)],
+];
+
+/// Nobody inherits flows with an address: until those of its former holder are forgotten, which takes longer than anybody
+/// should wait for, only such pass as began since. Behind the translation of destinations, before that of sources.
+const HOLDERS: &[&[Term]] = &[
+    &[IPV4, In(&[IP_SADDR], &STALE4), NEW, FIRST, Add(&[IP_SADDR, CT_ID], &FRESH4)],
+    &[IPV4, In(&[IP_DADDR], &STALE4), NEW, FIRST, Add(&[IP_DADDR, CT_ID], &FRESH4)],
+    &[IPV4, In(&[IP_SADDR], &STALE4), NotIn(&[IP_SADDR, CT_ID], &FRESH4), Counter, Drop],
+    &[IPV4, In(&[IP_DADDR], &STALE4), NotIn(&[IP_DADDR, CT_ID], &FRESH4), Counter, Drop],
+    &[IPV6, In(&[IP6_SADDR], &STALE6), NEW, FIRST, Add(&[IP6_SADDR, CT_ID], &FRESH6)],
+    &[IPV6, In(&[IP6_DADDR], &STALE6), NEW, FIRST, Add(&[IP6_DADDR, CT_ID], &FRESH6)],
+    &[IPV6, In(&[IP6_SADDR], &STALE6), NotIn(&[IP6_SADDR, CT_ID], &FRESH6), Counter, Drop],
+    &[IPV6, In(&[IP6_DADDR], &STALE6), NotIn(&[IP6_DADDR, CT_ID], &FRESH6), Counter, Drop],
+];
+
+/// The same for what the host itself sends.
+const HOST_HOLDERS: &[&[Term]] = &[
+    &[IPV4, In(&[IP_DADDR], &STALE4), NEW, FIRST, Add(&[IP_DADDR, CT_ID], &FRESH4)],
+    &[IPV4, In(&[IP_DADDR], &STALE4), NotIn(&[IP_DADDR, CT_ID], &FRESH4), Counter, Drop],
+    &[IPV6, In(&[IP6_DADDR], &STALE6), NEW, FIRST, Add(&[IP6_DADDR, CT_ID], &FRESH6)],
+    &[IPV6, In(&[IP6_DADDR], &STALE6), NotIn(&[IP6_DADDR, CT_ID], &FRESH6), Counter, Drop],
 ];
 
 const LINK_LOCAL: Value = value("fe80::", &[0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
@@ -436,6 +592,34 @@ const MASQUERADE: &[&[Term]] = &[
     &[DNATED, IPV6, In(&[IP6_SADDR, OIFNAME], &HOME6), In(TO_ENDPOINT6, &PUBLISHED6), Masquerade],
     &[DNATED, IPV6, In(TO_ENDPOINT6, &MASQALL6), Masquerade],
     &[IPV6, In(&[IP6_SADDR], &MASQ6), NotIn(&[IP6_SADDR, OIFNAME], &HOME6), Masquerade],
+];
+
+/// What leaves a masqueraded network is masqueraded, or an answer to whoever came by a direct route. Conntrack translates
+/// nothing that it finds no place for, such as the last segments of a connection that it has forgotten, and no flow that began
+/// while somebody had flushed our rules.
+const UNTRANSLATED: &[&[Term]] = &[
+    &[IPV4, Within(IP_DADDR, MULTICAST4, 4), Accept],
+    &[IPV6, Within(IP6_DADDR, MULTICAST6, 8), Accept],
+    &[IPV4, In(&[IP_SADDR], &MASQ4), NotIn(&[IP_SADDR, OIFNAME], &HOME4), INVALID, Counter, Drop],
+    &[
+        IPV4,
+        In(&[IP_SADDR], &MASQ4),
+        NotIn(&[IP_SADDR, OIFNAME], &HOME4),
+        ORIGINAL,
+        OWN_SOURCE,
+        Counter,
+        Drop,
+    ],
+    &[IPV6, In(&[IP6_SADDR], &MASQ6), NotIn(&[IP6_SADDR, OIFNAME], &HOME6), INVALID, Counter, Drop],
+    &[
+        IPV6,
+        In(&[IP6_SADDR], &MASQ6),
+        NotIn(&[IP6_SADDR, OIFNAME], &HOME6),
+        ORIGINAL,
+        OWN_SOURCE,
+        Counter,
+        Drop,
+    ],
 ];
 
 /// What is forwarded to an isolated bridge; the pair of a bridge with itself stands for the bridge.
@@ -475,11 +659,48 @@ const GUARD: &[&[Term]] = &[
     &[
         ETHER_IP6,
         ICMPV6,
-        Is(ICMPV6_TYPE, value("nd-neighbor-advert", &[136])),
+        Is(ICMPV6_TYPE, NEIGHBOR_ADVERT),
+        IsNot(IP6_NEXT, value("ipv6-icmp", &[58])),
+        Counter,
+        Drop,
+    ],
+    &[
+        ETHER_IP6,
+        ICMPV6,
+        Is(ICMPV6_TYPE, NEIGHBOR_ADVERT),
         NotIn(&[IIFNAME, ICMPV6_TARGET], &TARGET6),
         Counter,
         Drop,
     ],
+    // No address is a source before duplicate address detection (RFC 4862, 5.4) and for nothing else but it and the multicast
+    // reports that go before it (RFC 3590): whoever answered such a packet would answer the host itself.
+    &[
+        ETHER_IP6,
+        In(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &OWNER6),
+        Is(IP6_SADDR, NO_ADDRESS6),
+        ICMPV6,
+        Is(ICMPV6_TYPE, value("nd-neighbor-solicit", &[135])),
+        Is(IP6_NEXT, value("ipv6-icmp", &[58])),
+        In(&[IIFNAME, ICMPV6_TARGET], &TARGET6),
+        Accept,
+    ],
+    &[
+        ETHER_IP6,
+        In(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &OWNER6),
+        Is(IP6_SADDR, NO_ADDRESS6),
+        ICMPV6,
+        Is(ICMPV6_TYPE, value("mld2-listener-report", &[143])),
+        Accept,
+    ],
+    &[
+        ETHER_IP6,
+        In(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &OWNER6),
+        Is(IP6_SADDR, NO_ADDRESS6),
+        ICMPV6,
+        Is(ICMPV6_TYPE, value("mld-listener-report", &[131])),
+        Accept,
+    ],
+    &[ETHER_IP6, In(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &OWNER6), Is(IP6_SADDR, NO_ADDRESS6), Counter, Drop],
     &[ETHER_IP, In(&[IIFNAME, ETHER_SADDR, IP_SADDR], &OWNER4), Accept],
     &[ETHER_IP6, In(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &OWNER6), Accept],
     &[
@@ -498,6 +719,9 @@ const GUARD: &[&[Term]] = &[
     ],
     &[Counter, Drop],
 ];
+
+const NEIGHBOR_ADVERT: Value = value("nd-neighbor-advert", &[136]);
+const NO_ADDRESS6: Value = value("::", &[0; 16]);
 
 /// 01:80:c2:00:00:00 to :0f, which a bridge must never forward (IEEE 802.1D, 7.12.6).
 const BRIDGE_GROUP: Value = value("01:80:c2:00:00:00", &[0x01, 0x80, 0xc2, 0, 0, 0]);
@@ -541,6 +765,9 @@ impl fmt::Display for Set {
         if !self.data.is_empty() {
             write!(f, " : {}", joined(self.data, |t| t.name))?;
         }
+        if self.dynamic {
+            write!(f, "\n\t\tsize {DYNAMIC_SIZE}\n\t\tflags dynamic,timeout")?;
+        }
         let flags = if self.interval { "\n\t\tflags interval" } else { "" };
         writeln!(f, "{flags}\n\t}}")
     }
@@ -576,6 +803,10 @@ impl Term {
         Some(match self {
             Self::Implied(..) => return None,
             Self::Is(field, value) | Self::Has(field, value) => format!("{} {}", field.text, value.text),
+            Self::HasNot(field, value) => format!("{} ! {}", field.text, value.text),
+            Self::Add(fields, set) => {
+                format!("add @{} {{ {} timeout 1h }}", set.name, joined(fields, |f| f.text))
+            }
             Self::IsNot(field, value) => format!("{} != {}", field.text, value.text),
             Self::Within(field, value, bits) => format!("{} {}/{bits}", field.text, value.text),
             Self::Masked(field, mask, value) => {
@@ -616,7 +847,11 @@ mod tests {
     fn values_are_as_wide_as_their_fields() {
         for term in terms() {
             match term {
-                Is(field, value) | Implied(field, value) | IsNot(field, value) | Has(field, value) => {
+                Is(field, value)
+                | Implied(field, value)
+                | IsNot(field, value)
+                | Has(field, value)
+                | HasNot(field, value) => {
                     assert_eq!(value.bytes.len(), field.width as usize, "{term:?}");
                 }
                 Within(field, value, bits) => {
@@ -641,7 +876,7 @@ mod tests {
     #[test]
     fn lookups_have_the_fields_of_their_sets() {
         for term in terms() {
-            if let In(fields, set) | NotIn(fields, set) | Dnat(fields, set) = term {
+            if let In(fields, set) | NotIn(fields, set) | Dnat(fields, set) | Add(fields, set) = term {
                 let fields: Vec<u32> = fields.iter().map(|field| field.width).collect();
                 let key: Vec<u32> = set.key.iter().map(|part| part.width).collect();
                 assert_eq!(fields, key, "{}", set.name);

@@ -5,24 +5,22 @@ use std::str::FromStr;
 
 /// The identity of our tables and of their rules, in order.
 ///
-/// It changes exactly if somebody deleted, replaced, added or moved a rule of ours, made one of the tables
-/// anew or put it to sleep; elements do not matter. Its text is one line.
+/// It changes exactly if somebody deleted, replaced, added or moved a rule of ours, or put one of the tables to sleep. Handles
+/// do not matter: what nft saved and loaded again is the same. Elements do not matter either. Its text is one line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     pub(crate) tables: Vec<TableState>,
 }
 
-/// One table. The kernel never gives a table's handle out twice.
+/// One table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TableState {
-    pub handle: u64,
     /// NFTA_TABLE_FLAGS, for a sleeping (dormant) table has all its rules and no effect.
     pub flags: u32,
     pub rules: Fingerprint,
 }
 
-/// What is left of all rules of a table: their handles, of which none is given out twice either, and their
-/// expressions, for a replaced rule keeps its handle. FNV-1a, 64 bits.
+/// What is left of all rules of a table: their chains and expressions. FNV-1a, 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Fingerprint(u64);
 
@@ -52,7 +50,7 @@ impl fmt::Display for State {
 
 impl fmt::Display for TableState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{:016x}", self.handle, self.flags, self.rules.0)
+        write!(f, "{}:{:016x}", self.flags, self.rules.0)
     }
 }
 
@@ -72,10 +70,9 @@ impl FromStr for State {
 }
 
 fn table(text: &str) -> Option<TableState> {
-    let mut parts = text.splitn(3, ':');
-    let (handle, flags) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    let rules = parts.next().filter(|rules| rules.len() == 16)?;
-    Some(TableState { handle, flags, rules: Fingerprint(u64::from_str_radix(rules, 16).ok()?) })
+    let (flags, rules) = text.split_once(':')?;
+    let (flags, rules) = (flags.parse().ok()?, Some(rules).filter(|rules| rules.len() == 16)?);
+    Some(TableState { flags, rules: Fingerprint(u64::from_str_radix(rules, 16).ok()?) })
 }
 
 #[cfg(test)]
@@ -86,14 +83,14 @@ mod tests {
     fn one_line_of_text_and_back() {
         let state = State {
             tables: vec![
-                TableState { handle: 7, flags: 0, rules: Fingerprint(0xabc) },
-                TableState { handle: 8, flags: 1, rules: Fingerprint(u64::MAX) },
+                TableState { flags: 0, rules: Fingerprint(0xabc) },
+                TableState { flags: 1, rules: Fingerprint(u64::MAX) },
             ],
         };
 
         let text = state.to_string();
 
-        assert_eq!(text, "7:0:0000000000000abc 8:1:ffffffffffffffff");
+        assert_eq!(text, "0:0000000000000abc 1:ffffffffffffffff");
         assert_eq!(text.parse(), Ok(state));
     }
 
@@ -101,12 +98,12 @@ mod tests {
     fn other_text_is_refused() {
         for text in [
             "",
-            "7",
-            "7:0",
-            "7:0:abc",
-            "7:0:000000000000000x",
-            "7:0:0000000000000abc ",
-            "-7:0:0000000000000abc",
+            "0",
+            "7:0:0000000000000abc",
+            "0:abc",
+            "0:000000000000000x",
+            "0:0000000000000abc ",
+            "-1:0000000000000abc",
         ] {
             assert_eq!(text.parse::<State>(), Err(ParseStateError(text.into())));
         }

@@ -46,7 +46,7 @@ impl World {
         let [c1, c2, c3] = [("c1", 18, 2), ("c2", 18, 3), ("c3", 19, 2)].map(|(name, network, n)| {
             container(&host, &mut netlink, bridges[network - 18], name, network, n)
         });
-        host.run(|| Firewall::open().unwrap().rebuild(&elements()).map(drop)).unwrap().unwrap();
+        host.run(|| Firewall::open().unwrap().rebuild(&elements(), &[]).map(drop)).unwrap().unwrap();
         Self { host, outside, c1, c2, c3 }
     }
 }

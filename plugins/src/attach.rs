@@ -8,8 +8,8 @@ use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Ipam, Plan, addresses};
 use crate::{
-    Error, Host, chained, failpoint, firewall, lease, link, living, mac_check, macs, names, network, ports,
-    reference, renamed, sticky,
+    Error, Host, chained, failpoint, firewall, former, lease, link, living, mac_check, macs, names, network,
+    ports, reference, renamed, sticky,
 };
 
 /// The plugins that make an interface and keep a record of it.
@@ -152,6 +152,7 @@ fn detach(host: &mut Host, ipam: &Ipam, request: &Request<'_>, record: &Record) 
     failures.extend(firewall::dismiss(host, record).err());
     failures.extend(mac_check::dismiss(host, record).err());
     failures.extend(remove_link(host, link).err());
+    former::forget_later(host);
     Error::all(failures)?;
     macs::release(host, record)?;
     lease::del(host, ipam, request, record)?;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use cni::{Args, Attachment, CniResult, Request};
 use store::{Address, LockName, Mode, Namespace, Record};
 
-use crate::{Error, Host, attach, failpoint, firewall, names, network, renamed};
+use crate::{Error, Host, attach, failpoint, firewall, former, names, network, renamed};
 
 /// The plugins of this kind.
 const PLUGINS: [&str; 2] = ["portmap", "dnsname"];
@@ -141,7 +141,9 @@ pub fn remove_all(host: &mut Host, attachment: &Record) -> Result<(), Error> {
 fn remove(host: &mut Host, record: &Record) -> Result<(), Error> {
     names::withdraw(host, record);
     failpoint::pass("del.names")?;
-    firewall::dismiss(host, record)?;
+    let dismissed = firewall::dismiss(host, record);
+    former::forget_later(host);
+    dismissed?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     failpoint::pass("del.record")?;
     if host.store.has_records(&record.network, &record.plugin)? {

@@ -6,11 +6,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use netlink::Mac;
-use nft::{Element, Flow, Owner, Protocol, Range};
+use ipnetwork::IpNetwork;
+use netlink::{Mac, Netlink};
+use nft::{Element, Firewall, Flow, Owner, Protocol, Range};
 use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage, Zone};
 
-use crate::{Error, Host, failpoint, moments, names, network, ports, ruleset};
+use crate::{Error, Host, failpoint, former, moments, names, network, ports, ruleset};
 
 /// Puts an attachment's elements into the ruleset. The lock that comes back is to be held until the record is
 /// committed: a rebuild in between would not know of them.
@@ -29,7 +30,7 @@ pub fn admit(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error
         return Ok(None);
     }
     ports::open_loopback(host, record)?;
-    flush_udp(host, udp_ports(record).flat_map(|port| [to(port), by(port)]).collect())?;
+    flush_udp(host, udp_ports(record).map(to).collect())?;
     failpoint::pass("add.conntrack")?;
     Ok(lock)
 }
@@ -42,7 +43,9 @@ fn claim(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
         return if record.isolated { ruleset::confirm(host).map(Some) } else { Ok(None) };
     }
     ports::reserve(host, record)?;
-    ruleset::put(host, &elements, &elements).map(Some)
+    let lock = ruleset::put(host, &elements, &elements)?;
+    former::take_over(host, record)?;
+    Ok(Some(lock))
 }
 
 /// Takes an attachment's elements out again, whoever may have its address by now.
@@ -52,24 +55,10 @@ pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
         return failpoint::pass("del.rules");
     }
     // An ADD that did not come so far, because somebody holds the locks, must not need them for its undo.
-    let held = (record.stage == Stage::Committed || holds_any(host, record, &elements)?)
-        && withdraw(host, record, &elements)?;
-    forget_flows(host, record, held)?;
+    if record.stage == Stage::Committed || holds_any(host, record, &elements)? {
+        withdraw(host, record, &elements)?;
+    }
     failpoint::pass("del.conntrack")
-}
-
-/// Forgets the UDP flows that a container answered. Where it held nothing any more, its elements may be another's, and
-/// then so are the flows; where it never did, because it was refused a port, none are its own.
-fn forget_flows(host: &mut Host, record: &Record, held: bool) -> Result<(), Error> {
-    let flows: Vec<Flow> = udp_ports(record).map(by).collect();
-    if flows.is_empty() || !held && is_anothers(host, record)? {
-        return Ok(());
-    }
-    match flush_udp(host, flows) {
-        // What this kernel cannot tell of cannot be forgotten either, and is no reason to keep a container.
-        Err(Error::Nft(error)) if error.missing().is_some() => Ok(()),
-        other => other,
-    }
 }
 
 fn is_anothers(host: &mut Host, record: &Record) -> Result<bool, Error> {
@@ -86,16 +75,20 @@ fn holds_any(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) ->
     Ok(own || ports::has_claims(host, record)?)
 }
 
-/// True if anything of an attachment was in the ruleset.
-fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> Result<bool, Error> {
+fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> Result<(), Error> {
     let _ports = ports::lock(host, record)?;
     let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
     // From here on a rebuild must not bring them back. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
-    let removed = ruleset::remove(host, elements)?;
+    let left = former::addresses(host, record)?;
+    if ruleset::withdraw(host, elements, &left)? {
+        host.has_stale |= !left.is_empty();
+    } else if !left.is_empty() && !is_anothers(host, record)? {
+        // Where it held nothing any more, its elements may be another's, and then so are the flows.
+        former::forget_now(host, &left)?;
+    }
     failpoint::pass("del.rules")?;
-    ports::release(host, record)?;
-    Ok(removed)
+    ports::release(host, record)
 }
 
 /// Takes out whatever a plugin has put in under an attachment's key, and its claims: for an attachment whose record
@@ -161,6 +154,7 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
     let _lock = host.lock(LockName::Ruleset, Mode::Exclusive)?;
     let others = network::others_in_use(host, network)?;
     if others.is_empty() {
+        former::tables_go(host)?;
         ruleset::forget(host)?;
         host.firewall()?.drop_tables()?;
         host.note_deletion()?;
@@ -171,43 +165,33 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
         return Ok(());
     }
     ruleset::remove(host, &elements)?;
-    let uncovered = of_all(&others)
-        .into_iter()
-        .filter(|(home, _)| elements.iter().any(|(gone, _)| is_covered(home, gone)));
+    let uncovered =
+        of_all(&others).into_iter().filter(|(home, _)| elements.iter().any(|(gone, _)| home.is_within(gone)));
     let uncovered: Vec<_> = uncovered.collect();
     if uncovered.is_empty() { Ok(()) } else { ruleset::write(host, |firewall| firewall.add(&uncovered)) }
 }
 
 /// True if a subnet of one of these lies in another that its bridge has, or the reverse.
 fn has_covered(host: &Host, elements: &[(Element, Owner)]) -> Result<bool, Error> {
-    let homes: Vec<&Element> = elements
-        .iter()
-        .map(|(element, _)| element)
-        .filter(|one| matches!(one, Element::Home { .. }))
-        .collect();
+    let homes: Vec<&Element> =
+        elements.iter().map(|(element, _)| element).filter(|one| is_interval(one)).collect();
     if homes.is_empty() {
         return Ok(false);
     }
     let all: Vec<_> = host.store.networks()?.iter().flat_map(network_elements).collect();
-    Ok(all
-        .iter()
-        .any(|(other, _)| homes.iter().any(|home| is_covered(home, other) || is_covered(other, home))))
+    Ok(all.iter().any(|(other, _)| homes.iter().any(|home| home.is_within(other) || other.is_within(home))))
 }
 
-/// True if both are subnets of one bridge, the first a part of the second.
-fn is_covered(part: &Element, whole: &Element) -> bool {
-    match (part, whole) {
-        (Element::Home { subnet: part, bridge }, Element::Home { subnet: whole, bridge: other }) => {
-            bridge == other && whole.prefix() < part.prefix() && whole.contains(part.network())
-        }
-        _ => false,
-    }
+fn is_interval(element: &Element) -> bool {
+    matches!(element, Element::Home { .. } | Element::Subnet { .. })
 }
 
 /// A chain's plugins remember the same network, and networks may share a bridge: what others ask for too stays.
 fn elements_of_it_alone(network: &Network, others: &[Network]) -> Vec<(Element, Owner)> {
     let shared: Vec<_> = others.iter().flat_map(network_elements).collect();
-    let is_shared = |element: &Element| shared.iter().any(|(other, _)| has_key_of(other, element));
+    let is_shared = |element: &Element| {
+        shared.iter().any(|(other, _)| has_key_of(other, element) || element.is_within(other))
+    };
     network_elements(network).into_iter().filter(|(element, _)| !is_shared(element)).collect()
 }
 
@@ -241,8 +225,8 @@ pub fn of_all(networks: &[Network]) -> Vec<(Element, Owner)> {
     };
     elements.retain(|(element, _)| !is_rival(element));
     let homes = elements.iter().map(|(element, _)| element.clone());
-    let homes: Vec<Element> = homes.filter(|element| matches!(element, Element::Home { .. })).collect();
-    elements.retain(|(element, _)| !homes.iter().any(|whole| is_covered(element, whole)));
+    let homes: Vec<Element> = homes.filter(is_interval).collect();
+    elements.retain(|(element, _)| !homes.iter().any(|whole| element.is_within(whole)));
     elements
 }
 
@@ -269,7 +253,15 @@ fn elements_of_bridge(network: &Network) -> Vec<(Element, Owner)> {
         .iter()
         .map(|subnet| Element::Home { subnet: *subnet, bridge: network.bridge.clone() });
     let isolated = network.isolated.then(|| Element::Isolated { bridge: network.bridge.clone() });
-    homes.chain(isolated).map(|element| (element, owner)).collect()
+    homes.chain(isolated).map(|element| (element, owner)).chain(subnets(network)).collect()
+}
+
+/// The subnets whose addresses come in by their bridge only. Of a network that others attach to nobody knows all ways in.
+fn subnets(network: &Network) -> Vec<(Element, Owner)> {
+    // Several bridges may have one subnet, and no name of a bridge has a blank.
+    let owner = Owner::new(NetworkKey::new("all subnets").as_str()).filter(|_| network.plugin != "portmap");
+    let element = |subnet: &IpNetwork| Some((Element::Subnet { subnet: *subnet }, owner?));
+    network.subnets.iter().filter_map(element).collect()
 }
 
 /// Where questions to the gateways go: to the name server's own port where somebody else has port 53, and else where they
@@ -374,20 +366,18 @@ fn to(port: &Port) -> Flow {
     Flow::To { host: port.host, port: port.host_port, v6: port.container.is_ipv6() }
 }
 
-/// The flows that a container answers by one of its published ports.
-fn by(port: &Port) -> Flow {
-    Flow::By(endpoint(port))
-}
-
-/// Forgets UDP flows: they would go on to the container before or after the one that they belong to.
+/// Forgets UDP flows that began before their port was published: they would go on to whoever had it. A child does that, for
+/// it takes 15 ms and more where conntrack knows many; nobody is harmed meanwhile.
 fn flush_udp(host: &mut Host, flows: Vec<Flow>) -> Result<(), Error> {
-    if flows.is_empty() {
+    if flows.is_empty() || host.firewall()?.tracked()? == 0 {
         return Ok(());
     }
-    let (firewall, netlink) = host.firewall_and_netlink()?;
-    // Who cannot be asked may be the host: a flow too many is found again with its next packet.
-    firewall.flush_udp(&flows, |ip| netlink.is_local(ip).unwrap_or(true))?;
-    Ok(())
+    let forget = move || {
+        let (Ok(mut firewall), Ok(mut netlink)) = (Firewall::open(), Netlink::here()) else { return };
+        // Who cannot be asked may be the host: a flow too many is found again with its next packet.
+        let _ = firewall.forget(&flows, |ip| netlink.is_local(ip).unwrap_or(true));
+    };
+    Ok(netlink::fork_keeping(&[], forget)?)
 }
 
 #[cfg(test)]

@@ -17,6 +17,8 @@ pub struct Host {
     pub store: Store,
     /// Who we are in the eyes of others that wait for a lock: `ADD web/eth0`.
     pub what: String,
+    /// Flows have to be forgotten, by a child.
+    pub has_stale: bool,
     firewall: Option<Firewall>,
     deleted: Option<Deletion>,
     /// Messages that were sent by a socket which is closed now.
@@ -67,7 +69,15 @@ impl Host {
     /// Opens the host of the calling thread's network namespace; `what` is told to others who wait for us.
     pub fn open(what: String) -> Result<Self, Error> {
         let store = Store::open(Paths::new(netlink::cookie()?))?;
-        Ok(Self { netlink: Netlink::here()?, store, what, firewall: None, deleted: None, sent: 0 })
+        Ok(Self {
+            netlink: Netlink::here()?,
+            store,
+            what,
+            has_stale: false,
+            firewall: None,
+            deleted: None,
+            sent: 0,
+        })
     }
 
     /// The same for STATUS: no record could be written, no ADD would work.

@@ -21,6 +21,7 @@ mod error;
 mod failpoint;
 mod far;
 pub mod firewall;
+mod former;
 pub mod forward_v6;
 mod host;
 mod host_id;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use store::Record;
 
 use crate::plan::{Plan, hashed_mac};
-use crate::{Error, Host, far};
+use crate::{Error, Host, far, former};
 
 /// So many names are tried before the host end's name is said to be taken.
 const ATTEMPTS: usize = 4;
@@ -295,7 +295,13 @@ pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
     let wait = std::env::var_os("RNET_SYNC").is_some_and(|value| value == "1");
     let firewall = host.part_with_firewall();
     let keep: Vec<_> = firewall.iter().map(AsFd::as_fd).collect();
-    netlink::delete_link(index, &keep, wait)?;
+    let has_stale = std::mem::take(&mut host.has_stale);
+    let then = || {
+        if has_stale {
+            former::forget();
+        }
+    };
+    netlink::delete_link_then(index, &keep, wait, then)?;
     Ok(())
 }
 

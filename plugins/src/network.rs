@@ -226,7 +226,7 @@ fn planned(plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Network {
         owns_bridge: plan.owns_bridge,
         isolated: plan.isolated,
         zone: plan.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
-        subnets: if plan.masquerade || plan.isolated { subnets } else { Vec::new() },
+        subnets,
         // `bridge` replaces what an earlier configuration asked for, as upstream's does.
         gateways: if plan.owns_bridge { gateways.to_vec() } else { Vec::new() },
         former: Vec::new(),

@@ -6,6 +6,7 @@
 //! rnet's own transactions go one at a time, each under a lock until its generation is noted. So a generation that is not
 //! noted is another program's, or that of a call that was killed in between.
 
+use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use nft::{Element, Firewall, LeftOut, Owner, Ruleset};
@@ -13,7 +14,7 @@ use store::{Lock, LockName, Mode};
 
 use crate::error::Finding;
 use crate::firewall::desired;
-use crate::{Error, Host, mac_check, moments, ports};
+use crate::{Error, Host, former, mac_check, moments, ports};
 
 /// The note that says what rnet last wrote or saw.
 const NOTE: &str = "ruleset";
@@ -43,8 +44,13 @@ pub fn confirm(host: &mut Host) -> Result<Lock, Error> {
 
 /// Removes those of the elements that are there; true if any was. Under the ruleset's lock.
 pub fn remove(host: &mut Host, elements: &[(Element, Owner)]) -> Result<bool, Error> {
+    withdraw(host, elements, &[])
+}
+
+/// The same for a container that leaves addresses behind, which are stale from then on.
+pub fn withdraw(host: &mut Host, elements: &[(Element, Owner)], left: &[IpAddr]) -> Result<bool, Error> {
     let _alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
-    let Some(before) = host.firewall()?.remove(elements)? else { return Ok(false) };
+    let Some(before) = host.firewall()?.withdraw(elements, left)? else { return Ok(false) };
     follow(host, before, 1)?;
     host.note_deletion()?;
     Ok(true)
@@ -83,13 +89,15 @@ fn follow(host: &Host, before: u32, own: u32) -> Result<(), Error> {
 pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> {
     let mut elements = desired(host)?;
     elements.extend_from_slice(more);
+    let stale = former::stale(host)?;
     let alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
     let (before, commits) = (host.firewall()?.generation()?, host.firewall()?.commits());
-    let rebuilt = host.firewall()?.rebuild(&elements)?;
+    let rebuilt = host.firewall()?.rebuild(&elements, &stale)?;
     // Where others disturbed it, that is none, and the next ADD looks again.
     let generation = before.wrapping_add(host.firewall()?.commits().wrapping_sub(commits));
     Seen { identity: identity(), generation, state: rebuilt.state.to_string() }.write(host)?;
     drop(alone);
+    former::restored(host)?;
     tell_left_out(host, &rebuilt.left_out)?;
     mac_check::restore(host)
 }

@@ -27,6 +27,8 @@ pub enum LockName {
     Transaction,
     /// The start of the name server.
     Names,
+    /// Forgetting the flows of containers that are gone. Of the others, that of the ruleset may follow.
+    Flows,
 }
 
 /// Shared or alone.
@@ -47,6 +49,7 @@ impl LockName {
             LockName::Ruleset => "ruleset".into(),
             LockName::Transaction => "transaction".into(),
             LockName::Names => "names".into(),
+            LockName::Flows => "flows".into(),
         }
     }
 
@@ -58,6 +61,7 @@ impl LockName {
             LockName::Ruleset => "the ruleset".into(),
             LockName::Transaction => "the transaction on the ruleset".into(),
             LockName::Names => "the start of the name server".into(),
+            LockName::Flows => "the flows of containers that are gone".into(),
         }
     }
 }

@@ -198,6 +198,7 @@ impl Lab {
     /// Everything the host's namespace holds, and every file that rnet keeps, but for locks, which say who held
     /// them last, and the index of leases, which is a cache.
     pub fn snapshot(&self) -> Snapshot {
+        self.await_the_end_of_flows();
         let root = self.host.root();
         let mut folders = vec![root.join("var/lib/cni"), root.join("etc")];
         let passing = |path: &PathBuf| path.ends_with("locks") || path.ends_with("index");
@@ -205,6 +206,15 @@ impl Lab {
             .extend(entries(&self.run_folder()).into_iter().filter(|path| path.is_dir() && !passing(path)));
         let folders: Vec<&Path> = folders.iter().map(PathBuf::as_path).collect();
         Snapshot::of(self.host.netns(), &folders).unwrap()
+    }
+
+    /// A child of DEL forgets the flows of a container that is gone, and then that there is anything to forget.
+    fn await_the_end_of_flows(&self) {
+        let begun = std::time::Instant::now();
+        let any = || self.firewall(|firewall| !firewall.stale().unwrap().is_empty());
+        while any() && begun.elapsed() < LONG {
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Where the host's records, locks and leases lie.

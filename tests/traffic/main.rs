@@ -6,6 +6,7 @@ mod common;
 
 mod chain;
 mod conditions;
+mod former;
 mod guard;
 mod isolation;
 mod loopback;
@@ -13,4 +14,5 @@ mod mac_check;
 mod ports;
 mod published;
 mod replaced;
+mod sources;
 mod stage;

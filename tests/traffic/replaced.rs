@@ -102,10 +102,10 @@ fn a_neighbours_udp_flow_survives() {
     let (_echo_one, _echo_two) = (echo(one.netns(), "0.0.0.0", 53), echo(two.netns(), "0.0.0.0", 53));
     let (first, second) = (client(&stage, 40000), client(&stage, 40001));
     assert!(answered(&first, 5353) && answered(&second, 5454));
-    take_away(&stage.lab, 5454);
 
     stage.detach(&one);
     let _again = stage.attach("one-again", &network, &[("", 5353, 53, "udp")]);
+    take_away(&stage.lab, 5454);
 
     assert!(answered(&second, 5454));
     let fresh = client(&stage, 40002);

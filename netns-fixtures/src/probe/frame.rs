@@ -72,6 +72,22 @@ pub fn udp(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
     datagram
 }
 
+/// A TCP segment from here to there (RFC 9293), with a window of 64,240 bytes.
+pub fn tcp(
+    from: (IpAddr, u16),
+    to: (IpAddr, u16),
+    numbers: (u32, u32),
+    flags: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let ports = [from.1.to_be_bytes(), to.1.to_be_bytes()].concat();
+    let numbers = [numbers.0.to_be_bytes(), numbers.1.to_be_bytes()].concat();
+    let mut segment = [&ports[..], &numbers, &[5 << 4, flags, 0xfa, 0xf0, 0, 0, 0, 0], payload].concat();
+    let sum = transport_checksum(from.0, to.0, 6, &segment);
+    segment[16..18].copy_from_slice(&sum.to_be_bytes());
+    segment
+}
+
 /// An ICMPv6 message (RFC 4443) with a right checksum, next header 58; `body` follows the checksum
 /// field.
 pub fn icmpv6(from: Ipv6Addr, to: Ipv6Addr, kind: u8, body: &[u8]) -> Vec<u8> {

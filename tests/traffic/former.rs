@@ -1,0 +1,197 @@
+//! Nobody inherits flows with an address, whether anybody has had the time to forget them or not.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use netns_fixtures::{Frames, ping};
+use store::{LockName, Mode, Paths, Store};
+
+use crate::common::{LONG, SOON, bridge, rnet, with};
+use crate::stage::{A, Guest, HOST, Stage, echo, echoes, to};
+
+const OUTSIDE: [&str; 2] = ["192.168.77.2", "fd77::2"];
+
+/// Nobody's port of the next holder.
+const PORT: u16 = 7000;
+
+/// A UDP flow that a container began: its server outside, and where it answers to.
+struct Begun {
+    server: UdpSocket,
+    client: SocketAddr,
+}
+
+fn begin(guest: &Guest, stage: &Stage, family: usize) -> Begun {
+    let any = ["0.0.0.0", "::"][family];
+    let server = stage.outside.netns().run(|| UdpSocket::bind((OUTSIDE[family], 0)).unwrap()).unwrap();
+    let socket = guest.container.run(|| UdpSocket::bind((any, PORT)).unwrap()).unwrap();
+    [&server, &socket].into_iter().for_each(|socket| socket.set_read_timeout(Some(LONG)).unwrap());
+    let to = server.local_addr().unwrap();
+    let mut client = None;
+    for _ in 0..2 {
+        socket.send_to(b"hello", to).unwrap();
+        client = Some(server.recv_from(&mut [0; 16]).unwrap().1);
+        server.send_to(b"answer", client.unwrap()).unwrap();
+        socket.recv(&mut [0; 16]).unwrap();
+    }
+    Begun { server, client: client.unwrap() }
+}
+
+/// A connection to a container's published port, which its client keeps.
+struct Kept {
+    client: TcpStream,
+    port: u16,
+}
+
+fn connect(guest: &Guest, stage: &Stage, host: &str) -> Kept {
+    let own = if host.contains(':') { guest.v6() } else { guest.v4() };
+    let listener = guest.container.run(|| TcpListener::bind((own, 80)).unwrap()).unwrap();
+    let client = stage.outside.netns().run(|| TcpStream::connect(to(host, 8080)).unwrap()).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    server.write_all(b"hello").unwrap();
+    client.set_read_timeout(Some(LONG)).unwrap();
+    (&client).read_exact(&mut [0; 5]).unwrap();
+    // It lives on in a container that is gone.
+    std::mem::forget((server, listener));
+    let port = client.local_addr().unwrap().port();
+    Kept { client, port }
+}
+
+/// What waits for the end of flows, waits as long as this is held.
+fn nobody_forgets(stage: &Stage) -> (Store, store::Lock) {
+    let cookie = stage.lab.host.run(|| netlink::cookie().unwrap()).unwrap();
+    let store = Store::open(Paths::under(stage.lab.host.root(), cookie)).unwrap();
+    let lock = store.lock(LockName::Flows, Mode::Exclusive, "a test").unwrap();
+    (store, lock)
+}
+
+fn ports(frame: &[u8]) -> Option<(u16, u16)> {
+    let at = match frame.get(12..14)? {
+        [0x08, 0] => 14 + 20,
+        [0x86, 0xdd] => 14 + 40,
+        _ => return None,
+    };
+    let number = |at: usize| Some(u16::from_be_bytes(frame.get(at..at + 2)?.try_into().unwrap()));
+    Some((number(at)?, number(at + 2)?))
+}
+
+/// The next holder of `old`'s addresses hears nothing of its flows, and its own go on.
+fn nothing_is_inherited(stage: &Stage, network: &serde_json::Value, ports_too: bool) {
+    let published = [("", 8080, 80, "tcp")];
+    let old = stage.attach("old", network, if ports_too { &published } else { &[] });
+    let begun = [0, 1].map(|family| begin(&old, stage, family));
+    let kept: Vec<Kept> = if ports_too { HOST.map(|host| connect(&old, stage, host)).into() } else { vec![] };
+    stage.detach(&old);
+    let asking = with(
+        network,
+        serde_json::json!({"runtimeConfig": {"ips": [
+        format!("{}/16", old.v4()), format!("{}/64", old.v6())]}}),
+    );
+    let next = stage.attach("next", &asking, &[]);
+    assert_eq!([next.v4(), next.v6()], [old.v4(), old.v6()]);
+
+    let hears = Frames::on(next.netns(), "eth0").unwrap();
+    begin(&next, stage, 0);
+    for Begun { server, client } in &begun {
+        server.send_to(b"still there?", client).unwrap();
+    }
+    for kept in &kept {
+        let _ = (&kept.client).write_all(b"still there?");
+    }
+    let old_ports: Vec<u16> = begun
+        .iter()
+        .map(|begun| begun.server.local_addr().unwrap().port())
+        .chain(kept.iter().map(|kept| kept.port))
+        .collect();
+    let heard = hears
+        .wait_for(Duration::from_millis(400), |frame| {
+            ports(frame).is_some_and(|(from, _)| old_ports.contains(&from))
+        })
+        .unwrap();
+    assert!(heard.is_none(), "{heard:?}");
+
+    goes_on(stage, &next);
+}
+
+/// What the new holder begins, and what others begin with it.
+fn goes_on(stage: &Stage, next: &Guest) {
+    let outside: [IpAddr; 2] = OUTSIDE.map(|address| address.parse().unwrap());
+    for (family, own) in [next.v4(), next.v6()].into_iter().enumerate() {
+        assert!(ping(next.netns(), outside[family], LONG).unwrap().is_some(), "{own} pings");
+        assert!(ping(stage.lab.host.netns(), own, LONG).unwrap().is_some(), "{own} is pinged");
+        let _server = echo(stage.outside.netns(), OUTSIDE[family], 53);
+        let _own = echo(next.netns(), &own.to_string(), 53);
+        assert!(echoes(next.netns(), (outside[family], 53).into(), LONG), "{own} asks");
+        assert!(echoes(stage.lab.host.netns(), (own, 53).into(), LONG), "{own} is asked");
+    }
+}
+
+fn stale(stage: &Stage) -> usize {
+    stage.lab.firewall(|firewall| firewall.stale().unwrap().len())
+}
+
+fn await_clear(stage: &Stage) {
+    let begun = Instant::now();
+    while stale(stage) > 0 && begun.elapsed() < LONG {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(stale(stage), 0, "somebody forgets the flows");
+}
+
+#[test]
+fn flows_of_a_former_holder_reach_nobody() {
+    for network in [rnet("a", &A), bridge("a", &A)] {
+        let stage = Stage::new();
+        let resident = stage.attach("resident", &network, &[]);
+        nothing_is_inherited(&stage, &network, network["type"] == "rnet");
+        await_clear(&stage);
+        goes_on(&stage, &resident);
+    }
+}
+
+/// On a host where conntrack knows many, the child that forgets them is not done when the next holder comes.
+#[test]
+fn not_even_before_anybody_has_forgotten_them() {
+    for network in [rnet("a", &A), bridge("a", &A)] {
+        for alone in [true, false] {
+            let stage = Stage::new();
+            let resident = (!alone).then(|| stage.attach("resident", &network, &[]));
+            let (store, lock) = nobody_forgets(&stage);
+            nothing_is_inherited(&stage, &network, network["type"] == "rnet");
+            assert!(stale(&stage) > 0, "alone on the host {alone}");
+            if let Some(resident) = &resident {
+                // A rebuild knows of it too.
+                let flush = ["flush", "chain", "inet", "rnet", "resets"];
+                assert!(stage.lab.host.command("nft").args(flush).status().unwrap().success());
+                let _other = stage.attach("other", &network, &[("", 9090, 80, "tcp")]);
+                goes_on(&stage, resident);
+            }
+            drop(lock);
+            drop(store);
+            await_clear(&stage);
+        }
+    }
+}
+
+/// The same address changes hands again and again, and nobody has forgotten anything.
+#[test]
+fn each_holder_begins_with_nothing() {
+    let stage = Stage::new();
+    let network = rnet("a", &A);
+    let (_store, lock) = nobody_forgets(&stage);
+    let mut before: Vec<Begun> = Vec::new();
+    for round in 0..4 {
+        let guest = stage.attach(&format!("c{round}"), &network, &[]);
+        let hears = Frames::on(guest.netns(), "eth0").unwrap();
+        let own = begin(&guest, &stage, 0);
+        for Begun { server, client } in &before {
+            server.send_to(b"still there?", client).unwrap();
+        }
+        let old: Vec<u16> = before.iter().map(|begun| begun.server.local_addr().unwrap().port()).collect();
+        let heard = hears.wait_for(SOON, |frame| ports(frame).is_some_and(|(from, _)| old.contains(&from)));
+        assert!(heard.unwrap().is_none(), "round {round}");
+        before.push(own);
+        stage.detach(&guest);
+    }
+    drop(lock);
+}
