@@ -67,6 +67,8 @@ pub struct Wanted {
     pub dns: Dns,
     /// No answer from outside points into a subnet of ours.
     pub rebinding_guard: bool,
+    /// A container sends from its own addresses only.
+    pub spoof_guard: bool,
 }
 
 /// The folder of the definitions.
@@ -242,6 +244,9 @@ impl Wanted {
         if self.names {
             plugin["names"] = json!(true);
             plugin["capabilities"]["dns"] = json!(true);
+        }
+        if !self.spoof_guard {
+            plugin["spoofGuard"] = json!(false);
         }
         self.put_rebinding_guard(&mut plugin);
         put_dns(&mut plugin, &self.dns);
@@ -429,6 +434,7 @@ pub fn default_network(subnet: IpNetwork) -> anyhow::Result<Network> {
         names: false,
         dns: Dns::default(),
         rebinding_guard: false,
+        spoof_guard: true,
     };
     let list = List::parse(wanted.conflist().to_string().as_bytes())?;
     Ok(Network::new(list, None))
@@ -525,6 +531,7 @@ mod tests {
             names: false,
             dns: Dns::default(),
             rebinding_guard: false,
+            spoof_guard: true,
         }
     }
 

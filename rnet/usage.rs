@@ -110,7 +110,6 @@ const NOT_YET: &[(&[&str], &[&str])] = &[
             "--isolate",
             "--no-icc",
             "--host-access",
-            "--spoof-guard",
             "--interface-name",
             "--route",
         ],

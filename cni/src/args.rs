@@ -12,7 +12,7 @@ use crate::error::{Error, Fault};
 use crate::result::cidr;
 
 /// Keys of one plugin or another; `K8S_` and all that follows belongs to them too.
-const OWNED: [&str; 5] = ["IgnoreUnknown", "IP", "GATEWAY", "MAC", "HOSTNAME"];
+const OWNED: [&str; 6] = ["IgnoreUnknown", "IP", "GATEWAY", "MAC", "HOSTNAME", "SPOOF_GUARD"];
 
 /// The pairs of CNI_ARGS.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,6 +62,11 @@ impl Args {
     /// `K8S_POD_NAME`: the pod's name for Kubernetes, the container's for podman.
     pub fn k8s_pod_name(&self) -> Option<&str> {
         self.get("K8S_POD_NAME")
+    }
+
+    /// `SPOOF_GUARD=off`: rnet's own, for an endpoint that forwards for others.
+    pub fn spoof_guard_off(&self) -> bool {
+        self.get("SPOOF_GUARD") == Some("off")
     }
 
     /// `HOSTNAME`: rnet's own, what the program in the container takes for its host's name.

@@ -25,7 +25,8 @@ struct Config {
     ip_masq: bool,
     /// Networks do not reach one another, and from outside only published ports are reached.
     isolate: bool,
-    /// Frames with a source that is not the container's own are dropped at its port.
+    /// Frames with a source that is not the container's own are dropped at its port. Off for a network whose containers forward
+    /// for others, such as routers and VPN gateways; `SPOOF_GUARD=off` in CNI_ARGS is the same for one container.
     spoof_guard: bool,
     hairpin_mode: bool,
     port_isolation: bool,
@@ -142,7 +143,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         port_isolation: config.port_isolation,
         masquerade: config.ip_masq,
         isolated: config.isolate,
-        guarded: config.spoof_guard,
+        guarded: config.spoof_guard && !args.spoof_guard_off(),
         mac_checked: false,
         interface_up: true,
         duplicate_detection: false,

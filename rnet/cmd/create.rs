@@ -61,9 +61,21 @@ pub struct Args {
     /// Drop answers from outside that point into a subnet of ours
     #[arg(long, conflicts_with = "no_dns")]
     pub dns_rebinding_guard: bool,
+    /// Whether a container may send from its own addresses only; off where containers forward for others
+    #[arg(long, value_name = "on|off", conflicts_with = "chain")]
+    pub spoof_guard: Option<Switch>,
     /// Succeed if the network is there already
     #[arg(long)]
     pub ignore_existing: bool,
+}
+
+/// `on` or `off`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Switch {
+    /// As by default.
+    On,
+    /// Not at all.
+    Off,
 }
 
 /// What docker and podman have besides `bridge` is refused in words.
@@ -122,6 +134,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         names: !args.no_dns,
         dns: asked.dns,
         rebinding_guard: args.dns_rebinding_guard,
+        spoof_guard: args.spoof_guard != Some(Switch::Off),
     };
     let network = definitions::network_of(&wanted.conflist())?;
     let common = versions::of_runtimes(&network.plugin_types(), view.host.store.paths());
@@ -523,6 +536,7 @@ mod tests {
                 names: false,
                 dns: Dns::default(),
                 rebinding_guard: false,
+                spoof_guard: true,
             };
             definitions::network_of(&wanted.conflist()).unwrap()
         };

@@ -9,6 +9,7 @@ use netlink::{HeldSignals, Netlink, Netns, Request};
 use plugins::own;
 use serde_json::{Map, Value, json};
 
+use super::create::Switch;
 use super::inspect;
 use crate::definitions::Network;
 use crate::ended::{Ended, How};
@@ -62,6 +63,9 @@ pub struct Args {
     /// Say that the program serves a port or range: PORT[-PORT][/PROTO]; several if repeated
     #[arg(long, value_name = "PORT")]
     pub expose: Vec<Expose>,
+    /// Whether it may send from its own addresses only; off for a router, a VPN gateway, an address that moves
+    #[arg(long, value_name = "on|off")]
+    pub spoof_guard: Option<Switch>,
     /// With -d, remember neither the program's end nor what it wrote (`rnet ps -a`, `rnet logs`)
     #[arg(long)]
     pub rm: bool,
@@ -383,7 +387,10 @@ fn cni_args(args: &Args, endpoint: &Endpoint) -> Vec<(String, String)> {
     let name = args.name.as_ref().map(|_| ("K8S_POD_NAME", endpoint.name.clone()));
     let ip = args.ip.map(|ip| ("IP", ip.to_string()));
     let hostname = args.hostname.clone().map(|name| ("HOSTNAME", name));
-    let all = [("IgnoreUnknown", "1".to_owned())].into_iter().chain(name).chain(ip).chain(hostname);
+    let unguarded = args.spoof_guard == Some(Switch::Off);
+    let guard = unguarded.then(|| ("SPOOF_GUARD", "off".to_owned()));
+    let all =
+        [("IgnoreUnknown", "1".to_owned())].into_iter().chain(name).chain(ip).chain(hostname).chain(guard);
     all.map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
