@@ -18,6 +18,7 @@ pub struct Chain {
     plugin_dir: PathBuf,
     /// `RNET_ROOT`; the reference plugins do not know it.
     root: PathBuf,
+    network: &'static str,
     plugins: Vec<Value>,
 }
 
@@ -30,12 +31,20 @@ impl Chain {
             "capabilities": {"portMappings": true},
             "ipam": {"ranges": [[{"subnet": SUBNET, "gateway": GATEWAY}]]},
         });
-        Self { plugin_dir: programs.ours.clone(), root: root.into(), plugins: vec![plugin] }
+        Self { plugin_dir: programs.ours.clone(), root: root.into(), network: "bench", plugins: vec![plugin] }
     }
 
     /// The same, and its containers find one another by name.
     pub fn with_names(mut self) -> Self {
         self.plugins[0]["names"] = true.into();
+        self
+    }
+
+    /// The same for another network than everybody else's.
+    pub fn beside_another(mut self) -> Self {
+        self.network = "beside";
+        self.plugins[0]["bridge"] = "rnet-beside".into();
+        self.plugins[0]["ipam"] = json!({"ranges": [[{"subnet": "172.19.0.0/16"}]]});
         self
     }
 
@@ -61,7 +70,7 @@ impl Chain {
             },
         });
         let portmap = json!({"type": "portmap", "capabilities": {"portMappings": true}});
-        Self { plugin_dir, root: root.into(), plugins: vec![bridge, portmap] }
+        Self { plugin_dir, root: root.into(), network: "bench", plugins: vec![bridge, portmap] }
     }
 
     /// The same with `firewall` at its end. The backend is named, which spares it the search for firewalld.
@@ -83,7 +92,7 @@ impl Chain {
             .env("CNI_PATH", &self.plugin_dir)
             .env("PATH", PATH)
             .env("RNET_ROOT", &self.root);
-        let said = answer(command, &with_runtime_config(plugin, attachment).to_string())
+        let said = answer(command, &with_runtime_config(self.network, plugin, attachment).to_string())
             .with_context(|| format!("{verb} of {kind} for container {}", attachment.container.name()))?;
         match said.is_empty() {
             true => Ok(None),
@@ -126,10 +135,10 @@ pub fn answer(mut command: Command, input: &str) -> Result<String> {
 }
 
 /// What libcni adds to a plugin's section before it passes it on.
-fn with_runtime_config(plugin: &Value, attachment: &Attachment) -> Value {
+fn with_runtime_config(network: &str, plugin: &Value, attachment: &Attachment) -> Value {
     let mut config = plugin.clone();
     config["cniVersion"] = "1.0.0".into();
-    config["name"] = "bench".into();
+    config["name"] = network.into();
     if plugin["capabilities"]["portMappings"] == true {
         config["runtimeConfig"] = json!({"portMappings": attachment.ports.port_mappings()});
     }

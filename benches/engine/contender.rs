@@ -30,6 +30,8 @@ pub enum Kind {
     Rnet,
     /// The same on a network with names.
     RnetNames,
+    /// Our plugin `rnet` for a second network of the host.
+    RnetBeside,
     /// Our `bridge` (with `host-local`) and `portmap`, as processes of their own.
     OurChain,
     /// The reference `bridge` (with `host-local`) and `portmap`.
@@ -46,6 +48,7 @@ impl Kind {
         match self {
             Self::Rnet => "rnet",
             Self::RnetNames => "rnet with names",
+            Self::RnetBeside => "rnet, a second network",
             Self::OurChain => "our bridge+portmap",
             Self::Reference => "bridge+portmap",
             Self::ReferenceFirewall => "bridge+portmap+firewall",
@@ -58,6 +61,7 @@ impl Kind {
         match self {
             Self::Rnet => Box::new(Chain::rnet(programs, root)),
             Self::RnetNames => Box::new(Chain::rnet(programs, root).with_names()),
+            Self::RnetBeside => Box::new(Chain::rnet(programs, root).beside_another()),
             Self::OurChain => Box::new(Chain::ours(programs, root)),
             Self::Reference => Box::new(Chain::reference(programs, root)),
             Self::ReferenceFirewall => Box::new(Chain::reference(programs, root).and_firewall()),

@@ -16,6 +16,7 @@ mod site;
 
 mod add_del;
 mod connect;
+mod edges;
 mod ipam;
 mod mix;
 mod names;
@@ -43,9 +44,10 @@ pub struct Bench {
 type Benchmark = fn(&mut Bench) -> Result<()>;
 
 /// By name, in the order in which they run.
-const BENCHMARKS: [(&str, Benchmark); 9] = [
+const BENCHMARKS: [(&str, Benchmark); 10] = [
     ("version", version::run),
     ("add-del", add_del::run),
+    ("edges", edges::run),
     ("scale", scale::run),
     ("parallel", parallel::run),
     ("mix", mix::run),

@@ -38,11 +38,22 @@ pub struct Cycles {
 impl Site {
     /// A new host with one resident.
     pub fn new(kind: Kind, programs: &Programs) -> Result<Self> {
-        let host = Host::new()?;
-        let contender = kind.contender(programs, host.root());
-        let mut site = Self { host, kind, contender, residents: Vec::new(), made: 0 };
+        let mut site = Self::empty(kind, programs)?;
         site.fill(1)?;
         Ok(site)
+    }
+
+    /// A new host without anybody.
+    pub fn empty(kind: Kind, programs: &Programs) -> Result<Self> {
+        let host = Host::new()?;
+        let contender = kind.contender(programs, host.root());
+        Ok(Self { host, kind, contender, residents: Vec::new(), made: 0 })
+    }
+
+    /// The same host, where another contender works from now on.
+    pub fn move_on(self, kind: Kind, programs: &Programs) -> Self {
+        let contender = kind.contender(programs, self.host.root());
+        Self { kind, contender, ..self }
     }
 
     /// Adds residents, each with one published port, until there are `count`.

@@ -3,6 +3,10 @@
 //! RTM_DELLINK takes the link off every list within two milliseconds and tells everybody so; then
 //! it waits 15 to 20 ms until no processor looks at it any more, and only then answers. A forked
 //! child sends the request and does the waiting; this process goes by the notification.
+//!
+//! A bridge is different: it waits for the grace period (`br_multicast_dev_del`) while it holds the RTNL lock, and only then
+//! says RTM_DELLINK. By then it has long been off every list, and whoever asks for the RTNL lock comes after its end. So this
+//! process goes by the notification before that one: the link's IP settings are gone (RTM_DELNETCONF).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -19,8 +23,9 @@ use crate::read;
 use crate::socket::{Message, Refusal, Socket, netlink_socket};
 use crate::wire;
 
-/// `RTMGRP_LINK` (linux/rtnetlink.h).
+/// `RTMGRP_LINK`, RTNLGRP_IPV4_NETCONF and RTNLGRP_IPV6_NETCONF as masks (linux/rtnetlink.h).
 const LINK_CHANGES: u32 = 1;
+const SETTINGS_CHANGES: u32 = 1 << 23 | 1 << 24;
 /// Far more than any kernel takes: for a notification that was lost and a child that was killed.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -61,7 +66,7 @@ fn delete_and_await(index: u32) -> Result<bool, Error> {
 
 fn delete_by_child(index: u32, keep: &[BorrowedFd<'_>], then: &impl Fn()) -> Result<bool, Error> {
     // Subscribed before the request is sent, so that the notification cannot be missed.
-    let mut changes = Socket::listening(LINK_CHANGES)?;
+    let mut changes = Socket::listening(LINK_CHANGES | SETTINGS_CHANGES)?;
     let socket = netlink_socket().map_err(|errno| Error::Socket { errno })?;
     let (answer, report) =
         rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(|errno| Error::Fork { errno })?;
@@ -124,6 +129,7 @@ fn wait_for_either(
 
 /// Reads the notifications at hand; true if one says that the link as a whole is gone.
 fn departed(index: u32, changes: &mut Socket) -> Result<bool, Error> {
+    let family = last_family();
     loop {
         let datagram = match changes.receive(RecvFlags::DONTWAIT) {
             Ok(datagram) => datagram,
@@ -132,15 +138,28 @@ fn departed(index: u32, changes: &mut Socket) -> Result<bool, Error> {
             Err(Error::Receive { errno: Errno::NOBUFS }) => return is_gone(index),
             Err(error) => return Err(error),
         };
-        let gone = wire::messages(datagram).any(|answer| {
-            answer.kind == read::RTM_DELLINK
+        let (mut gone, mut stripped) = (false, false);
+        for answer in wire::messages(datagram) {
+            gone |= answer.kind == read::RTM_DELLINK
                 && read::is_whole_link(&answer)
-                && read::link_index(&answer) == Some(index)
-        });
-        if gone {
+                && read::link_index(&answer) == Some(index);
+            stripped |= read::lost_settings(&answer) == Some((family, index));
+        }
+        if gone || stripped && is_unlisted(index, changes) {
             return Ok(true);
         }
     }
+}
+
+/// The family whose settings a link loses last.
+fn last_family() -> u8 {
+    let has_v6 = std::path::Path::new("/proc/net/if_inet6").exists();
+    (if has_v6 { libc::AF_INET6 } else { libc::AF_INET }) as u8
+}
+
+/// A link also loses its settings when its MTU becomes too small for IPv6. Asks without the RTNL lock.
+fn is_unlisted(index: u32, socket: &Socket) -> bool {
+    rustix::net::netdevice::index_to_name(socket.as_fd(), index) == Err(Errno::NODEV)
 }
 
 fn is_gone(index: u32) -> Result<bool, Error> {

@@ -231,6 +231,19 @@ pub(crate) fn link_index(answer: &Answer<'_>) -> Option<u32> {
     wire::u32_at(answer.payload, 4)
 }
 
+/// The family whose settings of a link are gone, and the link (RTM_DELNETCONF: `struct netconfmsg` and its attributes).
+pub(crate) fn lost_settings(answer: &Answer<'_>) -> Option<(u8, u32)> {
+    const RTM_DELNETCONF: u16 = 81;
+    const NETCONF_HEADER: usize = 4;
+    const NETCONFA_IFINDEX: u16 = 1;
+    if answer.kind != RTM_DELNETCONF {
+        return None;
+    }
+    let mut attributes = Attributes::after(answer.payload, NETCONF_HEADER);
+    let (_, index) = attributes.find(|(kind, _)| *kind == NETCONFA_IFINDEX)?;
+    Some((*answer.payload.first()?, wire::u32_at(index, 0)?))
+}
+
 /// Whether an RTM_DELLINK is the link's own, not its port's in a bridge (AF_BRIDGE).
 pub(crate) fn is_whole_link(answer: &Answer<'_>) -> bool {
     answer.payload.first() == Some(&(libc::AF_UNSPEC as u8))

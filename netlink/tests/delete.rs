@@ -5,7 +5,7 @@ mod common;
 use std::os::fd::AsFd;
 
 use common::{attach, bridge, on_a_host, veth};
-use netlink::{Netlink, Netns, Veth, delete_link};
+use netlink::{Netlink, Netns, Request, Veth, delete_link};
 use rustix::io::Errno;
 
 #[test]
@@ -32,6 +32,27 @@ fn the_bridge_itself_can_be_deleted() {
         let index = bridge(&mut host, "br0");
         assert!(delete_link(index, &[], false).unwrap());
         assert_eq!(host.link("br0").unwrap(), None);
+    });
+}
+
+/// Its end is told before the kernel's grace period, in which the RTNL lock is held.
+#[test]
+fn a_bridge_that_is_gone_leaves_its_name_its_address_and_its_route_free() {
+    on_a_host(|| {
+        let mut host = Netlink::here().unwrap();
+        let address = "10.7.0.1/24".parse().unwrap();
+        for _ in 0..5 {
+            let index = bridge(&mut host, "br0");
+            let up = Request::LinkUp { index, name: "br0".into() };
+            host.send(&[Request::AddressAdd { index, name: "br0".into(), address }, up]).unwrap();
+
+            assert!(delete_link(index, &[], false).unwrap());
+
+            assert_eq!(host.sysctl("ipv4/conf/br0/forwarding").unwrap(), None);
+            assert!(host.addresses(None).unwrap().iter().all(|found| found.index != index));
+            assert!(host.routes().unwrap().iter().all(|route| route.index != index));
+            assert_eq!(host.link("br0").unwrap(), None);
+        }
     });
 }
 

@@ -1,4 +1,6 @@
 //! kill -9 at moments of no choosing, with eight processes at a time.
+//!
+//! The long form, by hand: `RNET_KILL_ROUNDS=2000 cargo test --test faults kills::`.
 
 use std::os::unix::process::ExitStatusExt;
 use std::process::Child;
@@ -7,10 +9,12 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
+use crate::judge;
 use crate::site::audit::doubles;
 use crate::site::{Member, Network, Site};
 
-const ROUNDS: usize = 200;
+/// Unless `RNET_KILL_ROUNDS` says otherwise.
+const ROUNDS: usize = 100;
 /// Processes at a time.
 const AT_ONCE: usize = 8;
 /// Containers, of which the processes of a round take different ones.
@@ -46,20 +50,45 @@ fn kill_at_random(network: &Network) {
     // A chain's bridge stays once it is made, as upstream's does.
     members[0].add().unwrap();
     members[0].del().unwrap();
+    let other = Network::rnet("other", "10.8.0.0/24");
+    let stranger = site.member(&other, "stranger").publishing(9000);
+    judge::know_the_way(&site, &["10.7.0.0/24", "10.8.0.0/24"]);
     let before = site.state(&everybody);
     let mut moments = Moments { latest: LATEST, hits: 0 };
-    for round in 1..=ROUNDS {
+    let rounds = rounds();
+    for round in 1..=rounds {
         moments.after(kill_a_round(&mut dice, &members, moments.latest));
         assert_eq!(doubles(&everybody), Vec::<String>::new(), "round {round}");
         if round % BETWEEN_CLEARINGS == 0 {
+            nobody_is_open(&site, network, &everybody, &stranger);
             clear(&members, (round / BETWEEN_CLEARINGS).is_multiple_of(2));
             site.assert_balanced(&everybody);
             before.assert_same(&site.state(&everybody));
         }
     }
-    let kills = ROUNDS * AT_ONCE;
+    let kills = rounds * AT_ONCE;
     eprintln!("{} of {kills} kills hit a process that was still running", moments.hits);
     assert!(moments.hits * HITS >= kills, "{} of {kills}", moments.hits);
+}
+
+fn rounds() -> usize {
+    std::env::var("RNET_KILL_ROUNDS").ok().and_then(|text| text.parse().ok()).unwrap_or(ROUNDS)
+}
+
+/// Whatever was killed: the next ADD finds everything in its place, and nobody reaches an isolated container.
+fn nobody_is_open(site: &Site, network: &Network, members: &[&Member<'_>], stranger: &Member<'_>) {
+    stranger.add().unwrap();
+    if network.main_plugin() == "rnet" {
+        assert_eq!(judge::elements(site), Vec::<String>::new());
+        let there = members.iter().copied().filter(|member| !member.addresses().is_empty());
+        let open: Vec<String> = std::thread::scope(|scope| {
+            let judged: Vec<_> =
+                there.map(|member| scope.spawn(move || judge::open(site, member, &[stranger]))).collect();
+            judged.into_iter().flat_map(|one| one.join().unwrap()).collect()
+        });
+        assert_eq!(open, Vec::<String>::new());
+    }
+    stranger.del().unwrap();
 }
 
 /// When the kills come, so that about every second one hits: how long a call takes is the machine's business.
