@@ -114,6 +114,12 @@ impl Firewall {
         Ok(Self { socket, is_usable, buffer: vec![0; READ], messages: 0, commits: 0, room })
     }
 
+    /// One in a kernel that has no netfilter sockets.
+    #[cfg(test)]
+    pub(crate) fn without_netfilter() -> Self {
+        Self { is_usable: false, ..Self::open().unwrap() }
+    }
+
     /// Adds elements in one transaction: all of them or none.
     ///
     /// A [`Element::Publish`] whose key is there already is refused with [`Error::Taken`], whatever it leads
@@ -179,7 +185,10 @@ impl Firewall {
         let marks: Vec<Entry> = left.iter().map(Stale::entry).collect();
         for _ in 0..ATTEMPTS {
             let asked = entries.iter().map(|(entry, _)| entry).chain(&marks);
-            let (mut found, generation) = or_empty(self.look_up(asked))?;
+            let (mut found, generation) = match self.look_up(asked) {
+                Err(Error::Missing(_)) => return Ok(None),
+                other => other?,
+            };
             let marked = found.split_off(entries.len());
             let own = entries.iter().zip(found);
             let own = own.filter(|((_, owner), found)| *found == Presence::Held(Some(*owner)));

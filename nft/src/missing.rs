@@ -183,6 +183,7 @@ mod tests {
     use super::*;
     use crate::encode::Requests;
     use crate::ruleset::Ruleset;
+    use crate::{Element, Firewall, Owner, Subject};
 
     fn batch() -> Vec<u8> {
         let mut requests = Requests::new(0);
@@ -232,5 +233,24 @@ mod tests {
         let features = (0..split(&batch).count()).filter_map(|nth| lacking(&batch, nth));
         let modules: Vec<String> = features.map(|feature| feature.module).collect();
         assert!(BUILT_IN.iter().all(|name| !modules.contains(&format!("nft_{name}"))), "{modules:?}");
+    }
+
+    /// A DEL must not fail where nothing can be.
+    #[test]
+    fn without_netfilter_there_is_nothing_to_remove_and_nothing_can_be_added() {
+        let owner = Owner::new("00aa00aa00aa00aa").unwrap();
+        let masquerade = Element::Masquerade { address: "10.0.0.2".parse().unwrap() };
+        let elements = [(masquerade.clone(), owner)];
+        let mut firewall = Firewall::without_netfilter();
+
+        assert_eq!(firewall.owners(&[masquerade]).unwrap(), [None]);
+        assert_eq!(firewall.withdraw(&elements, &[]).unwrap(), None);
+        assert_eq!(firewall.elements().unwrap(), []);
+        assert!(firewall.stale().unwrap().is_empty());
+        firewall.drop_tables().unwrap();
+        assert!(!firewall.uncheck_mac(&Subject::new("c1", "eth0").unwrap()).unwrap());
+        for refused in [firewall.add(&elements).unwrap_err(), firewall.state().unwrap_err()] {
+            assert_eq!(refused.missing(), Some(&Feature::nfnetlink()), "{refused}");
+        }
     }
 }

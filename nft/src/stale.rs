@@ -13,7 +13,7 @@ use crate::apply::{Firewall, Presence};
 use crate::conntrack::Flow;
 use crate::element::{Entry, Owner};
 use crate::encode::Requests;
-use crate::error::Error;
+use crate::error::{Error, or_empty};
 use crate::ruleset::{self, Set};
 
 /// The first half of a tag: nobody has the address, or somebody else has it.
@@ -76,7 +76,7 @@ impl Firewall {
     pub fn stale(&mut self) -> Result<Vec<Stale>, Error> {
         let mut all = Vec::new();
         for set in [&ruleset::STALE4, &ruleset::STALE6] {
-            let found = self.dump_set(set)?.into_iter();
+            let found = or_empty(self.dump_set(set))?.into_iter();
             all.extend(found.filter_map(|(entry, tag)| Some(Stale { address: entry.address()?, tag: tag? })));
         }
         Ok(all)
