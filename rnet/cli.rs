@@ -108,7 +108,8 @@ impl Cli {
         match self.verb.run(style) {
             Ok(exit) => exit,
             Err(error) => match style.tell(&error) {
-                1 => failed,
+                // What a program ended with is its own.
+                1 if !matches!(error.downcast_ref(), Some(Problem::EndedAtOnce { .. })) => failed,
                 other => other,
             },
         }

@@ -25,6 +25,7 @@ fn a_program_that_ends_at_once_is_an_error_with_its_last_words() {
     let logs = lab.rnet("logs web");
     assert_eq!((logs.stdout.as_str(), logs.stderr.as_str(), logs.exit), ("one\n", "two\n", 0));
 
+    assert_eq!(lab.script("run -d --rm --name one", "exit 1").exit, 1, "the program's own, not rnet's 125");
     let killed = lab.script("--json run -d --rm --name brief", "echo last; kill -KILL $$");
     assert_eq!(killed.exit, 137, "{killed:?}");
     let told: serde_json::Value = serde_json::from_str(&killed.stderr).unwrap();
