@@ -4,9 +4,11 @@
 # Test and bench binaries, and only they, start in namespaces of their own, so that nothing they do reaches this machine's network
 # and nothing they start outlives them. Everything else (`cargo run`) passes through untouched.
 #
-# RNET_TEST_RUNTIMES=1, as root: no user namespace, because podman and containerd need the real root; instead more of the machine is
+# RNET_TEST_RUNTIMES=1 or RNET_TEST_COEXIST=1, as root: no user namespace, because the programs beside us need the real root; instead more of the machine is
 # shielded (docs: .ci/run).
 set -eu
+
+real_root=${RNET_TEST_RUNTIMES-}${RNET_TEST_COEXIST-}
 
 say() { echo "netns-fixtures/sandbox.sh: $*" >&2; }
 
@@ -33,7 +35,7 @@ overlay() {
 if [ "${1-}" = --inside ]; then
     shift
     private_run
-    if [ "${RNET_TEST_RUNTIMES-}" = 1 ]; then
+    if [ -n "$real_root" ]; then
         fresh_sys
         overlay /etc
         overlay /var/lib
@@ -60,9 +62,9 @@ can() { unshare "$@" true 2>/dev/null; }
 # Started through sh: the file may lie where it can be read but not executed.
 enter() { exec unshare "$@"; }
 
-if [ "${RNET_TEST_RUNTIMES-}" = 1 ]; then
+if [ -n "$real_root" ]; then
     if [ "$(id -u)" != 0 ]; then
-        say "RNET_TEST_RUNTIMES=1 needs root: the container runtimes under test do. Run it with sudo, or unset the variable."
+        say "RNET_TEST_RUNTIMES=1 and RNET_TEST_COEXIST=1 need root: the programs under test do. Run it with sudo, or unset the variable."
         exit 1
     fi
     # shellcheck disable=SC2086

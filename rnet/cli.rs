@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::cmd::{create, demo, dns, exec, inspect, install, logs, ls, port, ps, rm, run, stop, supervise};
+use crate::cmd::{
+    create, demo, dns, exec, inspect, install, interop, logs, ls, port, ps, rm, run, stop, supervise,
+};
 use crate::report::{self, Problem, Style};
 use crate::usage;
 
@@ -63,6 +65,8 @@ enum Verb {
     Install(install::Args),
     /// The name server: how it goes
     Dns(dns::Args),
+    /// The rules by which docker, ufw, firewalld and the like let our traffic pass
+    Interop(interop::Args),
     /// Show it all in a throw-away host; nothing else is touched
     Demo(demo::Args),
     /// Waits for the end of an endpoint and cleans up
@@ -142,6 +146,7 @@ impl Verb {
             Verb::Port(args) => port::run(&args, style),
             Verb::Install(args) => install::run(&args, style),
             Verb::Dns(args) => dns::run(&args, style),
+            Verb::Interop(args) => interop::run(&args, style),
             Verb::Demo(_) => demo::run(),
             Verb::Supervise(args) => supervise::run(&args),
             Verb::Network { verb } => verb.into_verb().run(style),

@@ -17,8 +17,26 @@ use crate::serve::{BREATH, SHORT_LIFE, spawn};
 /// After so long without anything to do, there will be nothing for a while.
 const LULL: Duration = Duration::from_secs(1);
 
-/// What a server does while it waits: it is guarded, and rests.
+/// Something that a server is woken for besides, and does when it has been quiet for a moment.
+#[derive(Debug)]
+pub struct Errand {
+    /// Can be read when there is something to do.
+    pub wakes: OwnedFd,
+    /// Reads all that there is, and does it; must not wait for anybody.
+    pub run: fn(BorrowedFd<'_>),
+}
+
+/// How long the one who wakes us may go on before we begin, and how long one errand is after another at least.
+const QUIET: Duration = Duration::from_millis(200);
+const APART: Duration = Duration::from_secs(1);
+
+/// What a server does while it waits: it is guarded, runs its errand, and rests.
 pub(crate) struct Watch {
+    errand: Option<Errand>,
+    /// When the errand is to be run.
+    due: Option<Instant>,
+    /// When it was last run.
+    run: Option<Instant>,
     /// The arguments with which this executable calls [`guard`], if anybody is to.
     arguments: Option<Vec<OsString>>,
     /// Called in a lull.
@@ -37,6 +55,7 @@ pub(crate) enum Event {
     Message,
     /// A trial has ended, or the time is up.
     Trial,
+    Errand,
     GuardianEnded,
     Nothing,
 }
@@ -57,7 +76,14 @@ pub fn guard(arguments: &[OsString]) -> io::Error {
 
 impl Watch {
     pub(crate) fn new(arguments: Option<Vec<OsString>>, rest: fn(), former: Option<(OwnedFd, Pid)>) -> Self {
-        Self { arguments, rest, guardian: None, former, asked: None }
+        Self { errand: None, due: None, run: None, arguments, rest, guardian: None, former, asked: None }
+    }
+
+    /// The errand is run once in any case: what it is about may have happened before.
+    pub(crate) fn with_errand(mut self, errand: Option<Errand>) -> Self {
+        self.due = errand.as_ref().map(|_| Instant::now() + QUIET);
+        self.errand = errand;
+        self
     }
 
     /// What a successor needs to keep the guardian until it has its own.
@@ -116,8 +142,13 @@ impl Watch {
                 return Event::Trial;
             }
             let patience = patience.into_iter().chain(left).min();
-            match self.poll(channel, trial.map(|(trial, _)| trial), patience) {
+            match self.poll(channel, trial.map(|(trial, _)| trial), self.until_due(patience)) {
                 event @ (Event::Message | Event::Trial) => return event,
+                Event::Errand => self.postpone(),
+                Event::Nothing if self.due.is_some_and(|due| due <= Instant::now()) => {
+                    self.run_errand();
+                    rests = false;
+                }
                 Event::GuardianEnded => {
                     tracing::error!("the name server's guardian has ended: another takes its place");
                     self.dismiss();
@@ -133,6 +164,23 @@ impl Watch {
         }
     }
 
+    fn until_due(&self, patience: Option<Duration>) -> Option<Duration> {
+        let due = self.due.map(|due| due.saturating_duration_since(Instant::now()));
+        due.into_iter().chain(patience).min()
+    }
+
+    fn postpone(&mut self) {
+        let apart = self.run.map(|run| run + APART);
+        self.due = apart.into_iter().chain([Instant::now() + QUIET]).max();
+    }
+
+    fn run_errand(&mut self) {
+        (self.due, self.run) = (None, Some(Instant::now()));
+        if let Some(errand) = &self.errand {
+            (errand.run)(errand.wakes.as_fd());
+        }
+    }
+
     fn is_alone(&self) -> bool {
         self.arguments.is_some() && self.guardian.is_none()
     }
@@ -145,13 +193,17 @@ impl Watch {
     ) -> Event {
         // Without a guardian the second is the first once more.
         let guardian = self.guardian.as_ref().map_or(channel, |(guardian, _)| guardian.as_fd());
-        let mut ready = [channel, guardian, trial.unwrap_or(channel)]
+        // What waits to be run need not wake us again.
+        let errand = self.errand.as_ref().filter(|_| self.due.is_none());
+        let errand = errand.map_or(channel, |errand| errand.wakes.as_fd());
+        let mut ready = [channel, guardian, trial.unwrap_or(channel), errand]
             .map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
         let patience = patience.and_then(|patience| Timespec::try_from(patience).ok());
         match rustix::event::poll(&mut ready, patience.as_ref()) {
             Ok(0) | Err(Errno::INTR) => Event::Nothing,
             Ok(_) if ready[0].revents().is_empty() && !ready[2].revents().is_empty() => Event::Trial,
-            Ok(_) if ready[0].revents().is_empty() => Event::GuardianEnded,
+            Ok(_) if ready[0].revents().is_empty() && !ready[1].revents().is_empty() => Event::GuardianEnded,
+            Ok(_) if ready[0].revents().is_empty() => Event::Errand,
             // An error is met again where the message is received.
             Ok(_) | Err(_) => Event::Message,
         }

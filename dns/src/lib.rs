@@ -30,7 +30,7 @@ mod zone;
 
 pub use control::{Listening, Status};
 pub use entry::{Endpoint, Known, Network, askable, valid_name};
-pub use guardian::guard;
+pub use guardian::{Errand, guard};
 pub use handover::taken_over;
 pub use message::{addresses_in, is_reply_to, question_key, refused, servfail};
 pub use resolv::{Nameserver, Resolv, Watch};

@@ -26,7 +26,7 @@ use crate::binder::{Granted, Way, Wish};
 use crate::channel::{receive, send};
 use crate::client::{address, netns, open_folder};
 use crate::confine::confine;
-use crate::guardian::{Event, Watch};
+use crate::guardian::{Errand, Event, Watch};
 use crate::listen::{self, Bound};
 use crate::trial::{self, Proven, Trial};
 use crate::worker::{self, Start};
@@ -79,6 +79,8 @@ pub struct Serve<F> {
     pub load: F,
     /// Called whenever there is nothing to do for a while.
     pub rest: fn(),
+    /// What the parent does besides.
+    pub errand: Option<Errand>,
 }
 
 /// Why there is no server.
@@ -165,12 +167,13 @@ pub struct Kept {
 pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
     control: &Control,
     mut kept: Kept,
-    config: Serve<F>,
+    mut config: Serve<F>,
 ) -> Result<(), Error> {
     raise_limit();
     control.sign();
     tracing::info!(control = %control.path.display(), "serving");
-    let mut watch = Watch::new(config.guardian.clone(), config.rest, kept.guardian.take());
+    let watch = Watch::new(config.guardian.clone(), config.rest, kept.guardian.take());
+    let mut watch = watch.with_errand(config.errand.take());
     loop {
         let begun = Instant::now();
         // Before anybody gets an answer: whoever does, knows that it will go on.

@@ -3,6 +3,8 @@
 //! nfnetlink works inside sendmsg(2): when it returns, every answer lies in the socket's queue (a dump goes on
 //! inside recvmsg(2)). So nothing here ever waits: an empty queue means that all has been said.
 
+mod interop;
+
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -22,6 +24,8 @@ use crate::missing::{Feature, lacking, subsystem};
 use crate::ruleset::{Ruleset, Set, Table};
 use crate::stale::{self, Stale};
 use crate::state::{Fingerprint, State, TableState};
+
+pub use interop::{last_change, watch};
 
 /// The kernel's largest answer: a dump gives up to 32 KiB, an error repeats the message that caused it.
 const READ: usize = 128 << 10;
@@ -596,7 +600,7 @@ impl Firewall {
 
     /// Asks for one thing that may be absent.
     fn is_there(&mut self, ask: impl FnOnce(&mut Requests)) -> Result<bool, Error> {
-        const DOING: &str = "looking for the chains of macspoofchk";
+        const DOING: &str = "looking for a table or chain of others";
         let mut requests = self.requests();
         ask(&mut requests);
         let mut found = false;

@@ -479,6 +479,11 @@ impl Requests {
         self.compare(Operator::Equal, bytes);
     }
 
+    /// Counts what comes so far.
+    pub fn counter(&mut self) {
+        self.other("counter", &[]);
+    }
+
     fn compare(&mut self, operator: Operator, bytes: &[u8]) {
         self.expression("cmp", |cmp| {
             cmp.put(&Cmp::SourceRegister(register(FIRST)));
@@ -592,6 +597,8 @@ fn protocol_family(family: Family) -> NetfilterProtoFamily {
     match family {
         Family::Inet => NetfilterProtoFamily::Inet,
         Family::Bridge => NetfilterProtoFamily::Bridge,
+        Family::Ip => NetfilterProtoFamily::IPv4,
+        Family::Ip6 => NetfilterProtoFamily::IPv6,
     }
 }
 

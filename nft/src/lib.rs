@@ -17,6 +17,7 @@ mod element;
 mod encode;
 mod error;
 mod foreign;
+mod interop;
 mod mac_check;
 mod missing;
 mod reference;
@@ -26,11 +27,12 @@ mod state;
 #[cfg(feature = "failpoints")]
 mod version;
 
-pub use apply::{Firewall, LeftOut, Rebuilt};
+pub use apply::{Firewall, LeftOut, Rebuilt, last_change, watch};
 pub use conntrack::Flow;
 pub use element::{Element, Owner, ParseProtocolError, Protocol, Range};
 pub use error::Error;
 pub use foreign::Dropping;
+pub use interop::{Links, Made, Passage, PassageRule};
 pub use mac_check::{MacCheck, Subject};
 pub use missing::Feature;
 pub use reference::{Layer, Trace};

@@ -60,6 +60,10 @@ impl Ruleset {
 pub(crate) enum Family {
     Inet,
     Bridge,
+    /// iptables' own.
+    Ip,
+    /// ip6tables' own.
+    Ip6,
 }
 
 /// A table with its sets and chains, in the order in which nft lists them.
@@ -286,7 +290,7 @@ pub(crate) struct Field {
 }
 
 /// Where a field comes from.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Source {
     /// NFT_META_*
     Meta(u32),
@@ -316,9 +320,9 @@ const fn field(text: &'static str, source: Source, width: u32) -> Field {
 }
 
 pub(crate) const IIFNAME: Field = field("iifname", Source::Meta(6), 16);
-const OIFNAME: Field = field("oifname", Source::Meta(7), 16);
+pub(crate) const OIFNAME: Field = field("oifname", Source::Meta(7), 16);
 const NFPROTO: Field = field("meta nfproto", Source::Meta(15), 1);
-const L4PROTO: Field = field("meta l4proto", Source::Meta(16), 1);
+pub(crate) const L4PROTO: Field = field("meta l4proto", Source::Meta(16), 1);
 const FIB_DADDR: Field = field("fib daddr type", Source::FibDaddrType, 4);
 const FIB_WAY_BACK: Field = field("fib saddr . iif oif", Source::FibSaddrIif, 4);
 const CT_DIRECTION: Field = field("ct direction", Source::Conntrack(1), 1);
@@ -336,9 +340,9 @@ const IP6_DADDR: Field = field("ip6 daddr", Source::Payload(NETWORK, 24), 16);
 const ARP_SADDR_ETHER: Field = field("arp saddr ether", Source::Payload(NETWORK, 8), 6);
 const ARP_SADDR_IP: Field = field("arp saddr ip", Source::Payload(NETWORK, 14), 4);
 const ARP_DADDR_IP: Field = field("arp daddr ip", Source::Payload(NETWORK, 24), 4);
-const TH_DPORT: Field = field("th dport", Source::Payload(TRANSPORT, 2), 2);
+pub(crate) const TH_DPORT: Field = field("th dport", Source::Payload(TRANSPORT, 2), 2);
 const UDP_DPORT: Field = field("udp dport", Source::Payload(TRANSPORT, 2), 2);
-const ICMPV6_TYPE: Field = field("icmpv6 type", Source::Payload(TRANSPORT, 0), 1);
+pub(crate) const ICMPV6_TYPE: Field = field("icmpv6 type", Source::Payload(TRANSPORT, 0), 1);
 const ICMPV6_TARGET: Field = field("@nh,384,128", Source::Payload(NETWORK, 48), 16);
 const TCP_FLAGS: Field = field("tcp flags", Source::Payload(TRANSPORT, 13), 1);
 
@@ -751,6 +755,8 @@ impl fmt::Display for Family {
         f.write_str(match self {
             Self::Inet => "inet",
             Self::Bridge => "bridge",
+            Self::Ip => "ip",
+            Self::Ip6 => "ip6",
         })
     }
 }

@@ -165,6 +165,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         port_isolation: config.port_isolation,
         masquerade: config.ip_masq,
         isolated: false,
+        interop: false,
         guarded: false,
         mac_checked: config.macspoofchk,
         interface_up: !config.disable_container_interface,

@@ -298,6 +298,9 @@ pub enum Error {
         /// The others.
         rest: Vec<Error>,
     },
+    /// Another firewall of the host cannot be told to let our traffic pass.
+    #[error("{0}")]
+    Interop(String),
     /// A failpoint of a test build.
     #[error("failpoint {step}")]
     Failpoint {
@@ -630,7 +633,7 @@ impl Error {
             Error::Impaired { .. } => code::LIMITED_CONNECTIVITY,
             Error::Of { error, .. } => error.code(),
             Error::Several { first, .. } => first.code(),
-            Error::Failpoint { .. } => code::INTERNAL,
+            Error::Interop(_) | Error::Failpoint { .. } => code::INTERNAL,
         }
     }
 

@@ -156,10 +156,10 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
     if others.is_empty() {
         former::tables_go(host)?;
         ruleset::forget(host)?;
-        host.firewall()?.drop_tables()?;
-        host.note_deletion()?;
-        return moments::last_network_goes(host);
+        moments::last_network_goes(host)?;
+        return host.note_deletion();
     }
+    moments::network_goes(host, network)?;
     let elements = elements_of_it_alone(network, &others);
     if elements.is_empty() {
         return Ok(());

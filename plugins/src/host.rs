@@ -134,6 +134,15 @@ impl Host {
         Ok((firewall, &mut self.netlink))
     }
 
+    /// The same beside the records.
+    pub fn firewall_and_store(&mut self) -> Result<(&mut Firewall, &Store), Error> {
+        let firewall = match &mut self.firewall {
+            Some(firewall) => firewall,
+            empty => empty.insert(Firewall::open()?),
+        };
+        Ok((firewall, &self.store))
+    }
+
     /// Says that something was deleted from the ruleset just now, for [`Host::close`] of those who come after.
     pub fn note_deletion(&mut self) -> Result<(), Error> {
         let others = self.deleted.is_some() || self.was_deletion_recent();

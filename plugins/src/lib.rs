@@ -26,6 +26,7 @@ pub mod forward_v6;
 mod host;
 mod host_id;
 mod host_local;
+pub mod interop;
 mod keeper;
 mod lease;
 mod link;

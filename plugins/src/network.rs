@@ -79,6 +79,7 @@ pub fn redirect_names(host: &mut Host, held: Held, moved: Vec<SocketAddr>) -> Re
     failpoint::pass("add.moved")?;
     firewall::change_network(host, &before, &after)?;
     failpoint::pass("add.redirected")?;
+    moments::network_comes(host)?;
     Ok(host.store.write_network(&Network { stage: before.stage, ..after })?)
 }
 
@@ -205,7 +206,7 @@ fn make(
     set_up(host, plan, &bridge, &network, gateways)?;
     firewall::admit_network(host, &network)?;
     failpoint::pass("add.elements")?;
-    moments::network_comes(host, &network)?;
+    moments::network_comes(host)?;
     failpoint::pass("add.moment")?;
     reattach(host, plan, &bridge)?;
     await_gateways(host, gateways)?;
@@ -225,6 +226,7 @@ fn planned(plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Network {
         bridge: plan.bridge.clone(),
         owns_bridge: plan.owns_bridge,
         isolated: plan.isolated,
+        no_interop: !plan.interop,
         zone: plan.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
         subnets,
         // `bridge` replaces what an earlier configuration asked for, as upstream's does.

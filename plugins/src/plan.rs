@@ -58,6 +58,8 @@ pub struct Plan {
     pub masquerade: bool,
     /// Only published ports are reached from elsewhere.
     pub isolated: bool,
+    /// Other firewalls of the host are told to let its traffic pass.
+    pub interop: bool,
     /// Frames with a source that is not the container's own are dropped.
     pub guarded: bool,
     /// Frames with another MAC than the container's are dropped, by the reference plugin's rules.
@@ -105,6 +107,7 @@ impl Plan {
             port_isolation: false,
             masquerade: false,
             isolated: false,
+            interop: false,
             guarded: false,
             mac_checked: false,
             interface_up: false,

@@ -28,6 +28,8 @@ struct Config {
     /// Frames with a source that is not the container's own are dropped at its port. Off for a network whose containers forward
     /// for others, such as routers and VPN gateways; `SPOOF_GUARD=off` in CNI_ARGS is the same for one container.
     spoof_guard: bool,
+    /// Other firewalls of the host are told to let the network's traffic pass.
+    interop: bool,
     hairpin_mode: bool,
     port_isolation: bool,
     /// A container's name gets the addresses that it had before, while they are free.
@@ -56,6 +58,7 @@ impl Default for Config {
             ip_masq: true,
             isolate: true,
             spoof_guard: true,
+            interop: true,
             hairpin_mode: false,
             port_isolation: false,
             sticky_addresses: true,
@@ -143,6 +146,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         port_isolation: config.port_isolation,
         masquerade: config.ip_masq,
         isolated: config.isolate,
+        interop: config.interop,
         guarded: config.spoof_guard && !args.spoof_guard_off(),
         mac_checked: false,
         interface_up: true,

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::OnceLock;
 
 use nft::{Element, Firewall, LeftOut, Owner, Ruleset};
-use store::{Lock, LockName, Mode};
+use store::{Lock, LockName, Mode, Store};
 
 use crate::error::Finding;
 use crate::firewall::desired;
@@ -77,7 +77,7 @@ pub fn write<T>(
 }
 
 /// Notes that so many transactions of rnet's followed directly upon the generation `before`, if that one is noted.
-fn follow(host: &Host, before: u32, own: u32) -> Result<(), Error> {
+pub fn follow(host: &Host, before: u32, own: u32) -> Result<(), Error> {
     if let Some(seen) = Seen::at(before, host)? {
         // A note that cannot be written costs the next ADD a closer look, nothing else.
         let _ = Seen { generation: before.wrapping_add(own), ..seen }.write(host);
@@ -133,6 +133,17 @@ fn beginning(element: &Element) -> String {
 pub fn restore(host: &mut Host) -> Result<(), Error> {
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     look(host, lock, &[]).map(drop)
+}
+
+/// The same, unless rnet has nothing in the ruleset.
+pub fn restore_present(host: &mut Host) -> Result<(), Error> {
+    let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
+    if Seen::read(host)?.is_some() { look(host, lock, &[]).map(drop) } else { Ok(()) }
+}
+
+/// Whether rnet has seen the ruleset of that generation, or has none.
+pub fn has_seen(store: &Store, generation: u32) -> Result<bool, Error> {
+    Ok(Seen::of(store)?.is_none_or(|seen| seen.generation == generation && seen.is_of_this_version()))
 }
 
 /// Forgets what was last written: the tables are about to go.
@@ -238,7 +249,11 @@ struct Seen {
 
 impl Seen {
     fn read(host: &Host) -> Result<Option<Self>, Error> {
-        Ok(host.store.note(NOTE)?.as_deref().and_then(Self::parse))
+        Self::of(&host.store)
+    }
+
+    fn of(store: &Store) -> Result<Option<Self>, Error> {
+        Ok(store.note(NOTE)?.as_deref().and_then(Self::parse))
     }
 
     /// What is noted for that generation by this version of rnet.

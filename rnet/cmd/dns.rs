@@ -274,6 +274,7 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths, detached: bool) -> R
         redirect: ["dns", "redirect"].map(Into::into).into(),
         load,
         rest: netlink::give_back_program,
+        errand: super::interop::errand(),
     };
     dns::serve(control, kept, config)
 }

@@ -6,6 +6,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 use store::Zone;
 
+use super::interop;
 use super::ps::traffic;
 use crate::clock;
 use crate::containers::{self, Attachment, Container};
@@ -49,12 +50,16 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     }
     let networks: Vec<Network> = things.iter().filter_map(|thing| thing.network().cloned()).collect();
     let kernel = view.kernel(&networks, &known.containers)?;
+    // Without the rights to read the rules nothing is said of them.
+    let interop = plugins::interop::state(&mut view.host).ok().as_ref().map_or(Value::Null, interop::json);
     let mut found = Vec::new();
     for thing in things {
         found.push(match thing {
             Thing::Network(net) => {
                 let users = users_of(net, &known.containers);
-                network(net, view.zone(net)?.as_ref(), &users, &kernel.state(net, &users))
+                let mut shown = network(net, view.zone(net)?.as_ref(), &users, &kernel.state(net, &users));
+                shown["interop"] = interop.clone();
+                shown
             }
             Thing::Endpoint(container) => endpoint(container, &kernel),
             Thing::Ended(ended) => past(ended),

@@ -6,6 +6,7 @@ pub mod dns;
 pub mod exec;
 pub mod inspect;
 pub mod install;
+pub mod interop;
 pub mod logs;
 pub mod ls;
 pub mod port;

@@ -25,6 +25,8 @@ pub enum LockName {
     Ruleset,
     /// A transaction of rnet's, until its generation is noted: others' are told from it by that.
     Transaction,
+    /// What is said to firewalld, whose objects change their numbers with each reload.
+    Firewalld,
     /// The start of the name server.
     Names,
     /// Forgetting the flows of containers that are gone. Of the others, that of the ruleset may follow.
@@ -48,6 +50,7 @@ impl LockName {
             LockName::Ports => "ports".into(),
             LockName::Ruleset => "ruleset".into(),
             LockName::Transaction => "transaction".into(),
+            LockName::Firewalld => "firewalld".into(),
             LockName::Names => "names".into(),
             LockName::Flows => "flows".into(),
         }
@@ -60,6 +63,7 @@ impl LockName {
             LockName::Ports => "the published ports".into(),
             LockName::Ruleset => "the ruleset".into(),
             LockName::Transaction => "the transaction on the ruleset".into(),
+            LockName::Firewalld => "the talk with firewalld".into(),
             LockName::Names => "the start of the name server".into(),
             LockName::Flows => "the flows of containers that are gone".into(),
         }

@@ -69,6 +69,11 @@ impl Paths {
         }
     }
 
+    /// While this file is there, other firewalls of the host are left alone.
+    pub fn interop_off(&self) -> PathBuf {
+        self.state().join("interop-off")
+    }
+
     /// Network definitions: the conflist files that every runtime reads.
     pub fn definitions(&self) -> PathBuf {
         match &self.user {

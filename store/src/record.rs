@@ -172,6 +172,9 @@ pub struct Network {
     pub gateways: Vec<IpNetwork>,
     /// It is cut off from other networks but for published ports.
     pub isolated: bool,
+    /// Its definition asks to leave other firewalls alone: they may stop its traffic.
+    #[serde(skip_serializing_if = "is_false")]
+    pub no_interop: bool,
     /// Its names, where they are served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<Zone>,

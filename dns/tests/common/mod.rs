@@ -57,8 +57,18 @@ impl Scene {
             };
             let (guardian, successor, rest) = (None, Vec::new(), || ());
             let (redirect, prover) = (Vec::new(), Vec::new());
-            let config =
-                Serve { resolv_conf, port: 53, worker, guardian, prover, successor, redirect, load, rest };
+            let config = Serve {
+                resolv_conf,
+                port: 53,
+                worker,
+                guardian,
+                prover,
+                successor,
+                redirect,
+                load,
+                rest,
+                errand: None,
+            };
             dns::serve(&control, dns::Kept::default(), config)
         };
         self.server = Some(std::thread::spawn(move || host.run(serve).unwrap()));

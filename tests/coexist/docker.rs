@@ -1,0 +1,167 @@
+//! Beside dockerd: it sets FORWARD to DROP if it came first, and keeps its networks apart.
+
+use std::path::Path;
+
+use anyhow::{Context, ensure};
+use netlink::Netns;
+use netns_fixtures::HttpServer;
+
+use crate::Test;
+use crate::site::{Daemon, Site, gets, never_reaches, wait_until};
+
+pub const TESTS: &[Test] = &[
+    ("docker::first", first),
+    ("docker::later", later),
+    ("docker::restarted_and_stopped", restarted),
+    ("docker::its_networks_stay_closed_to_us", isolated),
+    ("docker::a_network_with_ipv6_later", ipv6_later),
+];
+
+const SOCKET: &str = "unix:///run/rnet-docker/docker.sock";
+
+/// Its own folders; it needs no image to set its rules.
+fn dockerd(site: &Site) -> anyhow::Result<Daemon> {
+    let dir = "/run/rnet-docker";
+    let _ = std::fs::remove_dir_all(dir);
+    std::fs::create_dir_all(dir)?;
+    let options = format!(
+        "--data-root {dir}/data --exec-root {dir}/exec --pidfile {dir}/pid -H {SOCKET} --storage-driver vfs \
+         --iptables=true --experimental --ip6tables=true"
+    );
+    let daemon = site.start(&format!("dockerd {options}"))?;
+    let is_up = || docker(site, "info").map(drop);
+    wait_until("dockerd answers", is_up).with_context(|| {
+        let log = std::fs::read_to_string("/run/dockerd.log").unwrap_or_default();
+        log.lines().rev().take(15).collect::<Vec<_>>().join("\n")
+    })?;
+    Ok(daemon)
+}
+
+fn docker(site: &Site, line: &str) -> anyhow::Result<String> {
+    site.run(&format!("curl -sSf --unix-socket {} http://d/v1.41/{line}", &SOCKET[7..]))
+}
+
+/// `docker network create`; returns the bridge.
+fn network(site: &Site, name: &str, bridge: Option<&str>, more: &str) -> anyhow::Result<String> {
+    let options = bridge.map_or(String::new(), |bridge| {
+        format!(r#","Options":{{"com.docker.network.bridge.name":"{bridge}"}}"#)
+    });
+    let body = format!(r#"{{"Name":"{name}","Driver":"bridge"{options}{more}}}"#);
+    let socket = &SOCKET[7..];
+    let made = site.run(&format!(
+        "curl -sSf --unix-socket {socket} -H Content-Type:application/json -d {body} http://d/v1.41/networks/create"
+    ))?;
+    let made: serde_json::Value = serde_json::from_str(&made)?;
+    let id = made["Id"].as_str().context("no id")?;
+    Ok(bridge.map_or_else(|| format!("br-{}", &id[..12]), str::to_owned))
+}
+
+/// A container of docker's as the network sees it: a port on its bridge, with nothing published.
+struct Container {
+    _netns: Netns,
+    _page: HttpServer,
+    address: std::net::IpAddr,
+}
+
+fn container(site: &Site, bridge: &str) -> anyhow::Result<Container> {
+    let shown = site.run(&format!("ip -json addr show dev {bridge}"))?;
+    let shown: serde_json::Value = serde_json::from_str(&shown)?;
+    let own = shown[0]["addr_info"][0]["local"].as_str().context("no address")?.to_owned();
+    let (beginning, _) = own.rsplit_once('.').context("no IPv4")?;
+    let (netns, name) = (Netns::create()?, format!("d{}", bridge.len()));
+    let path = format!("/run/rnet-docker/{bridge}.netns");
+    netns.pin(Path::new(&path))?;
+    site.run(&format!("ip link add {name} type veth peer name eth0 netns {path}"))
+        .or_else(|_| site.run(&format!("nsenter --net={path} true")).map(drop).map(|()| String::new()))?;
+    site.run(&format!("ip link set {name} master {bridge} up"))?;
+    for line in [
+        format!("addr add {beginning}.77/24 dev eth0"),
+        "link set eth0 up".into(),
+        format!("route add default via {own}"),
+    ] {
+        site.run(&format!("nsenter --net={path} ip {line}"))?;
+    }
+    let page = HttpServer::start(&netns, "0.0.0.0:80".parse()?, "a page")?;
+    Netns::unpin(Path::new(&path))?;
+    let address = format!("{beginning}.77").parse()?;
+    // The host itself reaches it, so it is there.
+    wait_until("docker's container answers", || {
+        gets(site.host.netns(), address, 80, std::time::Duration::from_secs(1))
+    })?;
+    Ok(Container { _netns: netns, _page: page, address })
+}
+
+fn first() -> anyhow::Result<()> {
+    let site = Site::new()?;
+    let _docker = dockerd(&site)?;
+    ensure!(site.run("iptables -S FORWARD")?.contains("-P FORWARD DROP"), "docker drops nothing");
+    let before = site.snapshot()?;
+    let guests = site.guests()?;
+    site.works(&guests)?;
+    site.is_closed(&guests)?;
+    network(&site, "d1", None, "")?;
+    site.works(&guests)?;
+    docker(&site, "networks/prune -X POST")?;
+    site.clear()?;
+    site.ensure_nothing_left(&before)
+}
+
+fn later() -> anyhow::Result<()> {
+    let site = Site::new()?;
+    let guests = site.guests()?;
+    let _docker = dockerd(&site)?;
+    site.comes_to_work(&guests)?;
+    // Wherever it did not turn forwarding on itself, somebody may do by hand what it does else.
+    site.run("iptables -P FORWARD DROP")?;
+    site.run("ip6tables -P FORWARD DROP")?;
+    site.comes_to_work(&guests)?;
+    network(&site, "d1", None, "")?;
+    site.comes_to_work(&guests)?;
+    site.iptables_reads_us()?;
+    site.comes_to_work(&guests)?;
+    site.clear()?;
+    site.ensure_no_rules_left()
+}
+
+fn restarted() -> anyhow::Result<()> {
+    let site = Site::new()?;
+    let docker = dockerd(&site)?;
+    let guests = site.guests()?;
+    site.works(&guests)?;
+    drop(docker);
+    site.comes_to_work(&guests)?;
+    let _docker = dockerd(&site)?;
+    site.comes_to_work(&guests)?;
+    site.clear()?;
+    site.ensure_no_rules_left()
+}
+
+fn isolated() -> anyhow::Result<()> {
+    let site = Site::new()?;
+    let _docker = dockerd(&site)?;
+    let bridges =
+        ["docker0".to_owned(), network(&site, "d1", None, "")?, network(&site, "d2", Some("mydocker"), "")?];
+    let guests = site.guests()?;
+    for bridge in bridges {
+        let container = container(&site, &bridge)?;
+        never_reaches(&guests.web.netns, container.address, 80).with_context(|| format!("by {bridge}"))?;
+        never_reaches(site.outside.netns(), container.address, 80)
+            .with_context(|| format!("{bridge}, from outside"))?;
+    }
+    site.works(&guests)?;
+    site.clear()?;
+    site.ensure_no_rules_left()
+}
+
+/// docker turns IPv6 forwarding on and sets FORWARD to DROP, when no ADD happens.
+fn ipv6_later() -> anyhow::Result<()> {
+    let site = Site::new()?;
+    let guests = site.guests()?;
+    let _docker = dockerd(&site)?;
+    network(&site, "d6", None, r#","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"fd55::/64"}]}"#)?;
+    site.comes_to_work(&guests)?;
+    site.run("ip6tables -P FORWARD DROP")?;
+    site.comes_to_work(&guests)?;
+    site.clear()?;
+    site.ensure_no_rules_left()
+}
