@@ -229,6 +229,8 @@ impl Wanted {
         json!({
             "cniVersion": self.version.min(Version::V1_0_0).as_str(),
             "cniVersions": versions,
+            // Several runtimes may use it, and each knows its own containers only.
+            "disableGC": true,
             "name": self.name,
             "plugins": plugins,
         })
@@ -550,6 +552,7 @@ mod tests {
     "1.0.0",
     "1.1.0"
   ],
+  "disableGC": true,
   "name": "mynet",
   "plugins": [
     {

@@ -1,8 +1,9 @@
 //! The life of an attachment: ADD, DEL, CHECK, GC and STATUS of the plugins that make an interface.
 
+use std::collections::HashSet;
 use std::path::Path;
 
-use cni::{Attachment, Call, CniResult, Fault, Interface, Ip, Request};
+use cni::{Call, CniResult, Fault, Interface, Ip, Request};
 use netlink::{Link, Mac, Netlink, Netns, VethPair};
 use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
@@ -168,10 +169,10 @@ fn detach(host: &mut Host, ipam: &Ipam, request: &Request<'_>, record: &Record) 
 /// provably dead goes. Goes on after failures and reports them together.
 pub fn gc(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     let mut host = Host::open(format!("GC {}", plan.network))?;
-    let valid = request.config.valid_attachments();
+    let valid = Valid::of(request);
     let mut failures = Vec::new();
     for record in of_network(&host, plan)? {
-        failures.extend(collect(&mut host, plan, request, &record, valid.as_deref()).err());
+        failures.extend(collect(&mut host, plan, request, &record, &valid).err());
     }
     failures.extend(lease::gc(&host, plan, request).err());
     failures.extend(host.store.sweep().map_err(Error::from).err());
@@ -261,13 +262,37 @@ pub fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error>
     }
 }
 
-/// True if GC may not touch an attachment: it is valid; without a list, its container is there and its ADD came to an end.
-pub fn is_to_stay(host: &mut Host, record: &Record, valid: Option<&[Attachment]>) -> Result<bool, Error> {
-    let is_it = |valid: &Attachment| valid.container_id == record.container && valid.ifname == record.ifname;
-    match valid {
-        Some(valid) => Ok(valid.iter().any(is_it)),
-        None => Ok(record.stage == Stage::Committed && is_alive(host, record)?),
+/// The attachments that a GC call names, by container id and interface; none means that it names no list.
+pub struct Valid(Option<HashSet<(String, String)>>);
+
+impl Valid {
+    /// As the runtime said.
+    pub fn of(request: &Request<'_>) -> Self {
+        let valid = request.config.valid_attachments();
+        Self(valid.map(|valid| valid.into_iter().map(|one| (one.container_id, one.ifname)).collect()))
     }
+}
+
+/// True if GC may not touch an attachment: it is valid; without a list, its container is there and its ADD came to an end.
+/// What `rnet run` made is in no runtime's list, and stays while it lives.
+pub fn is_to_stay(host: &mut Host, record: &Record, valid: &Valid) -> Result<bool, Error> {
+    let is_valid = |valid: &HashSet<_>| valid.contains(&(record.container.clone(), record.ifname.clone()));
+    match &valid.0 {
+        Some(valid) if is_valid(valid) => Ok(true),
+        Some(_) if !host.store.is_endpoint(&record.container)? => Ok(false),
+        _ => Ok(record.stage == Stage::Committed && is_alive(host, record)?),
+    }
+}
+
+/// Says what GC has removed, on standard error: a runtime that names too few is found out by it.
+pub fn tell_removed(record: &Record) {
+    let addresses: Vec<String> =
+        record.addresses.iter().map(|address| address.address.ip().to_string()).collect();
+    let (who, addresses) = (record.who(), addresses.join(", "));
+    eprintln!(
+        "{}: GC of network {:?} removed {who:?} {} ({addresses})",
+        record.plugin, record.network, record.ifname
+    );
 }
 
 /// True if frames may leave by the port that they came in by: as configured, and on an `rnet` network for a
@@ -450,7 +475,7 @@ fn collect(
     plan: &Plan,
     request: &Request<'_>,
     record: &Record,
-    valid: Option<&[Attachment]>,
+    valid: &Valid,
 ) -> Result<(), Error> {
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     let Some(record) = known(host, record)? else { return Ok(()) };
@@ -464,5 +489,6 @@ fn collect(
         ..request.call.clone()
     };
     detach(host, &plan.ipam, &Request { call: &call, config: request.config }, &record)?;
+    tell_removed(&record);
     Ok(host.store.retire(lock)?)
 }

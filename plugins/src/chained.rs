@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use cni::{Args, Attachment, CniResult, Request};
+use cni::{Args, CniResult, Request};
 use store::{Address, LockName, Mode, Namespace, Record};
 
 use crate::{Error, Host, attach, failpoint, firewall, former, names, network, renamed};
@@ -99,13 +99,13 @@ pub fn del(
 pub fn gc(plugin: &str, request: &Request<'_>) -> Result<(), Error> {
     let network = &request.config.name;
     let mut host = Host::open(format!("GC {network}"))?;
-    let valid = request.config.valid_attachments();
+    let valid = attach::Valid::of(request);
     let mut failures = Vec::new();
     for record in host.store.records()? {
         if record.plugin != plugin || &record.network != network {
             continue;
         }
-        failures.extend(collect(&mut host, &record, valid.as_deref()).err());
+        failures.extend(collect(&mut host, &record, &valid).err());
     }
     if !host.store.has_records(network, plugin)? {
         failures.extend(network::retire(&mut host, network, plugin).err());
@@ -114,13 +114,14 @@ pub fn gc(plugin: &str, request: &Request<'_>) -> Result<(), Error> {
     Error::all(failures)
 }
 
-fn collect(host: &mut Host, record: &Record, valid: Option<&[Attachment]>) -> Result<(), Error> {
+fn collect(host: &mut Host, record: &Record, valid: &attach::Valid) -> Result<(), Error> {
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     let Some(record) = attach::known(host, record)? else { return Ok(()) };
     if attach::is_to_stay(host, &record, valid)? {
         return Ok(());
     }
     remove(host, &record)?;
+    attach::tell_removed(&record);
     Ok(host.store.retire(lock)?)
 }
 

@@ -170,6 +170,21 @@ pub enum Error {
         /// The holder's attachment, where the kernel's element names it.
         key: Option<String>,
     },
+    /// Another network has the subnet, on another bridge.
+    #[error(
+        "network {network:?} cannot have a gateway in {subnet}: network {other:?} has that subnet on bridge {bridge:?}; \
+         hint: give one of them another subnet"
+    )]
+    SubnetTaken {
+        /// The network.
+        network: String,
+        /// The subnet that they share.
+        subnet: String,
+        /// The other network.
+        other: String,
+        /// Its bridge.
+        bridge: String,
+    },
     /// The MAC that was asked for is on the bridge already, or every one that could be derived.
     #[error(
         "MAC address {mac} is on bridge {bridge:?} already: {holder} has it; hint: ask for another, or for none"
@@ -612,7 +627,9 @@ impl Error {
             ) => code::IO_FAILURE,
             Error::AlreadyAttached { .. } => own::ALREADY_ATTACHED,
             Error::InterfaceTaken { .. } | Error::LinkNamesTaken { .. } => own::INTERFACE_TAKEN,
-            Error::NotABridge { .. } | Error::BridgeAddress { .. } => own::BRIDGE_CONFLICT,
+            Error::NotABridge { .. } | Error::BridgeAddress { .. } | Error::SubnetTaken { .. } => {
+                own::BRIDGE_CONFLICT
+            }
             Error::ForwardingHarms { .. }
             | Error::NoIpv6 { .. }
             | Error::OldKernel { .. }

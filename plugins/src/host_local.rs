@@ -186,10 +186,21 @@ impl Pool {
             .config
             .valid_attachments()
             .map(|valid| valid.into_iter().map(|one| (one.container_id, one.ifname)).collect::<Vec<_>>());
+        let valid = match valid {
+            Some(valid) => Some([valid, of_endpoints(&leases)?].concat()),
+            None => None,
+        };
         let living = living::namespaces();
         let is_alive = |_: u64, inode: u64| living.contains(&inode);
         leases.gc(valid.as_deref(), &is_alive).map(drop).map_err(Error::Ipam)
     }
+}
+
+/// The leases of what `rnet run` made, which is in no runtime's list.
+fn of_endpoints(leases: &Leases) -> Result<Vec<(String, String)>, Error> {
+    let endpoints = Paths::new(netlink::cookie()?).run().join("endpoints");
+    let leases = leases.list()?.into_iter().map(|lease| (lease.id, lease.ifname));
+    Ok(leases.filter(|(id, _)| endpoints.join(id).join("netns").exists()).collect())
 }
 
 fn exhausted(sets: &[RangeSet]) -> String {

@@ -190,6 +190,7 @@ fn make(
     gateways: &[IpNetwork],
 ) -> Result<(Link, Network), Error> {
     let found = find(host, plan)?;
+    refuse_others_subnet(host, plan, gateways)?;
     require_ipv6(host, plan, found.as_ref(), gateways)?;
     // One with such a MAC is ours, though the state was lost.
     let is_ours = |bridge: &Link| bridge.mac == Some(bridge_mac(host, &bridge.name, true));
@@ -276,6 +277,41 @@ fn await_gateways(host: &mut Host, gateways: &[IpNetwork]) -> Result<(), Error> 
         }
     }
     Ok(())
+}
+
+/// One subnet on two bridges: the host would send answers for both to one of them. Two that have no gateway on the host
+/// do not meet.
+fn refuse_others_subnet(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) -> Result<(), Error> {
+    if gateways.is_empty() {
+        return Ok(());
+    }
+    let of_it = Network { name: plan.network.clone(), plugin: plan.plugin.into(), ..Network::default() };
+    for other in others_in_use(host, &of_it)? {
+        if other.bridge == plan.bridge || other.name == plan.network || other.bridge.is_empty() {
+            continue;
+        }
+        let Some(bridge) = host.netlink.link(&other.bridge)? else { continue };
+        let found = host.netlink.addresses(Some(bridge.index))?;
+        let shared =
+            found.iter().find(|found| gateways.iter().any(|gateway| overlap(found.address, *gateway)));
+        if let Some(shared) = shared {
+            let subnet = subnet(shared.address).to_string();
+            return Err(Error::SubnetTaken {
+                network: plan.network.clone(),
+                subnet,
+                other: other.name,
+                bridge: other.bridge,
+            });
+        }
+    }
+    Ok(())
+}
+
+fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+    let is_link_local = matches!(one.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local());
+    one.is_ipv4() == other.is_ipv4()
+        && !is_link_local
+        && (one.contains(other.network()) || other.contains(one.network()))
 }
 
 /// A bridge without IPv6 bears no IPv6 address: told before there is one.

@@ -6,7 +6,7 @@ use crate::containers::Container;
 use crate::definitions::Network;
 use crate::report::{Style, print, print_json};
 use crate::state::{Kernel, State};
-use crate::subnets::{Owner, Taken};
+use crate::subnets::{self, Owner, Taken};
 use crate::table;
 use crate::view::{View, users_of};
 
@@ -33,7 +33,10 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     }
     let kernel = view.kernel(&networks, &containers)?;
     view.faults()?.iter().for_each(|fault| style.warn(fault));
-    let lines = networks.iter().map(|network| Line::of(network, &containers, &kernel));
+    let lines = networks.iter().map(|network| {
+        let line = Line::of(network, &containers, &kernel);
+        Line { state: line.state.map(|state| with_conflict(state, network, &networks)), ..line }
+    });
     let others = if args.all { others(view.taken()?, &networks) } else { Vec::new() };
     let lines: Vec<Line> = lines.chain(others).collect();
     if style.json {
@@ -42,6 +45,31 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         print(&table::render(&HEADER, &lines.iter().map(Line::row).collect::<Vec<_>>()))?;
     }
     Ok(0)
+}
+
+/// Two networks with one subnet on different bridges do not work at once, and the second is refused at its first container.
+fn with_conflict(state: State, network: &Network, networks: &[Network]) -> State {
+    if !matches!(state, State::Ok | State::Idle) {
+        return state;
+    }
+    let other =
+        networks.iter().find(|other| other.bridge() != network.bridge() && shares_subnet(network, other));
+    other.map_or(state, |other| {
+        State::Degraded(format!(
+            "network {} has its subnet too, on bridge {}",
+            other.name,
+            other.bridge().unwrap_or_default()
+        ))
+    })
+}
+
+fn shares_subnet(one: &Network, other: &Network) -> bool {
+    if one.bridge().is_none() || other.bridge().is_none() {
+        return false;
+    }
+    let all = |network: &Network| network.subnets.iter().map(|subnet| subnet.subnet).collect::<Vec<_>>();
+    let (one, other) = (all(one), all(other));
+    one.iter().any(|one| other.iter().any(|other| subnets::overlap(*one, *other)))
 }
 
 /// One line of the table.

@@ -508,6 +508,11 @@ impl Store {
         names.filter(real).take(count).collect::<Result<_, _>>().map_err(self.failed("read the folder", name))
     }
 
+    /// True if a container of this id was started by `rnet run`, and is not tidied up yet.
+    pub fn is_endpoint(&self, container: &str) -> Result<bool, Error> {
+        self.exists(&format!("endpoints/{container}/netns"))
+    }
+
     /// The folder of an `rnet` network's leases.
     pub fn leases(&self, network: &str) -> PathBuf {
         self.paths.leases().join(network)

@@ -172,3 +172,18 @@ fn an_ipv6_network_and_one_of_both_families() {
     lab.ok("stop one two");
     lab.nobody_is_left();
 }
+
+/// A definition was copied, and its name and bridge were changed.
+#[test]
+fn ls_tells_of_two_networks_with_one_subnet() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    let text = std::fs::read_to_string(lab.definitions().join("rnet-mynet.conflist")).unwrap();
+    std::fs::write(lab.definitions().join("rnet-copy.conflist"), text.replace("mynet", "copy")).unwrap();
+
+    let listed = lab.ok("ls");
+
+    for other in ["mynet", "copy"] {
+        assert!(listed.contains(&format!("network {other} has its subnet too")), "{listed}");
+    }
+}

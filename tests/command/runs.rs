@@ -200,3 +200,39 @@ fn programs_see_the_links_of_their_endpoint_below_sys() {
     assert_eq!(lab.script("exec db", "ls /sys/fs/cgroup").stdout.into_bytes(), groups);
     lab.ok("stop db");
 }
+
+/// Another runtime calls GC with its own list, in which nothing of `rnet run` is.
+#[test]
+fn a_runtimes_gc_spares_what_run_made_and_says_what_it_removed() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    lab.ok("run -d --name web --net mynet sleep 1000");
+    let text = std::fs::read_to_string(lab.definitions().join("rnet-mynet.conflist")).unwrap();
+    let list: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(list["disableGC"], true);
+    let mut config = list["plugins"][0].clone();
+    config["name"] = "mynet".into();
+    config["cniVersion"] = "1.1.0".into();
+    let call = |verb: &str, id: &str, netns: &str, config: &serde_json::Value| {
+        let plugin = lab.host.command(lab.plugins().join("rnet")).env("RNET_ROOT", lab.host.root());
+        let path = lab.plugins().display().to_string();
+        let plugin = plugin.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", id).env("CNI_NETNS", netns);
+        let called =
+            plugin.env("CNI_IFNAME", "eth0").env("CNI_PATH", path).input(config.to_string()).output();
+        let called = called.unwrap();
+        assert!(called.status.success(), "{called:?}");
+        String::from_utf8(called.stderr).unwrap()
+    };
+    let foreign = lab.host.container("foreign").unwrap();
+    call("ADD", "foreign", &foreign.path().display().to_string(), &config);
+    let address = lab.ok("ps").lines().find(|line| line.contains("web")).map(str::to_owned);
+    config["cni.dev/valid-attachments"] = serde_json::json!([]);
+
+    let told = call("GC", "", "", &config);
+
+    assert!(told.contains("foreign") && told.contains("mynet") && !told.contains("web"), "{told}");
+    assert_eq!(lab.ok("ps").lines().find(|line| line.contains("web")).map(str::to_owned), address);
+    let after = lab.ok("run --net mynet sh -c 'ip -4 -o address show dev eth0'");
+    assert!(after.contains("172.18.0.3"), "web keeps its lease: {after}");
+    lab.ok("rm -f web");
+}

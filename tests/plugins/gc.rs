@@ -3,7 +3,7 @@
 use netns_fixtures::Container;
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Who, bridge, publishing, rnet, with};
+use crate::common::{Lab, Outcome, Who, bridge, publishing, rnet, with};
 
 fn valid(who: &[&Who]) -> Value {
     who.iter().map(|who| json!({"containerID": who.id, "ifname": who.ifname})).collect()
@@ -33,6 +33,15 @@ fn nobody() -> Who {
     Who::named("", "")
 }
 
+/// Success, and what was removed is told where it is no protocol.
+#[track_caller]
+fn told(outcome: &Outcome) {
+    assert!(
+        outcome.status == 0 && outcome.stdout.is_empty() && outcome.stderr.contains("removed"),
+        "{outcome:?}"
+    );
+}
+
 #[test]
 fn only_the_invalid_vanish() {
     let lab = Lab::new();
@@ -41,8 +50,14 @@ fn only_the_invalid_vanish() {
     let (_other, elsewhere) = lab.container("a2");
     lab.add("rnet", &elsewhere, &rnet("m", &["172.19.0.0/16"]));
 
-    lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[&all[0].1, &all[2].1])).silent();
+    let told = lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[&all[0].1, &all[2].1]));
 
+    let removed = ["b", "d"].map(|name| format!("removed \"{name}\" eth0"));
+    assert!(told.status == 0 && told.stdout.is_empty(), "{told:?}");
+    assert!(
+        removed.iter().all(|words| told.stderr.contains(words)) && told.stderr.lines().count() == 2,
+        "{told:?}"
+    );
     assert_eq!(veths(&lab), 3);
     let elements: String = lab.elements().iter().map(|(element, _)| format!("{element}\n")).collect();
     for (port, stays) in [(8080, true), (8081, false), (8082, true), (8083, false)] {
@@ -58,7 +73,7 @@ fn an_empty_list_means_that_nothing_is_valid() {
     let before = lab.links();
     let config = rnet("n", &["172.18.0.0/16"]);
     attached(&lab, "rnet", &config);
-    lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[])).silent();
+    told(&lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[])));
     assert_eq!(lab.links(), before);
     assert_eq!(lab.elements(), []);
     lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[])).silent();
@@ -78,7 +93,7 @@ fn a_missing_list_is_no_empty_list() {
         std::thread::sleep(std::time::Duration::from_millis(10));
         tries += 1;
     }
-    lab.cni("GC", "rnet", &nobody(), &config).silent();
+    told(&lab.cni("GC", "rnet", &nobody(), &config));
     assert_eq!(veths(&lab), 3);
     let published =
         lab.elements().iter().filter(|(element, _)| matches!(element, nft::Element::Publish { .. })).count();
@@ -93,7 +108,7 @@ fn one_attachment_of_a_container_may_be_valid_and_another_not() {
     let eth1 = eth0.clone().ifname("eth1");
     lab.add("rnet", &eth0, &config);
     lab.add("rnet", &eth1, &config);
-    lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[&eth1])).silent();
+    told(&lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[&eth1])));
     assert_eq!(veths(&lab), 1);
     lab.add("rnet", &eth0, &config);
 }
@@ -110,7 +125,7 @@ fn a_chain_is_collected_plugin_by_plugin() {
     lab.add_list(&list(8081), &goes).json();
     for plugin in ["portmap", "bridge"] {
         let config = with(&bridge("n", &["10.1.0.0/24"]), json!({"type": plugin}));
-        lab.cni("GC", plugin, &nobody(), &collecting(&config, &[&stays])).silent();
+        told(&lab.cni("GC", plugin, &nobody(), &collecting(&config, &[&stays])));
     }
     assert_eq!(veths(&lab), 1);
     let folder = lab.host.root().join("var/lib/cni/networks/n");
@@ -132,7 +147,7 @@ fn two_lists_may_share_a_name() {
 
     lab.cni("GC", "bridge", &nobody(), &collecting(&v4, &[&eth0, &eth1])).silent();
     assert_eq!(veths(&lab), 2);
-    lab.cni("GC", "bridge", &nobody(), &collecting(&v4, &[&eth0])).silent();
+    told(&lab.cni("GC", "bridge", &nobody(), &collecting(&v4, &[&eth0])));
     assert_eq!(veths(&lab), 1);
     lab.del("bridge", &eth0, &v4);
     assert_eq!(veths(&lab), 0);
@@ -153,9 +168,9 @@ fn a_failing_delegate_stops_nobody() {
     lab.add("bridge", &a, &config);
     lab.add("bridge", &b, &config);
 
-    let told = lab.cni("GC", "bridge", &nobody(), &collecting(&config, &[])).refusal();
+    let told = lab.cni("GC", "bridge", &nobody(), &collecting(&config, &[]));
 
-    assert!(told.1.contains("not now"), "{told:?}");
+    assert!(told.status == 1 && told.stdout.contains("not now"), "{told:?}");
     assert_eq!(veths(&lab), 0);
     assert!(!lab.elements().iter().any(|(element, _)| matches!(element, nft::Element::Masquerade { .. })));
 }
@@ -181,7 +196,7 @@ fn who_has_lost_its_path_but_not_its_life_keeps_its_port() {
             &nobody(),
             &with(&list["plugins"][1], json!({"cniVersion": "1.1.0", "name": "n", "runtimeConfig": null})),
         )
-        .silent()
+        .status
     };
 
     collect();

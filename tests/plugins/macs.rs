@@ -111,3 +111,37 @@ fn two_subnets_of_ipv6_on_one_bridge_have_no_mac_in_common() {
 
     assert_ne!(mac_of(&first, 2), mac_of(&second, 2));
 }
+
+/// A definition was copied, and only its name and bridge were changed.
+#[test]
+fn one_subnet_on_two_bridges_is_refused_and_the_other_network_named() {
+    let subnets = [
+        ("172.18.0.0/16", "172.18.0.0/16"),
+        ("fd00:18::/64", "fd00:18::/64"),
+        ("172.18.0.0/16", "172.18.7.0/24"),
+    ];
+    for (first, second) in subnets {
+        for plugin in ["rnet", "bridge"] {
+            let of = |name: &str, subnet: &str| {
+                let config = if plugin == "rnet" { rnet(name, &[subnet]) } else { bridge(name, &[subnet]) };
+                with(&config, json!({"bridge": format!("br-{name}")}))
+            };
+            let lab = Lab::new();
+            let ((_one, one), (_two, two)) = (lab.container("one"), lab.container("two"));
+            lab.add(plugin, &one, &of("mine", first));
+            let before = lab.links();
+
+            let (code, told) = lab.cni("ADD", plugin, &two, &of("copy", second)).refusal();
+
+            assert!(code == 106 && told.contains("\"mine\"") && told.contains("br-mine"), "{told}");
+            assert_eq!(lab.links(), before);
+            // It can have the subnet when the other is gone; without a gateway on the host they never meet.
+            lab.del(plugin, &one, &of("mine", first));
+            if plugin == "bridge" {
+                let netlink = lab.netlink().link("br-mine").unwrap().unwrap();
+                lab.host.run(|| netlink::delete_link(netlink.index, &[], true).unwrap()).unwrap();
+            }
+            lab.add(plugin, &two, &of("copy", second));
+        }
+    }
+}
