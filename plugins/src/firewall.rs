@@ -119,6 +119,15 @@ fn is_put_in_by(plugin: &str, element: &Element) -> bool {
 /// its bridge have the same.
 pub fn admit_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let elements = network_elements(network);
+    let asks_for_rules = elements.iter().any(|(element, _)| !is_interval(element));
+    match admit_elements(host, elements) {
+        // A bridge that asks for none works without them, as the reference plugin's does.
+        Err(Error::Nft(error)) if !asks_for_rules && error.missing().is_some() => Ok(()),
+        other => other,
+    }
+}
+
+fn admit_elements(host: &mut Host, elements: Vec<(Element, Owner)>) -> Result<(), Error> {
     if elements.is_empty() {
         return Ok(());
     }
