@@ -37,7 +37,9 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let runtimes = runtimes::find(&paths);
     let dirs = match &args.dir {
         Some(dir) => vec![dir.clone()],
-        None => choose(&runtimes, &names, &paths).iter().map(|folder| paths.rooted(folder)).collect(),
+        None => {
+            choose(&runtimes, &names, args.force, &paths).iter().map(|folder| paths.rooted(folder)).collect()
+        }
     };
     install(args, &names, &dirs)?;
     if let Some(file) = networkd::write(&paths)? {
@@ -75,11 +77,18 @@ fn install(args: &Args, names: &[&str], dirs: &[PathBuf]) -> anyhow::Result<()> 
 
 /// The fewest folders by which every runtime takes these plugins from rnet. Of equals, those where nothing is in the
 /// way, that are there already, that are not the distribution's.
-fn choose(runtimes: &[Found], names: &[&str], paths: &Paths) -> Vec<PathBuf> {
+///
+/// Without force, a runtime that has no such folder is left out as long as another has one; it is told of afterwards.
+fn choose(runtimes: &[Found], names: &[&str], force: bool, paths: &Paths) -> Vec<PathBuf> {
     let is_taken = |folder: &Path| names.iter().any(|name| !may_replace(&paths.rooted(folder).join(name)));
     let mut open: Vec<Vec<PathBuf>> =
         runtimes.iter().map(|found| eligible(&found.folders, &is_taken)).collect();
     open.retain(|folders| !folders.is_empty());
+    let is_served = |folders: &Vec<PathBuf>| folders.iter().any(|folder| !is_taken(folder));
+    if !force && open.iter().any(is_served) {
+        open.iter_mut().for_each(|folders| folders.retain(|folder| !is_taken(folder)));
+        open.retain(|folders| !folders.is_empty());
+    }
     if open.is_empty() {
         return vec![runtimes::USUAL.into()];
     }
@@ -120,12 +129,12 @@ fn tell(runtimes: &[Found], names: &[&str], given: Option<&Path>, paths: &Paths,
             .fold(Winners::default(), |winners, folder| winners.under(folder, names, &paths.rooted(folder)))
             .sorted();
         if looks_there && (given.is_none() || !others.is_empty()) {
-            tell_of(found, &ours, &others, style);
+            tell_of(found, &ours, &others, given.is_some(), style);
         }
     }
 }
 
-fn tell_of(found: &Found, ours: &[(PathBuf, Vec<String>)], others: &[String], style: Style) {
+fn tell_of(found: &Found, ours: &[(PathBuf, Vec<String>)], others: &[String], given: bool, style: Style) {
     let Found { name, remark, .. } = found;
     for (folder, plugins) in ours {
         style.note(format_args!(
@@ -136,7 +145,10 @@ fn tell_of(found: &Found, ours: &[(PathBuf, Vec<String>)], others: &[String], st
     }
     if !others.is_empty() {
         style.warn(format_args!("{name} takes {}, which are not rnet's{remark}", others.join(", ")));
-        style.hint("rnet install (without a folder it chooses the one that the runtimes look into first)");
+        style.hint(match given {
+            true => "rnet install (without a folder it chooses the one that the runtimes look into first)",
+            false => "rnet install --force (it keeps them beside the folder, and --uninstall puts them back)",
+        });
     }
 }
 

@@ -117,6 +117,15 @@ fn forced_links_keep_what_was_there_and_uninstall_puts_it_back() {
         "[plugins.\"io.containerd.grpc.v1.cri\".cni]\n  bin_dir = \"/usr/lib/cni\"\n",
     );
     distribution(&lab, "usr/lib/cni");
+    let podman_only = lab.rnet("install");
+    assert!(podman_only.exit == 0 && is_rnet(&lab, "usr/local/libexec/cni/bridge"), "{podman_only:?}");
+    assert!(
+        podman_only.stderr.contains("warning: containerd takes /usr/lib/cni/bridge, "),
+        "{podman_only:?}"
+    );
+    assert!(podman_only.stderr.contains(" hint: rnet install --force"), "{podman_only:?}");
+    lab.rnet("install --uninstall");
+    std::fs::remove_file(lab.host.root().join("usr/bin/podman")).unwrap();
     let refused = lab.rnet("install");
     assert!(refused.exit == 4 && refused.stderr.contains("usr/lib/cni/bridge exists"), "{refused:?}");
     assert!(!is_rnet(&lab, "usr/lib/cni/rnet"), "nothing was changed");
