@@ -44,11 +44,16 @@ pub fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
     if wanted.is_empty() {
         return Ok(());
     }
+    let finding = ruleset::finding(host)?;
+    if let Some(other @ Finding::OtherRuleset) = finding {
+        // Which elements it lacks says less.
+        return Err(other.into());
+    }
     if !host.firewall()?.holds(&wanted)? {
         let element = first_missing(host, &wanted)?.map_or_else(String::new, |element| element.to_string());
         return Err(Finding::NoElement { element }.into());
     }
-    if let Some(finding) = ruleset::finding(host)? {
+    if let Some(finding) = finding {
         return Err(finding.into());
     }
     ports::check_loopback(host, record)
