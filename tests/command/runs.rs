@@ -207,6 +207,7 @@ fn a_runtimes_gc_spares_what_run_made_and_says_what_it_removed() {
     let lab = Lab::new();
     lab.ok("create mynet");
     lab.ok("run -d --name web --net mynet sleep 1000");
+    lab.ok(&format!("install {}", lab.plugins().display()));
     let text = std::fs::read_to_string(lab.definitions().join("rnet-mynet.conflist")).unwrap();
     let list: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(list["disableGC"], true);
@@ -232,7 +233,7 @@ fn a_runtimes_gc_spares_what_run_made_and_says_what_it_removed() {
 
     assert!(told.contains("foreign") && told.contains("mynet") && !told.contains("web"), "{told}");
     assert_eq!(lab.ok("ps").lines().find(|line| line.contains("web")).map(str::to_owned), address);
-    let after = lab.ok("run --net mynet sh -c 'ip -4 -o address show dev eth0'");
+    let after = lab.ok("run --net mynet ip -4 -o address show dev eth0");
     assert!(after.contains("172.18.0.3"), "web keeps its lease: {after}");
     lab.ok("rm -f web");
 }
