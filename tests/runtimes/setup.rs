@@ -75,6 +75,12 @@ impl Setup {
         format!("{plugins} ({})", self.versions)
     }
 
+    /// Puts back the links that a test removed.
+    pub fn restore_plugins(&self) -> anyhow::Result<()> {
+        let links = OURS.map(|name| Path::new(PLUGINS).join(name)).into_iter();
+        Ok(links.filter(|link| !link.exists()).try_for_each(|link| symlink(&self.rnet, link))?)
+    }
+
     /// Links by which the binary under test, or a peer's, is found.
     fn fill_plugin_folder(&self, foreign: Option<&Path>) -> anyhow::Result<()> {
         fs::create_dir_all(PLUGINS)?;
