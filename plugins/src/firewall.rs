@@ -83,9 +83,9 @@ fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> 
     let left = former::addresses(host, record)?;
     if ruleset::withdraw(host, elements, &left)? {
         host.has_stale |= !left.is_empty();
-    } else if !left.is_empty() && !is_anothers(host, record)? {
+    } else if !is_anothers(host, record)? {
         // Where it held nothing any more, its elements may be another's, and then so are the flows.
-        former::forget_now(host, &left)?;
+        former::finish(host, record, &left)?;
     }
     failpoint::pass("del.rules")?;
     ports::release(host, record)

@@ -28,6 +28,16 @@ pub fn forget_now(host: &mut Host, addresses: &[IpAddr]) -> Result<(), Error> {
     Ok(())
 }
 
+/// The rest of a DEL that was killed when its elements were gone.
+pub fn finish(host: &mut Host, record: &Record, left: &[IpAddr]) -> Result<(), Error> {
+    if !left.is_empty() {
+        forget_now(host, left)?;
+    }
+    let addresses: Vec<IpAddr> = record.addresses.iter().map(|address| address.address.ip()).collect();
+    host.has_stale |= host.firewall()?.are_left(&addresses)?;
+    Ok(())
+}
+
 /// A new holder of a record's addresses: of their flows it gets those that begin from now on.
 pub fn take_over(host: &mut Host, record: &Record) -> Result<(), Error> {
     let addresses: Vec<IpAddr> = record.addresses.iter().map(|address| address.address.ip()).collect();
