@@ -209,7 +209,7 @@ impl Lab {
     }
 
     /// A child of DEL forgets the flows of a container that is gone, and then that there is anything to forget.
-    fn await_the_end_of_flows(&self) {
+    pub fn await_the_end_of_flows(&self) {
         let begun = std::time::Instant::now();
         let any = || self.firewall(|firewall| !firewall.stale().unwrap().is_empty());
         while any() && begun.elapsed() < LONG {

@@ -48,6 +48,7 @@ impl Site {
 
     /// Everything but caches, locks and the hint where host-local goes on.
     pub fn state(&self, members: &[&Member<'_>]) -> State {
+        self.lab.await_the_end_of_flows();
         let run = self.store().paths().run();
         let folders = ["records", "networks", "claims", "leases"].map(|folder| run.join(folder));
         let folders: Vec<PathBuf> = folders.into_iter().chain([self.host_local()]).collect();
