@@ -169,6 +169,8 @@ fn dropped_input(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     podman.run("db", &network.name, &[])?;
     let open: Value = serde_json::from_str(&lab.rnet(&["dns", "status", "--json"])?)?;
     ensure!(open["inputDroppedBy"] == serde_json::json!([]), "{open}");
+    // Otherwise rnet would heal it at once: tests/coexist.
+    lab.rnet(&["interop", "disable"])?;
     stdout(bounded(lab.host.netns(), "iptables"), "iptables", &["-P", "INPUT", "DROP"])?;
     finds_nobody(&podman, "db", "web")?;
 
