@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::cmd::{
-    create, demo, dns, exec, inspect, install, interop, logs, ls, port, ps, rm, run, stop, supervise,
+    create, demo, dns, exec, inspect, install, interop, logs, ls, port, ps, rm, run, start, stop, supervise,
 };
 use crate::report::{self, Problem, Style};
 use crate::usage;
@@ -57,6 +57,8 @@ enum Verb {
     Ps(ps::Args),
     /// Stop endpoints that `run` started
     Stop(stop::Args),
+    /// Start endpoints that ended once more, as they were
+    Start(start::Args),
     /// Show what a program that `run -d` started has written
     Logs(logs::Args),
     /// Show where an endpoint's ports are published
@@ -108,7 +110,8 @@ pub fn main() -> ExitCode {
 impl Cli {
     fn run(self) -> u8 {
         let style = self.global.style();
-        let failed = if matches!(self.verb, Verb::Run(_) | Verb::Exec(_)) { RNET_FAILED } else { 1 };
+        let failed =
+            if matches!(self.verb, Verb::Run(_) | Verb::Exec(_) | Verb::Start(_)) { RNET_FAILED } else { 1 };
         match self.verb.run(style) {
             Ok(exit) => exit,
             Err(error) => match style.tell(&error) {
@@ -142,6 +145,7 @@ impl Verb {
             Verb::Exec(args) => exec::run(&args),
             Verb::Ps(args) => ps::run(&args, style),
             Verb::Stop(args) => stop::run(&args, style),
+            Verb::Start(args) => start::run(&args, style),
             Verb::Logs(args) => logs::run(&args, style),
             Verb::Port(args) => port::run(&args, style),
             Verb::Install(args) => install::run(&args, style),
@@ -162,6 +166,15 @@ impl NetworkVerb {
             NetworkVerb::Inspect(args) => Verb::Inspect(args),
             NetworkVerb::Rm(args) => Verb::Rm(args),
         }
+    }
+}
+
+/// The arguments of a command line from `run` on.
+pub fn run_args(words: &[String]) -> Option<run::Args> {
+    let words = std::iter::once("rnet".to_owned()).chain(words.iter().cloned());
+    match Cli::try_parse_from(words).ok()?.verb {
+        Verb::Run(args) => Some(args),
+        _ => None,
     }
 }
 

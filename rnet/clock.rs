@@ -6,6 +6,24 @@ pub fn utc(millis: u64) -> String {
     format!("{civil}.{:03}Z", millis % 1000)
 }
 
+/// The same for a person at a terminal: `2026-11-30 16:07:12`, by the clock of the place.
+pub fn local(seconds: i64) -> String {
+    Civil::of(seconds + netlink::local_offset(seconds)).to_string().replace('T', " ")
+}
+
+/// The seconds since 1970 of `2026-11-30T15:07:12`, whatever follows.
+pub fn seconds(text: &str) -> Option<i64> {
+    let part = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
+    let (year, month, day) = (part(0, 4)?, part(5, 7)?, part(8, 10)?);
+    let (hour, minute, second) = (part(11, 13)?, part(14, 16)?, part(17, 19)?);
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) }; // from March
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * month + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = era * 146_097 + day_of_era - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
 /// A date and a time of day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Civil {
@@ -48,6 +66,10 @@ mod tests {
         assert_eq!(utc(0), "1970-01-01T00:00:00.000Z");
         assert_eq!(utc(951_826_145_007), "2000-02-29T12:09:05.007Z");
         assert_eq!(utc(1_796_051_232_999), "2026-11-30T15:07:12.999Z");
+        for moment in [0, 951_826_145, 1_796_051_232, 4_107_542_399] {
+            assert_eq!(seconds(&Civil::of(moment).to_string()), Some(moment));
+        }
+        assert_eq!(seconds("no date"), None);
         assert_eq!(Civil::of(-1).to_string(), "1969-12-31T23:59:59");
     }
 }

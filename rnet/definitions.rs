@@ -33,6 +33,7 @@ pub struct Network {
     pub list: List,
     /// Its subnets, in the order of its range sets.
     pub subnets: Vec<Subnet>,
+    kind: String,
 }
 
 /// One subnet of a network.
@@ -89,7 +90,9 @@ pub struct Listing {
 impl Network {
     fn new(list: List, file: Option<PathBuf>) -> Self {
         let subnets = list.plugins.iter().flat_map(subnets_of).collect();
-        Self { name: list.name.clone(), file, list, subnets }
+        let first = list.plugins.first().and_then(Value::as_object);
+        let kind = first.and_then(|plugin| text(plugin, "type")).unwrap_or_default().to_owned();
+        Self { name: list.name.clone(), file, list, subnets, kind }
     }
 
     /// The id: 16 hex digits out of name and plugin, for networks of one name may be different networks.
@@ -112,7 +115,7 @@ impl Network {
 
     /// The type of its first plugin, the one that makes the interface.
     pub fn kind(&self) -> &str {
-        self.first_plugin().and_then(|plugin| text(plugin, "type")).unwrap_or_default()
+        &self.kind
     }
 
     /// Its bridge, for the plugins that have one.

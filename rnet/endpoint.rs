@@ -46,6 +46,12 @@ pub struct Endpoint {
     /// Ports that it says it serves, published or not: `80/tcp`.
     #[serde(default)]
     pub exposed: Vec<Expose>,
+    /// The command line that it was started by, without the program.
+    #[serde(default)]
+    pub line: Vec<String>,
+    /// The working directory of that.
+    #[serde(default)]
+    pub folder: Option<PathBuf>,
     /// It is remembered when it ends.
     #[serde(default)]
     pub remembered: bool,

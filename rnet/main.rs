@@ -15,6 +15,7 @@ mod hostuses;
 mod kept;
 mod lock;
 mod log;
+mod loglines;
 mod lookup;
 mod names;
 mod networkd;

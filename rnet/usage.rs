@@ -125,13 +125,12 @@ const NOT_YET: &[(&[&str], &[&str])] = &[
 ];
 
 /// Verbs that are planned.
-const VERBS_NOT_YET: [&str; 18] = [
+const VERBS_NOT_YET: [&str; 17] = [
     "connect",
     "disconnect",
     "rename",
     "prune",
     "events",
-    "start",
     "restart",
     "top",
     "leases",

@@ -19,6 +19,7 @@ mod request;
 mod signals;
 mod socket;
 mod sysctl;
+mod time;
 mod veth;
 mod wire;
 
@@ -34,4 +35,5 @@ pub use netns::{Netns, NetnsId, cookie, fork_keeping, fresh_sys, pass_on_stdio_o
 pub use read::{Address, Link};
 pub use request::{BY_ADVERTISEMENT, Request, Route};
 pub use signals::{HeldSignal, HeldSignals, default_signals, finish_before_ending};
+pub use time::local_offset;
 pub use veth::{Veth, VethPair};

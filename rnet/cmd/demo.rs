@@ -1,7 +1,7 @@
 //! `rnet demo`: the study notes' scenes in a throw-away host, each step shown with what it did and saw.
 //!
-//! It plays the container runtime: it calls this very program as a CNI plugin, as podman or containerd would.
-//! ICMP, the web server and its client are built in, so nothing else has to be on the machine.
+//! Every line behind a `$` is a command that works as it stands. ICMP, the web server, its client and what shows links are
+//! built in, so nothing else than `sleep` has to be on the machine.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -11,15 +11,18 @@ use anyhow::{Context, Result, bail, ensure};
 use ipnetwork::IpNetwork;
 use netlink::Netns;
 use netns_fixtures::{
-    Container, Dialect, Host, HttpServer, Outside, Snapshot, bridge_link, enter_sandbox, http_get, ip_addr,
-    ip_route, lookup, ping, wait_for_carrier,
+    Dialect, Host, HttpServer, Outside, Snapshot, bridge_link, enter_sandbox, http_get, ip_addr, ip_route,
+    lookup, ping, wait_for_carrier,
 };
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::report::print;
 
 /// Long enough for a machine that is busy, short enough for a person.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Longer than all scenes take, in seconds; what a killed demo leaves behind ends then.
+const LONG: &str = "100";
 
 const BRIDGE: &str = "rnet-mynet";
 const PAGE: &str = "<h1>Apache Tomcat on tomcat01</h1>";
@@ -48,9 +51,6 @@ struct Demo {
     program: PathBuf,
     host: Host,
     outside: Outside,
-    tomcats: [Container; 2],
-    /// Who is never restarted while others are.
-    client: Container,
     /// The host before the first container.
     before: Snapshot,
 }
@@ -61,11 +61,9 @@ impl Demo {
         let outside = host.outside(&["192.168.77.0/24".parse::<IpNetwork>()?])?;
         // Forwarding is the one thing that stays on a host when its last container network has gone.
         host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "1"))??;
-        let tomcats = [host.container("tomcat01")?, host.container("tomcat02")?];
-        let client = host.container("client")?;
         let before = Snapshot::of(host.netns(), &[])?;
         let program = std::env::current_exe().context("where is this program?")?;
-        let demo = Self { program, host, outside, tomcats, client, before };
+        let demo = Self { program, host, outside, before };
         say(
             "rnet demo: a docker0-style network in a throw-away host; this machine's own network is not touched.",
         )?;
@@ -74,20 +72,17 @@ impl Demo {
 
     fn network(&self) -> Result<()> {
         step("A network: 172.18.0.0/16, as docker gives the first one that a user makes")?;
-        let arguments = ["create", "mynet", "--subnet", "172.18.0.0/16"];
-        say(&format!("$ rnet {}", arguments.join(" ")))?;
-        let output = self.host.command(&self.program).args(arguments).output()?;
-        ensure!(output.status.success(), "rnet create: {}", String::from_utf8_lossy(&output.stderr));
-        show(&String::from_utf8_lossy(&output.stdout))
+        show(&self.rnet("create mynet --subnet 172.18.0.0/16")?)
     }
 
     fn containers(&self) -> Result<()> {
-        step("Two containers: a bridge, and for each a veth pair whose one end is the container's eth0")?;
-        for (tomcat, last) in self.tomcats.iter().zip(2..) {
-            self.add(tomcat, true, last)?;
-        }
+        step(
+            "Two programs as containers: a bridge, and for each a veth pair whose one end is the container's eth0",
+        )?;
+        self.start("tomcat01", "mynet -p 3344:80", 2)?;
+        self.start("tomcat02", "mynet", 3)?;
         ensure!(
-            wait_for_carrier(self.tomcats[0].netns(), "eth0", PATIENCE)?,
+            wait_for_carrier(&self.netns("tomcat01")?, "eth0", PATIENCE)?,
             "eth0 of tomcat01 has no carrier"
         );
         Ok(())
@@ -95,14 +90,15 @@ impl Demo {
 
     fn inside(&self) -> Result<()> {
         step("Inside tomcat01")?;
-        say("$ docker exec -it tomcat01 ip addr")?;
-        let addresses = ip_addr(self.tomcats[0].netns(), Dialect::Busybox)?;
+        let tomcat01 = self.netns("tomcat01")?;
+        say("$ rnet exec tomcat01 ip addr")?;
+        let addresses = ip_addr(&tomcat01, Dialect::Busybox)?;
         show(&addresses)?;
         for wanted in ["eth0@if", "mtu 1500", "02:42:ac:12:00:02", "inet 172.18.0.2/16 brd 172.18.255.255"] {
             ensure!(addresses.contains(wanted), "ip addr does not show {wanted:?}");
         }
-        say("$ docker exec -it tomcat01 ip route")?;
-        let routes = ip_route(self.tomcats[0].netns(), Dialect::Busybox)?;
+        say("$ rnet exec tomcat01 ip route")?;
+        let routes = ip_route(&tomcat01, Dialect::Busybox)?;
         show(&routes)
     }
 
@@ -122,11 +118,12 @@ impl Demo {
     fn pings(&self) -> Result<()> {
         step("Everybody reaches everybody: the packets cross the bridge")?;
         let (first, second) = (address(2), address(3));
+        let (tomcat01, tomcat02) = (self.netns("tomcat01")?, self.netns("tomcat02")?);
         let pings = [
             ("host", self.host.netns(), first),
-            ("tomcat01", self.tomcats[0].netns(), second),
-            ("tomcat02", self.tomcats[1].netns(), first),
-            ("tomcat02", self.tomcats[1].netns(), address(1)),
+            ("tomcat01", &tomcat01, second),
+            ("tomcat02", &tomcat02, first),
+            ("tomcat02", &tomcat02, address(1)),
         ];
         let mut lines = Vec::new();
         for (who, from, to) in pings {
@@ -139,14 +136,15 @@ impl Demo {
 
     fn published(&self) -> Result<()> {
         step("tomcat01 was started with -p 3344:80: the host's port 3344 leads to its port 80")?;
-        let server = HttpServer::start(self.tomcats[0].netns(), SocketAddr::new(address(2), 80), PAGE)?;
+        let (tomcat01, tomcat02) = (self.netns("tomcat01")?, self.netns("tomcat02")?);
+        let server = HttpServer::start(&tomcat01, SocketAddr::new(address(2), 80), PAGE)?;
         let on_the_lan = self.outside.host_address();
         let gets = [
             ("the host, by its own address", self.host.netns(), on_the_lan),
             ("the host, by 127.0.0.1", self.host.netns(), Ipv4Addr::LOCALHOST.into()),
             ("another machine", self.outside.netns(), on_the_lan),
-            ("tomcat02", self.tomcats[1].netns(), on_the_lan),
-            ("tomcat01 itself", self.tomcats[0].netns(), on_the_lan),
+            ("tomcat02", &tomcat02, on_the_lan),
+            ("tomcat01 itself", &tomcat01, on_the_lan),
         ];
         let mut lines = Vec::new();
         for (who, from, to) in gets {
@@ -157,42 +155,45 @@ impl Demo {
 
     fn names(&self) -> Result<()> {
         step("A container's address changes at every start: names are how the others go on reaching it")?;
-        self.add(&self.client, true, 4)?;
-        self.ping_by_name()?;
+        self.rnet("stop tomcat01 tomcat02")?;
         say(
-            "\nBoth are stopped and run again in the other order, on a network without sticky addresses: they swap.",
+            "\nOn a network without sticky addresses two that are run again in the other order swap theirs:",
         )?;
-        self.run_again(false, [3, 2])?;
-        self.ping_by_name()?;
-        say("\nOnce more, with sticky addresses, as `rnet create` has them: each gets its own back.")?;
-        self.run_again(true, [2, 3])?;
-        self.ping_by_name()?;
-        self.call("DEL", &self.client, true).map(drop)
-    }
-
-    /// Stops both tomcats and runs them again, the second first; they get these addresses.
-    fn run_again(&self, sticky: bool, [first, second]: [u8; 2]) -> Result<()> {
-        let [tomcat01, tomcat02] = &self.tomcats;
-        self.call("DEL", tomcat01, sticky)?;
-        self.call("DEL", tomcat02, sticky)?;
-        self.add(tomcat02, sticky, second)?;
-        self.add(tomcat01, sticky, first)
+        self.rnet("create plain --subnet 172.19.0.0/16 --no-sticky")?;
+        self.start("tomcat01", "plain", 2)?;
+        self.start("tomcat02", "plain", 3)?;
+        self.start("client", "plain", 4)?;
+        self.ping_by_name(19)?;
+        self.rnet("stop tomcat01 tomcat02")?;
+        self.start("tomcat02", "plain", 2)?;
+        self.start("tomcat01", "plain", 3)?;
+        self.ping_by_name(19)?;
+        self.rnet("stop tomcat01 tomcat02 client")?;
+        self.rnet("rm plain")?;
+        say("\nWith sticky addresses, which is the default, each gets its own back:")?;
+        self.start("tomcat02", "mynet", 3)?;
+        self.start("tomcat01", "mynet -p 3344:80", 2)?;
+        self.start("client", "mynet", 4)?;
+        self.ping_by_name(18)?;
+        self.rnet("stop client").map(drop)
     }
 
     /// Each asks its gateway for the others' addresses, as its resolv.conf would have it, and pings them.
-    fn ping_by_name(&self) -> Result<()> {
-        let [tomcat01, tomcat02] = &self.tomcats;
-        let pings =
-            [(tomcat01, tomcat02), (tomcat02, tomcat01), (&self.client, tomcat01), (&self.client, tomcat02)];
-        pings.into_iter().try_for_each(|(from, to)| {
-            let (who, name) = (from.name(), to.name());
-            let answer = lookup(from.netns(), SocketAddr::new(address(1), 53), name, false, PATIENCE)?;
+    fn ping_by_name(&self, network: u8) -> Result<()> {
+        let pings = [
+            ("tomcat01", "tomcat02"),
+            ("tomcat02", "tomcat01"),
+            ("client", "tomcat01"),
+            ("client", "tomcat02"),
+        ];
+        let server = SocketAddr::new(Ipv4Addr::new(172, network, 0, 1).into(), 53);
+        pings.into_iter().try_for_each(|(who, name)| {
+            let from = self.netns(who)?;
+            let answer = lookup(&from, server, name, false, PATIENCE)?;
             let Some(found) = answer.and_then(|answer| answer.addresses.first().copied()) else {
                 bail!("{who} finds no {name}")
             };
-            let Some(time) = ping(from.netns(), found, PATIENCE)? else {
-                bail!("{who} does not reach {found}")
-            };
+            let Some(time) = ping(&from, found, PATIENCE)? else { bail!("{who} does not reach {found}") };
             show(&format!(
                 "{who:<9} ping {name} ({found}) answered after {:.3} ms",
                 time.as_secs_f64() * 1000.0
@@ -202,18 +203,17 @@ impl Demo {
 
     fn stopped(&self) -> Result<()> {
         step("tomcat02 is stopped: its pair is gone, at both ends")?;
-        self.call("DEL", &self.tomcats[1], true)?;
+        self.rnet("stop tomcat02")?;
         let ports = self.ports()?;
         ensure!(ports.len() == 1, "the bridge still has {} ports", ports.len());
-        let left = ip_addr(self.tomcats[1].netns(), Dialect::Busybox)?;
-        ensure!(!left.contains("eth0"), "tomcat02 still has an eth0");
         say("$ bridge link")?;
         show(&ports.join("\n"))
     }
 
     fn nothing_left(&self) -> Result<()> {
         step("tomcat01 too: with the last container the bridge and every rule go")?;
-        self.call("DEL", &self.tomcats[0], true)?;
+        self.rnet("stop tomcat01")?;
+        self.rnet("rm mynet")?;
         let after = Snapshot::of(self.host.netns(), &[])?;
         if let Some(difference) = self.before.diff(&after) {
             bail!("the host is not as it was before:\n{difference}");
@@ -223,62 +223,49 @@ impl Demo {
         say("All steps worked.")
     }
 
-    /// Attaches a container, which must get the network's address with that last number.
-    fn add(&self, container: &Container, sticky: bool, last: u8) -> Result<()> {
-        let result = self.call("ADD", container, sticky)?;
-        let found = result["ips"][0]["address"].as_str().unwrap_or_default();
-        let expected = format!("{}/16", address(last));
-        ensure!(found == expected, "{} got {found}, not {expected}", container.name());
-        say(&format!("{} has {found}", container.name()))
+    /// Starts a container, which must get its network's address with that last number.
+    fn start(&self, name: &str, network: &str, last: u8) -> Result<()> {
+        self.rnet(&format!("run -d --name {name} --net {network} sleep {LONG}"))?;
+        let found =
+            self.inspect(name)?["networks"][0]["addresses"][0].as_str().unwrap_or_default().to_owned();
+        ensure!(found.ends_with(&format!(".0.{last}/16")), "{name} got {found}");
+        say(&format!("{name} has {found}"))
     }
 
-    /// Calls this program as the CNI plugin `rnet`, as a runtime does. tomcat01 is the one with a published port.
-    fn call(&self, verb: &str, container: &Container, sticky: bool) -> Result<Value> {
-        let publish = container.name() == self.tomcats[0].name();
-        let config = self.config(publish, sticky)?;
-        let name = format!("IgnoreUnknown=1;K8S_POD_NAME={}", container.name());
-        let netns = container.path().to_string_lossy().into_owned();
-        let environment = [
-            ("CNI_COMMAND", verb),
-            ("CNI_CONTAINERID", container.name()),
-            ("CNI_NETNS", &netns),
-            ("CNI_IFNAME", "eth0"),
-            ("CNI_ARGS", &name),
-            ("CNI_PATH", "/opt/cni/bin"),
-        ];
-        let published = if publish && verb == "ADD" { "   (-p 3344:80)" } else { "" };
-        let line = format!(
-            "$ CNI_COMMAND={verb} CNI_CONTAINERID={} CNI_IFNAME=eth0 … rnet{published}",
-            container.name()
-        );
-        let program = self.host.command(&self.program).envs(environment).input(config.to_string());
-        let output = program.output()?;
-        say(&line)?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        ensure!(output.status.success(), "{verb} of {} failed: {text}", container.name());
-        if text.is_empty() { Ok(Value::Null) } else { Ok(serde_json::from_str(&text)?) }
+    fn netns(&self, name: &str) -> Result<Netns> {
+        let shown = self.inspect(name)?;
+        let pid = shown["pid"].as_u64().with_context(|| format!("{name} has no process"))?;
+        Ok(Netns::open(format!("/proc/{pid}/ns/net").as_ref())?)
     }
 
-    /// The plugin's configuration out of the conflist that `rnet create` wrote.
-    fn config(&self, publish: bool, sticky: bool) -> Result<Value> {
-        let file = self.host.root().join("etc/cni/net.d/rnet-mynet.conflist");
-        let list: Value = serde_json::from_slice(&std::fs::read(&file).context("reading the conflist")?)?;
-        let mut config = list["plugins"][0].clone();
-        config["cniVersion"] = list["cniVersion"].clone();
-        config["name"] = list["name"].clone();
-        if !sticky {
-            config["stickyAddresses"] = json!(false);
-        }
-        if publish {
-            let port = json!({"hostPort": 3344, "containerPort": 80, "protocol": "tcp"});
-            config["runtimeConfig"] = json!({"portMappings": [port]});
-        }
-        Ok(config)
+    fn inspect(&self, name: &str) -> Result<Value> {
+        let shown: Value = serde_json::from_str(&self.call(&["inspect", "--type", "endpoint", name])?)?;
+        Ok(shown[0].clone())
+    }
+
+    /// Types a line, shows it, and returns what it prints.
+    fn rnet(&self, line: &str) -> Result<String> {
+        say(&format!("$ rnet {line}"))?;
+        self.call(&line.split(' ').collect::<Vec<_>>())
+    }
+
+    fn call(&self, words: &[&str]) -> Result<String> {
+        let output = self.host.command(&self.program).args(words).output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "rnet {}: {stderr}", words.join(" "));
+        Ok(String::from_utf8(output.stdout)?)
     }
 
     fn ports(&self) -> Result<Vec<String>> {
         let ports = bridge_link(self.host.netns())?;
         Ok(ports.lines().filter(|line| line.contains(BRIDGE)).map(str::to_owned).collect())
+    }
+}
+
+impl Drop for Demo {
+    /// After an error in the middle.
+    fn drop(&mut self) {
+        let _ = self.call(&["rm", "-f", "tomcat01", "tomcat02", "client"]);
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -15,7 +15,7 @@ use serde_json::json;
 use store::{Paths, Store};
 
 use crate::report::{Problem, Style, print, print_json};
-use crate::{detach, rights, table};
+use crate::{detach, loglines, rights, table};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -87,7 +87,7 @@ const NAMES: [&str; 4] = ["NETWORK", "NAMES", "ADDRESSES", "CONTAINER"];
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     match &args.verb {
         Verb::Status => status(style),
-        Verb::Log => log(),
+        Verb::Log => log(style),
         Verb::Watch => watch(style),
         Verb::Serve { detach, resume: true, .. } => resume(*detach),
         Verb::Serve { again: true, .. } => again(),
@@ -213,10 +213,11 @@ fn restart() -> anyhow::Result<u8> {
     }
 }
 
-fn log() -> anyhow::Result<u8> {
+fn log(style: Style) -> anyhow::Result<u8> {
     let path = Paths::new(netlink::cookie()?).name_server_log();
     match std::fs::read_to_string(&path) {
-        Ok(log) => print(&log).map(|()| 0),
+        Ok(log) if style.json => print(&loglines::json(&log)).map(|()| 0),
+        Ok(log) => print(&loglines::shown(&log, std::io::stdout().is_terminal())).map(|()| 0),
         Err(error) if error.kind() == ErrorKind::NotFound => Err(Problem::NoNameServer.into()),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
@@ -287,6 +288,12 @@ fn status(style: Style) -> anyhow::Result<u8> {
     status.endpoints.sort_by(|one, other| (&one.network, &one.names).cmp(&(&other.network, &other.names)));
     if style.json {
         let mut whole = json!(status);
+        if let Some(told) = whole.as_object_mut() {
+            // Units belong into names.
+            told.shift_remove("since");
+            told.insert("sinceBootMs".into(), json!(status.since));
+            told.insert("netns".into(), json!({"device": status.netns.0, "inode": status.netns.1}));
+        }
         whole["inputDroppedBy"] = droppers.iter().map(Dropping::to_string).collect();
         print_json(&whole)?
     } else {

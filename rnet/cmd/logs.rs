@@ -1,6 +1,6 @@
 //! `rnet logs`: what the program of `rnet run -d` has written.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
@@ -94,6 +94,14 @@ fn write(pieces: &[Piece], args: &Args, style: Style) -> anyhow::Result<()> {
     pieces.iter().try_for_each(|piece| if style.json { write_json(piece) } else { write_piece(piece, args) })
 }
 
+/// By the clock of the place for a person, exactly for a program.
+fn time(millis: u64) -> String {
+    match io::stdout().is_terminal() {
+        true => clock::local(i64::try_from(millis / 1000).unwrap_or(i64::MAX)),
+        false => clock::utc(millis),
+    }
+}
+
 fn write_json(piece: &Piece) -> anyhow::Result<()> {
     let stream = if piece.stream == Stream::Out { "stdout" } else { "stderr" };
     let line = String::from_utf8_lossy(&piece.bytes);
@@ -103,7 +111,7 @@ fn write_json(piece: &Piece) -> anyhow::Result<()> {
 fn write_piece(piece: &Piece, args: &Args) -> anyhow::Result<()> {
     let mut bytes = Vec::new();
     if args.timestamps && piece.begins {
-        bytes.extend(format!("{} ", clock::utc(piece.millis)).bytes());
+        bytes.extend(format!("{} ", time(piece.millis)).bytes());
     }
     bytes.extend(&piece.bytes);
     let written = match piece.stream {

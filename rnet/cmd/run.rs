@@ -74,6 +74,24 @@ pub struct Args {
     pub command: Vec<OsString>,
 }
 
+impl Args {
+    /// The command line that means the same, from `run` on.
+    fn words(&self) -> Vec<String> {
+        let mut words: Vec<String> = vec!["run".into()];
+        let mut put = |option: &str, value: &dyn std::fmt::Display| words.push(format!("--{option}={value}"));
+        self.networks.iter().for_each(|net| put("net", net));
+        self.ip.iter().for_each(|ip| put("ip", ip));
+        self.aliases.iter().for_each(|alias| put("network-alias", alias));
+        self.hostname.iter().for_each(|name| put("hostname", name));
+        self.servers.iter().for_each(|server| put("dns", server));
+        self.search.iter().for_each(|domain| put("dns-search", domain));
+        self.expose.iter().for_each(|port| put("expose", port));
+        words.extend(["-d".into(), "--".into()]);
+        words.extend(self.command.iter().map(|word| word.to_string_lossy().into_owned()));
+        words
+    }
+}
+
 /// A name that others can ask for.
 fn network_alias(text: &str) -> Result<String, String> {
     let wrong = "parts of 1 to 63 letters, digits, - and _ are wanted, with dots between";
@@ -113,6 +131,8 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     endpoint.hostname.clone_from(&args.hostname);
     endpoint.exposed.clone_from(&args.expose);
     endpoint.remembered = args.detach && !args.rm;
+    endpoint.line = args.words();
+    endpoint.folder = std::env::current_dir().ok();
     let mut supervisor = Supervisor::start(&endpoint, args.detach.then_some(&args.command))?;
     let done = attach(args, &place, &mut view, &mut endpoint, style).and_then(|()| match args.detach {
         true => {

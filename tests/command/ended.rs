@@ -153,3 +153,27 @@ fn an_end_that_nobody_saw_is_remembered_too() {
     lab.ok("run --net none true");
     assert!(lab.ok("ps -a").contains("exited (unknown)"), "{}", lab.ok("ps -a"));
 }
+
+#[test]
+fn an_endpoint_is_started_again_as_it_was() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    lab.ok("run -d --name db --net mynet sleep 1000");
+    let script = "run -d --name web --net mynet -P --expose 80 --network-alias www --hostname app";
+    let told = lab.script(&format!("--json {script}"), "echo started; sleep 1000");
+    let told: serde_json::Value = serde_json::from_str(&told.stdout).unwrap();
+    let port = told["networks"][0]["ports"][0]["hostPort"].clone();
+    lab.ok("stop web db");
+
+    assert_eq!(lab.ok("start web db"), "web\ndb\n");
+    let web = &lab.json("inspect web")[0];
+    assert_eq!(web["networks"][0]["ports"][0]["hostPort"], port);
+    assert_eq!(web["networks"][0]["addresses"][0], "172.18.0.3/16");
+    assert_eq!(lab.ok("exec web uname -n"), "app\n");
+    assert_eq!(lab.script("exec db", "getent hosts www").exit, 0);
+    wait_until("it has written", || lab.ok("logs web") == "started\n");
+    assert_eq!(lab.ok("ps -a -q"), "db\nweb\n");
+    assert_eq!(lab.ok("start web"), "web\n", "what runs is started already");
+    assert_eq!(lab.refused("start nosuch", 3), "error: no endpoint \"nosuch\"\n hint: rnet ps\n");
+    lab.ok("rm -f web db");
+}

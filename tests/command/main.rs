@@ -1,9 +1,11 @@
 //! The command as a person uses it: the built program on a throw-away host.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod demo;
 mod ended;
 mod files;
 mod installs;
+mod json;
 mod lab;
 mod lookup;
 mod mistakes;

@@ -1,0 +1,83 @@
+//! `rnet start`: an endpoint that ended once more, as it was started.
+
+use anyhow::Context;
+
+use super::run;
+use crate::containers::past_attachments;
+use crate::ended::Ended;
+use crate::lookup::{Kinds, Thing};
+use crate::publish::{Protocol, Span, Spec};
+use crate::report::{Problem, Style, exit_of, print};
+use crate::view::View;
+use crate::{cli, rights};
+
+/// What can be given.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Endpoints that ended, by name, id, or six digits of an id at least
+    #[arg(required = true, value_name = "EP")]
+    pub names: Vec<String>,
+}
+
+/// Starts each with its command, name, networks and ports, and prints the names.
+pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
+    rights::require()?;
+    let mut failures = Vec::new();
+    for word in &args.names {
+        if let Err(error) = start(word, style) {
+            if matches!(error.downcast_ref(), Some(Problem::Closed)) {
+                return Err(error);
+            }
+            style.tell(&error);
+            failures.push(exit_of(&error));
+        }
+    }
+    match failures.first() {
+        None => Ok(0),
+        Some(exit) => Err(Problem::AlreadyTold { failures: failures.len(), exit: *exit }.into()),
+    }
+}
+
+fn start(word: &str, style: Style) -> anyhow::Result<()> {
+    let mut view = View::open("start")?;
+    let known = view.known(&[])?;
+    let ended = match known.find(word, Kinds::Endpoints)? {
+        Thing::Ended(ended) => ended,
+        // As docker has it, what runs is started already.
+        _ => return print(&format!("{}\n", known.living(word)?.name)),
+    };
+    let args = as_it_was(ended)?;
+    if let Some(folder) = &ended.endpoint.folder {
+        // One that is gone is not needed by every program.
+        let _ = std::env::set_current_dir(folder);
+    }
+    run::run(&args, style)?;
+    // What is started anew has not ended.
+    Ok(view.endpoints.ended.forget(&ended.endpoint.id)?)
+}
+
+/// The command line that it was started by, with the name and the ports that came out of it.
+fn as_it_was(ended: &Ended) -> anyhow::Result<run::Args> {
+    let endpoint = &ended.endpoint;
+    let mut args = cli::run_args(&endpoint.line)
+        .with_context(|| format!("the command line of {:?} is not remembered", endpoint.name))?;
+    args.name = Some(endpoint.name.clone());
+    args.publish_all = false;
+    args.publish =
+        past_attachments(endpoint).iter().flat_map(|attachment| &attachment.ports).map(spec).collect();
+    Ok(args)
+}
+
+fn spec(port: &store::Port) -> Spec {
+    let protocol = match port.protocol {
+        store::Protocol::Tcp => Protocol::Tcp,
+        store::Protocol::Udp => Protocol::Udp,
+        store::Protocol::Sctp => Protocol::Sctp,
+    };
+    Spec {
+        host: port.host,
+        host_ports: Some(Span::one(port.host_port)),
+        container_ports: Span::one(port.container_port),
+        protocol,
+    }
+}

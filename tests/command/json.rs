@@ -1,0 +1,101 @@
+//! `--json`: every verb that prints data, in one form.
+
+use serde_json::{Value, json};
+
+use super::Lab;
+
+fn keys(object: &Value) -> Vec<&str> {
+    object.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+const NETWORK: [&str; 9] =
+    ["name", "id", "driver", "subnets", "gateways", "bridge", "endpoints", "state", "reason"];
+
+#[test]
+fn networks_and_what_is_done_to_them() {
+    let lab = Lab::new();
+    let created = lab.json("create --json mynet");
+    assert_eq!(
+        (&created["name"], &created["state"], &created["reason"]),
+        (&json!("mynet"), &json!("idle"), &Value::Null)
+    );
+    let listed = lab.json("ls --json");
+    assert_eq!(keys(&listed[0]), NETWORK);
+    assert_eq!((&listed[0]["id"], &listed[0]["endpoints"]), (&created["id"], &json!(0)));
+    assert_eq!(lab.json("ls -q --json"), json!(["mynet"]));
+    assert!(lab.json("ls --all --json").as_array().unwrap().iter().all(|line| keys(line) == NETWORK));
+    assert_eq!(lab.json("inspect mynet")[0]["state"], "idle");
+    assert_eq!(
+        lab.json("rm --json mynet"),
+        json!([{"type": "network", "name": "mynet", "id": created["id"]}])
+    );
+}
+
+#[test]
+fn endpoints_and_what_is_done_to_them() {
+    let lab = Lab::new();
+    let web = lab.json("run -d --json --name web -p 8080:80 sleep 1000");
+    let listed = lab.json("ps --json");
+    assert_eq!((keys(&web), &web["id"]), (keys(&listed[0]), &listed[0]["id"]));
+    assert_eq!(
+        (&web["type"], &web["state"], &web["reason"]),
+        (&json!("endpoint"), &json!("running"), &Value::Null)
+    );
+    let port = json!({"hostPort": 8080, "container": "172.18.0.2", "containerPort": 80, "protocol": "tcp"});
+    assert_eq!((&web["networks"][0]["ports"], lab.json("port --json web")), (&json!([port]), json!([port])));
+    assert!(web["networks"][0]["rxBytes"].is_u64() && web["started"].as_str().unwrap().ends_with('Z'));
+    assert_eq!(lab.json("ps -q --json"), json!(["web"]));
+    assert_eq!(lab.json("inspect web")[0]["state"], "running");
+    assert_eq!(lab.json("stop --json web"), json!([{"type": "endpoint", "name": "web", "id": web["id"]}]));
+
+    let past = &lab.json("ps -a --json")[0];
+    assert_eq!(
+        (&past["state"], &past["reason"], &past["exitStatus"]),
+        (&json!("exited"), &json!("signal 15"), &json!(143))
+    );
+    assert_eq!(lab.json("start --json web")["state"], "running");
+    let removed = lab.json("rm -f --json web");
+    assert_eq!((keys(&removed[0]), &removed[0]["name"]), (vec!["type", "name", "id"], &json!("web")));
+}
+
+#[test]
+fn the_name_server() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    lab.ok("run -d --name web --net mynet sleep 1000");
+    let status = lab.json("dns status --json");
+    assert!(status["sinceBootMs"].is_u64() && status.get("since").is_none(), "{status}");
+    assert!(status["netns"]["inode"].is_u64());
+    let log = lab.ok("dns log --json");
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(!lines.is_empty() && lines.iter().all(|line| keys(line) == ["time", "level", "text"]), "{log}");
+
+    let shown = lab.ok("dns log");
+    let id = lab.json("inspect web")[0]["id"].as_str().unwrap().to_owned();
+    assert!(shown.contains(&id[..12]) && !shown.contains(&id[..13]), "{shown}");
+    assert!(shown.lines().all(|line| line.len() < 160 && line.get(19..20) == Some(".")), "{shown}");
+    lab.ok("stop web");
+}
+
+#[test]
+fn what_goes_wrong() {
+    let lab = Lab::new();
+    lab.script("run -d --name web --net none", "exit 3");
+    for (line, exit, code) in [
+        ("inspect nosuch", 3, "not-found"),
+        ("stop web", 3, "not-found"),
+        ("rm nosuch", 3, "not-found"),
+        ("port nosuch", 3, "not-found"),
+        ("logs nosuch", 3, "not-found"),
+        ("start nosuch", 3, "not-found"),
+        ("run -it sh", 2, "usage"),
+        ("nosuch", 2, "usage"),
+        ("run -d --net none false", 1, "ended"),
+    ] {
+        let said = lab.rnet(&format!("--json {line}"));
+        assert_eq!(said.exit, exit, "{line}: {said:?}");
+        let told: Value = serde_json::from_str(&said.stderr).unwrap_or_else(|_| panic!("{line}: {said:?}"));
+        assert_eq!(told["error"]["code"], code, "{line}");
+        assert!(told["error"]["message"].is_string());
+    }
+}
