@@ -57,6 +57,9 @@ pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
     // An ADD that did not come so far, because somebody holds the locks, must not need them for its undo.
     if record.stage == Stage::Committed || holds_any(host, record, &elements)? {
         withdraw(host, record, &elements)?;
+    } else if !record.addresses.is_empty() {
+        // One that was killed when its elements were gone left the flows to this one.
+        former::finish(host, record, &[])?;
     }
     failpoint::pass("del.conntrack")
 }

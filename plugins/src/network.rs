@@ -293,7 +293,7 @@ fn refuse_others_subnet(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) ->
         let Some(bridge) = host.netlink.link(&other.bridge)? else { continue };
         let found = host.netlink.addresses(Some(bridge.index))?;
         let shared =
-            found.iter().find(|found| gateways.iter().any(|gateway| overlap(found.address, *gateway)));
+            found.iter().find(|found| gateways.iter().any(|gateway| is_one_subnet(found.address, *gateway)));
         if let Some(shared) = shared {
             let subnet = subnet(shared.address).to_string();
             return Err(Error::SubnetTaken {
@@ -307,11 +307,10 @@ fn refuse_others_subnet(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) ->
     Ok(())
 }
 
-fn overlap(one: IpNetwork, other: IpNetwork) -> bool {
+/// Subnets inside one another work, for the host prefers the narrower one.
+fn is_one_subnet(one: IpNetwork, other: IpNetwork) -> bool {
     let is_link_local = matches!(one.ip(), IpAddr::V6(v6) if v6.is_unicast_link_local());
-    one.is_ipv4() == other.is_ipv4()
-        && !is_link_local
-        && (one.contains(other.network()) || other.contains(one.network()))
+    !is_link_local && (subnet(one) == subnet(other) || one.ip() == other.ip())
 }
 
 /// A bridge without IPv6 bears no IPv6 address: told before there is one.

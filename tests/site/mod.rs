@@ -109,8 +109,12 @@ impl State {
     }
 }
 
-/// Folders of leases stay when they are empty, with their lock and the last address given.
+/// Folders of leases stay when they are empty, with their lock and the last address given. Which flows an address has begun is
+/// written by its packets, and expires.
 fn lasts(line: &str) -> bool {
+    if line.starts_with("element inet rnet fresh") {
+        return false;
+    }
     let Some(path) = line.strip_prefix("file ").and_then(|line| line.split(": ").next()) else { return true };
     let name = path.rsplit('/').next().unwrap_or_default();
     let leases = path.contains("/leases/") || path.contains("/cni/networks/");
