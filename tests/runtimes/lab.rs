@@ -68,6 +68,8 @@ impl<'a> Lab<'a> {
     pub fn ensure_no_files_left(&self) -> anyhow::Result<()> {
         // Which name had which address is kept for the next time.
         let is_kept = |file: &PathBuf| file.starts_with("/var/lib/rnet/addresses");
+        // A child of the last DEL forgets the flows of its container, and then this note.
+        wait_until("flows are forgotten", || Ok(!files().iter().any(|file| file.ends_with("stale"))))?;
         let left: Vec<PathBuf> =
             files().into_iter().filter(|file| !self.files.contains(file) && !is_kept(file)).collect();
         ensure!(left.is_empty(), "files are left: {left:#?}");
