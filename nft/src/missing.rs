@@ -247,6 +247,7 @@ mod tests {
         assert_eq!(firewall.withdraw(&elements, &[]).unwrap(), None);
         assert_eq!(firewall.elements().unwrap(), []);
         assert!(firewall.stale().unwrap().is_empty());
+        assert!(!firewall.are_left(&["10.0.0.2".parse().unwrap()]).unwrap());
         firewall.drop_tables().unwrap();
         assert!(!firewall.uncheck_mac(&Subject::new("c1", "eth0").unwrap()).unwrap());
         for refused in [firewall.add(&elements).unwrap_err(), firewall.state().unwrap_err()] {

@@ -86,7 +86,7 @@ impl Firewall {
     pub fn are_left(&mut self, addresses: &[IpAddr]) -> Result<bool, Error> {
         let entries: Vec<Entry> =
             addresses.iter().map(|address| Entry::of_address(set(address.is_ipv6()), *address)).collect();
-        let found = self.ask_for(&entries.iter().collect::<Vec<_>>())?;
+        let found = or_empty(self.ask_for(&entries.iter().collect::<Vec<_>>()))?;
         Ok(found.iter().any(is_left))
     }
 
