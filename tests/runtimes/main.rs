@@ -46,6 +46,7 @@ const DIFFERENCES: &[Difference] = &[
     always("a_vanished_namespace_leaves_nothing_behind", "CNI-", LOST_WITHOUT_NETNS),
     always("a_flushed_ruleset_comes_back_with_the_next_container", "no page from", NOBODY_REPAIRS),
     always("a_port_in_use_is_refused_without_harm", "the second pod got the port too", PORTS_UNCHECKED),
+    always("an_ip_range_at_the_end_of_the_subnet_works", "the third:", BEYOND_THE_RANGE),
     Difference { always: false, ..always("eight_containers_at_once", "no page from", LOST_RACES) },
     Difference {
         always: false,
@@ -59,6 +60,7 @@ const LOST_WITHOUT_NETNS: &str =
 const NOBODY_REPAIRS: &str = "published ports stay dead there until `podman network reload --all`";
 const PORTS_UNCHECKED: &str =
     "nobody there looks whether a port is taken, and the second container's rule is never reached";
+const BEYOND_THE_RANGE: &str = "one container more gets an address there than the range holds for containers; rnet never gives the broadcast address";
 const LOST_RACES: &str =
     "calls that run at once lose each other's iptables rules there; rnet's elements go in by transactions";
 
