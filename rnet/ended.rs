@@ -33,7 +33,7 @@ pub enum How {
     Status(i32),
     /// By a signal.
     Signal(i32),
-    /// Nobody saw it: whoever watched over it was killed.
+    /// Nobody saw it: its supervisor was killed.
     #[default]
     Unseen,
 }

@@ -183,7 +183,7 @@ impl Endpoints {
         }
     }
 
-    /// Remembers an endpoint whose end nobody has seen, for whoever watched over it was killed.
+    /// Remembers an endpoint whose end nobody has seen, because its supervisor was killed.
     fn remember(&self, endpoint: &Endpoint) -> anyhow::Result<()> {
         if endpoint.started == 0 || !endpoint.remembered {
             return Ok(self.ended.forget(&endpoint.id)?);

@@ -60,7 +60,7 @@ fn of_network(dns: &Dns) -> String {
     lines.concat()
 }
 
-/// What the host's file says about how to look names up, whoever is asked.
+/// What the host's file says about how to look names up, whichever server is asked.
 fn host_options() -> Vec<String> {
     Resolv::read(Path::new(RESOLV_CONF)).options
 }

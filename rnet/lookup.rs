@@ -98,7 +98,7 @@ impl Known {
     fn candidates(&self, kinds: Kinds) -> Vec<Candidate<'_>> {
         let networks = self.networks.iter().filter(|_| kinds != Kinds::Endpoints).map(|network| Candidate {
             id: network.id(),
-            // The name of the built-in network means that, whoever else has one of this name.
+            // The name of the built-in network means that one, even if another network has this name.
             name: Some(network.name.as_str()).filter(|name| *name != names::DEFAULT || network.is_builtin()),
             thing: Thing::Network(network),
         });

@@ -451,7 +451,7 @@ pub enum Problem {
         /// The exit status of the first.
         exit: u8,
     },
-    /// Whoever read stdout has gone: the end, quietly.
+    /// The reader of stdout has gone: end quietly.
     #[error("stdout is closed")]
     Closed,
 }

@@ -235,7 +235,7 @@ impl Kernel {
 }
 
 impl Rules {
-    /// Whoever may not look at the ruleset is not told of it.
+    /// A user who may not read the ruleset is told nothing about it.
     fn read(host: &mut Host) -> Self {
         let Ok(desired) = firewall::desired(host) else { return Self::default() };
         if desired.is_empty() {

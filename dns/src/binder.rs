@@ -25,7 +25,7 @@ pub(crate) enum Wish {
     Close {
         address: IpAddr,
     },
-    /// What is installed is to go on in the parent's place; with it comes the connection of whoever wants to know what
+    /// What is installed is to go on in the parent's place; with it comes the connection of the client that wants to know what
     /// comes of it.
     Replace,
     /// Nothing is taken any more: the successor may begin.
@@ -95,7 +95,7 @@ impl Binder {
         }
     }
 
-    /// They are needed no more. Returns when nobody has them: whoever removes a network finds its port free.
+    /// They are needed no more. Returns when nobody has them, so the caller that removes a network finds its port free.
     pub(crate) async fn close(&mut self, address: IpAddr) {
         if let Self::Parent(channel) = self
             && wish(channel, &Wish::Close { address }).await.is_ok()

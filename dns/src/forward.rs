@@ -486,7 +486,7 @@ impl State {
         Some((waiting.question, waiting.arrived))
     }
 
-    /// Whoever asks too much is named in the log, seldom enough not to fill it.
+    /// A client that asks too much is named in the log, seldom enough not to fill it.
     fn complain(&mut self, client: &Client, now: Instant) {
         if self.complained.is_none_or(|last| now.saturating_duration_since(last) >= QUIET) {
             self.complained = Some(now);

@@ -34,7 +34,7 @@ pub struct Resolv {
     pub nameservers: Vec<Nameserver>,
     /// The search list; the last `search` or `domain` counts.
     pub search: Vec<String>,
-    /// Its options, as far as they are about how names are looked up, whoever is asked.
+    /// Its options, as far as they are about how names are looked up, whichever server is asked.
     pub options: Vec<String>,
 }
 

@@ -25,7 +25,7 @@ pub const MOST_WAITING: usize = 4 << 20;
 /// So many clients are remembered (H3).
 const MOST_REMEMBERED: usize = 4096;
 
-/// Token buckets with bounded memory: whoever finds no room shares one with all others who found none.
+/// Token buckets with bounded memory: clients that find no room share one.
 #[derive(Clone, Debug)]
 pub struct Buckets<K> {
     rate: f64,

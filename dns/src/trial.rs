@@ -107,7 +107,7 @@ pub(crate) fn promise(client: &OwnedFd, status: Status) {
 
 fn tell(client: &OwnedFd, response: &Response) {
     if let Ok(line) = line_of(response) {
-        // Whoever does not listen any more need not be told.
+        // A client that does not listen any more need not be told.
         let _ = rustix::net::send(client, &line, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
     }
 }

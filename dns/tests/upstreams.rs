@@ -107,7 +107,7 @@ fn eight_hundred_questions_at_once_of_one_container_are_all_answered() {
 
 /// F10: what has waited as long as a client does is answered all the same.
 #[test]
-fn whoever_asks_for_more_than_can_be_had_gets_servfail_and_never_silence() {
+fn a_client_that_asks_for_too_much_gets_servfail_and_never_silence() {
     let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
     scene.set(&network(), Some(&endpoint("web", "10.77.0.2")));
     delayed(&scene, "192.0.2.1", 1, millis(0));
@@ -182,7 +182,7 @@ fn who_asks_about_the_world_too_often_waits_and_is_answered() {
     assert!(begun.elapsed() > least, "1,600 more than the burst take 0.8 s: {:?}", begun.elapsed());
 }
 
-/// F4. Whoever asks for a name that the first server is slow with moves nobody else to the second.
+/// F4. A client that asks for a name that the first server is slow with moves no other client to the second.
 #[test]
 fn one_name_that_a_server_does_not_answer_does_not_make_it_silent() {
     let scene = Scene::with(TWO, false, vec![]);

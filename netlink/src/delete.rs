@@ -5,7 +5,7 @@
 //! child sends the request and does the waiting; this process goes by the notification.
 //!
 //! A bridge is different: it waits for the grace period (`br_multicast_dev_del`) while it holds the RTNL lock, and only then
-//! says RTM_DELLINK. By then it has long been off every list, and whoever asks for the RTNL lock comes after its end. So this
+//! says RTM_DELLINK. By then it has long been off every list, and the next caller that asks for the RTNL lock comes after its end. So this
 //! process goes by the notification before that one: the link's IP settings are gone (RTM_DELNETCONF).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

@@ -267,7 +267,7 @@ pub fn fork_keeping(keep: &[BorrowedFd<'_>], f: impl FnOnce()) -> Result<(), Err
 /// Closes on exec whatever is open now but descriptors 0 to 2: no program that this process starts, or becomes, gets what
 /// somebody left open in it.
 pub fn pass_on_stdio_only() {
-    // SAFETY: the flag changes nothing for whoever uses a descriptor in this process.
+    // SAFETY: the flag changes nothing for code that uses a descriptor in this process.
     let status = unsafe { libc::close_range(3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC as i32) };
     if status != 0 {
         // Before Linux 5.11 there is no such flag. What cannot be looked through stays as it is.

@@ -148,7 +148,7 @@ impl Firewall {
 
     /// The owners of elements, read by key: the cost does not depend on how many others there are.
     ///
-    /// `None` for what is absent, carries no comment of ours or could never be in a ruleset ([`Element::fault`]).
+    /// `None` for what is absent, carries no comment of rnet's or could never be in a ruleset ([`Element::fault`]).
     pub fn owners(&mut self, elements: &[Element]) -> Result<Vec<Option<Owner>>, Error> {
         let entries: Vec<Option<Entry>> = elements.iter().map(|element| element.entry().ok()).collect();
         let (found, _) = or_empty(self.look_up(entries.iter().flatten()))?;

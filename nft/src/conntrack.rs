@@ -34,7 +34,7 @@ const GLOBAL_ENTRIES: u16 = 1;
 /// Entries that go stale when a host port is published, and when a container goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
-    /// Those of UDP whose first packet went to a port of the host, by whoever it was answered: stale when the port is published.
+    /// Those of UDP whose first packet went to a port of the host, no matter which program answered it: stale when the port is published.
     To {
         /// The host's address; `None` for any, and then what only passes through the host is left alone.
         host: Option<IpAddr>,

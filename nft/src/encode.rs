@@ -187,7 +187,7 @@ impl Requests {
         })
     }
 
-    /// Deletes a table of ours that is there.
+    /// Deletes one of rnet's tables that is there.
     pub fn delete_table(&mut self, table: &Table) {
         self.nftables(NfTablesMessageType::DeleteTable, 0, table.family, |message| {
             message.put(&TableAttribute::Name(TABLE.into()));

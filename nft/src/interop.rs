@@ -48,7 +48,7 @@ pub(crate) enum Chain {
     Docker,
 }
 
-/// The chains that rules of ours are in.
+/// The chains that rnet's rules are in.
 pub(crate) const CHAINS: [Chain; 2] = [Chain::Forward, Chain::Input];
 
 impl Chain {
@@ -221,7 +221,7 @@ impl FromStr for Made {
     }
 }
 
-/// A rule of ours in a chain of iptables', and what it has let pass.
+/// One of rnet's rules in an iptables chain, and what it has let pass.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PassageRule {
     /// `iptables` or `ip6tables`.
@@ -265,7 +265,7 @@ impl fmt::Display for Rule {
 pub(crate) struct Change {
     /// The chain is to be made.
     pub create: bool,
-    /// Rules of ours that are wrong, or in the wrong place.
+    /// Rules of rnet that are wrong, or in the wrong place.
     pub delete: Vec<u64>,
     pub rules: Vec<Rule>,
     /// The rule to put them in front of; otherwise they are appended.

@@ -598,7 +598,7 @@ const MASQUERADE: &[&[Term]] = &[
     &[IPV6, In(&[IP6_SADDR], &MASQ6), NotIn(&[IP6_SADDR, OIFNAME], &HOME6), Masquerade],
 ];
 
-/// What leaves a masqueraded network is masqueraded, or an answer to whoever came by a direct route. Conntrack translates
+/// What leaves a masqueraded network is masqueraded, or an answer to a client that came by a direct route. Conntrack translates
 /// nothing that it finds no place for, such as the last segments of a connection that it has forgotten, and no flow that began
 /// while somebody had flushed our rules.
 const UNTRANSLATED: &[&[Term]] = &[
@@ -677,7 +677,7 @@ const GUARD: &[&[Term]] = &[
         Drop,
     ],
     // No address is a source before duplicate address detection (RFC 4862, 5.4) and for nothing else but it and the multicast
-    // reports that go before it (RFC 3590): whoever answered such a packet would answer the host itself.
+    // reports that go before it (RFC 3590): an answer to such a packet would go to the host itself.
     &[
         ETHER_IP6,
         In(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &OWNER6),

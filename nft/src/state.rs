@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 /// The identity of our tables and of their rules, in order.
 ///
-/// It changes exactly if somebody deleted, replaced, added or moved a rule of ours, or put one of the tables to sleep. Handles
+/// It changes exactly if somebody deleted, replaced, added or moved one of rnet's rules, or put one of the tables to sleep. Handles
 /// do not matter: what nft saved and loaded again is the same. Elements do not matter either. Its text is one line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {

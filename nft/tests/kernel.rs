@@ -607,7 +607,7 @@ fn stale_entries_go_and_others_stay() {
 
 /// Addresses change hands while nobody has forgotten their flows yet.
 #[test]
-fn a_stale_address_is_cleared_by_whoever_forgot_the_flows_of_its_last_holder() {
+fn a_stale_address_is_cleared_when_the_flows_of_its_last_holder_are_forgotten() {
     on_a_new_host(|| {
         let mut firewall = Firewall::open().unwrap();
         firewall.rebuild(&[], &[]).unwrap();

@@ -320,7 +320,7 @@ fn clear_the_way(host: &mut Host, plan: &Plan, request: &Request<'_>, planned: &
     detach(host, &plan.ipam, request, &found)
 }
 
-/// The living attachment that another plugin of ours has made for that container's interface on a network of the same name:
+/// The living attachment that another of rnet's plugins has made for that container's interface on a network of the same name:
 /// all that is named after them has one name.
 fn rival(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
     for plugin in INTERFACE_PLUGINS.into_iter().filter(|plugin| *plugin != planned.plugin) {

@@ -378,7 +378,7 @@ fn to(port: &Port) -> Flow {
     Flow::To { host: port.host, port: port.host_port, v6: port.container.is_ipv6() }
 }
 
-/// Forgets UDP flows that began before their port was published: they would go on to whoever had it. A child does that, for
+/// Forgets UDP flows that began before their port was published: they would go on to its former holder. A child does that, for
 /// it takes 15 ms and more where conntrack knows many; nobody is harmed meanwhile.
 fn flush_udp(host: &mut Host, flows: Vec<Flow>) -> Result<(), Error> {
     if flows.is_empty() || host.firewall()?.tracked()? == 0 {

@@ -21,7 +21,7 @@ pub fn addresses(host: &mut Host, record: &Record) -> Result<Vec<IpAddr>, Error>
     Ok(addresses.map(|address| address.address.ip()).collect())
 }
 
-/// Forgets the flows of addresses of which no table of ours could say that they are stale.
+/// Forgets the flows of addresses that none of rnet's tables could mark as stale.
 pub fn forget_now(host: &mut Host, addresses: &[IpAddr]) -> Result<(), Error> {
     let flows: Vec<Flow> = addresses.iter().map(|address| Flow::Of(*address)).collect();
     host.firewall()?.forget(&flows, |_| false)?;

@@ -46,7 +46,7 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
         return Ok(());
     }
     let Some(network) = host.store.network(name, plugin)? else { return Ok(()) };
-    // Whoever comes after a kill finds something to be made whole. Freeing must not depend on a disk that is full, though.
+    // The next caller after a kill finds something to be made whole. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_network(&Network { stage: Stage::Intent, ..network.clone() });
     failpoint::pass("del.network")?;
     firewall::dismiss_network(host, &network)?;
@@ -119,7 +119,7 @@ fn ready(
     Ok(ready.then_some((bridge, network)))
 }
 
-/// Whoever turns forwarding off on the host does so on every link: the bridge tells, without another question.
+/// Forwarding that is turned off on the host is off on every link: the bridge tells, without another question.
 fn is_forwarding(bridge: &Link, gateways: &[IpNetwork]) -> bool {
     gateways.iter().all(|gateway| match gateway {
         IpNetwork::V4(_) => bridge.forwards_v4 == Some(true),
@@ -196,7 +196,7 @@ fn make(
     let is_ours = |bridge: &Link| bridge.mac == Some(bridge_mac(host, &bridge.name, true));
     let owns_bridge = planned.owns_bridge && found.as_ref().is_none_or(is_ours);
     let mut network = described(host, Network { owns_bridge, ..planned }, plan.owns_bridge)?;
-    // Written first: whoever finds the bridge after a crash must know whose it is, and that it is not ready.
+    // Written first: the next caller that finds the bridge after a crash must know whose it is, and that it is not ready.
     host.store.write_network(&network)?;
     failpoint::pass("add.network")?;
     let bridge = match found {

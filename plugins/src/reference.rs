@@ -1,4 +1,4 @@
-//! A DEL for what the reference plugins attached: whoever changes over with containers running sends it to rnet, which has no
+//! A DEL for what the reference plugins attached: a runtime that changes over with containers running sends it to rnet, which has no
 //! record of them. The lease alone must not go then, or the next holder of the address is reached by the ports of the one
 //! before. So DEL removes what the reference plugin would have removed, by its documented names, before the lease.
 //!

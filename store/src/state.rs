@@ -55,7 +55,7 @@ impl Store {
         Ok(Self { paths, run, locks, patience: patience() })
     }
 
-    /// Refuses folders of ours that are links: before anything is made, and for those who open what is in them by its path.
+    /// Refuses state folders that are links: before anything is made, and for those who open what is in them by its path.
     pub fn require_folders(&self) -> Result<(), Error> {
         for name in FOLDERS {
             match rustix::fs::statat(&self.run, name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -203,7 +203,7 @@ impl Store {
                 other => other.map_err(self.failed("open the folder", &name))?,
             };
             match create_whole(dir.as_fd(), key.as_str(), b"", 0o600) {
-                // Whoever saw the last claim go has just removed the folder.
+                // The caller that saw the last claim go has just removed the folder.
                 Err(Error::File { errno: Errno::NOENT, .. }) => {}
                 other => return other.map(drop),
             }
@@ -269,7 +269,7 @@ impl Store {
         let _ = rustix::fs::unlinkat(&self.locks, name, AtFlags::empty());
     }
 
-    /// The link `name` in a folder of ours, made where it is missing.
+    /// The link `name` in a state folder, made where it is missing.
     fn link(&self, target: &str, name: &str) -> Result<(), Errno> {
         match self.at(name).and_then(|(at, last)| rustix::fs::symlinkat(target, at, last)) {
             Err(Errno::NOENT) => {
@@ -281,7 +281,7 @@ impl Store {
         }
     }
 
-    /// What a link of ours says; it is a note, and leads nowhere.
+    /// What one of rnet's links says; it is a note, and leads nowhere.
     fn follow(&self, name: &str) -> Result<Option<String>, Error> {
         let read = self.at(name).and_then(|(at, last)| rustix::fs::readlinkat(at, last, Vec::new()));
         match read {
@@ -292,7 +292,7 @@ impl Store {
         }
     }
 
-    /// The record that a link of ours names.
+    /// The record that one of rnet's links names.
     fn record_at(&self, target: &str) -> Result<Option<Record>, Error> {
         let parts: Vec<&str> = target.split('/').collect();
         let is_name = |part: &&str| !part.is_empty() && !part.starts_with('.');
@@ -455,7 +455,7 @@ impl Store {
         set_aside().map_err(self.failed("set aside", name))
     }
 
-    /// True if the folder of a file is no folder of ours, but a link: the file itself is not to blame.
+    /// True if the folder of a file is a link and not a state folder: the file itself is not to blame.
     fn is_led_astray(&self, name: &str) -> bool {
         self.at(name).is_err()
     }

@@ -45,7 +45,7 @@ impl UserFolders {
         }
     }
 
-    /// By which a program of ours finds the same.
+    /// By which rnet's own programs find the same.
     pub fn environment(&self) -> [(&'static str, OsString); 3] {
         let of = |path: &Path| path.to_owned().into_os_string();
         [(RUNTIME, of(&self.run)), (CONFIG, of(&self.config)), (DATA, of(&self.data))]

@@ -126,7 +126,7 @@ fn disabled() -> anyhow::Result<()> {
     site.works(&guests)?;
     ensure!(!site.run("nft list ruleset")?.contains("rnet-interop"), "rules although disabled");
     close(&site)?;
-    ensure!(site.works(&guests).is_err(), "there are rules of somebody's");
+    ensure!(site.works(&guests).is_err(), "another program's rules are there");
     site.run("rnet interop enable")?;
     site.works(&guests)?;
     site.run("rnet interop disable")?;

@@ -53,7 +53,7 @@ impl Drop for Running {
     }
 }
 
-/// Nothing of ours is kept, and nothing in force has to do with us.
+/// rnet keeps nothing, and nothing in force has to do with it.
 fn ensure_gone(site: &Site) -> anyhow::Result<()> {
     let kept = site.run("firewall-cmd --permanent --get-zones")?
         + &site.run("firewall-cmd --permanent --get-policies")?;
@@ -114,7 +114,7 @@ fn elsewhere() -> anyhow::Result<()> {
     site.run("firewall-cmd --permanent --zone=drop --add-interface=rnet-+")?;
     site.run("firewall-cmd --reload")?;
     let guests = site.guests()?;
-    ensure!(site.works(&guests).is_err(), "somebody's wish was overridden");
+    ensure!(site.works(&guests).is_err(), "the administrator's choice was overridden");
     let zone = site.run("firewall-cmd --get-zone-of-interface=rnet-+")?;
     ensure!(zone.trim() == "drop", "{zone}");
     let status = site.host.command(env!("CARGO_BIN_EXE_rnet")).args(["interop", "status"]).output()?;

@@ -181,11 +181,11 @@ impl Site {
         let Some(diff) = before.diff(&self.snapshot()?) else { return Ok(()) };
         let left: Vec<&str> = diff.lines().filter(|line| !line.contains("forward")).collect();
         let ours: Vec<&&str> = left.iter().filter(|line| line.contains("rnet")).collect();
-        ensure!(left.is_empty(), "left ({} of ours): {}", ours.len(), left.join("\n"));
+        ensure!(left.is_empty(), "left ({} of rnet's): {}", ours.len(), left.join("\n"));
         Ok(())
     }
 
-    /// No rule of ours is left in anybody's chains.
+    /// None of rnet's rules is left in another program's chains.
     pub fn ensure_no_rules_left(&self) -> anyhow::Result<()> {
         let listed = self.run("nft list ruleset")?;
         ensure!(!listed.contains("rnet"), "left: {listed}");

@@ -192,7 +192,7 @@ pub fn said(program: Program<'_>) -> Said {
 pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let end = Instant::now() + LONG;
     while !done() {
-        assert!(Instant::now() < end, "waited in vain until {what}");
+        assert!(Instant::now() < end, "waited too long until {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -253,13 +253,12 @@ fn a_prefixed_ipam_plugin_is_not_executed() {
     let ipam = json!({"type": "buildkit-cni-host-local", "ranges": [[{"subnet": "10.10.0.0/16"}]]});
     let config = with(&bridge("buildkit", &[]), json!({"type": "buildkit-cni-bridge", "ipam": ipam}));
 
-    let outcome = lab.cni("ADD", "traced", &who, &config);
+    let traced = netns_fixtures::has_program("strace");
+    let outcome = lab.cni("ADD", if traced { "traced" } else { "buildkit-cni-bridge" }, &who, &config);
 
-    let executed = lab.read("executed").unwrap_or_default();
-    if outcome.stderr.contains("strace") {
-        eprintln!("without strace nobody sees what is executed");
-        return;
-    }
     assert_eq!(address(&outcome.json(), false).to_string(), "10.10.0.2");
-    assert_eq!(executed.lines().filter(|line| line.contains("exec")).count(), 1, "{executed}");
+    if traced {
+        let executed = lab.read("executed").unwrap_or_default();
+        assert_eq!(executed.lines().filter(|line| line.contains("exec")).count(), 1, "{executed}");
+    }
 }

@@ -1,4 +1,4 @@
-//! An address of ours comes in by a bridge of ours, and leaves as another's or not at all.
+//! One of rnet's addresses comes in by one of rnet's bridges, and leaves translated or not at all.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

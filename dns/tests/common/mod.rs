@@ -165,7 +165,7 @@ impl Upstream {
 pub fn wait_for(done: impl Fn() -> bool) {
     let until = Instant::now() + LONG;
     while !done() {
-        assert!(Instant::now() < until, "in vain");
+        assert!(Instant::now() < until, "no answer in time");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

@@ -125,7 +125,7 @@ impl Bus {
     /// Calls a method and waits for its answer.
     ///
     /// # Errors
-    /// The bus is gone, or whoever was called refuses.
+    /// The bus is gone, or the called service refuses.
     pub fn call(
         &mut self,
         of: Object<'_>,

@@ -40,7 +40,7 @@ struct Note {
     /// Empty if nothing has been written yet, or not all of it.
     bridges: Vec<String>,
     ports: Vec<u16>,
-    /// firewalld has a zone of ours.
+    /// firewalld has rnet's zone.
     firewalld: bool,
     /// What went wrong the last time.
     troubles: Vec<String>,
@@ -53,7 +53,7 @@ pub struct State {
     pub enabled: bool,
     /// The bridges that are helped, as iptables writes them.
     pub bridges: Vec<String>,
-    /// The rules of ours in iptables' chains.
+    /// rnet's rules in iptables' chains.
     pub rules: Vec<PassageRule>,
     /// firewalld's part, where it runs in this namespace.
     pub firewalld: Option<ZoneState>,
@@ -103,7 +103,7 @@ pub fn drop_tables(host: &mut Host) -> Result<(), Error> {
         // Somebody else's table must not keep ours.
         host.firewall()?.drop_tables()?;
     }
-    // Before the lock goes: whoever waits for it to look again learns from that that there is nothing to write any more.
+    // Before the lock goes: a caller that waits for it to look again learns from that that there is nothing left to write.
     host.store.remove_note(NOTE)?;
     drop(alone);
     leave_firewalld(host, &note)
@@ -293,7 +293,7 @@ fn leave_firewalld(host: &Host, note: &Note) -> Result<(), Error> {
 }
 
 impl Note {
-    /// What is no note of ours counts as none.
+    /// A note that rnet cannot read counts as none.
     fn read(host: &Host) -> Result<Self, Error> {
         let text = host.store.note(NOTE)?;
         Ok(text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default())
