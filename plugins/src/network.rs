@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Request};
-use store::{Lock, LockName, Mode, Network, NetworkKey, Stage, Zone};
+use store::{Lock, LockName, Mode, Network, Stage, Zone};
 
 use crate::host_id::bridge_mac;
 use crate::plan::{Plan, subnet};
@@ -41,7 +41,7 @@ pub fn hold(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<(Link, He
 
 /// Removes what was made for a network that has lost its last attachment, unless another has come meanwhile.
 pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
-    let lock = host.lock(LockName::Network(NetworkKey::new(name)), Mode::Exclusive)?;
+    let lock = host.lock(LockName::Network(name.to_owned()), Mode::Exclusive)?;
     if host.store.has_records(name, plugin)? {
         return Ok(());
     }
@@ -64,7 +64,7 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
 
 /// Keeps others from a network that is on record.
 pub fn hold_alone(host: &Host, network: Network) -> Result<Held, Error> {
-    let lock = host.lock(LockName::Network(NetworkKey::new(&network.name)), Mode::Exclusive)?;
+    let lock = host.lock(LockName::Network(network.name.clone()), Mode::Exclusive)?;
     Ok(Held { network, lock })
 }
 
@@ -97,7 +97,7 @@ pub fn others_in_use(host: &Host, network: &Network) -> Result<Vec<Network>, Err
 }
 
 fn lock_name(plan: &Plan) -> LockName {
-    LockName::Network(NetworkKey::new(&plan.network))
+    LockName::Network(plan.network.clone())
 }
 
 /// The bridge and what is remembered of the network, if nothing is left to do for it.
@@ -129,7 +129,7 @@ fn is_forwarding(bridge: &Link, gateways: &[IpNetwork]) -> bool {
 
 /// Remembers a network that another plugin of a list makes, and keeps it there.
 pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
-    let mut lock = host.lock(LockName::Network(NetworkKey::new(&planned.name)), Mode::Shared)?;
+    let mut lock = host.lock(LockName::Network(planned.name.clone()), Mode::Shared)?;
     let known = host.store.network(&planned.name, &planned.plugin)?;
     if let Some(network) = known.filter(|known| is_whole(known, &planned)) {
         return Ok(Held { network, lock });

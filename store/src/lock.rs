@@ -18,7 +18,7 @@ pub enum LockName {
     /// One attachment: its ADD, DEL and CHECK.
     Attachment(Key),
     /// A network: shared by its attachments' calls, exclusive while its bridge comes or goes.
-    Network(NetworkKey),
+    Network(String),
     /// All published host ports of this host.
     Ports,
     /// Our nftables tables: shared from the first element until the record is changed, exclusive for a rebuild.
@@ -46,7 +46,7 @@ impl LockName {
     fn file(&self) -> String {
         match self {
             LockName::Attachment(key) => format!("attachment-{key}"),
-            LockName::Network(key) => format!("network-{key}"),
+            LockName::Network(name) => format!("network-{}", NetworkKey::new(name)),
             LockName::Ports => "ports".into(),
             LockName::Ruleset => "ruleset".into(),
             LockName::Transaction => "transaction".into(),
@@ -59,7 +59,7 @@ impl LockName {
     fn words(&self) -> String {
         match self {
             LockName::Attachment(key) => format!("the attachment {key}"),
-            LockName::Network(key) => format!("the network {key}"),
+            LockName::Network(name) => format!("the network {name:?}"),
             LockName::Ports => "the published ports".into(),
             LockName::Ruleset => "the ruleset".into(),
             LockName::Transaction => "the transaction on the ruleset".into(),
@@ -276,6 +276,19 @@ mod tests {
         let Err(Error::Busy { holder, .. }) = take(&dir, Mode::Shared) else { panic!("two hold the lock") };
 
         assert_eq!(holder, format!("pid {}: ADD web/eth0", rustix::process::getpid()));
+    }
+
+    #[test]
+    fn the_lock_of_a_network_is_told_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = open_dir(folder.path(), 0o700).unwrap();
+        let network = || LockName::Network("mynet".into());
+        let take = || Lock::take(dir.as_fd(), network(), Mode::Exclusive, "ADD web/eth0", SOON);
+        let _held = take().unwrap();
+
+        let told = take().unwrap_err().to_string();
+
+        assert!(told.starts_with("another rnet holds the network \"mynet\" (pid "), "{told}");
     }
 
     #[test]

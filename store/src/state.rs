@@ -708,7 +708,7 @@ mod tests {
     #[test]
     fn a_lock_whose_file_went_while_its_mode_changed_is_taken_anew() {
         let (_root, store) = store();
-        let network = || LockName::Network(NetworkKey::new("mynet"));
+        let network = || LockName::Network("mynet".into());
         let first = store.lock(network(), Mode::Shared, "ADD web/eth0").unwrap();
         std::fs::remove_file(store.paths.run().join(format!("locks/network-{}", NetworkKey::new("mynet"))))
             .unwrap();

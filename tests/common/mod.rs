@@ -424,14 +424,14 @@ pub fn entries(folder: &Path) -> Vec<PathBuf> {
     entries.map(|entry| entry.path()).collect()
 }
 
-/// A file system of 128 KiB. Unmounted on drop.
+/// A file system of 80 KiB. Unmounted on drop.
 pub struct Disk(PathBuf);
 
 impl Disk {
     /// A new one at `path`.
     pub fn mount(path: PathBuf) -> Self {
         std::fs::create_dir_all(&path).unwrap();
-        mount("tmpfs", &path, "tmpfs", MountFlags::empty(), c"size=128k").unwrap();
+        mount("tmpfs", &path, "tmpfs", MountFlags::empty(), c"size=80k").unwrap();
         Self(path)
     }
 
@@ -449,7 +449,7 @@ impl Disk {
     /// Lets nobody write, or everybody again.
     pub fn read_only(&self, yes: bool) {
         let flags = if yes { MountFlags::RDONLY } else { MountFlags::empty() };
-        mount_remount(&self.0, flags, c"size=128k").unwrap();
+        mount_remount(&self.0, flags, c"size=80k").unwrap();
     }
 }
 

@@ -72,5 +72,5 @@ fn add_until_one_fails(site: &Site, members: &[&Member<'_>]) -> (usize, u64) {
             return (nth, outcome.refusal().0);
         }
     }
-    panic!("128 KiB were enough for {} containers", members.len());
+    panic!("80 KiB were enough for {} containers", members.len());
 }
