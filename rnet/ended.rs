@@ -220,11 +220,11 @@ mod tests {
     #[test]
     fn the_last_hundred_of_a_day_are_remembered() {
         let (_root, folder, endpoints) = folder();
-        let day = REMEMBERED.as_millis() as u64;
+        let (now, day) = (now(), REMEMBERED.as_millis() as u64);
         for number in 0..102 {
-            folder.write(&ended(&format!("id{number}"), "web", now() - number)).unwrap();
+            folder.write(&ended(&format!("id{number}"), "web", now - number)).unwrap();
         }
-        folder.write(&ended("old", "old", now() - day - 1000)).unwrap();
+        folder.write(&ended("old", "old", now - day - 1000)).unwrap();
         folder.begin("lost").unwrap();
 
         assert_eq!(folder.list().len(), MOST);

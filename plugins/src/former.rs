@@ -81,7 +81,9 @@ fn forget_stale(host: &mut Host) -> Result<(), Error> {
         return Ok(());
     }
     let _ruleset = host.lock(LockName::Ruleset, Mode::Exclusive)?;
-    if ruleset::write(host, |firewall| firewall.clear(&done))?.is_some() {
+    // What was noted may have come into new tables since it was read.
+    let cleared: Vec<Stale> = done.iter().chain(&noted).copied().collect();
+    if ruleset::write(host, |firewall| firewall.clear(&cleared))?.is_some() {
         host.note_deletion()?;
     }
     let is_done = |stale: &Stale| noted.contains(stale) || done.contains(stale);
