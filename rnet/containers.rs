@@ -38,6 +38,8 @@ pub struct Attachment {
     pub names: Vec<String>,
     /// The host end of its veth pair.
     pub link: Option<String>,
+    /// Whether a spoof guard is at that end.
+    pub guarded: bool,
 }
 
 /// A person's word for a container, and where it is.
@@ -83,6 +85,7 @@ impl Attachment {
             ports: all().flat_map(|record| record.ports.clone()).collect(),
             names: all().flat_map(|record| record.names.clone()).collect(),
             link: record.link.clone(),
+            guarded: record.guarded,
         }
     }
 

@@ -340,6 +340,14 @@ pub enum Problem {
         /// `IPv4` or `IPv6`.
         family: &'static str,
     },
+    /// A spoof guard where there is none to be had.
+    #[error("network {network:?} has no spoof guard: its plugin is {kind}, and only rnet has one")]
+    NoGuard {
+        /// The network.
+        network: String,
+        /// Its plugin.
+        kind: String,
+    },
     /// A subnet that no bridge can have.
     #[error("{subnet} cannot be a network's: its addresses are {what}")]
     ImpossibleSubnet {
@@ -495,7 +503,7 @@ impl Problem {
             PortInUse { .. } | PortTwice { .. } => ("port-taken", 4),
             PortsExhausted { .. } => ("ports-exhausted", 6),
             HostAddress { .. } | NoFamily { .. } => ("host-address", 2),
-            Publish(_) | Usage { .. } | Together { .. } | OneNetwork { .. } => ("usage", 2),
+            Publish(_) | Usage { .. } | Together { .. } | OneNetwork { .. } | NoGuard { .. } => ("usage", 2),
             NotPermitted { .. } => ("not-permitted", 5),
             Busy { .. } => ("busy", 1),
             InTheWay { .. } => ("exists", 4),
@@ -567,6 +575,7 @@ impl Problem {
             | ForeignFile { hint, .. }
             | NotOurs { hint, .. } => hint.clone(),
             NotPermitted { again, .. } => again.clone(),
+            NoGuard { .. } => Some("rnet create NAME makes a network that has one".into()),
             InTheWay { .. } => Some("--force replaces it and keeps it beside the folder".into()),
             DoesNotEnd { name, .. } => Some(format!("rnet stop -t 0 {name}")),
             _ => None,

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dns::client;
 use ipnetwork::IpNetwork;
 use netlink::Link;
-use nft::{Element, Owner};
+use nft::{Element, Owner, Refused};
 use plugins::{Host, firewall, ruleset};
 use store::Key;
 
@@ -74,6 +74,8 @@ pub struct Kernel {
     /// Families in which the host does not forward.
     closed: Vec<&'static str>,
     rules: Rules,
+    /// What was dropped at guarded ports, by their names; none where that was not asked or may not be read.
+    refused: Option<HashMap<String, Refused>>,
     /// What is wrong with the name server.
     names: Option<String>,
 }
@@ -115,9 +117,19 @@ impl Kernel {
         Ok(kernel)
     }
 
+    /// The same with what was dropped at guarded ports. Users who may not read the ruleset are told nothing about it.
+    pub fn with_refused(self, host: &mut Host) -> Self {
+        Self { refused: host.firewall().ok().and_then(|firewall| firewall.refused().ok()), ..self }
+    }
+
     /// A link of the host.
     pub fn link(&self, name: &str) -> Option<&Link> {
         self.links.get(name)
+    }
+
+    /// What was dropped at a guarded port.
+    pub fn refused(&self, link: &str) -> Option<&Refused> {
+        self.refused.as_ref()?.get(link)
     }
 
     /// How `network` stands, with `users` on it.

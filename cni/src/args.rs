@@ -64,9 +64,17 @@ impl Args {
         self.get("K8S_POD_NAME")
     }
 
-    /// `SPOOF_GUARD=off`: rnet's own, for an endpoint that forwards for others.
-    pub fn spoof_guard_off(&self) -> bool {
-        self.get("SPOOF_GUARD") == Some("off")
+    /// `SPOOF_GUARD=on` or `off`: rnet's own, for one endpoint; `off` is for one that forwards for others.
+    ///
+    /// # Errors
+    /// Code 4: any other word.
+    pub fn spoof_guard(&self) -> Result<Option<bool>, Error> {
+        match self.get("SPOOF_GUARD") {
+            None => Ok(None),
+            Some("on") => Ok(Some(true)),
+            Some("off") => Ok(Some(false)),
+            Some(other) => Err(Fault::ArgsSwitch { pair: format!("SPOOF_GUARD={other}") }.into()),
+        }
     }
 
     /// `HOSTNAME`: rnet's own, what the program in the container takes for its host's name.

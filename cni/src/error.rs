@@ -74,6 +74,12 @@ pub enum Fault {
         /// The text behind the `=`.
         value: String,
     },
+    /// A switch in CNI_ARGS is neither on nor off.
+    #[error("ARGS: error parsing value of pair {pair:?}: on or off is wanted")]
+    ArgsSwitch {
+        /// The whole pair.
+        pair: String,
+    },
     /// An address in CNI_ARGS cannot be read.
     #[error("ARGS: error parsing value of pair {pair:?}: invalid IP address {value}")]
     ArgsAddress {
@@ -386,6 +392,7 @@ impl Fault {
             | UnknownCommand { .. }
             | ArgsPair { .. }
             | ArgsBoolean { .. }
+            | ArgsSwitch { .. }
             | ArgsAddress { .. }
             | ArgsCidr { .. }
             | ArgsGateway { .. }
@@ -439,6 +446,7 @@ impl Fault {
             }
             ArgsPair { .. }
             | ArgsBoolean { .. }
+            | ArgsSwitch { .. }
             | ArgsAddress { .. }
             | ArgsCidr { .. }
             | ArgsGateway { .. }

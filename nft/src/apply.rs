@@ -369,7 +369,7 @@ impl Firewall {
     /// All elements of ours with the owners that their comments name.
     pub fn elements(&mut self) -> Result<Vec<(Element, Option<Owner>)>, Error> {
         let mut found = Vec::new();
-        for set in Ruleset::constant().sets() {
+        for set in Ruleset::constant().sets().filter(|set| set.dynamic.is_none()) {
             let ask = |requests: &mut Requests| requests.dump_elements(set);
             let elements = or_empty(self.dump("reading elements", ask, |reply| reply.elements(set)))?;
             found.extend(elements.into_iter().flatten());

@@ -339,6 +339,17 @@ impl Entry {
         Reader(&self.key).ip(self.set.v6)
     }
 
+    /// The interface that a key begins with.
+    pub(crate) fn link(&self) -> Option<String> {
+        Reader(&self.key).name()
+    }
+
+    /// The interface, MAC and address of a key.
+    pub(crate) fn sender(&self) -> Option<(String, [u8; 6], IpAddr)> {
+        let mut key = Reader(&self.key);
+        Some((key.name()?, key.mac()?, key.ip(self.set.v6)?))
+    }
+
     /// The number of a flow behind it.
     pub(crate) fn flow(&self) -> Option<[u8; 4]> {
         let mut key = Reader(&self.key);

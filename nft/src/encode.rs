@@ -16,9 +16,7 @@ use netlink_packet_netfilter::nftables::{
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
 
 use crate::element::{Entry, Owner};
-use crate::ruleset::{
-    Chain, DYNAMIC_SIZE, Family, Field, Hook, Ruleset, Set, Source, TABLE, Table, Term, Type,
-};
+use crate::ruleset::{Chain, Family, Field, Hook, Ruleset, Set, Source, TABLE, Table, Term, Type};
 use crate::state::Fingerprint;
 
 /// Lengths of `struct nlmsghdr` and `struct nfgenmsg`.
@@ -39,9 +37,16 @@ const KEY_BYTE_ORDER: u8 = 0;
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_USER_DATA: u16 = 6;
+const ELEMENT_EXPRESSION: u16 = 7;
 const ELEMENT_KEY_END: u16 = 10;
+/// NFTA_EXPR_DATA, and NFTA_COUNTER_BYTES and NFTA_COUNTER_PACKETS in it.
+const EXPRESSION_DATA: u16 = 2;
+const COUNTER_BYTES: u16 = 1;
+const COUNTER_PACKETS: u16 = 2;
 /// NFTA_SET_DESC_SIZE.
 const SET_SIZE: u16 = 1;
+/// NFTA_SET_EXPR: what each element gets.
+const SET_EXPRESSION: u16 = 17;
 /// NFT_SET_EVAL, which nft calls dynamic.
 const SET_EVAL: u32 = 0x20;
 /// How long a dynamic set keeps what a rule added, in milliseconds.
@@ -247,9 +252,15 @@ impl Requests {
             if set.interval {
                 message.put_field_widths(set.key);
             }
-            if set.dynamic {
+            if let Some(size) = set.dynamic {
                 message.nest(&SetAttribute::Description(vec![]), |description| {
-                    description.attribute(SET_SIZE, &DYNAMIC_SIZE.to_be_bytes());
+                    description.attribute(SET_SIZE, &size.to_be_bytes());
+                });
+            }
+            if set.counted {
+                message.nest(&DefaultNla::new(SET_EXPRESSION, Vec::new()), |expression| {
+                    expression.put(&ExpressionAttribute::Name("counter".into()));
+                    expression.nest(&ExpressionAttribute::Data(Expressions::Unknown(vec![])), |_| {});
                 });
             }
             message.put(&SetAttribute::UserData(set_user_data(set)));
@@ -614,7 +625,7 @@ fn hook_number(hook: Hook) -> HookNumber {
 fn set_flags(set: &Set) -> SetFlags {
     let map = if set.data.is_empty() { SetFlags::empty() } else { SetFlags::Map };
     let interval = if set.interval { SetFlags::Interval | SetFlags::Concat } else { SetFlags::empty() };
-    let dynamic = if set.dynamic {
+    let dynamic = if set.dynamic.is_some() {
         SetFlags::from_bits_retain(SET_EVAL) | SetFlags::Timeout
     } else {
         SetFlags::empty()
@@ -759,6 +770,21 @@ impl<'a> Reply<'a> {
         let list = self.attribute(SetElementList::Elements(vec![]).kind())?;
         Some(attributes(list).map(|(_, item)| element(set, item)).collect())
     }
+
+    /// The elements of a set that counts, with packets and bytes.
+    pub fn counted(&self, set: &'static Set) -> Option<Vec<(Entry, (u64, u64))>> {
+        let list = self.attribute(SetElementList::Elements(vec![]).kind())?;
+        let counted = |item| Some((element(set, item).0, count(item)?));
+        Some(attributes(list).filter_map(|(_, item)| counted(item)).collect())
+    }
+}
+
+/// Packets and bytes that an element has counted, by what lies in its NFTA_LIST_ELEM.
+fn count(item: &[u8]) -> Option<(u64, u64)> {
+    let find = |kind, bytes| attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value);
+    let counter = find(EXPRESSION_DATA, find(ELEMENT_EXPRESSION, item)?)?;
+    let number = |kind| Some(u64::from_be_bytes(find(kind, counter)?.try_into().ok()?));
+    Some((number(COUNTER_PACKETS)?, number(COUNTER_BYTES)?))
 }
 
 /// The attributes in `bytes`, without the flags of their types; ends where they make no sense.

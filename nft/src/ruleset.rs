@@ -83,8 +83,10 @@ pub(crate) struct Set {
     pub data: &'static [Type],
     /// Whether its keys are ranges (subnets).
     pub interval: bool,
-    /// Whether rules add to it what they see, for a while.
-    pub dynamic: bool,
+    /// Whether rules add to it what they see, for a while; then how much it holds at most. Rules that find it full see nothing in it.
+    pub dynamic: Option<u32>,
+    /// Whether each of its elements counts the packets that a rule found it for.
+    pub counted: bool,
     /// Whether its addresses are IPv6.
     pub v6: bool,
     /// For types that only an expression can name: its text, and nft's own encoding of it.
@@ -110,7 +112,17 @@ const IFNAME: Type = Type { name: "ifname", id: 41, width: 16 };
 
 impl Set {
     const fn new(family: Family, name: &'static str, key: &'static [Type]) -> Self {
-        Self { family, name, key, data: &[], interval: false, dynamic: false, v6: false, type_of: None }
+        Self {
+            family,
+            name,
+            key,
+            data: &[],
+            interval: false,
+            dynamic: None,
+            counted: false,
+            v6: false,
+            type_of: None,
+        }
     }
 
     const fn inet(name: &'static str, key: &'static [Type]) -> Self {
@@ -129,8 +141,16 @@ impl Set {
         Self { interval: true, ..self }
     }
 
-    const fn dynamic(self, text: &'static str, type_of: &'static [u8]) -> Self {
-        Self { dynamic: true, type_of: Some((text, type_of)), ..self }
+    const fn dynamic(self, size: u32) -> Self {
+        Self { dynamic: Some(size), ..self }
+    }
+
+    const fn typed(self, text: &'static str, type_of: &'static [u8]) -> Self {
+        Self { type_of: Some((text, type_of)), ..self }
+    }
+
+    const fn counted(self) -> Self {
+        Self { counted: true, ..self }
     }
 
     const fn v6(self) -> Self {
@@ -169,12 +189,15 @@ pub(crate) static STALE4: Set = Set::inet("stale4", &[IPV4_ADDR]);
 pub(crate) static STALE6: Set = Set::inet("stale6", &[IPV6_ADDR]).v6();
 /// Flows of such an address that began since.
 pub(crate) static FRESH4: Set =
-    Set::inet("fresh4", &[IPV4_ADDR, INTEGER32]).dynamic("ip saddr . ct id", FRESH4_TYPE_OF);
-pub(crate) static FRESH6: Set =
-    Set::inet("fresh6", &[IPV6_ADDR, INTEGER32]).dynamic("ip6 saddr . ct id", FRESH6_TYPE_OF).v6();
+    Set::inet("fresh4", &[IPV4_ADDR, INTEGER32]).dynamic(FLOWS).typed("ip saddr . ct id", FRESH4_TYPE_OF);
+pub(crate) static FRESH6: Set = Set::inet("fresh6", &[IPV6_ADDR, INTEGER32])
+    .dynamic(FLOWS)
+    .typed("ip6 saddr . ct id", FRESH6_TYPE_OF)
+    .v6();
 /// Pairs (from, to) of bridges; a bridge paired with itself is isolated from everything else.
 pub(crate) static ISOLATED: Set = Set::inet("isolated", &[IFNAME, IFNAME]);
-pub(crate) static PORTS: Set = Set::bridge("ports", &[IFNAME]);
+/// Guarded ports. Each counts what was dropped at it: a look-up that must not find it does not count.
+pub(crate) static PORTS: Set = Set::bridge("ports", &[IFNAME]).counted();
 pub(crate) static OWNER4: Set = Set::bridge("owner4", &[IFNAME, ETHER_ADDR, IPV4_ADDR]);
 pub(crate) static OWNER6: Set = Set::bridge("owner6", &[IFNAME, ETHER_ADDR, IPV6_ADDR]).v6();
 /// The target of a neighbour solicitation or advertisement, as what stands 48 bytes behind the start of an IPv6 header. nft
@@ -185,8 +208,14 @@ pub(crate) static TARGET6: Set = Set {
     ..Set::bridge("target6", &[IFNAME, INTEGER128]).v6()
 };
 
-/// What a dynamic set holds at most: rules that find it full see nothing in it.
-pub(crate) const DYNAMIC_SIZE: u32 = 65535;
+/// Sources of dropped frames, of the last hour: few, for an attacker chooses them.
+pub(crate) static REFUSED4: Set =
+    Set::bridge("refused4", &[IFNAME, ETHER_ADDR, IPV4_ADDR]).dynamic(SOURCES_KEPT);
+pub(crate) static REFUSED6: Set =
+    Set::bridge("refused6", &[IFNAME, ETHER_ADDR, IPV6_ADDR]).dynamic(SOURCES_KEPT).v6();
+
+const FLOWS: u32 = 65535;
+const SOURCES_KEPT: u32 = 1024;
 
 /// `ip saddr . ct id` and `ip6 saddr . ct id` as nft stores them (see below).
 const FRESH4_TYPE_OF: &[u8] = &[
@@ -640,7 +669,7 @@ const ISOLATE: &[&[Term]] = &[
 
 static BRIDGE: Table = Table {
     family: Family::Bridge,
-    sets: &[&PORTS, &OWNER4, &OWNER6, &TARGET6],
+    sets: &[&PORTS, &OWNER4, &OWNER6, &TARGET6, &REFUSED4, &REFUSED6],
     chains: &[Chain {
         name: "guard",
         kind: "filter",
@@ -655,16 +684,17 @@ static BRIDGE: Table = Table {
 /// lookup, with a VLAN tag or of another protocol falls through to the last rule.
 const GUARD: &[&[Term]] = &[
     &[NotIn(&[IIFNAME], &PORTS), Accept],
-    &[Masked(ETHER_DADDR, BRIDGE_GROUP_MASK, BRIDGE_GROUP), Counter, Drop],
+    &[Masked(ETHER_DADDR, BRIDGE_GROUP_MASK, BRIDGE_GROUP), AT_PORT, Counter, Drop],
     // Whatever port a rogue DHCP server sends from, clients listen here.
-    &[UDP, Is(UDP_DPORT, value("68", &68u16.to_be_bytes())), Counter, Drop],
-    &[UDP, Is(UDP_DPORT, value("546", &546u16.to_be_bytes())), Counter, Drop],
-    &[ETHER_IP6, ICMPV6, Is(ICMPV6_TYPE, value("nd-router-advert", &[134])), Counter, Drop],
+    &[UDP, Is(UDP_DPORT, value("68", &68u16.to_be_bytes())), AT_PORT, Counter, Drop],
+    &[UDP, Is(UDP_DPORT, value("546", &546u16.to_be_bytes())), AT_PORT, Counter, Drop],
+    &[ETHER_IP6, ICMPV6, Is(ICMPV6_TYPE, value("nd-router-advert", &[134])), AT_PORT, Counter, Drop],
     &[
         ETHER_IP6,
         ICMPV6,
         Is(ICMPV6_TYPE, NEIGHBOR_ADVERT),
         IsNot(IP6_NEXT, value("ipv6-icmp", &[58])),
+        AT_PORT,
         Counter,
         Drop,
     ],
@@ -673,6 +703,7 @@ const GUARD: &[&[Term]] = &[
         ICMPV6,
         Is(ICMPV6_TYPE, NEIGHBOR_ADVERT),
         NotIn(&[IIFNAME, ICMPV6_TARGET], &TARGET6),
+        AT_PORT,
         Counter,
         Drop,
     ],
@@ -704,7 +735,14 @@ const GUARD: &[&[Term]] = &[
         Is(ICMPV6_TYPE, value("mld-listener-report", &[131])),
         Accept,
     ],
-    &[ETHER_IP6, In(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &OWNER6), Is(IP6_SADDR, NO_ADDRESS6), Counter, Drop],
+    &[
+        ETHER_IP6,
+        In(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &OWNER6),
+        Is(IP6_SADDR, NO_ADDRESS6),
+        AT_PORT,
+        Counter,
+        Drop,
+    ],
     &[ETHER_IP, In(&[IIFNAME, ETHER_SADDR, IP_SADDR], &OWNER4), Accept],
     &[ETHER_IP6, In(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &OWNER6), Accept],
     &[
@@ -721,8 +759,16 @@ const GUARD: &[&[Term]] = &[
         In(&[IIFNAME, ARP_SADDR_ETHER, ARP_DADDR_IP], &OWNER4),
         Accept,
     ],
-    &[Counter, Drop],
+    // Who sent that, in whose name.
+    &[ETHER_IP, Add(&[IIFNAME, ETHER_SADDR, IP_SADDR], &REFUSED4)],
+    &[ETHER_IP6, Add(&[IIFNAME, ETHER_SADDR, IP6_SADDR], &REFUSED6)],
+    &[ETHER_ARP, Add(&[IIFNAME, ETHER_SADDR, ARP_SADDR_IP], &REFUSED4)],
+    &[AT_PORT, Counter, Drop],
+    &[Drop],
 ];
+
+/// Counts at the port what the rule drops.
+const AT_PORT: Term = In(&[IIFNAME], &PORTS);
 
 const NEIGHBOR_ADVERT: Value = value("nd-neighbor-advert", &[136]);
 const NO_ADDRESS6: Value = value("::", &[0; 16]);
@@ -771,8 +817,11 @@ impl fmt::Display for Set {
         if !self.data.is_empty() {
             write!(f, " : {}", joined(self.data, |t| t.name))?;
         }
-        if self.dynamic {
-            write!(f, "\n\t\tsize {DYNAMIC_SIZE}\n\t\tflags dynamic,timeout")?;
+        if let Some(size) = self.dynamic {
+            write!(f, "\n\t\tsize {size}\n\t\tflags dynamic,timeout")?;
+        }
+        if self.counted {
+            write!(f, "\n\t\tcounter")?;
         }
         let flags = if self.interval { "\n\t\tflags interval" } else { "" };
         writeln!(f, "{flags}\n\t}}")

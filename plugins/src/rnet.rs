@@ -1,6 +1,6 @@
 //! The plugin `rnet`: bridge, lease, addresses, published ports, isolation and guards, all in one process.
 
-use cni::{Args, CniResult, Dns, Plugin, Request};
+use cni::{Args, CniResult, Dns, Plugin, Request, Verb};
 use serde::Deserialize;
 use store::NetworkKey;
 
@@ -26,7 +26,7 @@ struct Config {
     /// Networks do not reach one another, and from outside only published ports are reached.
     isolate: bool,
     /// Frames with a source that is not the container's own are dropped at its port. Off for a network whose containers forward
-    /// for others, such as routers and VPN gateways; `SPOOF_GUARD=off` in CNI_ARGS is the same for one container.
+    /// for others, such as routers and VPN gateways; `SPOOF_GUARD` in CNI_ARGS decides for one container.
     spoof_guard: bool,
     /// Other firewalls of the host are told to let the network's traffic pass.
     interop: bool,
@@ -115,6 +115,11 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
     for mapping in &config.runtime_config.port_mappings {
         mapping.validate().map_err(Error::Config)?;
     }
+    let guarded = match args.spoof_guard() {
+        // What was attached is on record.
+        Err(_) if request.call.verb == Verb::Del => None,
+        other => other?,
+    };
     let mac = bridge::mac(&args, &config.args, &config.runtime_config)?;
     let name = &request.config.name;
     let bridge = if config.bridge.is_empty() { default_bridge(name) } else { config.bridge };
@@ -147,7 +152,7 @@ fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         masquerade: config.ip_masq,
         isolated: config.isolate,
         interop: config.interop,
-        guarded: config.spoof_guard && !args.spoof_guard_off(),
+        guarded: guarded.unwrap_or(config.spoof_guard),
         mac_checked: false,
         interface_up: true,
         duplicate_detection: false,

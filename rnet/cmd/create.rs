@@ -1,6 +1,6 @@
 //! `rnet create`: chooses or checks a subnet and writes the definition.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::IpAddr;
 
 use cni::{Dns, Version};
@@ -12,7 +12,7 @@ use crate::definitions::{Network, Subnet, Wanted};
 use crate::names;
 use crate::report::{Problem, Style, print, print_json};
 use crate::runtime::{missing_plugins, runtime_reads_definitions};
-use crate::state::State;
+use crate::state::Kernel;
 use crate::subnets::{self, Owner, Taken, first_overlap, lowest_free};
 use crate::view::View;
 use crate::{definitions, rights, versions};
@@ -76,6 +76,12 @@ pub enum Switch {
     On,
     /// Not at all.
     Off,
+}
+
+impl Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if *self == Self::On { "on" } else { "off" })
+    }
 }
 
 /// What docker and podman have besides `bridge` is refused in words.
@@ -294,7 +300,7 @@ fn exists(args: &Args, found: &Network) -> anyhow::Result<u8> {
 fn told(wanted: &Wanted, paths: &Paths, style: Style) -> anyhow::Result<u8> {
     let network = definitions::network_of(&wanted.conflist())?;
     if style.json {
-        print_json(&super::inspect::network(&network, None, &[], &State::Idle))?;
+        print_json(&super::inspect::network(&network, None, &[], &Kernel::default()))?;
     } else {
         print(&format!("{}\n", wanted.name))?;
     }

@@ -14,7 +14,7 @@ use crate::definitions::{Network, Subnet};
 use crate::ended::Ended;
 use crate::lookup::{Kinds, Thing};
 use crate::report::{Style, exit_of, print_json};
-use crate::state::{Kernel, State};
+use crate::state::Kernel;
 use crate::view::{View, users_of};
 
 /// What can be given.
@@ -49,7 +49,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         }
     }
     let networks: Vec<Network> = things.iter().filter_map(|thing| thing.network().cloned()).collect();
-    let kernel = view.kernel(&networks, &known.containers)?;
+    let kernel = view.kernel(&networks, &known.containers)?.with_refused(&mut view.host);
     // Without the rights to read the rules nothing is said of them.
     let interop = plugins::interop::state(&mut view.host).ok().as_ref().map_or(Value::Null, interop::json);
     let mut found = Vec::new();
@@ -57,7 +57,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         found.push(match thing {
             Thing::Network(net) => {
                 let users = users_of(net, &known.containers);
-                let mut shown = network(net, view.zone(net)?.as_ref(), &users, &kernel.state(net, &users));
+                let mut shown = network(net, view.zone(net)?.as_ref(), &users, &kernel);
                 shown["interop"] = interop.clone();
                 shown
             }
@@ -82,10 +82,11 @@ pub fn kinds(kind: Option<Kind>) -> Kinds {
 }
 
 /// A network with its users.
-pub fn network(network: &Network, dns: Option<&Zone>, users: &[&Container], state: &State) -> Value {
+pub fn network(network: &Network, dns: Option<&Zone>, users: &[&Container], kernel: &Kernel) -> Value {
+    let state = kernel.state(network, users);
     let users = users.iter().flat_map(|container| {
         let attachments = container.attachments.iter().filter(|attachment| attachment.is_on(network));
-        attachments.map(|attachment| json!({"name": container.name, "id": container.id, "ifname": attachment.ifname, "addresses": attachment.addresses, "mac": attachment.mac}))
+        attachments.map(|attachment| json!({"name": container.name, "id": container.id, "ifname": attachment.ifname, "addresses": attachment.addresses, "mac": attachment.mac, "spoofGuard": spoof_guard(attachment, kernel)}))
     });
     json!({
         "type": "network",
@@ -157,8 +158,22 @@ fn of_attachment(attachment: &Attachment, kernel: &Kernel) -> Value {
         "link": attachment.link,
         "ports": attachment.ports,
         "names": attachment.names,
+        "spoofGuard": spoof_guard(attachment, kernel),
         "rxBytes": traffic.map(|(rx, _)| rx),
         "txBytes": traffic.map(|(_, tx)| tx),
+    })
+}
+
+/// Whether an attachment has a guard, and what that has dropped; `sources` are senders of the last hour that are not its own.
+fn spoof_guard(attachment: &Attachment, kernel: &Kernel) -> Value {
+    let link = attachment.link.as_deref().filter(|_| attachment.guarded);
+    let refused = link.and_then(|link| kernel.refused(link));
+    let source = |source: &nft::Source| json!({"address": source.address, "mac": netlink::Mac(source.mac).to_string()});
+    json!({
+        "on": attachment.guarded,
+        "droppedPackets": refused.map(|refused| refused.packets),
+        "droppedBytes": refused.map(|refused| refused.bytes),
+        "sources": refused.iter().flat_map(|refused| &refused.sources).map(source).collect::<Vec<_>>(),
     })
 }
 

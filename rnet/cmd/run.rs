@@ -86,6 +86,7 @@ impl Args {
         self.servers.iter().for_each(|server| put("dns", server));
         self.search.iter().for_each(|domain| put("dns-search", domain));
         self.expose.iter().for_each(|port| put("expose", port));
+        self.spoof_guard.iter().for_each(|switch| put("spoof-guard", switch));
         words.extend(["-d".into(), "--".into()]);
         words.extend(self.command.iter().map(|word| word.to_string_lossy().into_owned()));
         words
@@ -241,12 +242,24 @@ fn check(args: &Args, place: &Place, view: &View) -> anyhow::Result<()> {
     }
     if let Place::New(networks) = place {
         networks.iter().try_for_each(|network| Runtime::new().require(network))?;
+        check_guard(args, networks)?;
         check_families(args, networks)?;
     }
     match (args.ip, place) {
         (None, _) => Ok(()),
         (Some(ip), Place::New(networks)) if networks.len() == 1 => Ok(check_ip(ip, &networks[0])?),
         _ => Err(Problem::OneNetwork { option: "--ip" }.into()),
+    }
+}
+
+/// Only networks of type `rnet` have a spoof guard: one that is asked for elsewhere would not be there.
+fn check_guard(args: &Args, networks: &[Network]) -> Result<(), Problem> {
+    let without = networks.iter().find(|network| network.kind() != "rnet");
+    match (args.spoof_guard, without) {
+        (Some(Switch::On), Some(network)) => {
+            Err(Problem::NoGuard { network: network.name.clone(), kind: network.kind().to_owned() })
+        }
+        _ => Ok(()),
     }
 }
 
@@ -407,8 +420,7 @@ fn cni_args(args: &Args, endpoint: &Endpoint) -> Vec<(String, String)> {
     let name = args.name.as_ref().map(|_| ("K8S_POD_NAME", endpoint.name.clone()));
     let ip = args.ip.map(|ip| ("IP", ip.to_string()));
     let hostname = args.hostname.clone().map(|name| ("HOSTNAME", name));
-    let unguarded = args.spoof_guard == Some(Switch::Off);
-    let guard = unguarded.then(|| ("SPOOF_GUARD", "off".to_owned()));
+    let guard = args.spoof_guard.map(|switch| ("SPOOF_GUARD", switch.to_string()));
     let all =
         [("IgnoreUnknown", "1".to_owned())].into_iter().chain(name).chain(ip).chain(hostname).chain(guard);
     all.map(|(key, value)| (key.to_owned(), value)).collect()

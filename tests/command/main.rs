@@ -14,6 +14,7 @@ mod networks;
 mod ports;
 mod runs;
 mod session;
+mod spoof_guard;
 mod states;
 mod subnets;
 

@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::symlink;
 
+use nft::Element;
 use serde_json::json;
 
 use crate::common::{Lab, PLUGINS, Who, address, bridge, inside, rnet, with};
@@ -260,5 +261,27 @@ fn a_prefixed_ipam_plugin_is_not_executed() {
     if traced {
         let executed = lab.read("executed").unwrap_or_default();
         assert_eq!(executed.lines().filter(|line| line.contains("exec")).count(), 1, "{executed}");
+    }
+}
+
+/// A guard that somebody wants off must not stay on for a misspelt word, nor the reverse.
+#[test]
+fn spoof_guard_in_the_args_is_on_or_off() {
+    for (args, wanted) in [("SPOOF_GUARD=on", true), ("SPOOF_GUARD=off", false), ("SPOOF_GUARD=", true)] {
+        let lab = Lab::new();
+        let (_container, who) = lab.container("c1");
+        let who = who.args(args);
+        lab.add("rnet", &who, &rnet("n", &["10.1.0.0/24"]));
+        assert_eq!(lab.elements().iter().any(|(element, _)| matches!(element, Element::Port { .. })), wanted);
+        lab.del("rnet", &who.args("SPOOF_GUARD=nonsense"), &rnet("n", &["10.1.0.0/24"]));
+        assert!(lab.elements().is_empty());
+    }
+    let lab = Lab::new();
+    let (_container, who) = lab.container("c1");
+    for word in ["no", "false", "OFF"] {
+        let who = who.clone().args(&format!("SPOOF_GUARD={word}"));
+        let refused = lab.cni("ADD", "rnet", &who, &rnet("n", &["10.1.0.0/24"])).refusal();
+        let pair = format!("ARGS: error parsing value of pair \"SPOOF_GUARD={word}\": on or off is wanted");
+        assert_eq!(refused, (4, pair));
     }
 }

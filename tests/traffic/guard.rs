@@ -397,3 +397,20 @@ fn a_given_mac_is_honest() {
     }
     assert!(ping(one.netns(), stage.outside.address(), LONG).unwrap().is_some());
 }
+
+/// Who sends in very many names fills the list of them, and nothing comes through all the same.
+#[test]
+fn a_full_list_of_refused_sources_lets_nothing_pass() {
+    let arena = Arena::new(json!({}));
+    for nth in 0..1500u32 {
+        let forged = Ipv4Addr::from_bits(0x0b00_0000 + nth);
+        arena.sends.send(&arena.datagram(arena.mac, forged, 7, b"flood")).unwrap();
+    }
+    assert!(!arena.passes(&arena.datagram(arena.mac, Ipv4Addr::new(11, 1, 0, 0), 7, b"the last")));
+
+    let refused = arena.stage.lab.host.run(|| nft::Firewall::open().unwrap().refused().unwrap()).unwrap();
+    let name = |guest: &Guest| guest.result["interfaces"][1]["name"].as_str().unwrap().to_owned();
+    let (attacker, victim) = (&refused[&name(&arena.attacker)], &refused[&name(&arena.victim)]);
+    assert!(attacker.packets > 1500 && attacker.sources.len() == 1024, "{}", attacker.sources.len());
+    assert_eq!((victim.packets, victim.sources.len()), (0, 0));
+}
