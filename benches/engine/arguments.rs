@@ -1,4 +1,4 @@
-//! The command line: `cargo bench --bench engine -- [--quick] [--json FILE] [--list] [NAME…]`.
+//! The command line: `cargo bench --bench engine -- [--quick] [--json FILE] [--before FILE] [--list] [NAME…]`.
 
 use std::path::PathBuf;
 
@@ -15,6 +15,8 @@ pub struct Arguments {
     pub list: bool,
     /// Where to append the figures as lines of JSON.
     pub json: Option<PathBuf>,
+    /// Another build of rnet to compare with.
+    pub before: Option<PathBuf>,
 }
 
 impl Arguments {
@@ -26,6 +28,10 @@ impl Arguments {
                 "--quick" => parsed.quick = true,
                 "--list" => parsed.list = true,
                 "--json" => parsed.json = Some(from_caller(&given.next().context("--json needs a file")?)),
+                "--before" => {
+                    parsed.before =
+                        Some(from_caller(&given.next().context("--before needs a binary of rnet")?));
+                }
                 // Cargo says so to every benchmark.
                 "--bench" => {}
                 option if option.starts_with('-') => bail!("unknown option {option}"),

@@ -34,6 +34,12 @@ impl Chain {
         Self { plugin_dir: programs.ours.clone(), root: root.into(), network: "bench", plugins: vec![plugin] }
     }
 
+    /// The same, by another build of it. Fails in its first call if none was named.
+    pub fn by_build_before(mut self, programs: &Programs) -> Self {
+        self.plugin_dir = programs.before.clone().unwrap_or_default();
+        self
+    }
+
     /// The same, and its containers find one another by name.
     pub fn with_names(mut self) -> Self {
         self.plugins[0]["names"] = true.into();

@@ -28,6 +28,8 @@ pub trait Contender: Sync + Send {
 pub enum Kind {
     /// Our plugin `rnet`, all in one process.
     Rnet,
+    /// The same by the build that was named by `--before`.
+    RnetBefore,
     /// The same on a network with names.
     RnetNames,
     /// Our plugin `rnet` for a second network of the host.
@@ -47,6 +49,7 @@ impl Kind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Rnet => "rnet",
+            Self::RnetBefore => "rnet before",
             Self::RnetNames => "rnet with names",
             Self::RnetBeside => "rnet, a second network",
             Self::OurChain => "our bridge+portmap",
@@ -60,6 +63,7 @@ impl Kind {
     pub fn contender(self, programs: &Programs, root: &Path) -> Box<dyn Contender> {
         match self {
             Self::Rnet => Box::new(Chain::rnet(programs, root)),
+            Self::RnetBefore => Box::new(Chain::rnet(programs, root).by_build_before(programs)),
             Self::RnetNames => Box::new(Chain::rnet(programs, root).with_names()),
             Self::RnetBeside => Box::new(Chain::rnet(programs, root).beside_another()),
             Self::OurChain => Box::new(Chain::ours(programs, root)),
@@ -103,6 +107,8 @@ pub struct Ports {
     pub count: u16,
     /// How the runtime writes them down.
     pub written: Written,
+    /// `tcp` or `udp`.
+    pub protocol: &'static str,
 }
 
 /// How a runtime writes ports down.
@@ -119,12 +125,18 @@ pub enum Written {
 impl Ports {
     /// One port, 80 in the container.
     pub fn one(host: u16) -> Self {
-        Self { host, container: 80, count: 1, written: Written::Singly }
+        Self { host, container: 80, count: 1, written: Written::Singly, protocol: "tcp" }
+    }
+
+    /// One UDP port, 53 in the container.
+    pub fn one_udp(host: u16) -> Self {
+        Self { container: 53, protocol: "udp", ..Self::one(host) }
     }
 
     /// A row of them.
     pub fn row(host: u16, count: u16, written: Written) -> Self {
-        Self { host, container: if written == Written::ToOne { 80 } else { 1000 }, count, written }
+        let container = if written == Written::ToOne { 80 } else { 1000 };
+        Self { container, count, written, ..Self::one(host) }
     }
 
     /// Host port and container port of each mapping, and its length.
@@ -140,10 +152,14 @@ impl Ports {
     /// `runtimeConfig.portMappings` (CNI conventions): a mapping for each port, for CNI has no ranges.
     pub fn port_mappings(&self) -> Value {
         let singly = if self.written == Written::AsRange { Written::Singly } else { self.written };
-        Self { written: singly, ..*self }.mappings().into_iter().map(port_mapping).collect()
+        Self { written: singly, ..*self }
+            .mappings()
+            .into_iter()
+            .map(|mapping| self.port_mapping(mapping))
+            .collect()
     }
-}
 
-fn port_mapping((host, container, _): (u16, u16, u16)) -> Value {
-    json!({"hostPort": host, "containerPort": container, "protocol": "tcp"})
+    fn port_mapping(&self, (host, container, _): (u16, u16, u16)) -> Value {
+        json!({"hostPort": host, "containerPort": container, "protocol": self.protocol})
+    }
 }

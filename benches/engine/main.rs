@@ -15,8 +15,11 @@ mod servers;
 mod site;
 
 mod add_del;
+mod before;
+mod books;
 mod connect;
 mod edges;
+mod flows;
 mod ipam;
 mod mix;
 mod names;
@@ -44,10 +47,12 @@ pub struct Bench {
 type Benchmark = fn(&mut Bench) -> Result<()>;
 
 /// By name, in the order in which they run.
-const BENCHMARKS: [(&str, Benchmark); 10] = [
+const BENCHMARKS: [(&str, Benchmark); 13] = [
     ("version", version::run),
     ("add-del", add_del::run),
+    ("before", before::run),
     ("edges", edges::run),
+    ("flows", flows::run),
     ("scale", scale::run),
     ("parallel", parallel::run),
     ("mix", mix::run),
@@ -55,6 +60,7 @@ const BENCHMARKS: [(&str, Benchmark); 10] = [
     ("ipam", ipam::run),
     ("connect", connect::run),
     ("names", names::run),
+    ("books", books::run),
 ];
 
 impl Bench {
@@ -78,7 +84,7 @@ fn main() -> Result<()> {
     require_sandbox()?;
     measure::adopt_orphans()?;
     let mut bench = Bench {
-        programs: Programs::find()?,
+        programs: Programs::find(arguments.before.as_deref())?,
         report: Report::new(arguments.json.as_deref())?,
         quick: arguments.quick,
     };

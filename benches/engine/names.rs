@@ -19,7 +19,7 @@ use crate::site::{MEASURED_PORT, Site, in_turn};
 /// Containers that ask at once, and the questions that each may have open: a hundred or so in all.
 const CLIENTS: u16 = 32;
 const OPEN: &str = "3";
-/// What each of them may forward in a second without being held back by rnet, which allows 1,000.
+/// What each of them may forward in a second: well below the 2,000 at which rnet holds a container back.
 const MODEST: &str = "950";
 /// Where delays are compared: few enough for everybody.
 const CALM: u32 = 2_000;

@@ -21,6 +21,8 @@ pub struct Programs {
     pub binary: PathBuf,
     /// A folder with links to it by the plugins' names: CNI_PATH.
     pub ours: PathBuf,
+    /// The same with links to another build of it, if one was named.
+    pub before: Option<PathBuf>,
     /// The folder with the reference plugins: CNI_PATH.
     pub reference: PathBuf,
     /// The netavark program.
@@ -29,22 +31,25 @@ pub struct Programs {
 
 impl Programs {
     /// Our binary is `RNET_BIN`, which benches/run sets to the plain release build, else the one that Cargo built
-    /// beside this benchmark.
+    /// beside this benchmark. `before` is another build of it.
     ///
     /// Fails if a peer is missing: a comparison with nobody is none.
-    pub fn find() -> Result<Self> {
+    pub fn find(before: Option<&Path>) -> Result<Self> {
         let binary = match std::env::var_os("RNET_BIN") {
             Some(path) => PathBuf::from(path),
             None => PathBuf::from(env!("CARGO_BIN_EXE_rnet")),
         };
-        let binary = fs::canonicalize(&binary).with_context(|| format!("no rnet at {}", binary.display()))?;
+        let binary = found(&binary)?;
+        let before = before.map(found).transpose()?;
+        let before = before.map(|binary| linked(&binary, "/run/bench-plugins-before")).transpose()?;
         let reference = PathBuf::from(REFERENCE);
         for plugin in ["bridge", "host-local", "portmap", "firewall"] {
             require(&reference.join(plugin))?;
         }
         let netavark = NETAVARK.iter().map(PathBuf::from).find(|path| is_program(path));
         let netavark = netavark.context("no netavark: run benches/run as root, which installs it")?;
-        Ok(Self { ours: linked(&binary)?, binary, reference, netavark })
+        let ours = linked(&binary, "/run/bench-plugins")?;
+        Ok(Self { ours, before, binary, reference, netavark })
     }
 
     /// True if it is the binary that users get, false if Cargo's own with its failpoints, which are dead weight.
@@ -74,8 +79,13 @@ fn is_program(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
 }
 
-fn linked(binary: &Path) -> Result<PathBuf> {
-    let dir = PathBuf::from("/run/bench-plugins");
+fn found(binary: &Path) -> Result<PathBuf> {
+    fs::canonicalize(binary).with_context(|| format!("no rnet at {}", binary.display()))
+}
+
+/// A folder with links to a binary by the plugins' names.
+fn linked(binary: &Path, folder: &str) -> Result<PathBuf> {
+    let dir = PathBuf::from(folder);
     fs::create_dir_all(&dir).context("make the plugin folder")?;
     for name in NAMES {
         symlink(binary, dir.join(name)).with_context(|| format!("link {name}"))?;

@@ -74,6 +74,13 @@ impl Site {
         self.residents.last().context("a resident that was just added")
     }
 
+    /// All residents leave, one after the other. Their namespaces end with what is returned.
+    pub fn leave(&mut self) -> Result<Vec<Attachment>> {
+        let mut residents = std::mem::take(&mut self.residents);
+        self.run(|contender| residents.iter_mut().try_for_each(|resident| contender.del(resident)))?;
+        Ok(residents)
+    }
+
     /// A new container, not attached yet.
     pub fn container(&mut self, ports: Ports) -> Result<Attachment> {
         self.made += 1;
@@ -104,7 +111,8 @@ impl Site {
 
 /// ADDs and DELs on each site in turn (ADD, ADD, …, DEL, DEL, …), `rounds` times after a round that does not count.
 ///
-/// Each round has new containers, made before it starts.
+/// Each round has new containers, made before it starts. Every other round goes backwards through the sites, so that
+/// nobody always follows the same one: the kernel goes on with a DEL after it.
 pub fn in_turn(sites: &mut [Site], ports: Ports, rounds: usize) -> Result<Vec<Cycles>> {
     let mut cycles: Vec<Cycles> = sites.iter().map(|_| Cycles::default()).collect();
     // Namespaces end after the last round: the kernel's work on them is nobody's here.
@@ -112,8 +120,9 @@ pub fn in_turn(sites: &mut [Site], ports: Ports, rounds: usize) -> Result<Vec<Cy
     for round in 0..=rounds {
         let mut attachments: Vec<Attachment> =
             sites.iter_mut().map(|site| site.container(ports)).collect::<Result<_>>()?;
-        let adds: Vec<Sample> = each(sites, &mut attachments, Site::add)?;
-        let dels: Vec<Sample> = each(sites, &mut attachments, Site::del)?;
+        let backwards = round % 2 == 1;
+        let adds = each(sites, &mut attachments, backwards, Site::add)?;
+        let dels = each(sites, &mut attachments, backwards, Site::del)?;
         spent.append(&mut attachments);
         if round > 0 {
             let samples = adds.into_iter().zip(dels);
@@ -125,8 +134,22 @@ pub fn in_turn(sites: &mut [Site], ports: Ports, rounds: usize) -> Result<Vec<Cy
 
 type Operation = fn(&Site, &mut Attachment) -> Result<Sample>;
 
-fn each(sites: &[Site], attachments: &mut [Attachment], operation: Operation) -> Result<Vec<Sample>> {
-    sites.iter().zip(attachments).map(|(site, attachment)| operation(site, attachment)).collect()
+fn each(
+    sites: &[Site],
+    attachments: &mut [Attachment],
+    backwards: bool,
+    operation: Operation,
+) -> Result<Vec<Sample>> {
+    let work = |(site, attachment): (&Site, &mut Attachment)| operation(site, attachment);
+    let turns = sites.iter().zip(attachments);
+    let mut samples: Vec<Sample> = match backwards {
+        false => turns.map(work).collect::<Result<_>>()?,
+        true => turns.rev().map(work).collect::<Result<_>>()?,
+    };
+    if backwards {
+        samples.reverse();
+    }
+    Ok(samples)
 }
 
 impl Cycles {
