@@ -22,7 +22,7 @@ use crate::report::print;
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Longer than all scenes take, in seconds; what a killed demo leaves behind ends then.
-const LONG: &str = "100";
+const LONG: &str = "1000";
 
 const BRIDGE: &str = "rnet-mynet";
 const PAGE: &str = "<h1>Apache Tomcat on tomcat01</h1>";
