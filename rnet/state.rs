@@ -71,6 +71,8 @@ pub struct Kernel {
     addresses: HashMap<u32, Vec<IpAddr>>,
     /// By the host ends of veth pairs: the addresses of the other ends.
     inside: HashMap<String, Vec<IpAddr>>,
+    /// By the index of their bridge: the ports of containers that rnet has attached and of which there is no record.
+    unrecorded: HashMap<u32, Vec<Unrecorded>>,
     /// Families in which the host does not forward.
     closed: Vec<&'static str>,
     rules: Rules,
@@ -79,6 +81,16 @@ pub struct Kernel {
     /// What is wrong with the name server.
     names: Option<String>,
 }
+
+/// A container of which there is no record.
+#[derive(Debug)]
+struct Unrecorded {
+    port: String,
+    addresses: Vec<IpAddr>,
+}
+
+/// So many are named.
+const NAMED: usize = 3;
 
 /// The ruleset, compared with the records.
 #[derive(Debug, Default)]
@@ -99,6 +111,13 @@ impl Kernel {
         let mut kernel = Self::links(host)?;
         for found in host.netlink.addresses(None)? {
             kernel.addresses.entry(found.index).or_default().push(found.address.ip());
+        }
+        for port in plugins::lost::unrecorded(host).unwrap_or_default() {
+            let addresses = kernel.addresses_behind(host, &port.name).unwrap_or_default();
+            let of_bridge = port.master.map(|bridge| kernel.unrecorded.entry(bridge).or_default());
+            of_bridge.into_iter().for_each(|all| {
+                all.push(Unrecorded { port: port.name.clone(), addresses: addresses.clone() });
+            });
         }
         let users =
             || containers.iter().flat_map(Container::with_attachments).map(|(_, attachment)| attachment);
@@ -134,6 +153,9 @@ impl Kernel {
 
     /// How `network` stands, with `users` on it.
     pub fn state(&self, network: &Network, users: &[&Container]) -> State {
+        if let Some(reason) = self.wrong_records(network) {
+            return State::Degraded(reason);
+        }
         if users.is_empty() {
             return State::Idle;
         }
@@ -141,6 +163,24 @@ impl Kernel {
             return State::Lost(reason);
         }
         self.wrong(network, users).map_or(State::Ok, State::Degraded)
+    }
+
+    /// rnet's folder, or a part of it, was deleted while containers lived.
+    fn wrong_records(&self, network: &Network) -> Option<String> {
+        let bridge = self.links.get(&network.bridge()?)?;
+        let all = self.unrecorded.get(&bridge.index)?;
+        let named: Vec<String> = all.iter().take(NAMED).map(Unrecorded::to_string).collect();
+        let more = if all.len() > NAMED { ", …" } else { "" };
+        let (named, first) = (named.join(", "), &all[0].port);
+        Some(match all.len() {
+            1 => format!(
+                "the record of 1 container on it was lost: {named}; hint: stop and start it, or: ip link delete {first}"
+            ),
+            many => format!(
+                "the records of {many} containers on it were lost: {named}{more}; \
+                 hint: stop and start them, or for each: ip link delete {first}"
+            ),
+        })
     }
 
     fn lost(&self, network: &Network, users: &[&Container]) -> Option<String> {
@@ -244,6 +284,18 @@ impl Kernel {
         let found = host.netlink.addresses_in(link.peer_netnsid?, link.peer?).ok()?;
         Some(found.into_iter().map(|found| found.address.ip()).collect())
     }
+}
+
+impl fmt::Display for Unrecorded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let addresses: Vec<String> =
+            self.addresses.iter().filter(|ip| !is_local(**ip)).map(IpAddr::to_string).collect();
+        write!(f, "{} ({})", self.port, addresses.join(","))
+    }
+}
+
+fn is_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 impl Rules {

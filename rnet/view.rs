@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use ipnetwork::IpNetwork;
 use plugins::Host;
 use serde::Deserialize;
 use store::{Record, Zone};
@@ -62,7 +63,7 @@ impl View {
             .store
             .network(names::DEFAULT, OWN)?
             .and_then(|network| network.subnets.first().copied());
-        let subnet = match made {
+        let subnet = match made.or(self.subnet_in_kernel()?) {
             Some(subnet) => subnet,
             None => subnets::lowest_free(&self.taken()?, None).ok_or(Problem::SubnetsExhausted)?,
         };
@@ -111,8 +112,18 @@ impl View {
         Ok(made.and_then(|made| definitions::network_as_made(&made).ok()))
     }
 
-    fn is_builtin_made(&self) -> anyhow::Result<bool> {
-        Ok(self.host.store.network(names::DEFAULT, OWN)?.is_some())
+    fn is_builtin_made(&mut self) -> anyhow::Result<bool> {
+        Ok(self.host.store.network(names::DEFAULT, OWN)?.is_some() || self.subnet_in_kernel()?.is_some())
+    }
+
+    /// The subnet that the built-in network's bridge has, though nothing is on record of it: that was lost.
+    fn subnet_in_kernel(&mut self) -> anyhow::Result<Option<IpNetwork>> {
+        let bridge =
+            self.host.netlink.link(DEFAULT_DEVICE)?.filter(|link| link.kind.as_deref() == Some("bridge"));
+        let Some(bridge) = bridge else { return Ok(None) };
+        let found = self.host.netlink.addresses(Some(bridge.index))?.into_iter().map(|found| found.address);
+        let subnet = |address: IpNetwork| IpNetwork::new(address.network(), address.prefix()).ok();
+        Ok(found.filter(IpNetwork::is_ipv4).find_map(subnet))
     }
 
     /// How the names of a network are served, while anybody is on it.
@@ -191,7 +202,7 @@ fn podman(folder: &Path) -> Vec<Taken> {
     }
     #[derive(Deserialize)]
     struct Entry {
-        subnet: ipnetwork::IpNetwork,
+        subnet: IpNetwork,
     }
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let files = entries.map(|entry| entry.path()).filter(|path| path.extension() == Some("json".as_ref()));

@@ -93,6 +93,12 @@ pub enum Error {
         /// The kernel's answer.
         errno: Errno,
     },
+    /// Leases may have been lost, and what is in use cannot be found out.
+    #[error("cannot find out which addresses are in use although no lease says so: {reason}")]
+    Unseen {
+        /// Why not.
+        reason: String,
+    },
     /// A system call on the lease directory or a file in it failed.
     #[error("cannot {action} {}: {errno}", path.display())]
     File {
@@ -176,6 +182,16 @@ pub enum Refusal {
         /// Who holds it, container id and ifname, if a lease says so.
         holder: Option<(String, String)>,
     },
+    /// The requested address is in use, and no lease says so.
+    #[error("requested IP address {address} is not available in range set {ranges}")]
+    InUse {
+        /// What was asked for.
+        address: IpAddr,
+        /// The ranges, as `start-end,start-end`.
+        ranges: String,
+        /// Who uses it.
+        by: String,
+    },
     /// No host can have the requested address.
     #[error("requested IP address {address} is not available in range set {ranges}")]
     Reserved {
@@ -206,6 +222,9 @@ impl Refusal {
             }
             Refusal::Unavailable { address, holder: None, .. } => {
                 format!("{address} is held: what has its name in the folder of leases is no lease")
+            }
+            Refusal::InUse { address, by, .. } => {
+                format!("{address} is in use by {by}, and its lease was lost")
             }
             Refusal::Reserved { address, what, .. } => {
                 format!("{address} is the {what} address of its subnet")

@@ -22,6 +22,9 @@ use crate::range::{address, number};
 /// The header's first word; another number for another layout.
 const MAGIC: u64 = u64::from_le_bytes(*b"rnetls01");
 const HEADER_WORDS: usize = 14;
+/// Flags of one word, whose second is younger than the layout: an index without it is read as before.
+const SETTLED: u64 = 1;
+const DOUBTFUL: u64 = 2;
 const LEASE: usize = 80;
 /// log2 of the addresses in one bitmap.
 const BITS: u32 = 12;
@@ -71,6 +74,8 @@ pub(crate) struct Header {
     pub names: u64,
     /// Leases of other boots.
     pub dead: u64,
+    /// Leases may have been lost before it was built.
+    pub is_doubtful: bool,
     leases: u64,
     bitmaps: u64,
     lease_pages: u64,
@@ -344,6 +349,7 @@ impl Header {
             boot: 0,
             names: 0,
             dead: 0,
+            is_doubtful: true,
             leases,
             bitmaps,
             lease_pages: Table::pages_for(leases, LEASE),
@@ -382,21 +388,24 @@ impl Header {
             bitmap_pages,
             ..,
         ] = *words;
-        let stamp = Stamp { device, inode, mtime: mtime as i64, settled: settled == 1 };
+        let stamp = Stamp { device, inode, mtime: mtime as i64, settled: settled & SETTLED != 0 };
+        let is_doubtful = settled & DOUBTFUL != 0;
         let sane = |pages: u64| pages.is_power_of_two() && pages < 1 << 40;
-        let header = Self { stamp, boot, names, dead, leases, bitmaps, lease_pages, bitmap_pages };
+        let header =
+            Self { stamp, boot, names, dead, is_doubtful, leases, bitmaps, lease_pages, bitmap_pages };
         (magic == MAGIC && sane(lease_pages) && sane(bitmap_pages)).then_some(header)
     }
 
     fn encode(&self) -> [u8; HEADER_WORDS * 8] {
         let Stamp { device, inode, mtime, settled } = self.stamp;
         let Self { boot, names, dead, leases, bitmaps, lease_pages, bitmap_pages, .. } = *self;
+        let flags = if settled { SETTLED } else { 0 } | if self.is_doubtful { DOUBTFUL } else { 0 };
         let words = [
             MAGIC,
             device,
             inode,
             mtime as u64,
-            settled.into(),
+            flags,
             boot,
             names,
             dead,

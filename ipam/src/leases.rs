@@ -1,5 +1,6 @@
 //! The leases of one network: host-local's directory byte for byte, and the index beside it.
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -30,6 +31,29 @@ pub struct Leases {
     patience: Duration,
     preferred: Vec<IpAddr>,
     expected: Vec<IpAddr>,
+    witness: Witness,
+}
+
+/// Says which addresses are in use, whatever the leases say.
+type Testimony = dyn Fn() -> Result<Vec<InUse>, Error>;
+
+/// One who is asked for it, if there is one.
+#[derive(Default)]
+struct Witness(Option<Box<Testimony>>);
+
+impl fmt::Debug for Witness {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_some() { "a witness" } else { "no witness" })
+    }
+}
+
+/// An address that was seen in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InUse {
+    /// The address.
+    pub address: IpAddr,
+    /// Who uses it, for a message.
+    pub by: String,
 }
 
 impl Leases {
@@ -62,6 +86,13 @@ impl Leases {
         Self { expected, ..self }
     }
 
+    /// The same, with somebody who knows which addresses are in use. Asked only by [`Leases::lease`] while leases may have
+    /// been lost: after the index had to be built anew, until an ADD finds a lease for every address that is in use. Those
+    /// without one are not given.
+    pub fn seeing(self, witness: impl Fn() -> Result<Vec<InUse>, Error> + 'static) -> Self {
+        Self { witness: Witness(Some(Box::new(witness))), ..self }
+    }
+
     /// Leases one address out of each of `sets`, in their order: all or none.
     ///
     /// Each set gives at most one of the `requested` addresses that lie in it, or else the one that `choice`
@@ -80,7 +111,9 @@ impl Leases {
         choice: Choice,
     ) -> Result<Vec<Leased>, Error> {
         check_overlaps(sets)?;
-        let job = Job { sets, owner: *owner, netns, requested, preferred: &self.preferred, choice };
+        let witness = || self.witness.0.as_ref().map_or(Ok(Vec::new()), |ask| ask());
+        let preferred = &self.preferred;
+        let job = Job { sets, owner: *owner, netns, requested, preferred, choice, witness: &witness };
         self.locked(|session| session.lease(&job))
     }
 
@@ -133,8 +166,8 @@ impl Leases {
 
     fn of(directory: Directory, index_dir: &Path, boot: &str) -> Self {
         let shelf = Shelf::new(index_dir, &directory.real_path());
-        let (preferred, expected) = (Vec::new(), Vec::new());
-        Self { directory, shelf, boot: boot_number(boot), patience: PATIENCE, preferred, expected }
+        let (preferred, expected, witness) = (Vec::new(), Vec::new(), Witness::default());
+        Self { directory, shelf, boot: boot_number(boot), patience: PATIENCE, preferred, expected, witness }
     }
 
     /// Does `work` under the directory's lock, again from the start whenever the index proves stale.

@@ -13,9 +13,10 @@ use sha2::{Digest, Sha256};
 use crate::directory::{Directory, Entry, Held, Mark, now};
 use crate::index::{Index, Life, OwnerKey, Record, Written, owner_key};
 use crate::lease::{Lease, Leased, Origin, Owner};
+use crate::leases::InUse;
 use crate::page::Unreadable;
-use crate::pool::{self, Choice};
-use crate::range::RangeSet;
+use crate::pool::{self, Choice, Span};
+use crate::range::{RangeSet, address, number};
 use crate::{Error, Refusal};
 
 /// So many leases are compared with their files by every operation: nothing but a look tells that another program wrote
@@ -116,6 +117,8 @@ pub(crate) struct Job<'a> {
     pub requested: &'a [IpAddr],
     pub preferred: &'a [IpAddr],
     pub choice: Choice,
+    /// Who uses which address.
+    pub witness: &'a dyn Fn() -> Result<Vec<InUse>, Error>,
 }
 
 /// One operation.
@@ -130,6 +133,8 @@ pub(crate) struct Session<'a> {
     fresh: bool,
     /// The directory was changed.
     touched: bool,
+    /// Addresses in use whose lease was lost.
+    strangers: Vec<InUse>,
 }
 
 /// A lease that was found and read.
@@ -157,7 +162,7 @@ impl<'a> Session<'a> {
             Some(open) if open.0.header.fits(&stamp, boot) => (false, open),
             old => (true, build(directory, shelf, boot, old.as_ref().map(|(index, _)| index))?),
         };
-        Ok(Self { directory, shelf, boot, index, unsaved, fresh, touched: false })
+        Ok(Self { directory, shelf, boot, index, unsaved, fresh, touched: false, strangers: Vec::new() })
     }
 
     /// Builds the index anew from the files.
@@ -183,6 +188,7 @@ impl<'a> Session<'a> {
     pub fn lease(&mut self, job: &Job<'_>) -> Result<Vec<Leased>, Stop> {
         self.make_room(job.sets.len() as u64)?;
         self.verify(VERIFIED)?;
+        self.look_for_strangers(job)?;
         let own = self.holdings(&job.owner)?;
         let mut requested = job.requested.to_vec();
         let mut picks = Vec::with_capacity(job.sets.len());
@@ -196,6 +202,44 @@ impl<'a> Session<'a> {
         }
         self.commit(job, &picks)?;
         Ok(picks.iter().filter_map(|pick| leased(&job.sets[pick.set], pick.address)).collect())
+    }
+
+    /// While leases may have been lost: which addresses are in use without one. None is the end of the doubt.
+    fn look_for_strangers(&mut self, job: &Job<'_>) -> Result<(), Stop> {
+        if !self.index.header.is_doubtful {
+            return Ok(());
+        }
+        let ranges = || job.sets.iter().flat_map(RangeSet::ranges);
+        let is_ours = |address| ranges().any(|range| range.subnet.contains(address));
+        let is_gateway = |address| job.sets.iter().any(|set| set.is_gateway(address));
+        self.strangers.clear();
+        for seen in (job.witness)()? {
+            let counts = is_ours(seen.address) && !is_gateway(seen.address);
+            if counts && matches!(self.directory.read(seen.address)?, Entry::Missing | Entry::Garbage(_)) {
+                self.strangers.push(seen);
+            }
+        }
+        self.index.header.is_doubtful = !self.strangers.is_empty();
+        Ok(())
+    }
+
+    /// The first address in `span` that nobody has.
+    fn first_free(&self, span: Span) -> Result<Option<IpAddr>, Unreadable> {
+        let mut rest = span;
+        while let Some(free) = self.index.first_free(rest)? {
+            if self.stranger(free).is_none() {
+                return Ok(Some(free));
+            }
+            if free == span.last {
+                break;
+            }
+            rest.first = address(free, number(free) + 1);
+        }
+        Ok(None)
+    }
+
+    fn stranger(&self, address: IpAddr) -> Option<&InUse> {
+        self.strangers.iter().find(|seen| seen.address == address)
     }
 
     /// Frees what `owner` has. `expected` are addresses that it may have: their files are read whatever the index says.
@@ -334,6 +378,9 @@ impl<'a> Session<'a> {
     /// Makes sure that nobody alive has `address`.
     fn claim(&mut self, address: IpAddr, set: &RangeSet) -> Result<Result<(), Refusal>, Stop> {
         let refusal = |holder| Refusal::Unavailable { address, ranges: set.to_string(), holder };
+        if let Some(InUse { by, .. }) = self.stranger(address) {
+            return Ok(Err(Refusal::InUse { address, ranges: set.to_string(), by: by.clone() }));
+        }
         match self.holding(address)? {
             Some(holding) if self.is_dead(&holding) => self.free_up(&holding).map(Ok),
             Some(Holding { held, .. }) => Ok(Err(refusal(Some((held.id, held.ifname))))),
@@ -348,7 +395,7 @@ impl<'a> Session<'a> {
             Choice::RoundRobin => self.directory.last_reserved(place),
             Choice::Lowest => None,
         };
-        let found = pool::next(set, choice, last, |span| self.index.first_free(span))?;
+        let found = pool::next(set, choice, last, |span| self.first_free(span))?;
         if found.is_some() {
             return Ok(found);
         }
@@ -356,7 +403,7 @@ impl<'a> Session<'a> {
         for dead in self.dead_in(set, REAPED_AT_ONCE)? {
             self.free_up(&dead)?;
         }
-        Ok(pool::next(set, choice, last, |span| self.index.first_free(span))?)
+        Ok(pool::next(set, choice, last, |span| self.first_free(span))?)
     }
 
     /// Before anybody hears that there is no address left: are there as many files as the index thinks, and do they say

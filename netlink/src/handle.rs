@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage as Body;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkExtentMask, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage};
 use netlink_packet_route::neighbour::NeighbourMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use rustix::io::Errno;
@@ -113,6 +113,27 @@ impl Netlink {
         })
     }
 
+    /// The veth pairs' ends in this namespace, without counters: the kernel leaves out all others.
+    pub fn veths(&mut self) -> Result<Vec<Link>, Error> {
+        let all = || {
+            let mut message = LinkMessage::default();
+            message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+            message.attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]));
+            Body::GetLink(message)
+        };
+        self.socket.dump(all, |answer, links| {
+            let link = Link::read(answer).filter(|link| link.kind.as_deref() == Some("veth"));
+            links.extend(link.filter(|_| answer.kind == read::RTM_NEWLINK));
+        })
+    }
+
+    /// The link `index` of the namespace that is `netnsid` here (IFLA_LINK_NETNSID): nobody has to enter it.
+    pub fn link_in(&mut self, netnsid: i32, index: u32) -> Result<Option<Link>, Error> {
+        let mut message = encode::link(index);
+        message.attributes.push(LinkAttribute::IfNetnsId(netnsid));
+        self.get_link(message, || format!("ip -n {netnsid} link show dev if{index}"))
+    }
+
     /// The addresses of both families, of one link or of all (RTM_GETADDR).
     pub fn addresses(&mut self, index: Option<u32>) -> Result<Vec<Address>, Error> {
         let of_link = || {
@@ -135,15 +156,21 @@ impl Netlink {
 
     /// The addresses of the link `index` in the namespace that is `netnsid` here (IFLA_LINK_NETNSID): nobody has to enter it.
     pub fn addresses_in(&mut self, netnsid: i32, index: u32) -> Result<Vec<Address>, Error> {
-        let of_link = || {
+        let mut found = self.all_addresses_in(netnsid)?;
+        found.retain(|address| address.index == index);
+        Ok(found)
+    }
+
+    /// The addresses of all links of that namespace.
+    pub fn all_addresses_in(&mut self, netnsid: i32) -> Result<Vec<Address>, Error> {
+        let of_namespace = || {
             let mut message = AddressMessage::default();
-            message.header.index = index;
             message.attributes.push(AddressAttribute::TargetNetNsId(netnsid));
             Body::GetAddress(message)
         };
-        self.socket.dump(of_link, |answer, found| {
+        self.socket.dump(of_namespace, |answer, found| {
             if answer.kind == read::RTM_NEWADDR {
-                found.extend(Address::read(answer).filter(|address| address.index == index));
+                found.extend(Address::read(answer));
             }
         })
     }

@@ -9,12 +9,12 @@ use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Ipam, Plan, addresses};
 use crate::{
-    Error, Host, chained, failpoint, firewall, former, lease, link, living, mac_check, macs, names, network,
-    ports, reference, renamed, sticky,
+    Error, Host, chained, failpoint, firewall, former, lease, link, living, lost, mac_check, macs, names,
+    network, ports, reference, renamed, sticky,
 };
 
 /// The plugins that make an interface and keep a record of it.
-const INTERFACE_PLUGINS: [&str; 2] = ["rnet", "bridge"];
+pub const INTERFACE_PLUGINS: [&str; 2] = ["rnet", "bridge"];
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by the plugin's own DEL.
@@ -31,6 +31,10 @@ pub fn add(plan: &Plan, request: &Request<'_>) -> Result<CniResult, Error> {
     clear_the_way(&mut host, plan, request, &record)?;
     let attached = attach(&mut host, plan, request, &container, &mut record, delegate.as_ref());
     let result = attached.or_else(|error| {
+        if let Some(second) = lost::undo(&mut host, plan, request, &record, &error)? {
+            host.store.retire(lock)?;
+            return Err(second);
+        }
         let ipam = if has_lease(&record, delegate.as_ref(), &error) { &plan.ipam } else { &Ipam::None };
         host.hurry_after(&error);
         let undone = detach(&mut host, ipam, request, &record);
@@ -134,7 +138,8 @@ pub fn del(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
         None if rival(&mut host, &planned)?.is_some() => lease::del(&host, ipam, request, &planned)?,
         None => {
             reference::detach(&mut host, plan, request)?;
-            detach(&mut host, ipam, request, &planned)?;
+            let left = lost::withdraw(&mut host, plan, request, planned)?;
+            detach(&mut host, ipam, request, &left)?;
         }
     }
     host.store.retire(lock)?;
@@ -426,7 +431,7 @@ fn port_flags(plan: &Plan, record: &Record, index: u32, name: &str) -> Option<ne
 
 /// Lets nothing more come from a container's port, if it is there, and the bridge forget who it was. Its carrier is the
 /// container's to take and to give, so it is not enough that the port does not forward now.
-fn silence(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
+pub fn silence(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
     let Some(link) = link::find(host, record)? else { return Ok(None) };
     let mut requests = Vec::new();
     if record.guarded || record.mac_checked {

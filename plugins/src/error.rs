@@ -615,7 +615,7 @@ impl Error {
         matches!(self, Error::Store(Link { .. }) | Error::Ipam(ipam::Error::Store(Link { .. })))
     }
 
-    fn code(&self) -> u32 {
+    pub(crate) fn code(&self) -> u32 {
         match self {
             Error::Cni(error) => error.code,
             Error::Netlink(error) => netlink_code(error),
@@ -726,6 +726,7 @@ fn ipam_code(error: &ipam::Error) -> u32 {
         E::Refused { .. } | E::Unfulfilled { .. } => own::ADDRESS_TAKEN,
         E::Busy { .. } | E::Unsettled { .. } => code::TRY_AGAIN_LATER,
         E::NotPlain { .. } | E::Incomplete { .. } => own::LEFT_BEHIND,
+        E::Unseen { .. } => own::KERNEL_REFUSED,
         E::Index { .. } | E::File { .. } | E::Store(_) => code::IO_FAILURE,
     }
 }

@@ -11,7 +11,7 @@ use netlink::{Mac, Netlink};
 use nft::{Element, Firewall, Flow, Owner, Protocol, Range};
 use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage, Zone};
 
-use crate::{Error, Host, failpoint, former, moments, names, network, ports, ruleset};
+use crate::{Error, Host, failpoint, former, lost, moments, names, network, ports, ruleset};
 
 /// Puts an attachment's elements into the ruleset. The lock that comes back is to be held until the record is
 /// committed: a rebuild in between would not know of them.
@@ -55,13 +55,24 @@ pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
         return failpoint::pass("del.rules");
     }
     // An ADD that did not come so far, because somebody holds the locks, must not need them for its undo.
-    if record.stage == Stage::Committed || holds_any(host, record, &elements)? {
+    if record.stage == Stage::Committed || holds_any(host, record)? {
         withdraw(host, record, &elements)?;
     } else if !record.addresses.is_empty() {
         // One that was killed when its elements were gone left the flows to this one.
         former::finish(host, record, &[])?;
     }
     failpoint::pass("del.conntrack")
+}
+
+/// True if anything that a record tells of is in the ruleset, and its own.
+pub fn holds_own(host: &mut Host, record: &Record) -> Result<bool, Error> {
+    let elements = attachment(record);
+    let keys: Vec<Element> = elements.iter().map(|(element, _)| element.clone()).collect();
+    if keys.is_empty() {
+        return Ok(false);
+    }
+    let owners = host.firewall()?.owners(&keys)?;
+    Ok(owners.iter().zip(&elements).any(|(found, (_, owner))| found.as_ref() == Some(owner)))
 }
 
 fn is_anothers(host: &mut Host, record: &Record) -> Result<bool, Error> {
@@ -71,11 +82,8 @@ fn is_anothers(host: &mut Host, record: &Record) -> Result<bool, Error> {
 }
 
 /// True if anything of an attachment is in the ruleset or claimed.
-fn holds_any(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> Result<bool, Error> {
-    let keys: Vec<Element> = elements.iter().map(|(element, _)| element.clone()).collect();
-    let owners = host.firewall()?.owners(&keys)?;
-    let own = owners.iter().zip(elements).any(|(found, (_, owner))| found.as_ref() == Some(owner));
-    Ok(own || ports::has_claims(host, record)?)
+fn holds_any(host: &mut Host, record: &Record) -> Result<bool, Error> {
+    Ok(holds_own(host, record)? || ports::has_claims(host, record)?)
 }
 
 fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> Result<(), Error> {
@@ -165,7 +173,8 @@ pub fn change_network(host: &mut Host, before: &Network, after: &Network) -> Res
 pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> {
     let _lock = host.lock(LockName::Ruleset, Mode::Exclusive)?;
     let others = network::others_in_use(host, network)?;
-    if others.is_empty() {
+    // Containers of which there is no record still need their guards.
+    if others.is_empty() && lost::unrecorded(host)?.is_empty() {
         former::tables_go(host)?;
         ruleset::forget(host)?;
         moments::last_network_goes(host)?;
@@ -210,11 +219,22 @@ fn elements_of_it_alone(network: &Network, others: &[Network]) -> Vec<(Element, 
 /// True if both have one key in the kernel. Of two networks of one gateway, one may not have heard yet where the questions
 /// to its port 53 go.
 fn has_key_of(one: &Element, other: &Element) -> bool {
-    let key = |element: &Element| match element {
-        Element::Publish { host, protocol, host_port, .. } => Some((*host, *protocol, *host_port)),
+    host_port(one).map_or(one == other, |known| host_port(other) == Some(known))
+}
+
+/// True if both publish one port, whatever they lead to.
+pub fn is_same_port(one: &Element, other: &Element) -> bool {
+    host_port(one).is_some() && has_key_of(one, other)
+}
+
+/// The key of a published port in the kernel: IPv4 and IPv6 have maps of their own.
+fn host_port(element: &Element) -> Option<(Option<IpAddr>, Protocol, u16, bool)> {
+    match element {
+        Element::Publish { host, protocol, host_port, to } => {
+            Some((*host, *protocol, *host_port, to.is_ipv4()))
+        }
         _ => None,
-    };
-    key(one).map_or(one == other, |known| key(other) == Some(known))
+    }
 }
 
 /// Every element that the records ask for.

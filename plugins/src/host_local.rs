@@ -10,7 +10,7 @@ use serde::Deserialize;
 use store::Paths;
 
 use crate::error::{Fault, Finding};
-use crate::{Error, Host, living};
+use crate::{Error, Host, living, lost};
 
 /// The plugin of this file.
 pub struct HostLocal;
@@ -21,6 +21,8 @@ pub struct Pool {
     index: PathBuf,
     choice: Choice,
     preferred: Vec<IpAddr>,
+    /// Whose containers may use addresses although no lease says so.
+    bridge: Option<String>,
     /// How long to wait for the folder's lock, where not as long as usual.
     patience: Option<Duration>,
 }
@@ -96,18 +98,20 @@ impl Pool {
         let data_dir = place.ipam.ok_or(ipam::Error::MissingIpam)?.data_dir;
         let networks = data_dir.map_or_else(|| paths.host_local(), |given| paths.rooted(&given));
         let (folder, index) = (networks.join(&request.config.name), paths.state().join("leases"));
-        Ok(Self { folder, index, choice: Choice::RoundRobin, preferred: Vec::new(), patience: None })
+        let bridge = lost::bridge_of(request.config);
+        Ok(Self { folder, index, choice: Choice::RoundRobin, preferred: Vec::new(), bridge, patience: None })
     }
 
     /// The folder of an `rnet` network, which lives as long as the boot; the lowest free address comes first.
     pub fn own(host: &Host, request: &Request<'_>) -> Self {
-        Self::own_in(host, host.store.leases(&request.config.name))
+        let bridge = lost::bridge_of(request.config);
+        Self { bridge, ..Self::own_in(host, host.store.leases(&request.config.name)) }
     }
 
     /// The same in the folder of a network that had another name, perhaps.
     pub fn own_in(host: &Host, folder: PathBuf) -> Self {
         let (index, patience) = (host.store.paths().run().join("index"), Some(host.store.patience()));
-        Self { folder, index, choice: Choice::Lowest, preferred: Vec::new(), patience }
+        Self { folder, index, choice: Choice::Lowest, preferred: Vec::new(), bridge: None, patience }
     }
 
     /// The same, with the addresses that are given first if nobody has them.
@@ -123,7 +127,10 @@ impl Pool {
 
     fn open(&self) -> Result<Leases, Error> {
         let leases = Leases::open(&self.folder, &self.index, &store::boot_id()?)?;
-        Ok(self.in_time(leases).preferring(self.preferred.clone()))
+        let leases = self.in_time(leases).preferring(self.preferred.clone());
+        let Some(bridge) = self.bridge.clone() else { return Ok(leases) };
+        let unseen = |error: Error| ipam::Error::Unseen { reason: error.to_string() };
+        Ok(leases.seeing(move || lost::in_use(&bridge).map_err(unseen)))
     }
 
     fn in_time(&self, leases: Leases) -> Leases {

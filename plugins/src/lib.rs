@@ -32,6 +32,7 @@ mod lease;
 mod link;
 mod living;
 mod loopback;
+pub mod lost;
 mod mac_check;
 mod macs;
 mod moments;

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use store::Record;
 
 use crate::plan::{Plan, hashed_mac};
-use crate::{Error, Host, far, former};
+use crate::{Error, Host, far, former, lost};
 
 /// So many names are tried before the host end's name is said to be taken.
 const ATTEMPTS: usize = 4;
@@ -52,6 +52,9 @@ pub fn create(
             up: false,
         };
         match host.netlink.create_veth(&veth) {
+            Err(netlink::Error::LinkExists { .. }) if lost::port(host, record)?.is_some() => {
+                return Err(lost::already_attached(record));
+            }
             Err(netlink::Error::LinkExists { .. }) if host.netlink.link(&name)?.is_some() => {}
             Err(netlink::Error::LinkExists { .. }) => {
                 return Err(Error::InterfaceTaken { ifname: record.ifname.clone(), link: name });

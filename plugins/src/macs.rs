@@ -7,7 +7,7 @@ use netlink::Mac;
 use store::{LockName, Mode, Record, Stage};
 
 use crate::plan::{Plan, hashed_mac};
-use crate::{Error, Host, attach, ports};
+use crate::{Error, Host, attach, lost, ports};
 
 /// So many MACs are derived for a container before one is said to be taken.
 const ATTEMPTS: u8 = 8;
@@ -34,7 +34,7 @@ pub fn claim(host: &mut Host, plan: &Plan, record: &mut Record) -> Result<(), Er
         host.store.write_record(record)?;
         holder = claim_one(host, record, mac)?;
     }
-    holder.map_or(Ok(()), |holder| Err(taken(ports::holder_text(&holder))))
+    holder.map_or(Ok(()), |holder| Err(taken(holder)))
 }
 
 /// Gives a record's claim back.
@@ -45,18 +45,35 @@ pub fn release(host: &Host, record: &Record) -> Result<(), Error> {
     }
 }
 
-/// The living holder, if it is another.
-fn claim_one(host: &mut Host, record: &Record, mac: store::Mac) -> Result<Option<Record>, Error> {
+/// The living holder in words, if it is another.
+fn claim_one(host: &mut Host, record: &Record, mac: store::Mac) -> Result<Option<String>, Error> {
     let bridge = record.bridge.clone().unwrap_or_default();
-    let Some(holder) = host.store.claim_mac(&bridge, mac, record)? else { return Ok(None) };
-    if has_it(host, holder.as_ref(), &bridge, mac)? {
-        return Ok(holder);
+    let mut claimed = host.store.claim_mac(&bridge, mac, record)?;
+    let is_doubtful = host.store.are_macs_doubtful()?;
+    if is_doubtful {
+        host.store.release_mac(&bridge, mac, record)?;
+        lost::claim_macs_again(host, record)?;
+        claimed = host.store.claim_mac(&bridge, mac, record)?;
     }
-    // A killed process left it. Two who find that at once must not both take it over.
+    if (is_doubtful || matches!(claimed, Some(None)))
+        && let Some(holder) = lost::holder_of_mac(host, &bridge, mac)?
+    {
+        host.store.release_mac(&bridge, mac, record)?;
+        return Ok(Some(holder));
+    }
+    let Some(holder) = claimed else { return Ok(None) };
+    let holder =
+        if has_it(host, holder.as_ref(), &bridge, mac)? { holder } else { take(host, record, &bridge, mac)? };
+    Ok(holder.as_ref().map(ports::holder_text))
+}
+
+/// Takes over what a killed process left. Two who find that at once must not both have it: the living holder, if the other
+/// was quicker.
+fn take(host: &mut Host, record: &Record, bridge: &str, mac: store::Mac) -> Result<Option<Record>, Error> {
     let _alone = host.lock(LockName::Ports, Mode::Exclusive)?;
-    match host.store.claim_mac(&bridge, mac, record)? {
-        Some(holder) if has_it(host, holder.as_ref(), &bridge, mac)? => Ok(holder),
-        Some(_) => Ok(host.store.take_mac(&bridge, mac, record).map(|()| None)?),
+    match host.store.claim_mac(bridge, mac, record)? {
+        Some(holder) if has_it(host, holder.as_ref(), bridge, mac)? => Ok(holder),
+        Some(_) => Ok(host.store.take_mac(bridge, mac, record).map(|()| None)?),
         None => Ok(None),
     }
 }

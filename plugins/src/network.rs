@@ -9,7 +9,7 @@ use store::{Lock, LockName, Mode, Network, Stage, Zone};
 
 use crate::host_id::bridge_mac;
 use crate::plan::{Plan, subnet};
-use crate::{Error, Host, attach, failpoint, far, firewall, forward_v6, link, moments, names};
+use crate::{Error, Host, attach, failpoint, far, firewall, forward_v6, link, lost, moments, names};
 
 /// A network that stays while this is held.
 pub struct Held {
@@ -46,6 +46,9 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
         return Ok(());
     }
     let Some(network) = host.store.network(name, plugin)? else { return Ok(()) };
+    if makes_bridges(&network) && lost::is_on(host, &network)? {
+        return Ok(());
+    }
     // The next caller after a kill finds something to be made whole. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_network(&Network { stage: Stage::Intent, ..network.clone() });
     failpoint::pass("del.network")?;
@@ -85,15 +88,24 @@ pub fn redirect_names(host: &mut Host, held: Held, moved: Vec<SocketAddr>) -> Re
 
 /// The other networks that have attachments. One without is on its way out as well: of two that go at once, each would
 /// leave what they share to the other.
-pub fn others_in_use(host: &Host, network: &Network) -> Result<Vec<Network>, Error> {
+pub fn others_in_use(host: &mut Host, network: &Network) -> Result<Vec<Network>, Error> {
     let mut others = Vec::new();
     for other in host.store.networks()? {
         let is_it = (&other.name, &other.plugin) == (&network.name, &network.plugin);
-        if !is_it && host.store.has_records(&other.name, &other.plugin)? {
+        let is_used = |host: &mut Host| -> Result<bool, Error> {
+            Ok(host.store.has_records(&other.name, &other.plugin)?
+                || makes_bridges(&other) && lost::is_on(host, &other)?)
+        };
+        if !is_it && is_used(host)? {
             others.push(other);
         }
     }
     Ok(others)
+}
+
+/// Its containers have ports on a bridge; those of a chained plugin's network are another network's as well.
+fn makes_bridges(network: &Network) -> bool {
+    attach::INTERFACE_PLUGINS.contains(&network.plugin.as_str())
 }
 
 fn lock_name(plan: &Plan) -> LockName {

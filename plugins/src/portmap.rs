@@ -12,7 +12,7 @@ use crate::bridge::RuntimeConfig;
 use crate::conditions::{self, Dialect, Family};
 use crate::error::{Fault, Finding};
 use crate::plan::subnet;
-use crate::{Error, Host, attach, chained, check, failpoint, firewall, network, ports, reference};
+use crate::{Error, Host, attach, chained, check, failpoint, firewall, lost, network, ports, reference};
 
 const PLUGIN: &str = "portmap";
 
@@ -56,7 +56,10 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(chained::del(chained::bare_record(PLUGIN, request), request, reference::unpublish)?)
+        Ok(chained::del(unknown(request), request, |host, unknown| {
+            reference::unpublish(host, unknown)?;
+            lost::unpublish(host, unknown)
+        })?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
@@ -82,6 +85,14 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let mut record = planned(&config, request, &previous)?;
     chained::add(&mut host, &mut record, publish)?;
     Ok(previous)
+}
+
+/// What the record of a DEL would say, as far as the call itself tells.
+fn unknown(request: &Request<'_>) -> Record {
+    let bare = chained::bare_record(PLUGIN, request);
+    let previous = request.config.prev_result().ok().flatten();
+    let planned = previous.and_then(|previous| planned(&parse(request).ok()?, request, &previous).ok());
+    planned.unwrap_or(bare)
 }
 
 fn publish(host: &mut Host, record: &mut Record) -> Result<(), Error> {

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use store::{Key, Lock, LockName, Mode, Port, Record};
 
 use crate::error::{Fault, Finding, host_text};
-use crate::{Error, Host, attach, firewall, ruleset};
+use crate::{Error, Host, attach, firewall, lost, ruleset};
 
 /// Who wants a bridge's loopback open claims this and the bridge's name.
 const LOOPBACK_CLAIM: &str = "loopback-";
@@ -204,13 +204,18 @@ pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error
         return Error::Nft(nft::Error::Taken { element: element.clone(), holder });
     };
     let served = holder.is_some() && holder == firewall::owner_of_questions();
-    let nobody = if served { "rnet's name server" } else { "somebody unknown to rnet" };
     let key = holder.map(|owner| owner.to_string());
     let holder = key.as_deref().and_then(|key| holder_of(host, key));
+    let mut unrecorded = || key.as_deref().and_then(|key| lost::holder_text(host, key));
+    let nobody = match served {
+        true => "rnet's name server".into(),
+        false if holder.is_some() => String::new(),
+        false => unrecorded().unwrap_or_else(|| "somebody unknown to rnet".into()),
+    };
     Error::PortTaken {
         host: host_text(*address, to.ip()),
         port: *host_port,
-        holder: holder.map_or_else(|| nobody.into(), |record| holder_text(&record)),
+        holder: holder.map_or(nobody, |record| holder_text(&record)),
         key,
     }
 }

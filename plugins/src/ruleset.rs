@@ -14,7 +14,7 @@ use store::{Lock, LockName, Mode, Store};
 
 use crate::error::Finding;
 use crate::firewall::desired;
-use crate::{Error, Host, former, mac_check, moments, ports};
+use crate::{Error, Host, firewall, former, lost, mac_check, moments, ports};
 
 /// The note that says what rnet last wrote or saw.
 const NOTE: &str = "ruleset";
@@ -88,6 +88,8 @@ pub fn follow(host: &Host, before: u32, own: u32) -> Result<(), Error> {
 /// Makes the whole ruleset anew out of the records, in one transaction. Under the exclusive ruleset lock.
 pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> {
     let mut elements = desired(host)?;
+    elements.extend(lost::elements(host)?);
+    refuse_taken(host, &elements, more)?;
     elements.extend_from_slice(more);
     let stale = former::stale(host)?;
     let alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
@@ -100,6 +102,18 @@ pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> 
     former::restored(host)?;
     tell_left_out(host, &rebuilt.left_out)?;
     mac_check::restore(host)
+}
+
+/// Where the tables were gone or unknown, the kernel did not refuse a host port that is another's.
+fn refuse_taken(host: &mut Host, held: &[(Element, Owner)], more: &[(Element, Owner)]) -> Result<(), Error> {
+    for (element, owner) in more {
+        let holder =
+            held.iter().find(|(other, holder)| holder != owner && firewall::is_same_port(other, element));
+        if let Some((_, holder)) = holder {
+            return Err(ports::taken(host, element, Some(*holder)));
+        }
+    }
+    Ok(())
 }
 
 /// What the last rebuild could not put into the ruleset, and whose it is: a sentence for each element.

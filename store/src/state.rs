@@ -34,6 +34,9 @@ const ASIDE: &str = "aside";
 /// Locks, sockets, and what nobody misses when it is gone.
 const LOCKS: &str = "locks";
 
+/// The mark that says that the folder of MACs was made, and nobody has looked yet whether claims were lost with an older one.
+const MACS_DOUBT: &str = "macs-doubt";
+
 /// So often is a file written anew whose folder others remove at the same moment.
 const ATTEMPTS: usize = 100;
 
@@ -250,6 +253,16 @@ impl Store {
         }
     }
 
+    /// True since the folder of MACs was made, until somebody says that no claim is missing. One system call.
+    pub fn are_macs_doubtful(&self) -> Result<bool, Error> {
+        self.is_marked(MACS_DOUBT)
+    }
+
+    /// No claim is missing.
+    pub fn forget_doubt_of_macs(&self) {
+        self.unmark(MACS_DOUBT);
+    }
+
     /// Sets a mark that nobody misses when it is gone.
     pub fn mark(&self, name: &str) -> Result<(), Error> {
         create_whole(self.locks.as_fd(), name, b"", 0o600).map(drop)
@@ -273,6 +286,8 @@ impl Store {
     fn link(&self, target: &str, name: &str) -> Result<(), Errno> {
         match self.at(name).and_then(|(at, last)| rustix::fs::symlinkat(target, at, last)) {
             Err(Errno::NOENT) => {
+                // It is made for the first time, or was lost with all claims.
+                let _ = self.mark(MACS_DOUBT);
                 make_below(self.run.as_fd(), parent(name))?;
                 let (at, last) = self.at(name)?;
                 rustix::fs::symlinkat(target, at, last)

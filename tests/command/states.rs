@@ -114,3 +114,37 @@ fn a_name_server_that_is_dead_is_told() {
         }
     }
 }
+
+#[test]
+fn a_container_whose_record_was_lost_is_told_and_its_address_not_given_again() {
+    for (create, network) in [("create mynet", "mynet"), ("", "bridge")] {
+        let lab = Lab::new();
+        if !create.is_empty() {
+            lab.ok(create);
+        }
+        lab.ok(&format!("run -d --name web --net {network} sleep 1000"));
+        let shown = lab.json("inspect --type endpoint web")[0]["networks"][0].clone();
+        let (port, pid) = (shown["link"].as_str().unwrap().to_owned(), lab.pid("web"));
+        let ip = shown["addresses"][0].as_str().unwrap().split('/').next().unwrap().to_owned();
+        // What is mounted there stays.
+        lab.on_host(&format!("rm -rf {} 2> /dev/null || true", lab.host.root().join("run/rnet").display()));
+
+        let told = format!(
+            "degraded (the record of 1 container on it was lost: {port} ({ip}); \
+             hint: stop and start it, or: ip link delete {port})"
+        );
+        assert_eq!(lab.state(network), told);
+        assert_eq!(lab.json(&format!("inspect --type network {network}"))[0]["state"], "degraded");
+        lab.ok(&format!("run -d --name db --net {network} sleep 1000"));
+        let other = lab.json("inspect --type endpoint db")[0]["networks"][0]["addresses"][0].clone();
+        let (prefix, _) = ip.rsplit_once('.').unwrap();
+        assert!(other.as_str().unwrap().starts_with(prefix), "{other} is not of the subnet of {ip}");
+        assert!(!other.as_str().unwrap().starts_with(&format!("{ip}/")), "{other} is given twice");
+        assert_eq!(lab.state(network), told);
+
+        lab.host_ip(&format!("link delete {port}"));
+        kill(pid, Signal::KILL);
+        assert_eq!(lab.state(network), "ok");
+        lab.ok("rm -f db");
+    }
+}

@@ -19,6 +19,7 @@ mod judge;
 mod kills;
 mod limits;
 mod locks;
+mod lost;
 mod matrix;
 mod network;
 mod replies;

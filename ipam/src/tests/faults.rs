@@ -161,6 +161,7 @@ fn a_lease_written_by_a_process_that_was_killed_before_the_index_was_is_found_an
         requested: &[],
         preferred: &[],
         choice: Choice::RoundRobin,
+        witness: &|| Ok(Vec::new()),
     };
 
     killed(&lab, |session| session.lease(&job)).unwrap();

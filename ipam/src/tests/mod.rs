@@ -1,6 +1,7 @@
 //! Stories about a lease directory as a whole: what users see, what faults do, what the reference does.
 
 mod faults;
+mod lost;
 mod model;
 mod reference;
 mod rewritten;
@@ -9,7 +10,7 @@ mod story;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use crate::{Choice, Error, HostLocal, Leases, Owner, RangeSet};
+use crate::{Choice, Error, HostLocal, Leases, Owner, RangeSet, Refusal};
 
 const BOOT: &str = "boot-1";
 const NOTHING: [IpAddr; 0] = [];

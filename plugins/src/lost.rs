@@ -1,0 +1,299 @@
+//! Containers that live while their lease or their record is gone: the state folder, or a part of it, was deleted.
+//!
+//! The kernel still shows them. Each has a veth pair whose host end is a port of the bridge and, if rnet made it, bears the
+//! attachment's key as its alias. Addresses and MAC of the other end are asked for by the number that its namespace has
+//! here, so nobody enters it. Nothing of this is asked on the usual way of ADD and DEL: only when the index of leases had to
+//! be built anew, when the folder of MACs or a record is missing, and when the ruleset is made anew or is about to go.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+
+use cni::{CniResult, Config, Request};
+use ipam::InUse;
+use ipnetwork::IpNetwork;
+use netlink::{Link, Mac, Netlink};
+use nft::{Element, Owner};
+use serde::Deserialize;
+use store::{Address, Network, Record};
+
+use crate::error::own;
+use crate::host_id::bridge_mac;
+use crate::plan::{Plan, addresses, subnet};
+use crate::{Error, Host, attach, default_bridge, firewall, lease, macs, ports};
+
+/// The bridge of the network that an IPAM plugin leases addresses for, if that is a network with a bridge.
+pub fn bridge_of(config: &Config) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(default)]
+    #[derive(Default)]
+    struct Member {
+        #[serde(rename = "type")]
+        kind: String,
+        bridge: String,
+    }
+    let member: Member = config.section().ok()?;
+    let default = match crate::named_by(&member.kind)? {
+        "rnet" => default_bridge(&config.name),
+        "bridge" => "cni0".to_owned(),
+        _ => return None,
+    };
+    Some(if member.bridge.is_empty() { default } else { member.bridge })
+}
+
+/// Which addresses containers on `bridge` use, and those of rnet's that have lost their bridge.
+pub fn in_use(bridge: &str) -> Result<Vec<InUse>, Error> {
+    let mut netlink = Netlink::here()?;
+    let index = netlink.link(bridge)?.map(|bridge| bridge.index);
+    let counts = |port: &Link| match port.master {
+        None => key(port).is_some(),
+        master => master == index,
+    };
+    let mut found = Vec::new();
+    for port in containers_ports(&mut netlink)?.into_iter().filter(counts) {
+        let by = text(&port);
+        let addresses = addresses_behind(&mut netlink, &port).into_iter();
+        found.extend(addresses.map(|address| InUse { address: address.ip(), by: by.clone() }));
+    }
+    Ok(found)
+}
+
+/// The container on `bridge` that has `mac` and of which there is no record, in words.
+pub fn holder_of_mac(host: &mut Host, bridge: &str, mac: store::Mac) -> Result<Option<String>, Error> {
+    let Some(bridge) = host.netlink.link(bridge)? else { return Ok(None) };
+    let ports = unrecorded(host)?.into_iter().filter(|port| port.master == Some(bridge.index));
+    for port in ports {
+        if mac_behind(&mut host.netlink, &port).is_some_and(|found| found.0 == mac.0) {
+            return Ok(Some(text(&port)));
+        }
+    }
+    Ok(None)
+}
+
+/// The folder of MACs was made anew: those on record are claimed again. What nobody has on record keeps the doubt.
+pub fn claim_macs_again(host: &mut Host, own: &Record) -> Result<(), Error> {
+    for record in host.store.records()?.iter().filter(|record| record.key() != own.key()) {
+        if let (Some(bridge), Some(mac), Some(_)) = (&record.bridge, record.mac, &record.link) {
+            host.store.claim_mac(bridge, mac, record)?;
+        }
+    }
+    if unrecorded(host)?.is_empty() {
+        host.store.forget_doubt_of_macs();
+    }
+    Ok(())
+}
+
+/// The host ends of containers that rnet has attached and of which there is no record.
+pub fn unrecorded(host: &mut Host) -> Result<Vec<Link>, Error> {
+    let mut ports = containers_ports(&mut host.netlink)?;
+    ports.retain(|port| key(port).is_some());
+    if ports.is_empty() {
+        return Ok(ports);
+    }
+    let mut recorded = HashSet::new();
+    host.store.each_record(|record| {
+        if attach::INTERFACE_PLUGINS.contains(&record.plugin.as_str()) {
+            recorded.insert(record.key().to_string());
+        }
+    })?;
+    ports.retain(|port| key(port).is_some_and(|key| !recorded.contains(key)));
+    Ok(ports)
+}
+
+/// True if such a container is on one of a network's bridges.
+pub fn is_on(host: &mut Host, network: &Network) -> Result<bool, Error> {
+    let ports = unrecorded(host)?;
+    if ports.is_empty() {
+        return Ok(false);
+    }
+    for bridge in network.former.iter().chain([network]).map(|network| &network.bridge) {
+        let index = host.netlink.link(bridge)?.map(|bridge| bridge.index);
+        if index.is_some() && ports.iter().any(|port| port.master == index) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// What the ruleset in the kernel holds for such containers and for their bridges: made anew without it, they would be more
+/// open than before.
+pub fn elements(host: &mut Host) -> Result<Vec<(Element, Owner)>, Error> {
+    let ports = unrecorded(host)?;
+    if ports.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut owners: HashSet<Owner> = ports.iter().filter_map(|port| Owner::new(key(port)?)).collect();
+    let bridges: HashSet<u32> = ports.iter().filter_map(|port| port.master).collect();
+    for index in bridges {
+        let bridge = host.netlink.link_by_index(index)?;
+        owners.extend(bridge.and_then(|bridge| firewall::owner_of_bridge(&bridge.name)));
+    }
+    // What another version of rnet wrote may not be readable.
+    let found = host.firewall()?.elements().unwrap_or_default();
+    let found: Vec<(Element, Owner)> =
+        found.into_iter().filter_map(|(element, owner)| Some((element, owner?))).collect();
+    let homes: HashSet<IpNetwork> = found
+        .iter()
+        .filter(|(_, owner)| owners.contains(owner))
+        .filter_map(|(element, _)| match element {
+            Element::Home { subnet, .. } => Some(*subnet),
+            _ => None,
+        })
+        .collect();
+    let is_kept = |(element, owner): &(Element, Owner)| match element {
+        Element::Subnet { subnet } => homes.contains(subnet),
+        _ => owners.contains(owner),
+    };
+    Ok(found.into_iter().filter(is_kept).collect())
+}
+
+/// The host end of the attachment that a record without any other knowledge is of, if rnet has made it.
+pub fn port(host: &mut Host, unknown: &Record) -> Result<Option<Link>, Error> {
+    let key = unknown.key();
+    Ok(host.netlink.link(&key.link(0))?.filter(|link| link.alias.as_deref() == Some(key.as_str())))
+}
+
+/// The refusal of a second ADD for an attachment that lives and is not on record.
+pub fn already_attached(record: &Record) -> Error {
+    Error::AlreadyAttached {
+        who: record.who().to_owned(),
+        link: record.key().link(0),
+        ifname: record.ifname.clone(),
+        network: record.network.clone(),
+        addresses: "its record was lost".into(),
+    }
+}
+
+/// The undo of such an ADD: what it has itself, and nothing of the attachment that lives. `None` if it is not such a one.
+pub fn undo(
+    host: &mut Host,
+    plan: &Plan,
+    request: &Request<'_>,
+    record: &Record,
+    error: &Error,
+) -> Result<Option<Error>, Error> {
+    let is_second = error.code() == own::ALREADY_ATTACHED;
+    if !is_second || port(host, record)?.is_none() {
+        return Ok(None);
+    }
+    let had_lease = !matches!(error, Error::AlreadyAttached { .. });
+    macs::release(host, record)?;
+    if !had_lease {
+        lease::del(host, &plan.ipam, request, record)?;
+    }
+    host.store.remove_record(&record.network, &record.plugin, &record.key())?;
+    Ok(Some(already_attached(record)))
+}
+
+/// How a container without a record is named to a person.
+pub fn holder_text(host: &mut Host, key: &str) -> Option<String> {
+    let port = unrecorded(host).ok()?.into_iter().find(|port| port.alias.as_deref() == Some(key))?;
+    Some(text(&port))
+}
+
+/// Takes away what is left of an attachment for whose DEL there is no record: as far as its port, or what the runtime has
+/// kept of ADD's result, proves that rnet made it. Returns what the rest of DEL goes by.
+pub fn withdraw(
+    host: &mut Host,
+    plan: &Plan,
+    request: &Request<'_>,
+    unknown: Record,
+) -> Result<Record, Error> {
+    let port = port(host, &unknown)?;
+    let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
+    let record =
+        Record { ports: wanted_ports(plan, &previous), ..described(host, port.as_ref(), &previous, unknown) };
+    if port.is_none() && !firewall::holds_own(host, &record)? {
+        return Ok(record);
+    }
+    remember_network(host, plan)?;
+    attach::silence(host, &record)?;
+    firewall::dismiss(host, &record)?;
+    firewall::purge(host, &record.plugin, &record.key())?;
+    Ok(record)
+}
+
+/// The same for a plugin that follows another in a list, and whose record would be `unknown`.
+pub fn unpublish(host: &mut Host, unknown: &Record) -> Result<(), Error> {
+    if port(host, unknown)?.is_some() || firewall::holds_own(host, unknown)? {
+        firewall::dismiss(host, unknown)?;
+        firewall::purge(host, &unknown.plugin, &unknown.key())?;
+    }
+    Ok(())
+}
+
+/// Addresses and MAC by the kernel, or, if there is no port any more, by the result of ADD.
+fn described(host: &mut Host, port: Option<&Link>, previous: &CniResult, unknown: Record) -> Record {
+    if let Some(port) = port {
+        let found = addresses_behind(&mut host.netlink, port).into_iter();
+        let addresses = found.map(|address| Address { address, gateway: None }).collect();
+        let mac = mac_behind(&mut host.netlink, port).map(|mac| store::Mac(mac.0));
+        return Record { addresses, mac, ..unknown };
+    }
+    let inside =
+        previous.interfaces.iter().find(|told| told.name == unknown.ifname && told.sandbox.is_some());
+    let mac = inside.and_then(|inside| inside.mac.as_ref()?.parse::<Mac>().ok()).map(|mac| store::Mac(mac.0));
+    Record { addresses: addresses(previous), mac, ..unknown }
+}
+
+fn wanted_ports(plan: &Plan, previous: &CniResult) -> Vec<store::Port> {
+    ports::resolve(&plan.ports, &previous.ips).unwrap_or_default()
+}
+
+/// What the network would have on record: with its last container, what was made for it goes.
+fn remember_network(host: &mut Host, plan: &Plan) -> Result<(), Error> {
+    if host.store.network(&plan.network, plan.plugin)?.is_some() {
+        return Ok(());
+    }
+    let Some(bridge) = host.netlink.link(&plan.bridge)? else { return Ok(()) };
+    let owns_bridge = plan.owns_bridge && bridge.mac == Some(bridge_mac(host, &plan.bridge, true));
+    let found = host.netlink.addresses(Some(bridge.index))?.into_iter();
+    let gateways: Vec<IpNetwork> =
+        found.map(|found| found.address).filter(|address| !is_link_local(address.ip())).collect();
+    let subnets: Vec<IpNetwork> = gateways.iter().map(|gateway| subnet(*gateway)).collect();
+    let askable = gateways.iter().map(IpNetwork::ip).collect();
+    let network = Network {
+        name: plan.network.clone(),
+        plugin: plan.plugin.into(),
+        bridge: plan.bridge.clone(),
+        owns_bridge,
+        isolated: plan.isolated,
+        no_interop: !plan.interop,
+        zone: plan.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
+        subnets,
+        gateways: if owns_bridge { gateways } else { Vec::new() },
+        ..Network::default()
+    };
+    Ok(host.store.write_network(&network)?)
+}
+
+/// The host ends of veth pairs that lead into other namespaces.
+fn containers_ports(netlink: &mut Netlink) -> Result<Vec<Link>, Error> {
+    let mut veths = netlink.veths()?;
+    veths.retain(|veth| veth.peer.is_some() && veth.peer_netnsid.is_some());
+    Ok(veths)
+}
+
+/// The key that rnet gives its host ends as their alias.
+pub fn key(port: &Link) -> Option<&str> {
+    port.alias.as_deref().filter(|alias| Owner::new(alias).is_some())
+}
+
+/// Of the whole namespace: the container may have moved them to a bridge of its own. A namespace that may not be asked is
+/// none of this user's containers.
+fn addresses_behind(netlink: &mut Netlink, port: &Link) -> Vec<IpNetwork> {
+    let found = port.peer_netnsid.and_then(|netns| netlink.all_addresses_in(netns).ok()).unwrap_or_default();
+    let addresses = found.into_iter().map(|found| found.address);
+    addresses.filter(|address| !address.ip().is_loopback() && !is_link_local(address.ip())).collect()
+}
+
+fn mac_behind(netlink: &mut Netlink, port: &Link) -> Option<Mac> {
+    netlink.link_in(port.peer_netnsid?, port.peer?).ok()??.mac
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+fn text(port: &Link) -> String {
+    format!("the container behind {}", port.name)
+}
