@@ -9,8 +9,8 @@ use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 
 use crate::plan::{Ipam, Plan, addresses};
 use crate::{
-    Error, Host, chained, failpoint, firewall, former, lease, link, living, lost, mac_check, macs, names,
-    network, ports, reference, renamed, sticky,
+    Error, Host, chained, claims, failpoint, firewall, former, lease, link, living, lost, mac_check, macs,
+    names, network, ports, reference, renamed, sticky,
 };
 
 /// The plugins that make an interface and keep a record of it.
@@ -73,6 +73,7 @@ fn attach(
     let (bridge, mut network) = network::hold(host, plan, &lease)?;
     let pair = link::create(host, plan, record, &bridge, container)?;
     failpoint::pass("add.veth")?;
+    claims::claim(host, plan, record)?;
 
     // Before its port comes up, and the container can send: its guard is among them.
     mac_check::admit(host, record)?;
@@ -161,6 +162,7 @@ fn detach(host: &mut Host, ipam: &Ipam, request: &Request<'_>, record: &Record) 
     former::forget_later(host);
     Error::all(failures)?;
     macs::release(host, record)?;
+    claims::release(host, record)?;
     lease::del(host, ipam, request, record)?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     failpoint::pass("del.record")?;

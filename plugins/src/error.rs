@@ -185,6 +185,18 @@ pub enum Error {
         /// Its bridge.
         bridge: String,
     },
+    /// Another network leased the address too, and its container lives.
+    #[error(
+        "address {ip} of network {network:?} is in use: {holder} has it; hint: give one of the networks another subnet"
+    )]
+    AddressTaken {
+        /// The address.
+        ip: IpAddr,
+        /// The network that leased it.
+        network: String,
+        /// Who has it: `"web" on "mynet"`.
+        holder: String,
+    },
     /// The MAC that was asked for is on the bridge already, or every one that could be derived.
     #[error(
         "MAC address {mac} is on bridge {bridge:?} already: {holder} has it; hint: ask for another, or for none"
@@ -635,7 +647,9 @@ impl Error {
             | Error::OldKernel { .. }
             | Error::KernelWithoutIpv6 { .. } => code::NOT_AVAILABLE,
             Error::PortTaken { .. } => own::PORT_TAKEN,
-            Error::DuplicateAddress { .. } | Error::MacTaken { .. } => own::ADDRESS_TAKEN,
+            Error::DuplicateAddress { .. } | Error::AddressTaken { .. } | Error::MacTaken { .. } => {
+                own::ADDRESS_TAKEN
+            }
             Error::StillTentative { .. } => code::TRY_AGAIN_LATER,
             Error::HostAddressNotLocal { .. } | Error::HostAddressUnusable { .. } => {
                 code::INVALID_NETWORK_CONFIG

@@ -15,6 +15,7 @@ mod attach;
 mod bridge;
 mod chained;
 mod check;
+mod claims;
 pub mod conditions;
 mod dnsname;
 mod error;

@@ -4,6 +4,7 @@
 //! without attachments, which is how DEL learns that it was the last without reading a list. `networks/` holds
 //! what goes away with the last one; `claims/<what>/<attachment>` says who shares something in the same manner.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -221,34 +222,65 @@ impl Store {
         mac: Mac,
         record: &Record,
     ) -> Result<Option<Option<Record>>, Error> {
-        let (name, target) = (mac_name(bridge, mac), mac_target(record));
+        self.own(&mac_name(bridge, mac), record)
+    }
+
+    /// The same for an address. `place` is the bridge on which nobody else may have it, or empty for the whole host.
+    pub fn claim_address(
+        &self,
+        place: &str,
+        ip: IpAddr,
+        record: &Record,
+    ) -> Result<Option<Option<Record>>, Error> {
+        self.own(&address_name(place, ip), record)
+    }
+
+    /// Makes a record the only one that has `name`, unless another has it.
+    fn own(&self, name: &str, record: &Record) -> Result<Option<Option<Record>>, Error> {
+        let target = mac_target(record);
         for _ in 0..ATTEMPTS {
-            match self.link(&target, &name) {
+            match self.link(&target, name) {
                 Ok(()) => return Ok(None),
                 Err(Errno::EXIST) => {}
-                Err(errno) => return Err(self.failed("create", &name)(errno)),
+                Err(errno) => return Err(self.failed("create", name)(errno)),
             }
-            match self.follow(&name)? {
+            match self.follow(name)? {
                 Some(own) if own == target => return Ok(None),
                 Some(other) => return self.record_at(&other).map(Some),
                 None => {}
             }
         }
-        Err(self.failed("create", &name)(Errno::EXIST))
+        Err(self.failed("create", name)(Errno::EXIST))
     }
 
     /// Claims a MAC that a dead one has. Under the lock that all who do this take.
     pub fn take_mac(&self, bridge: &str, mac: Mac, record: &Record) -> Result<(), Error> {
-        let name = mac_name(bridge, mac);
-        self.remove(&name)?;
-        self.link(&mac_target(record), &name).map_err(self.failed("create", &name))
+        self.take_over(&mac_name(bridge, mac), record)
+    }
+
+    /// The same for an address.
+    pub fn take_address(&self, place: &str, ip: IpAddr, record: &Record) -> Result<(), Error> {
+        self.take_over(&address_name(place, ip), record)
+    }
+
+    fn take_over(&self, name: &str, record: &Record) -> Result<(), Error> {
+        self.remove(name)?;
+        self.link(&mac_target(record), name).map_err(self.failed("create", name))
     }
 
     /// Gives a MAC back, if the record has it.
     pub fn release_mac(&self, bridge: &str, mac: Mac, record: &Record) -> Result<(), Error> {
-        let name = mac_name(bridge, mac);
-        match self.follow(&name)? {
-            Some(own) if own == mac_target(record) => self.remove(&name),
+        self.disown(&mac_name(bridge, mac), record)
+    }
+
+    /// The same for an address.
+    pub fn release_address(&self, place: &str, ip: IpAddr, record: &Record) -> Result<(), Error> {
+        self.disown(&address_name(place, ip), record)
+    }
+
+    fn disown(&self, name: &str, record: &Record) -> Result<(), Error> {
+        match self.follow(name)? {
+            Some(own) if own == mac_target(record) => self.remove(name),
             _ => Ok(()),
         }
     }
@@ -560,6 +592,11 @@ fn aside_name(name: &str) -> String {
 
 fn mac_name(bridge: &str, mac: Mac) -> String {
     format!("macs/{}-{mac}", bridge.replace('/', "."))
+}
+
+/// No MAC has such a name: an address has no hyphen.
+fn address_name(place: &str, ip: IpAddr) -> String {
+    format!("macs/@{}@{ip}", place.replace('/', "."))
 }
 
 /// Where a record is below `records`.

@@ -146,3 +146,44 @@ fn one_subnet_on_two_bridges_is_refused_and_the_other_network_named() {
         }
     }
 }
+
+/// A definition was copied, and only its name was changed, or its subnet was made a part of the other's.
+#[test]
+fn an_address_that_a_container_of_another_network_has_is_refused_and_that_one_named() {
+    let twice = |subnet| [("br-mine", subnet), ("br-mine", subnet)];
+    let cases = [
+        (twice("172.18.0.0/16"), "172.18.0.9"),
+        (twice("fd00:18::/64"), "fd00:18::9"),
+        ([("br-mine", "172.18.0.0/16"), ("br-copy", "172.18.1.0/24")], "172.18.1.9"),
+        ([("br-mine", "fd00:18:0:1::/64"), ("br-copy", "fd00:18::/48")], "fd00:18:0:1::9"),
+    ];
+    for ([mine, copy], ip) in cases {
+        for plugin in ["rnet", "bridge"] {
+            let of = |name: &str, (on, subnet): (&str, &str)| {
+                let config = if plugin == "rnet" { rnet(name, &[subnet]) } else { bridge(name, &[subnet]) };
+                with(&config, json!({"bridge": on, "forceAddress": false, "runtimeConfig": {"ips": [ip]}}))
+            };
+            let (mine, copy) = (of("mine", mine), of("copy", copy));
+            let lab = Lab::new();
+            let ((_one, one), (_two, two)) = (lab.container("one"), lab.container("two"));
+            lab.add(plugin, &one, &mine);
+            // The plugin bridge leaves its bridge, as upstream's does.
+            let veths =
+                || lab.links().into_iter().filter(|link| link.starts_with("veth")).collect::<Vec<_>>();
+            let before = veths();
+
+            let (code, told) = lab.cni("ADD", plugin, &two, &copy).refusal();
+
+            // On one bridge, host-local sees already that it is in use.
+            let by_ipam = told.contains("is not available in range set");
+            assert!(code == 101 && told.contains(ip), "{told}");
+            assert!(by_ipam || told.contains("\"one\" on \"mine\""), "{told}");
+            assert_eq!(veths(), before);
+            // Another address works beside it, and this one is free with its holder.
+            lab.add(plugin, &two, &with(&copy, json!({"runtimeConfig": null})));
+            lab.del(plugin, &two, &copy);
+            lab.del(plugin, &one, &mine);
+            lab.add(plugin, &two, &copy);
+        }
+    }
+}
