@@ -188,7 +188,8 @@ fn usage(error: &clap::Error) -> u8 {
         std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
     let json = words.iter().any(|word| word == "--json");
     let style = Style { json, colour: report::stderr_wants_colour() };
-    if let Some(said) = usage::said(error, &Cli::command(), &words) {
+    let is_help = error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if let Some(said) = usage::said(error, &Cli::command(), &words).filter(|_| json || !is_help) {
         return style.tell(&Problem::Usage { message: said.message, hint: said.hint }.into());
     }
     if json {

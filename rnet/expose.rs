@@ -1,5 +1,6 @@
 //! `--expose` and `-P`: ports that a program says it serves, and all of them published.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -54,11 +55,11 @@ impl Expose {
 
 /// `-P`: what is exposed and not published by a `-p` already, each port on any free host port, once.
 pub fn publish_all(exposed: &[Expose], published: &[Spec]) -> Vec<Spec> {
-    let mut specs: Vec<Spec> = Vec::new();
+    let (mut specs, mut seen) = (Vec::new(), HashSet::new());
     for expose in exposed {
         for port in expose.ports.ports() {
             let is_there = |spec: &Spec| spec.protocol == expose.protocol && spec.container_ports.has(port);
-            if !published.iter().chain(&specs).any(is_there) {
+            if seen.insert((expose.protocol.as_str(), port)) && !published.iter().any(is_there) {
                 let container_ports = Span::one(port);
                 specs.push(Spec { host: None, host_ports: None, container_ports, protocol: expose.protocol });
             }

@@ -103,6 +103,16 @@ pub enum Problem {
         /// Where it should be.
         subnet: String,
     },
+    /// A range without an address for a container.
+    #[error(
+        "range {range} has no address for a container: the first and the last of {subnet} and the gateway's are never given"
+    )]
+    EmptyRange {
+        /// What was given.
+        range: IpNetwork,
+        /// The subnet that it lies in.
+        subnet: IpNetwork,
+    },
     /// An address that no container and no gateway can have.
     #[error("{what} {value} is the first or last address of {subnet}, which no host can have")]
     Unusable {
@@ -356,6 +366,12 @@ pub enum Problem {
         /// What they are for: `multicast`.
         what: &'static str,
     },
+    /// A host address whose traffic the kernel does not translate.
+    #[error("cannot publish on {host}: the kernel does not translate loopback and link-local IPv6 addresses")]
+    UnusableHostAddress {
+        /// As it was given.
+        host: String,
+    },
     /// A host address that the host does not have.
     #[error("cannot publish on {host}: it is not an address of this host")]
     HostAddress {
@@ -485,7 +501,7 @@ impl Problem {
             NoSubnet { .. } | HostBits { .. } | TooSmall { .. } | NoPool { .. } | ImpossibleSubnet { .. } => {
                 ("subnet-invalid", 2)
             }
-            Outside { .. } | NeedsSubnet { .. } | Unusable { .. } => ("outside", 2),
+            Outside { .. } | NeedsSubnet { .. } | Unusable { .. } | EmptyRange { .. } => ("outside", 2),
             SubnetsExhausted => ("subnets-exhausted", 6),
             NoNetwork { .. } | NoEndpoint { .. } | Nothing { .. } | NoPlugin { .. } => ("not-found", 3),
             NoLogs { .. } | NoRealNetwork { .. } | Undefined { .. } | Ended { .. } | NotPublished { .. } => {
@@ -502,7 +518,7 @@ impl Problem {
             AddressesExhausted { .. } => ("addresses-exhausted", 6),
             PortInUse { .. } | PortTwice { .. } => ("port-taken", 4),
             PortsExhausted { .. } => ("ports-exhausted", 6),
-            HostAddress { .. } | NoFamily { .. } => ("host-address", 2),
+            HostAddress { .. } | UnusableHostAddress { .. } | NoFamily { .. } => ("host-address", 2),
             Publish(_) | Usage { .. } | Together { .. } | OneNetwork { .. } | NoGuard { .. } => ("usage", 2),
             NotPermitted { .. } => ("not-permitted", 5),
             Busy { .. } => ("busy", 1),
@@ -565,6 +581,7 @@ impl Problem {
             Ended { name, .. } => Some(format!("rnet logs {name}")),
             EndedAtOnce { name, kept: true, .. } => Some(format!("rnet logs {name}")),
             NotPublished { name, .. } => Some(format!("rnet port {name}")),
+            UnusableHostAddress { .. } => Some("[::] or an IPv6 address of an interface".into()),
             NetworkInUse { name, .. } => Some(format!("rnet rm --detach {name}")),
             EndpointRuns { name, .. } => Some(format!("rnet stop {name}")),
             CannotExecute { image: true, missing: true, program, .. } if !program.contains('/') => {

@@ -1,5 +1,6 @@
 //! `-p`: docker's grammar, and which host ports come out of it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -148,6 +149,8 @@ impl Spec {
 ///
 /// A fixed port that a container has is left to the firewall's map, the one authority on it.
 pub fn resolve(specs: &[Spec], book: &mut dyn Book) -> Result<Vec<Mapping>, Problem> {
+    refuse_too_many(specs, book)?;
+    refuse_too_many(specs, book)?;
     let mut chosen: Vec<Mapping> = Vec::new();
     for spec in specs {
         for (container_port, host_ports) in spec.wanted() {
@@ -156,6 +159,21 @@ pub fn resolve(specs: &[Spec], book: &mut dyn Book) -> Result<Vec<Mapping>, Prob
         }
     }
     Ok(chosen)
+}
+
+/// More ports than can be chosen are refused at once: to try them all takes minutes.
+fn refuse_too_many(specs: &[Spec], book: &mut dyn Book) -> Result<(), Problem> {
+    let mut wanted: BTreeMap<(Option<IpAddr>, &str), (usize, &Spec)> = BTreeMap::new();
+    for spec in specs.iter().filter(|spec| spec.host_ports.is_none()) {
+        wanted.entry((spec.host, spec.protocol.as_str())).or_insert((0, spec)).0 +=
+            spec.container_ports.len();
+    }
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let ports = book.ephemeral();
+    let too_many = wanted.values().find(|(count, _)| *count > ports.len());
+    too_many.map_or(Ok(()), |(_, spec)| Err(exhausted(spec, whole(&ports))))
 }
 
 impl Mapping {
@@ -185,6 +203,11 @@ impl Span {
     /// One port.
     pub fn one(port: u16) -> Self {
         Self { first: port, last: port }
+    }
+
+    /// True if it is a single port.
+    pub fn is_one(self) -> bool {
+        self.first == self.last
     }
 
     /// True if the port is one of them.
@@ -353,14 +376,15 @@ fn fixed(spec: &Spec, port: u16, chosen: &[Mapping], book: &mut dyn Book) -> Res
 
 fn ephemeral(spec: &Spec, chosen: &[Mapping], book: &mut dyn Book) -> Result<u16, Problem> {
     let ports = book.ephemeral();
-    let whole = Span {
-        first: ports.iter().copied().min().unwrap_or(0),
-        last: ports.iter().copied().max().unwrap_or(0),
-    };
+    let whole = whole(&ports);
     let port =
         first_free(spec, ports.into_iter(), TRIES, chosen, book)?.ok_or_else(|| exhausted(spec, whole))?;
     book.chose(port);
     Ok(port)
+}
+
+fn whole(ports: &[u16]) -> Span {
+    Span { first: ports.iter().copied().min().unwrap_or(0), last: ports.iter().copied().max().unwrap_or(0) }
 }
 
 fn first_free(
@@ -505,6 +529,16 @@ mod tests {
             resolved(&["7000-7002:80"], &mut host).unwrap_err(),
             "no free host port among 7000-7002/tcp"
         );
+    }
+
+    #[test]
+    fn more_ports_than_there_are_free_ones_are_refused_before_any_is_chosen() {
+        let mut host = Host::default();
+        let text = "no free host port among 32768-32771/udp";
+        assert_eq!(resolved(&["80-84/udp"], &mut host).unwrap_err(), text);
+        assert_eq!(resolved(&["80", "80-82/udp", "90-91/udp"], &mut host).unwrap_err(), text);
+        assert_eq!(host.last, None);
+        assert_eq!(resolved(&["80-83", "80-83/udp"], &mut host).unwrap().len(), 8);
     }
 
     #[test]

@@ -169,6 +169,10 @@ pub fn said(error: &clap::Error, command: &clap::Command, words: &[String]) -> O
         ErrorKind::InvalidSubcommand => {
             Some(subcommand(&text(error, ContextKind::InvalidSubcommand)?, command, words))
         }
+        ErrorKind::MissingRequiredArgument => Some(missing(error, verb?)),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand | ErrorKind::MissingSubcommand => {
+            Some(no_verb(command, words))
+        }
         _ => None,
     }
 }
@@ -200,6 +204,33 @@ fn verb<'a>(command: &'a clap::Command, words: &[String]) -> Option<&'a clap::Co
     }
 }
 
+/// `stop needs EP`.
+fn missing(error: &clap::Error, verb: &clap::Command) -> Said {
+    let name = verb.get_name();
+    let what = match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(what)) => what.join(" ").replace(['<', '>'], ""),
+        _ => "more".into(),
+    };
+    let message = format!("{name} needs {}", what.trim_end_matches('.'));
+    Said { message, hint: Some(format!("rnet {name} --help")) }
+}
+
+/// `rnet dns` alone.
+fn no_verb(command: &clap::Command, words: &[String]) -> Said {
+    let first = words.iter().find(|word| !word.starts_with('-'));
+    let group = first.and_then(|word| command.find_subcommand(word)).unwrap_or(command);
+    let verbs: Vec<&str> =
+        group.get_subcommands().filter(|verb| !verb.is_hide_set()).map(clap::Command::get_name).collect();
+    let (name, path) = match group.get_name() {
+        "rnet" => ("rnet", "rnet".to_owned()),
+        name => (name, format!("rnet {name}")),
+    };
+    Said {
+        message: format!("{name} needs one of {}", verbs.join(", ")),
+        hint: Some(format!("{path} --help")),
+    }
+}
+
 fn option(given: &str, verb: &clap::Command, words: &[String]) -> Option<Said> {
     let (name, flag) = (verb.get_name(), given.split('=').next()?);
     let fits = |verbs: &[&str], flags: &[&str]| verbs.contains(&name) && flags.contains(&flag);
@@ -209,6 +240,10 @@ fn option(given: &str, verb: &clap::Command, words: &[String]) -> Option<Said> {
     }
     if NOT_YET.iter().any(|(verbs, flags)| fits(verbs, flags)) {
         return Some(Said { message: format!("{name} has no option {flag} yet"), hint: instead(name, flag) });
+    }
+    if !flag.starts_with('-') {
+        let message = format!("{name} takes no further argument {given:?}");
+        return Some(Said { message, hint: Some(format!("rnet {name} --help")) });
     }
     let known = verb.get_arguments().filter_map(|argument| argument.get_long());
     let near = flag.strip_prefix("--").and_then(|flag| nearest(flag, known));

@@ -3,6 +3,7 @@
 use std::fmt::{self, Display};
 use std::net::IpAddr;
 
+use clap::builder::BoolishValueParser;
 use cni::{Dns, Version};
 use dns::valid_name;
 use ipnetwork::IpNetwork;
@@ -35,8 +36,9 @@ pub struct Args {
     #[arg(short, long, value_name = "DRIVER", value_parser = driver)]
     pub driver: Option<()>,
     /// Docker's word; containers can always be attached
-    #[arg(long, hide = true)]
-    pub attachable: bool,
+    #[arg(long, hide = true, value_parser = BoolishValueParser::new(), default_missing_value = "true")]
+    #[arg(num_args = 0..=1, require_equals = true)]
+    pub attachable: Option<bool>,
     /// The MTU; that of the default route's link without one
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
     pub mtu: Option<u32>,
@@ -121,7 +123,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     if let Some(found) =
         args.name.as_ref().and_then(|name| networks.iter().find(|network| &network.name == name))
     {
-        return exists(args, found);
+        return exists(args, found, style);
     }
     let name = args.name.clone().unwrap_or_else(|| lowest_free_name(&networks));
     let mut taken = view.taken()?;
@@ -145,9 +147,11 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let network = definitions::network_of(&wanted.conflist())?;
     let common = versions::of_runtimes(&network.plugin_types(), view.host.store.paths());
     wanted.version = common.into_iter().max().unwrap_or(Version::LATEST);
-    view.definitions.write(&wanted)?;
+    let file = Some(view.definitions.write(&wanted)?);
     drop(lock);
-    told(&wanted, view.host.store.paths(), style)
+    let mut network = definitions::network_of(&wanted.conflist())?;
+    network.file = file;
+    told(&network, view.host.store.paths(), style)
 }
 
 /// The options as subnets and addresses, each checked by itself.
@@ -224,6 +228,7 @@ impl Asked {
             };
             let subnet = subnets.iter_mut().find(holds).ok_or_else(|| self.outside("range", range))?;
             *subnet = subnet.clone().limited_to(*range);
+            refuse_empty(*range, subnet)?;
             refuse_second("--ip-range", &self.ranges, |other| subnet.subnet.contains(other.network()))?;
         }
         Ok(subnets)
@@ -289,21 +294,23 @@ fn is_public(name: &str) -> bool {
     (letters && name.len() == 2) || PUBLIC.contains(&name)
 }
 
-fn exists(args: &Args, found: &Network) -> anyhow::Result<u8> {
-    if args.ignore_existing {
-        return print(&format!("{}\n", found.name)).map(|()| 0);
+fn exists(args: &Args, found: &Network, style: Style) -> anyhow::Result<u8> {
+    if !args.ignore_existing {
+        return Err(Problem::NetworkExists { name: found.name.clone(), what: found.what() }.into());
     }
-    Err(Problem::NetworkExists { name: found.name.clone(), what: found.what() }.into())
+    show(found, style).map(|()| 0)
+}
+
+fn show(network: &Network, style: Style) -> anyhow::Result<()> {
+    if style.json {
+        return print_json(&super::inspect::network(network, None, &[], &Kernel::default()));
+    }
+    print(&format!("{}\n", network.name))
 }
 
 /// Prints what was made, and how runtimes come to find its plugins.
-fn told(wanted: &Wanted, paths: &Paths, style: Style) -> anyhow::Result<u8> {
-    let network = definitions::network_of(&wanted.conflist())?;
-    if style.json {
-        print_json(&super::inspect::network(&network, None, &[], &Kernel::default()))?;
-    } else {
-        print(&format!("{}\n", wanted.name))?;
-    }
+fn told(network: &Network, paths: &Paths, style: Style) -> anyhow::Result<u8> {
+    show(network, style)?;
     let missing = missing_plugins(&network.plugin_types());
     if !missing.is_empty() && runtime_reads_definitions(paths) {
         style.hint(format_args!("runtimes find no plugin {}: rnet install /opt/cni/bin", missing.join(", ")));
@@ -358,10 +365,19 @@ fn free_subnet(wanted: IpNetwork, taken: &[Taken], style: Style) -> Result<IpNet
             wanted,
             taken: hit.subnet,
             owner: hit.owner.to_string(),
-            free: lowest_free(taken, None),
+            free: lowest_free(taken, None).filter(|_| wanted.is_ipv4()),
         }),
         None => Ok(wanted),
     }
+}
+
+/// A range in which every address is the subnet's first or last one, or the gateway's.
+fn refuse_empty(range: IpNetwork, subnet: &Subnet) -> Result<(), Problem> {
+    let (first, last) = subnet.range.unwrap_or((subnet.gateway, subnet.gateway));
+    if first > last || (first, last) == (subnet.gateway, subnet.gateway) {
+        return Err(Problem::EmptyRange { range, subnet: subnet.subnet });
+    }
+    Ok(())
 }
 
 fn usable(gateway: IpAddr, subnet: IpNetwork) -> Result<(), Problem> {
@@ -470,6 +486,30 @@ mod tests {
             ("10.9.0.0/24", "", "10.9.0.0/16", "range 10.9.0.0/16 is not in 10.9.0.0/24"),
             ("10.9.0.0/24", "", "10.9.0.1/25", "10.9.0.1/25 has host bits set"),
             ("", "10.9.0.1", "", "--gateway needs --subnet"),
+            (
+                "10.9.0.0/24",
+                "",
+                "10.9.0.255/32",
+                "range 10.9.0.255/32 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never given",
+            ),
+            (
+                "10.9.0.0/24",
+                "",
+                "10.9.0.0/31",
+                "range 10.9.0.0/31 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never given",
+            ),
+            (
+                "10.9.0.0/24",
+                "10.9.0.7",
+                "10.9.0.7/32",
+                "range 10.9.0.7/32 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never given",
+            ),
+            (
+                "fd00:9::/64",
+                "",
+                "fd00:9::/128",
+                "range fd00:9::/128 has no address for a container: the first and the last of fd00:9::/64 and the gateway's are never given",
+            ),
             ("", "", "10.9.0.0/25", "--ip-range needs --subnet"),
             (
                 "10.9.0.0/24 10.8.0.0/24",

@@ -5,9 +5,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Component, Path, PathBuf};
 
+use serde_json::{Value, json};
 use store::Paths;
 
-use crate::report::{Problem, Style, print};
+use crate::report::{Problem, Style, print, print_json};
 use crate::runtimes::{self, Found};
 use crate::{kept, networkd};
 
@@ -29,10 +30,39 @@ pub struct Args {
 
 /// Makes the links and prints each that was not there; or removes them and prints each that was.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
+    let mut told = Told { style, files: Vec::new() };
+    let done = change(args, &mut told);
+    // What was changed before a failure is told too.
+    told.end()?;
+    done.map(|()| 0)
+}
+
+/// The files that were made or removed: a line for each at once, or one array of JSON at the end.
+struct Told {
+    style: Style,
+    files: Vec<Value>,
+}
+
+impl Told {
+    fn file(&mut self, path: &Path) -> anyhow::Result<()> {
+        if !self.style.json {
+            return print(&format!("{}\n", path.display()));
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        self.files.push(json!({"type": "file", "name": name, "file": path}));
+        Ok(())
+    }
+
+    fn end(self) -> anyhow::Result<()> {
+        if self.style.json { print_json(&self.files.into()) } else { Ok(()) }
+    }
+}
+
+fn change(args: &Args, told: &mut Told) -> anyhow::Result<()> {
     let names = names(&args.only)?;
-    let paths = Paths::new(0);
+    let (paths, style) = (Paths::new(0), told.style);
     if args.uninstall {
-        return uninstall(&names, args.dir.as_deref(), &paths);
+        return uninstall(&names, args.dir.as_deref(), &paths, told);
     }
     let runtimes = runtimes::find(&paths);
     let dirs = match &args.dir {
@@ -41,17 +71,17 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
             choose(&runtimes, &names, args.force, &paths).iter().map(|folder| paths.rooted(folder)).collect()
         }
     };
-    install(args, &names, &dirs)?;
+    install(args, &names, &dirs, told)?;
     if let Some(file) = networkd::write(&paths)? {
-        print(&format!("{}\n", file.display()))?;
+        told.file(&file)?;
         style.hint("networkctl reload");
     }
     tell(&runtimes, &names, args.dir.as_deref(), &paths, style);
-    Ok(0)
+    Ok(())
 }
 
 /// Looks at all folders before it changes any.
-fn install(args: &Args, names: &[&str], dirs: &[PathBuf]) -> anyhow::Result<()> {
+fn install(args: &Args, names: &[&str], dirs: &[PathBuf], told: &mut Told) -> anyhow::Result<()> {
     let program = std::env::current_exe().and_then(fs::canonicalize);
     let program = program.map_err(Problem::file("find", "/proc/self/exe".as_ref()))?;
     let mut wanted = Vec::new();
@@ -69,7 +99,7 @@ fn install(args: &Args, names: &[&str], dirs: &[PathBuf]) -> anyhow::Result<()> 
             kept::keep(&link)?;
         }
         if make(&link, &target, &program)? {
-            print(&format!("{}\n", link.display()))?;
+            told.file(&link)?;
         }
     }
     Ok(())
@@ -182,7 +212,7 @@ impl Winners {
 }
 
 /// What is no link to rnet is left alone, and so is the program itself.
-fn uninstall(names: &[&str], dir: Option<&Path>, paths: &Paths) -> anyhow::Result<u8> {
+fn uninstall(names: &[&str], dir: Option<&Path>, paths: &Paths, told: &mut Told) -> anyhow::Result<()> {
     let all = || runtimes::all_folders(paths).into_iter().map(|folder| paths.rooted(&folder));
     let dirs: Vec<PathBuf> = dir.map_or_else(|| all().collect(), |dir| vec![dir.to_owned()]);
     for dir in &dirs {
@@ -193,7 +223,7 @@ fn uninstall(names: &[&str], dir: Option<&Path>, paths: &Paths) -> anyhow::Resul
                 fs::remove_file(&link).map_err(Problem::file("remove", &link))?;
             }
             if was_there {
-                print(&format!("{}\n", link.display()))?;
+                told.file(&link)?;
             }
         }
         kept::clear(&dir.join(kept::TEMPORARY));
@@ -204,9 +234,9 @@ fn uninstall(names: &[&str], dir: Option<&Path>, paths: &Paths) -> anyhow::Resul
     if !all().any(|dir| is_link(&dir))
         && let Some(file) = networkd::remove(paths)?
     {
-        print(&format!("{}\n", file.display()))?;
+        told.file(&file)?;
     }
-    Ok(0)
+    Ok(())
 }
 
 fn names(only: &[String]) -> Result<Vec<&str>, Problem> {
@@ -301,7 +331,8 @@ mod tests {
         symlink("rnet", path("portmap")).unwrap();
         symlink("/bin/sh", path("loopback")).unwrap();
         let elsewhere = Paths::under(&folder.path().join("root"), 1);
-        uninstall(&names(&[]).unwrap(), Some(folder.path()), &elsewhere).unwrap();
+        let mut told = Told { style: Style::default(), files: Vec::new() };
+        uninstall(&names(&[]).unwrap(), Some(folder.path()), &elsewhere, &mut told).unwrap();
         let mut left: Vec<_> =
             fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         left.sort();

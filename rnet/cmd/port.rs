@@ -43,7 +43,8 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     if style.json {
         print_json(&ports.iter().map(object).collect())?;
     } else {
-        print(&ports.iter().map(|port| line(port, args.port.is_some())).collect::<String>())?;
+        let alone = args.port.is_some_and(|wanted| wanted.ports.is_one());
+        print(&ports.iter().map(|port| line(port, alone)).collect::<String>())?;
     }
     Ok(0)
 }

@@ -13,7 +13,6 @@ use crate::definitions::Network;
 use crate::ended::Ended;
 use crate::endpoint::Joined;
 use crate::lookup::Thing;
-use crate::names;
 use crate::owner::{Action, foreign, not_ours};
 use crate::report::{Problem, Style};
 use crate::runtime::Runtime;
@@ -46,11 +45,12 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
 }
 
 fn remove(word: &str, args: &Args, view: &mut View, style: Style) -> anyhow::Result<Option<Done>> {
-    if names::RESERVED.contains(&word) && args.kind != Some(Kind::Endpoint) {
-        return Err(Problem::Predefined { name: word.to_owned() }.into());
-    }
     let known = view.known(&[word.to_owned()])?;
     match known.find(word, kinds(args.kind)) {
+        Ok(Thing::Network(network)) if network.is_builtin() => {
+            Err(Problem::Predefined { name: network.name.clone() }.into())
+        }
+        Err(Problem::NoRealNetwork { name }) => Err(Problem::Predefined { name }.into()),
         Ok(Thing::Network(network)) => {
             remove_network(network, args, view).map(|()| Some(Done::network(network)))
         }

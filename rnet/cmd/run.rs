@@ -3,6 +3,8 @@
 use std::ffi::OsString;
 use std::net::IpAddr;
 
+use clap::ArgAction;
+use clap::builder::BoolishValueParser;
 use cni::conflist::Attachment;
 use cni::{CniResult, Dns};
 use netlink::{HeldSignals, Netlink, Netns, Request};
@@ -31,7 +33,9 @@ use crate::{containers, files, names, program, rights};
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Return when the program runs, and print the endpoint's name
-    #[arg(short, long)]
+    #[arg(short, long, action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    #[arg(hide_default_value = true, value_name = "BOOL")]
     pub detach: bool,
     /// The endpoint's name; the beginning of its id without one
     #[arg(long)]
@@ -58,7 +62,9 @@ pub struct Args {
     #[arg(long = "dns-search", value_name = "DOMAIN")]
     pub search: Vec<String>,
     /// Publish every exposed port on a free host port
-    #[arg(short = 'P', long)]
+    #[arg(short = 'P', long, action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    #[arg(hide_default_value = true, value_name = "BOOL")]
     pub publish_all: bool,
     /// Say that the program serves a port or range: PORT[-PORT][/PROTO]; several if repeated
     #[arg(long, value_name = "PORT")]
@@ -67,7 +73,9 @@ pub struct Args {
     #[arg(long, value_name = "on|off")]
     pub spoof_guard: Option<Switch>,
     /// With -d, remember neither the program's end nor what it wrote (`rnet ps -a`, `rnet logs`)
-    #[arg(long)]
+    #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new())]
+    #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
+    #[arg(hide_default_value = true, value_name = "BOOL")]
     pub rm: bool,
     /// The program and its arguments
     #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
@@ -244,6 +252,7 @@ fn check(args: &Args, place: &Place, view: &View) -> anyhow::Result<()> {
         networks.iter().try_for_each(|network| Runtime::new().require(network))?;
         check_guard(args, networks)?;
         check_families(args, networks)?;
+        check_host_addresses(args)?;
     }
     match (args.ip, place) {
         (None, _) => Ok(()),
@@ -277,6 +286,16 @@ fn check_families(args: &Args, networks: &[Network]) -> Result<(), Problem> {
         network: network.name.clone(),
         family: if lost.is_ipv4() { "IPv4" } else { "IPv6" },
     })
+}
+
+/// What the plugin would refuse with the rest half done.
+fn check_host_addresses(args: &Args) -> Result<(), Problem> {
+    let is_unusable =
+        |host: &IpAddr| matches!(host, IpAddr::V6(v6) if v6.is_loopback() || v6.is_unicast_link_local());
+    match args.publish.iter().filter_map(|spec| spec.host).find(is_unusable) {
+        Some(host) => Err(Problem::UnusableHostAddress { host: publish::host_text(Some(host)) }),
+        None => Ok(()),
+    }
 }
 
 /// The network that ports are published by: the first that can.

@@ -2,12 +2,13 @@
 
 use anyhow::Context;
 
-use super::run;
-use crate::containers::past_attachments;
+use super::{inspect, run};
+use crate::containers::{Container, past_attachments};
 use crate::ended::Ended;
 use crate::lookup::{Kinds, Thing};
 use crate::publish::{Protocol, Span, Spec};
-use crate::report::{Problem, Style, exit_of, print};
+use crate::report::{Problem, Style, exit_of, print, print_json};
+use crate::state::Kernel;
 use crate::view::View;
 use crate::{cli, rights};
 
@@ -44,7 +45,7 @@ fn start(word: &str, style: Style) -> anyhow::Result<()> {
     let ended = match known.find(word, Kinds::Endpoints)? {
         Thing::Ended(ended) => ended,
         // As docker has it, what runs is started already.
-        _ => return print(&format!("{}\n", known.living(word)?.name)),
+        _ => return tell(known.living(word)?, &mut view, style),
     };
     let args = as_it_was(ended)?;
     if let Some(folder) = &ended.endpoint.folder {
@@ -54,6 +55,13 @@ fn start(word: &str, style: Style) -> anyhow::Result<()> {
     run::run(&args, style)?;
     // What is started anew has not ended.
     Ok(view.endpoints.ended.forget(&ended.endpoint.id)?)
+}
+
+fn tell(running: &Container, view: &mut View, style: Style) -> anyhow::Result<()> {
+    if !style.json {
+        return print(&format!("{}\n", running.name));
+    }
+    print_json(&inspect::endpoint(running, &Kernel::links(&mut view.host)?))
 }
 
 /// The command line that it was started by, with the name and the ports that came out of it.

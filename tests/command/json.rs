@@ -19,6 +19,9 @@ fn networks_and_what_is_done_to_them() {
         (&created["name"], &created["state"], &created["reason"]),
         (&json!("mynet"), &json!("idle"), &Value::Null)
     );
+    assert_eq!(created["file"], lab.json("inspect mynet")[0]["file"]);
+    assert!(created["file"].as_str().unwrap().ends_with("/rnet-mynet.conflist"));
+    assert_eq!(lab.json("create --json --ignore-existing mynet"), created);
     let listed = lab.json("ls --json");
     assert_eq!(keys(&listed[0]), NETWORK);
     assert_eq!((&listed[0]["id"], &listed[0]["endpoints"]), (&created["id"], &json!(0)));
@@ -53,9 +56,23 @@ fn endpoints_and_what_is_done_to_them() {
         (&past["state"], &past["reason"], &past["exitStatus"]),
         (&json!("exited"), &json!("signal 15"), &json!(143))
     );
-    assert_eq!(lab.json("start --json web")["state"], "running");
+    let started = lab.json("start --json web");
+    assert_eq!(started["state"], "running");
+    // One that runs is started already, and shown all the same.
+    assert_eq!(keys(&lab.json("start --json web")), keys(&started));
     let removed = lab.json("rm -f --json web");
     assert_eq!((keys(&removed[0]), &removed[0]["name"]), (vec!["type", "name", "id"], &json!("web")));
+}
+
+#[test]
+fn the_plugins_links() {
+    let lab = Lab::new();
+    let folder = lab.plugins().display().to_string();
+    let made = lab.json(&format!("install --json {folder}"));
+    let bridge = json!({"type": "file", "name": "bridge", "file": format!("{folder}/bridge")});
+    assert!(made.as_array().unwrap().contains(&bridge), "{made}");
+    assert_eq!(lab.json(&format!("install --json {folder}")), json!([]));
+    assert_eq!(lab.json(&format!("install --json --uninstall {folder}")), made);
 }
 
 #[test]
@@ -91,6 +108,9 @@ fn what_goes_wrong() {
         ("run -it sh", 2, "usage"),
         ("nosuch", 2, "usage"),
         ("run -d --net none false", 1, "ended"),
+        ("install --only nosuch /tmp/never", 3, "not-found"),
+        ("run", 2, "usage"),
+        ("dns", 2, "usage"),
     ] {
         let said = lab.rnet(&format!("--json {line}"));
         assert_eq!(said.exit, exit, "{line}: {said:?}");

@@ -98,6 +98,36 @@ fn two_hits_are_an_error_in_every_verb() {
 }
 
 #[test]
+fn an_endpoint_with_a_networks_predefined_name_is_found_by_every_verb() {
+    let lab = Lab::new();
+    for name in ["host", "none", "bridge"] {
+        lab.ok(&format!("run -d --name {name} --net none sleep 1000"));
+        for verb in VERBS.iter().filter(|verb| !verb.starts_with("rm") && !verb.starts_with("stop")) {
+            lab.ok(&verb.replace("{}", name).replace("inspect", "inspect --type endpoint"));
+        }
+    }
+    assert_eq!(lab.ok("rm -f host none"), "host\nnone\n");
+    for name in ["host", "none"] {
+        lab.fails(
+            &format!("rm -f {name}"),
+            4,
+            &format!("error: {name} is a pre-defined network and cannot be removed\n"),
+        );
+    }
+    let said = lab.refused("rm -f bridge", 4);
+    assert!(
+        said.starts_with("error: \"bridge\" is ambiguous: network \"bridge\", endpoint \"bridge\""),
+        "{said}"
+    );
+    assert_eq!(lab.ok("rm -f --type endpoint bridge"), "bridge\n");
+    // By its id, the built-in network is no more to be removed than by its name.
+    lab.ok("run -d --name web sleep 1000");
+    let id = lab.json("inspect bridge")[0]["id"].as_str().unwrap().to_owned();
+    lab.ok("rm -f web");
+    lab.fails(&format!("rm {id}"), 3, &format!("error: no network or endpoint {id:?}\n"));
+}
+
+#[test]
 fn dockers_words_for_no_network_have_an_answer() {
     let lab = Lab::new();
     for word in ["none", "host"] {

@@ -16,6 +16,7 @@ fn every_mistake_has_its_words_and_its_exit_status() {
     lab.ok("create --subnet 10.7.0.0/30 tiny");
     lab.ok("run -d --name web --net mynet sleep 1000");
     lab.ok("run -d --name full --net tiny sleep 1000");
+    lab.ok("create --subnet 10.6.0.0/24 --subnet fd00:6::/64 dual");
     std::fs::write(
         lab.definitions().join("87-podman.conflist"),
         r#"{"cniVersion":"0.4.0","name":"podman","plugins":[{"type":"bridge","bridge":"cni-podman0","ipam":{"type":"host-local","ranges":[[{"subnet":"10.88.0.0/16"}]]}}]}"#,
@@ -93,6 +94,19 @@ fn every_mistake_has_its_words_and_its_exit_status() {
             "cannot publish on 203.0.113.9: it is not an address of this host",
         ),
         (
+            "create a --subnet 10.9.0.0/24 --ip-range 10.9.0.1/32",
+            2,
+            "outside",
+            "range 10.9.0.1/32 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never given",
+        ),
+        ("run -P --expose 1-65535 true", 6, "ports-exhausted", "no free host port among 32768-60999/tcp"),
+        (
+            "run --net dual -p [::1]:8080:80 true",
+            2,
+            "host-address",
+            "cannot publish on [::1]: the kernel does not translate loopback and link-local IPv6 addresses",
+        ),
+        (
             "run --net mynet -p [::1]:8080:80 true",
             2,
             "host-address",
@@ -152,7 +166,7 @@ fn every_mistake_has_its_words_and_its_exit_status() {
         assert_eq!(told["error"]["message"].as_str(), Some(*message), "rnet {line}");
     }
     assert_eq!(lab.ok("ps -q"), "full\nweb\n", "nothing was changed");
-    assert_eq!(lab.ok("ls -q"), "mynet\npodman\ntiny\n");
+    assert_eq!(lab.ok("ls -q"), "dual\nmynet\npodman\ntiny\n");
     lab.ok("stop web full");
     lab.nobody_is_left();
 }
@@ -280,10 +294,27 @@ fn dockers_words_have_an_answer_of_their_own() {
         ("network connect a b", "error: rnet has no connect yet\n"),
         ("kill web", "error: rnet has no kill\n hint: rnet stop -t 0 EP\n"),
         ("images", "error: rnet has no images: it is about networks, and programs need no image\n"),
+        ("stop", "error: stop needs EP\n hint: rnet stop --help\n"),
+        ("run -d", "error: run needs CMD\n hint: rnet run --help\n"),
+        ("inspect", "error: inspect needs NET|EP\n hint: rnet inspect --help\n"),
+        (
+            "install /tmp/never /tmp/never",
+            "error: install takes no further argument \"/tmp/never\"\n hint: rnet install --help\n",
+        ),
+        ("ls mynet", "error: ls takes no further argument \"mynet\"\n hint: rnet ls --help\n"),
         ("lsx", "error: rnet has no lsx\n hint: did you mean ls?\n"),
         ("frobnicate", "error: rnet has no frobnicate\n hint: rnet --help\n"),
     ] {
         lab.fails(line, 2, stderr);
+    }
+    for (line, message) in [
+        ("interop", "interop needs one of status, enable, disable"),
+        ("dns", "dns needs one of "),
+        ("", "rnet needs one of create, ls, "),
+    ] {
+        let told = lab.rnet(&format!("--json {line}"));
+        let told: Value = serde_json::from_str(&told.stderr).unwrap();
+        assert!(told["error"]["message"].as_str().unwrap().starts_with(message), "{told}");
     }
     let told = lab.rnet("--json run -it sh");
     let told: Value = serde_json::from_str(&told.stderr).unwrap();

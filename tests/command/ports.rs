@@ -63,6 +63,10 @@ fn free_ports_are_chosen_and_told() {
 #[test]
 fn all_exposed_ports_are_published_and_shown() {
     let lab = Lab::new();
+    for given in ["", "=true", "=false"] {
+        lab.ok(&format!("create -d bridge --attachable{given} mynet"));
+        lab.ok("rm mynet");
+    }
     lab.ok("create -d bridge --attachable mynet");
     let line = "run -d --json -P --expose 80 --expose 5000-5001/udp -p 8443:443 --expose 443 --name web --net mynet sleep 1000";
     let told = lab.json(line);
@@ -82,6 +86,10 @@ fn all_exposed_ports_are_published_and_shown() {
     );
     assert_eq!(lab.ok("port web 80"), format!("0.0.0.0:{http}\n"));
     assert_eq!(lab.json("port --json web 5000/udp")[0]["hostPort"].as_u64(), Some(one));
+    assert_eq!(
+        lab.ok("port web 5000-5009/udp"),
+        format!("5000/udp -> 0.0.0.0:{one}\n5001/udp -> 0.0.0.0:{two}\n")
+    );
     let missing = lab.refused("port web 81", 3);
     assert_eq!(missing, "error: no public port 81/tcp published for \"web\"\n hint: rnet port web\n");
     assert!(lab.ok("ps").contains(&format!("0.0.0.0:{http}->80")), "{}", lab.ok("ps"));
@@ -102,6 +110,18 @@ fn what_is_exposed_is_shown_and_reached_by_nobody_outside() {
     assert_eq!(lab.ok("port web"), "");
     let ps = lab.ok("ps");
     assert!(ps.contains("   80-81/tcp   "), "{ps}");
+    // As docker has them, switches take a value after an equals sign, and letters stand together.
+    for given in
+        ["-dP", "-d=true -P=true", "--detach=true --publish-all=true --rm=false", "-d=1 --publish-all=t"]
+    {
+        lab.ok(&format!("run {given} --expose 80 --name many sleep 1000"));
+        assert!(lab.ok("port many").starts_with("80/tcp -> 0.0.0.0:"), "{given}");
+        lab.ok("rm -f many");
+    }
+    lab.ok("run -dP=false --expose 80 --name many sleep 1000");
+    assert_eq!(lab.ok("port many"), "");
+    lab.ok("rm -f many");
+    lab.refused("run -P=maybe true", 2);
     let warned = lab.rnet("run -P --net none true");
     assert_eq!(
         warned.stderr,
