@@ -4,7 +4,7 @@
 //! Compiled in by the feature `failpoints` only.
 
 /// Every step, in the order in which an attachment passes them; those of a network are passed by its first and its last one only.
-pub const STEPS: [&str; 38] = [
+pub const STEPS: [&str; 39] = [
     "add.lock",
     "add.intent",
     "add.lease",
@@ -43,6 +43,7 @@ pub const STEPS: [&str; 38] = [
     "del.bridge",
     "del.forgotten",
     "del.network-record",
+    "del.noted",
 ];
 
 /// Passes `step`, unless a test asked for something else to happen there.

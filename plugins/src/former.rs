@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use nft::{Flow, Stale};
 use store::{LockName, Mode, Record};
 
-use crate::{Error, Host, ruleset};
+use crate::{Error, Host, failpoint, ruleset};
 
 /// The note that says which addresses were stale when our tables went.
 const NOTE: &str = "stale";
@@ -80,6 +80,7 @@ fn forget_stale(host: &mut Host) -> Result<(), Error> {
     if done.is_empty() && noted.is_empty() {
         return Ok(());
     }
+    failpoint::pass("del.noted")?;
     let _ruleset = host.lock(LockName::Ruleset, Mode::Exclusive)?;
     // What was noted may have come into new tables since it was read.
     let cleared: Vec<Stale> = done.iter().chain(&noted).copied().collect();

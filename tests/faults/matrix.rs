@@ -189,9 +189,17 @@ const OF_A_REMEMBERED_NETWORK: [&str; 7] = [
     "del.forgotten",
     "del.network-record",
 ];
-/// Those of IPv6, of a bridge that was lost, and of a name server that could not have its port: `network.rs`, `names`.
-const RARE: [&str; 6] =
-    ["add.force-all", "add.force-default", "add.force-bridge", "add.reattach", "add.moved", "add.redirected"];
+/// Those of IPv6, of a bridge that was lost, of a name server that could not have its port, and of flows that are left to
+/// a child: `network.rs`, `names`, `former.rs`.
+const RARE: [&str; 7] = [
+    "add.force-all",
+    "add.force-default",
+    "add.force-bridge",
+    "add.reattach",
+    "add.moved",
+    "add.redirected",
+    "del.noted",
+];
 const OF_AN_INTERFACE: [&str; 7] =
     ["add.lease", "add.veth", "add.inside", "add.port", "del.veth", "del.lease", "add.names"];
 

@@ -173,6 +173,25 @@ fn not_even_before_anybody_has_forgotten_them() {
     }
 }
 
+/// The child of the last DEL has read what was noted, and an ADD puts that into new tables meanwhile.
+#[test]
+fn what_comes_into_new_tables_meanwhile_is_cleared_too() {
+    let stage = Stage::new();
+    let network = rnet("a", &A);
+    let old = stage.attach("old", &network, &[]);
+    begin(&old, &stage, 0);
+    let del = stage.lab.call("DEL", "rnet", &old.who).input(old.config.to_string());
+
+    let outcome = del.set("RNET_FAILPOINT", "del.noted:delay=2000").run();
+
+    assert_eq!(outcome.status, 0, "{outcome:?}");
+    let elsewhere =
+        with(&network, serde_json::json!({"runtimeConfig": {"ips": ["172.18.0.77/16", "fd18::77/64"]}}));
+    let _next = stage.attach("next", &elsewhere, &[]);
+    assert!(stale(&stage) > 0, "the ADD came before the child went on");
+    await_clear(&stage);
+}
+
 /// The same address changes hands again and again, and nobody has forgotten anything.
 #[test]
 fn each_holder_begins_with_nothing() {
