@@ -114,8 +114,12 @@ pub(crate) fn lacking(messages: &[u8], refused: usize) -> Option<Feature> {
         kind if kind == u8::from(NfTablesMessageType::NewRule) => {
             let earlier = messages[..refused].iter().filter(|earlier| earlier.family == message.family);
             let known: Vec<String> = earlier.flat_map(Message::expressions).collect();
-            let new = |name: &String| !known.contains(name) && !is_built_in(name);
-            Feature::any_of(&message.expressions().into_iter().filter(new).collect::<Vec<_>>())
+            let mut new: Vec<String> = message.expressions();
+            new.retain(|name| !known.contains(name) && !is_built_in(name));
+            // A rule may have one kind twice.
+            new.sort();
+            new.dedup();
+            Feature::any_of(&new)
         }
         _ => None,
     }
@@ -209,6 +213,18 @@ mod tests {
         assert_eq!(module(BATCH, false, Errno::OPNOTSUPP), None, "one message of several");
         assert_eq!(module(NF_TABLES, true, Errno::NOENT), None);
         assert_eq!(module(CONNTRACK, true, Errno::NOENT), None);
+    }
+
+    #[test]
+    fn a_module_is_named_once() {
+        let batch = batch();
+        for feature in (0..split(&batch).count()).filter_map(|nth| lacking(&batch, nth)) {
+            let mut modules: Vec<&str> = feature.module.split(' ').collect();
+            modules.sort_unstable();
+            let named = modules.len();
+            modules.dedup();
+            assert_eq!(modules.len(), named, "{}", feature.module);
+        }
     }
 
     #[test]
