@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::cmd::{
-    create, demo, dns, exec, inspect, install, interop, logs, ls, port, ps, rm, run, start, stop, supervise,
+    create, demo, dns, exec, inspect, install, interop, logs, ls, port, ps, repair, rm, run, start, stop,
+    supervise,
 };
 use crate::report::{self, Problem, Style};
 use crate::usage;
@@ -63,6 +64,9 @@ enum Verb {
     Logs(logs::Args),
     /// Show where an endpoint's ports are published
     Port(port::Args),
+    /// Make networks whole again whose bridge, ports or rules other programs have changed
+    #[command(alias = "reload")]
+    Repair(repair::Args),
     /// Link rnet's plugins into a folder of CNI plugins
     Install(install::Args),
     /// The name server: how it goes
@@ -94,6 +98,9 @@ enum NetworkVerb {
     /// Remove networks
     #[command(alias = "remove")]
     Rm(rm::Args),
+    /// Make networks whole again
+    #[command(alias = "reload")]
+    Repair(repair::Args),
 }
 
 /// What `run` and `exec` end with where other verbs end with 1: their other statuses are the program's.
@@ -148,6 +155,7 @@ impl Verb {
             Verb::Start(args) => start::run(&args, style),
             Verb::Logs(args) => logs::run(&args, style),
             Verb::Port(args) => port::run(&args, style),
+            Verb::Repair(args) => repair::run(&args, style),
             Verb::Install(args) => install::run(&args, style),
             Verb::Dns(args) => dns::run(&args, style),
             Verb::Interop(args) => interop::run(&args, style),
@@ -165,6 +173,7 @@ impl NetworkVerb {
             NetworkVerb::Ls(args) => Verb::Ls(args),
             NetworkVerb::Inspect(args) => Verb::Inspect(args),
             NetworkVerb::Rm(args) => Verb::Rm(args),
+            NetworkVerb::Repair(args) => Verb::Repair(args),
         }
     }
 }

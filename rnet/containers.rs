@@ -38,8 +38,8 @@ pub struct Attachment {
     pub names: Vec<String>,
     /// The host end of its veth pair.
     pub link: Option<String>,
-    /// Whether a spoof guard is at that end.
-    pub guarded: bool,
+    /// What is on record of it, that of the plugin which made it first; none where that keeps no record of ours.
+    pub records: Vec<Record>,
 }
 
 /// A person's word for a container, and where it is.
@@ -68,6 +68,11 @@ impl Attachment {
         folded(&self.ports)
     }
 
+    /// True if a spoof guard is at its port.
+    pub fn is_guarded(&self) -> bool {
+        self.records.iter().any(|record| record.guarded)
+    }
+
     /// True if it is an attachment to `network`.
     pub fn is_on(&self, network: &Network) -> bool {
         self.network == network.name && self.plugin == network.kind()
@@ -85,7 +90,7 @@ impl Attachment {
             ports: all().flat_map(|record| record.ports.clone()).collect(),
             names: all().flat_map(|record| record.names.clone()).collect(),
             link: record.link.clone(),
-            guarded: record.guarded,
+            records: all().map(|record| Record::clone(record)).collect(),
         }
     }
 

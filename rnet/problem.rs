@@ -358,6 +358,16 @@ pub enum Problem {
         /// Its plugin.
         kind: String,
     },
+    /// A network that others' plugins have made.
+    #[error(
+        "network {name:?} cannot be repaired: its plugin is {kind}, and rnet knows what its own plugins have made"
+    )]
+    NotRepairable {
+        /// The network.
+        name: String,
+        /// Its plugin.
+        kind: String,
+    },
     /// A subnet that no bridge can have.
     #[error("{subnet} cannot be a network's: its addresses are {what}")]
     ImpossibleSubnet {
@@ -519,7 +529,12 @@ impl Problem {
             PortInUse { .. } | PortTwice { .. } => ("port-taken", 4),
             PortsExhausted { .. } => ("ports-exhausted", 6),
             HostAddress { .. } | UnusableHostAddress { .. } | NoFamily { .. } => ("host-address", 2),
-            Publish(_) | Usage { .. } | Together { .. } | OneNetwork { .. } | NoGuard { .. } => ("usage", 2),
+            Publish(_)
+            | Usage { .. }
+            | Together { .. }
+            | OneNetwork { .. }
+            | NoGuard { .. }
+            | NotRepairable { .. } => ("usage", 2),
             NotPermitted { .. } => ("not-permitted", 5),
             Busy { .. } => ("busy", 1),
             InTheWay { .. } => ("exists", 4),

@@ -10,8 +10,9 @@ use dns::client;
 use ipnetwork::IpNetwork;
 use netlink::Link;
 use nft::{Element, Owner, Refused};
-use plugins::{Host, firewall, ruleset};
-use store::Key;
+use plugins::port::Wrong;
+use plugins::{Finding, Host, firewall, port, ports, ruleset};
+use store::{Key, Record};
 
 use crate::containers::{Attachment, Container};
 use crate::definitions::Network;
@@ -78,6 +79,8 @@ pub struct Kernel {
     rules: Rules,
     /// What was dropped at guarded ports, by their names; none where that was not asked or may not be read.
     refused: Option<HashMap<String, Refused>>,
+    /// By bridges: what is wrong with the way of the host's loopback to their containers, if anything is.
+    loopback: HashMap<String, Option<String>>,
     /// What is wrong with the name server.
     names: Option<String>,
 }
@@ -129,6 +132,9 @@ impl Kernel {
             if let Some(inside) = kernel.addresses_behind(host, link) {
                 kernel.inside.insert(link.to_owned(), inside);
             }
+        }
+        for record in users().flat_map(|user| &user.records) {
+            kernel.look_at_loopback(host, record);
         }
         kernel.closed = closed(host);
         kernel.rules = Rules::read(host);
@@ -195,12 +201,38 @@ impl Kernel {
     }
 
     fn wrong(&self, network: &Network, users: &[&Container]) -> Option<String> {
-        let bridge = self.links.get(&network.bridge()?)?;
+        self.repairable(network, users)
+            .or_else(|| self.wrong_interfaces(network, users))
+            .or_else(|| self.names.clone().filter(|_| network.has_names()))
+    }
+
+    /// What is wrong on the host's side, which `rnet repair` mends.
+    fn repairable(&self, network: &Network, users: &[&Container]) -> Option<String> {
+        let name = network.bridge()?;
+        let bridge = self.links.get(&name)?;
         self.wrong_bridge(network, bridge)
             .or_else(|| self.wrong_ports(network, bridge, users))
             .or_else(|| self.wrong_forwarding(network))
             .or_else(|| self.wrong_rules(network, users))
-            .or_else(|| self.names.clone().filter(|_| network.has_names()))
+            .or_else(|| self.loopback.get(&name).cloned().flatten())
+    }
+
+    /// True if `rnet repair` makes the network whole, or better than it is.
+    pub fn is_repairable(&self, network: &Network, users: &[&Container]) -> bool {
+        let is_ours = ["rnet", "bridge"].contains(&network.kind());
+        let has_bridge = || network.bridge().is_some_and(|bridge| self.links.contains_key(&bridge));
+        is_ours && !users.is_empty() && (!has_bridge() || self.repairable(network, users).is_some())
+    }
+
+    /// One container stands for all on its bridge.
+    fn look_at_loopback(&mut self, host: &mut Host, record: &Record) {
+        let bridge = ports::loopback_bridge(record).filter(|bridge| !self.loopback.contains_key(*bridge));
+        let Some(bridge) = bridge else { return };
+        let wrong = ports::wrong_loopback(host, record).ok().flatten().map(|finding| match finding {
+            Finding::NoLoopback { .. } => format!("route_localnet is off on {bridge}"),
+            _ => format!("{bridge} has lost its filter for 127.0.0.1"),
+        });
+        self.loopback.insert(bridge.to_owned(), wrong);
     }
 
     fn wrong_bridge(&self, network: &Network, bridge: &Link) -> Option<String> {
@@ -219,9 +251,12 @@ impl Kernel {
     }
 
     fn wrong_ports(&self, network: &Network, bridge: &Link, users: &[&Container]) -> Option<String> {
-        let attachments = users.iter().flat_map(|user| user.with_attachments());
-        let mut attachments = attachments.filter(|(_, attachment)| attachment.is_on(network));
-        attachments.find_map(|(user, attachment)| self.wrong_port(user, attachment, bridge))
+        attachments_on(network, users)
+            .find_map(|(user, attachment)| self.wrong_port(user, attachment, bridge))
+    }
+
+    fn wrong_interfaces(&self, network: &Network, users: &[&Container]) -> Option<String> {
+        attachments_on(network, users).find_map(|(user, attachment)| self.wrong_interface(user, attachment))
     }
 
     fn wrong_port(&self, user: &Container, attachment: &Attachment, bridge: &Link) -> Option<String> {
@@ -232,9 +267,20 @@ impl Kernel {
         if link.master != Some(bridge.index) {
             return Some(format!("{port} of {:?} is not on {}", user.name, bridge.name));
         }
-        if !link.up {
-            return Some(format!("{port} of {:?} is down", user.name));
+        let wrong = attachment.records.first().and_then(|record| port::wrong(record, link, bridge.index));
+        match wrong {
+            Some(Wrong::Flag { flag, found }) => {
+                Some(format!("{flag} is {} at {port} of {:?}", if found { "on" } else { "off" }, user.name))
+            }
+            Some(Wrong::Group) => Some(format!("group_fwd_mask of {port} of {:?} was changed", user.name)),
+            _ if !link.up => Some(format!("{port} of {:?} is down", user.name)),
+            _ => None,
         }
+    }
+
+    fn wrong_interface(&self, user: &Container, attachment: &Attachment) -> Option<String> {
+        let port = attachment.link.as_deref()?;
+        let link = self.links.get(port)?;
         let ifname = &attachment.ifname;
         if !link.carrier {
             return Some(format!("{ifname} of {:?} is down", user.name));
@@ -296,6 +342,14 @@ impl fmt::Display for Unrecorded {
 
 fn is_local(ip: IpAddr) -> bool {
     matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+fn attachments_on<'a>(
+    network: &'a Network,
+    users: &'a [&Container],
+) -> impl Iterator<Item = (&'a Container, &'a Attachment)> {
+    let attachments = users.iter().flat_map(|user| user.with_attachments());
+    attachments.filter(|(_, attachment)| attachment.is_on(network))
 }
 
 impl Rules {

@@ -125,7 +125,7 @@ const NOT_YET: &[(&[&str], &[&str])] = &[
 ];
 
 /// Verbs that are planned.
-const VERBS_NOT_YET: [&str; 17] = [
+const VERBS_NOT_YET: [&str; 15] = [
     "connect",
     "disconnect",
     "rename",
@@ -134,8 +134,6 @@ const VERBS_NOT_YET: [&str; 17] = [
     "restart",
     "top",
     "leases",
-    "repair",
-    "reload",
     "gc",
     "recover",
     "doctor",

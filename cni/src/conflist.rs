@@ -243,6 +243,12 @@ pub fn gc(list: &List, valid: Option<&[config::Attachment]>, invoke: &mut Invoke
     }))
 }
 
+/// The type of a list's first plugin, which makes the interface, and what it reads on stdin for the network alone.
+pub fn first(list: &List) -> Option<(&str, Value)> {
+    let plugin = list.plugins.first()?;
+    Some((type_of(plugin), configuration(list, plugin, None, None)))
+}
+
 fn add_all(list: &List, attachment: &Attachment, invoke: &mut Invoke<'_>) -> Result<CniResult, Error> {
     let mut prev: Option<Value> = None;
     for plugin in &list.plugins {

@@ -102,6 +102,13 @@ pub(crate) fn list(index: u32) -> Body {
     ))
 }
 
+/// True for a filter of ours in the answer to [`list`] (`struct tcmsg`, `tcm_info`).
+pub(crate) fn is_ours(filter: &[u8]) -> bool {
+    const TCM_INFO: usize = 16;
+    let info = filter.get(TCM_INFO..TCM_INFO + 4).and_then(|bytes| bytes.try_into().ok());
+    info.is_some_and(|info| u32::from_ne_bytes(info) >> 16 == u32::from(PRIORITY))
+}
+
 /// Removes the hook, unless it is of another kind than ours (EINVAL).
 pub(crate) fn unhook(index: u32) -> Message {
     Message { body: Body::DelQueueDiscipline(hook(index)), flags: 0, forgiven: ABSENT }

@@ -83,6 +83,17 @@ impl Netlink {
         self.pair(veth, born)
     }
 
+    /// True if a guard that [`Request::LoopbackGuard`] made is on a link.
+    pub fn has_loopback_guard(&mut self, index: u32) -> Result<bool, Error> {
+        let ours = self.socket.dump(
+            || guard::list(index),
+            |answer, ours| {
+                ours.extend(guard::is_ours(answer.payload).then_some(()));
+            },
+        );
+        Ok(!ours?.is_empty())
+    }
+
     /// Removes the guard that [`Request::LoopbackGuard`] made, and the hook unless somebody else filters there.
     pub fn remove_loopback_guard(&mut self, index: u32, name: &str) -> Result<(), Error> {
         self.send(&[Request::LoopbackGuardDel { index, name: name.into() }])?;

@@ -55,6 +55,8 @@ pub struct Link {
     pub isolated: Option<bool>,
     /// IFLA_BRPORT_LEARNING of a bridge port.
     pub learning: Option<bool>,
+    /// IFLA_BRPORT_GROUP_FWD_MASK of a bridge port.
+    pub group_forward: Option<u16>,
     /// IPv4 packets that come by it are forwarded (`conf/LINK/forwarding`); `None`: it has no IPv4.
     pub forwards_v4: Option<bool>,
     /// The same for IPv6 (`forwarding`, or `force_forwarding` where the kernel has that).
@@ -155,12 +157,16 @@ impl Link {
     fn take_port(&mut self, port: &[u8]) {
         const IFLA_BRPORT_MODE: u16 = 4;
         const IFLA_BRPORT_LEARNING: u16 = 8;
+        const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
         const IFLA_BRPORT_ISOLATED: u16 = 33;
         for (kind, value) in Attributes(port) {
             let on = value.first().map(|byte| *byte != 0);
             match kind {
                 IFLA_BRPORT_MODE => self.hairpin = on,
                 IFLA_BRPORT_LEARNING => self.learning = on,
+                IFLA_BRPORT_GROUP_FWD_MASK => {
+                    self.group_forward = value.try_into().ok().map(u16::from_ne_bytes);
+                }
                 IFLA_BRPORT_ISOLATED => self.isolated = on,
                 _ => {}
             }

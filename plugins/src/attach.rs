@@ -10,7 +10,7 @@ use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 use crate::plan::{Ipam, Plan, addresses};
 use crate::{
     Error, Host, chained, claims, failpoint, firewall, former, lease, link, living, lost, mac_check, macs,
-    names, network, ports, reference, renamed, sticky,
+    names, network, port, ports, reference, renamed, sticky,
 };
 
 /// The plugins that make an interface and keep a record of it.
@@ -302,12 +302,6 @@ pub fn tell_removed(record: &Record) {
     );
 }
 
-/// True if frames may leave by the port that they came in by: as configured, and on an `rnet` network for a
-/// container that asks for its own published port.
-pub fn wants_hairpin(plan: &Plan, record: &Record) -> bool {
-    plan.hairpin || !record.ports.is_empty() && record.isolated
-}
-
 /// The first failure, with what could not be undone added to it.
 pub fn with_undo(error: Error, undone: Result<(), Error>) -> Error {
     match undone {
@@ -363,11 +357,6 @@ fn record_lease(host: &mut Host, plan: &Plan, record: &mut Record, lease: &CniRe
     macs::claim(host, plan, record)
 }
 
-/// Which frames to the bridge group, 01:80:c2:00:00:00 to :0f, a guarded port takes as any other, so that they meet its
-/// guard and end there. Otherwise the bridge learns from them, and hands them to the host as if they were for the port
-/// itself. All but :01, which it drops, and which cannot be named.
-const GUARDED_GROUP: u16 = 0xfffd;
-
 /// The host end's flags, its owner's name, and the bridge's knowledge of who has the address now; then it comes up.
 fn set_port(
     host: &mut Host,
@@ -386,7 +375,7 @@ fn set_port(
         netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() },
         netlink::Request::LinkNoAutoAddress { index, name: name.clone() },
     ];
-    requests.extend(port_flags(plan, record, index, &name));
+    requests.extend(port::flags(record, index, &name));
     requests.extend(neighbours(plan, record, bridge.index));
     requests.push(netlink::Request::LinkUp { index, name });
     Ok(host.netlink.send(&requests)?)
@@ -400,8 +389,8 @@ fn neighbours(plan: &Plan, record: &Record, index: u32) -> Vec<netlink::Request>
     addresses.map(|address| netlink::Request::NeighbourReplace { index, address, mac }).collect()
 }
 
-/// Makes a living attachment's host end a port of its bridge again. It is dormant until its flags are there, as a new port is
-/// down.
+/// Makes a living attachment's host end a port of its bridge again, with the flags of a new one and no others. It is dormant
+/// until they are there, as a new port is down.
 pub fn rejoin(
     host: &mut Host,
     plan: &Plan,
@@ -411,24 +400,16 @@ pub fn rejoin(
 ) -> Result<(), Error> {
     use netlink::Request::{LinkAwake, LinkDormant, LinkMaster, LinkUp};
     let (index, name) = (link.index, link.name.clone());
-    let mut requests = vec![
-        LinkDormant { index, name: name.clone() },
-        LinkMaster { index, name: name.clone(), master: Some(bridge.index) },
-    ];
-    requests.extend(port_flags(plan, record, index, &name));
+    let mut requests = vec![LinkDormant { index, name: name.clone() }];
+    if link.master.is_some() {
+        requests.push(LinkMaster { index, name: name.clone(), master: None });
+    }
+    requests.push(LinkMaster { index, name: name.clone(), master: Some(bridge.index) });
+    requests.extend(port::flags(record, index, &name));
     requests.extend(neighbours(plan, record, bridge.index));
     requests.push(LinkAwake { index, name: name.clone() });
     requests.push(LinkUp { index, name });
     Ok(host.netlink.send(&requests)?)
-}
-
-fn port_flags(plan: &Plan, record: &Record, index: u32, name: &str) -> Option<netlink::Request> {
-    let hairpin = wants_hairpin(plan, record).then_some(true);
-    let isolated = plan.port_isolation.then_some(true);
-    let group_forward = record.guarded.then_some(GUARDED_GROUP);
-    let any = hairpin.or(isolated).is_some() || group_forward.is_some();
-    let name = name.to_owned();
-    any.then_some(netlink::Request::Port { index, name, hairpin, isolated, learning: None, group_forward })
 }
 
 /// Lets nothing more come from a container's port, if it is there, and the bridge forget who it was. Its carrier is the

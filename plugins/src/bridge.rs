@@ -141,7 +141,8 @@ pub fn ipam(request: &Request<'_>) -> Option<IpamMember> {
     request.config.section::<Ipam>().ok().map(|section| section.ipam)
 }
 
-fn plan(request: &Request<'_>) -> Result<Plan, Error> {
+/// An attachment as configured.
+pub fn plan(request: &Request<'_>) -> Result<Plan, Error> {
     let config: Config = request.config.section()?;
     config.validate()?;
     config.refuse_unspeakable(request.call)?;

@@ -10,7 +10,9 @@ use store::Record;
 
 use crate::error::Finding;
 use crate::plan::{Plan, first_host, subnet};
-use crate::{Error, Host, attach, far, firewall, lease, link, mac_check, names, network, ports, ruleset};
+use crate::{
+    Error, Host, attach, far, firewall, lease, link, mac_check, names, network, port, ports, ruleset,
+};
 
 /// No table in particular (linux/rtnetlink.h).
 const RT_TABLE_UNSPEC: u32 = 0;
@@ -92,7 +94,8 @@ fn bridge(host: &mut Host, plan: &Plan, previous: &CniResult) -> Result<Link, Er
     if plan.promiscuous && !bridge.promisc {
         return Err(Finding::NotPromiscuous(name).into());
     }
-    if bridge.up { Ok(bridge) } else { Err(Finding::BridgeDown(name).into()) }
+    let network = plan.network.clone();
+    if bridge.up { Ok(bridge) } else { Err(Finding::BridgeDown { bridge: name, network }.into()) }
 }
 
 fn gateways(
@@ -109,9 +112,8 @@ fn gateways(
     for address in &record.addresses {
         let gateway = address.gateway.unwrap_or_else(|| first_host(address.address));
         if found.iter().all(|found| found.address.ip() != gateway) {
-            return Err(
-                Finding::NoGateway { bridge: plan.bridge.clone(), gateway: gateway.to_string() }.into()
-            );
+            let (bridge, network) = (plan.bridge.clone(), plan.network.clone());
+            return Err(Finding::NoGateway { bridge, network, gateway: gateway.to_string() }.into());
         }
         if !network::forwards(host, &plan.bridge, gateway.is_ipv6())? {
             return Err(Finding::NoForwarding(if gateway.is_ipv6() { "IPv6" } else { "IPv4" }).into());
@@ -127,18 +129,14 @@ fn gateways(
 }
 
 fn pair(host: &mut Host, plan: &Plan, record: &Record, bridge: &Link) -> Result<(), Error> {
-    let found = link::find(host, record)?.filter(|link| link.master == Some(bridge.index));
-    let found = found.ok_or_else(|| Finding::NoVeth(plan.bridge.clone()))?;
-    let flags = [
-        ("hairpin", attach::wants_hairpin(plan, record), found.hairpin),
-        ("isolated", plan.port_isolation, found.isolated),
-    ];
-    for (flag, wanted, is) in flags {
-        if wanted && is == Some(false) {
-            return Err(Finding::PortFlag { flag, link: found.name, found: false, wanted }.into());
+    let found = link::find(host, record)?.ok_or_else(|| Finding::NoVeth(plan.bridge.clone()))?;
+    match port::wrong(&port::as_configured(plan, record), &found, bridge.index) {
+        None => Ok(()),
+        Some(wrong) => {
+            let (link, bridge, network) = (found.name, plan.bridge.clone(), plan.network.clone());
+            Err(Finding::Port { link, bridge, wrong, network }.into())
         }
     }
-    Ok(())
 }
 
 fn container(request: &Request<'_>, plan: &Plan, previous: &CniResult) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use cni::code;
 
 use crate::conditions::{Dialect, Grammar};
+use crate::port::Wrong;
 
 /// Codes of our own (CNI leaves 100 and above to plugins). Documented in docs/errors.md, frozen by a test.
 pub mod own {
@@ -340,6 +341,27 @@ pub enum Error {
 const RESTORED: &str = "the next container that is added to a network of type `rnet`, or with a published port, restores it \
                         for all; so do DEL and ADD of this one";
 
+/// What makes a bridge whole again.
+fn mends(network: &str) -> String {
+    format!("hint: rnet repair {network}; so does the next container that is added to it")
+}
+
+/// What is wrong with a port, beginning with upstream's words where it has any.
+fn port(link: &str, bridge: &str, wrong: &Wrong) -> String {
+    match wrong {
+        Wrong::Off => {
+            format!("CNI veth created for bridge {bridge} was not found on it: {link} is not its port")
+        }
+        Wrong::Down => format!("{link}, the container's port on {bridge}, is down"),
+        Wrong::Flag { flag, found } => {
+            format!("port flag {flag} of {link} is {found}, configured {}", !found)
+        }
+        Wrong::Group => {
+            format!("port flag group_fwd_mask of {link} was changed, so that its guard has a gap")
+        }
+    }
+}
+
 /// What CHECK looks for. The texts are upstream's where upstream has one.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
@@ -401,8 +423,13 @@ pub enum Finding {
     #[error("Bridge interface {0} not found")]
     NoBridge(String),
     /// The bridge is down.
-    #[error("Bridge interface {0} is down")]
-    BridgeDown(String),
+    #[error("Bridge interface {bridge} is down; {}", mends(network))]
+    BridgeDown {
+        /// The bridge.
+        bridge: String,
+        /// The network.
+        network: String,
+    },
     /// The bridge was configured to be promiscuous.
     #[error("bridge {0} is not promiscuous (promiscMode)")]
     NotPromiscuous(String),
@@ -413,8 +440,25 @@ pub enum Finding {
     #[error("names are not served: {0}")]
     Names(String),
     /// 127.0.0.1 does not lead to published ports any more.
-    #[error("route_localnet is off on {0}, so published ports do not answer on 127.0.0.1")]
-    NoLoopback(String),
+    #[error(
+        "route_localnet is off on {bridge}, so published ports do not answer on 127.0.0.1; hint: rnet repair {network}"
+    )]
+    NoLoopback {
+        /// The bridge.
+        bridge: String,
+        /// The network.
+        network: String,
+    },
+    /// What keeps containers from the host's loopback if the ruleset is flushed is gone.
+    #[error(
+        "the ingress filter of {bridge} that keeps containers from 127.0.0.1 of this host is missing; hint: rnet repair {network}"
+    )]
+    NoLoopbackGuard {
+        /// The bridge.
+        bridge: String,
+        /// The network.
+        network: String,
+    },
     /// The bridge has another MAC than ADD saw.
     #[error("Bridge interface {bridge} Mac doesn't match: {found}, wanted {wanted}")]
     BridgeMac {
@@ -426,10 +470,12 @@ pub enum Finding {
         wanted: String,
     },
     /// The gateway address is gone from the bridge.
-    #[error("gateway address {gateway} is missing on bridge {bridge}")]
+    #[error("gateway address {gateway} is missing on bridge {bridge}; {}", mends(network))]
     NoGateway {
         /// The bridge.
         bridge: String,
+        /// The network.
+        network: String,
         /// The address.
         gateway: String,
     },
@@ -441,20 +487,20 @@ pub enum Finding {
         /// The subnet.
         subnet: String,
     },
-    /// The host end is gone or not a port of the bridge any more.
+    /// The host end is gone.
     #[error("CNI veth created for bridge {0} was not found")]
     NoVeth(String),
-    /// A port flag is not what was configured.
-    #[error("port flag {flag} of {link} is {found}, configured {wanted}")]
-    PortFlag {
-        /// `hairpin` or `isolated`.
-        flag: &'static str,
+    /// The host end is not as ADD left it.
+    #[error("{}; hint: rnet repair {network}", port(link, bridge, wrong))]
+    Port {
         /// The host end.
         link: String,
-        /// What it is.
-        found: bool,
-        /// What was configured.
-        wanted: bool,
+        /// The bridge.
+        bridge: String,
+        /// What is wrong.
+        wrong: Wrong,
+        /// The network.
+        network: String,
     },
     /// An element of the ruleset is missing or somebody else's.
     #[error("the ruleset lacks {element}, or has it otherwise; hint: {RESTORED}")]

@@ -40,10 +40,12 @@ mod moments;
 pub mod names;
 mod network;
 mod plan;
+pub mod port;
 mod portmap;
 pub mod ports;
 mod reference;
 mod renamed;
+mod repair;
 mod rnet;
 pub mod ruleset;
 pub mod sticky;
@@ -54,6 +56,7 @@ pub use attach::is_alive;
 pub use error::{Error, Fault, Finding, own};
 pub use failpoint::STEPS;
 pub use host::Host;
+pub use repair::repair;
 pub use rnet::default_bridge;
 
 /// What `CNI_COMMAND`-less calls print: a release whose build part is rnet's own. nerdctl and Nomad parse it as a

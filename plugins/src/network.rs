@@ -5,11 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Request};
-use store::{Lock, LockName, Mode, Network, Stage, Zone};
+use store::{Lock, LockName, Mode, Network, Record, Stage, Zone};
 
 use crate::host_id::bridge_mac;
 use crate::plan::{Plan, subnet};
-use crate::{Error, Host, attach, failpoint, far, firewall, forward_v6, link, lost, moments, names};
+use crate::{
+    Error, Host, attach, failpoint, far, firewall, forward_v6, link, lost, moments, names, port, ports,
+};
 
 /// A network that stays while this is held.
 pub struct Held {
@@ -37,6 +39,20 @@ pub fn hold(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<(Link, He
         }
         lock = host.change(lock, Mode::Shared)?;
     }
+}
+
+/// Makes a network that containers are on as planned again, with its bridge and their ports, and keeps it there. `lease` has an
+/// address of each of its subnets. None for one that nobody is on.
+pub fn make_whole(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<Option<Held>, Error> {
+    let gateways = plan.gateways(lease)?;
+    let (planned, far) = (planned(plan, lease, &gateways), far::subnets(plan, lease));
+    let lock = host.lock(lock_name(plan), Mode::Exclusive)?;
+    if !host.store.has_records(&plan.network, plan.plugin)? {
+        return Ok(None);
+    }
+    let (bridge, network) = make(host, plan, planned, &gateways)?;
+    far::route(&mut host.netlink, bridge.index, far)?;
+    Ok(Some(Held { network, lock }))
 }
 
 /// Removes what was made for a network that has lost its last attachment, unless another has come meanwhile.
@@ -456,26 +472,29 @@ pub fn forwards(host: &Host, bridge: &str, v6: bool) -> Result<bool, Error> {
     Ok(host.netlink.sysctl("ipv4/ip_forward")?.as_deref() == Some("1"))
 }
 
-/// Makes those ports of the bridge again that it has lost, because it was deleted or because somebody took it over: a bridge
-/// that was made just now has none of the containers that were on the one before.
+/// Makes those ports of the bridge again that it has lost, or whose flags were changed, because it was deleted or another
+/// program took it over: a bridge that was made just now has none of the containers that were on the one before.
 ///
 /// Their guards are in the ruleset, which was looked at a moment ago.
 fn reattach(host: &mut Host, plan: &Plan, bridge: &Link) -> Result<(), Error> {
     let mut records = host.store.records()?;
-    records.retain(|record| record.bridge.as_deref() == Some(&bridge.name) && record.link.is_some());
+    let is_on_it = |record: &Record| record.bridge.as_deref() == Some(&bridge.name);
+    records.retain(|record| is_on_it(record) && record.stage == Stage::Committed);
     if records.is_empty() {
         return Ok(());
     }
     let links = host.netlink.links()?;
-    for record in records.iter().filter(|record| record.stage == Stage::Committed) {
+    for record in records.iter().filter(|record| record.link.is_some()) {
+        let record = &port::as_configured(plan, record);
         let link = links.iter().find(|link| record.link.as_deref() == Some(&link.name));
-        let link = link.filter(|link| link::is_own(link, record) && link.master != Some(bridge.index));
+        let is_wrong = |link: &&Link| port::wrong(record, link, bridge.index).is_some();
+        let link = link.filter(|link| link::is_own(link, record)).filter(is_wrong);
         if let Some(link) = link {
             attach::rejoin(host, plan, record, bridge, link)?;
             failpoint::pass("add.reattach")?;
         }
     }
-    Ok(())
+    ports::restore_loopback(host, &records)
 }
 
 /// A bridge that others have put ports on, or that another network uses, stays.

@@ -137,6 +137,8 @@ impl Plan {
             masquerade: self.masquerade,
             isolated: self.isolated,
             guarded: self.guarded,
+            hairpin: self.hairpin,
+            port_isolated: self.port_isolation,
             mac_checked: self.mac_checked,
             snat: true,
             proof: crate::renamed::proof_by_definition(request),

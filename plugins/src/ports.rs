@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use cni::Ip;
 use nft::{Element, Owner, Protocol};
 use serde::Deserialize;
-use store::{Key, Lock, LockName, Mode, Port, Record};
+use store::{Key, Lock, LockName, Mode, Port, Record, Stage};
 
 use crate::error::{Fault, Finding, host_text};
 use crate::{Error, Host, attach, firewall, lost, ruleset};
@@ -189,13 +189,47 @@ pub fn open_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
-/// CHECK's part of [`open_loopback`].
-pub fn check_loopback(host: &Host, record: &Record) -> Result<(), Error> {
-    let Some(bridge) = loopback_bridge(record) else { return Ok(()) };
-    match host.netlink.sysctl(&format!("ipv4/conf/{bridge}/route_localnet"))?.as_deref() {
-        Some("1") => Ok(()),
-        _ => Err(Finding::NoLoopback(bridge.to_owned()).into()),
+/// The same for those that are on a bridge already, where guard and setting may have been taken away. One stands for all.
+pub fn restore_loopback(host: &mut Host, records: &[Record]) -> Result<(), Error> {
+    let Some(any) = records.iter().find(|record| loopback_bridge(record).is_some()) else { return Ok(()) };
+    let _ports = lock(host, any)?;
+    for record in records {
+        let Some(bridge) = loopback_bridge(record) else { continue };
+        // One that has gone meanwhile must not claim anything.
+        let known = host.store.record(&record.network, &record.plugin, &record.key())?;
+        if known.is_none_or(|known| known.stage != Stage::Committed) {
+            continue;
+        }
+        if host.store.is_claimed(&loopback_claim(bridge))? {
+            guard_loopback(host, bridge)?;
+        }
+        return open_loopback(host, record);
     }
+    Ok(())
+}
+
+/// CHECK's part of [`open_loopback`].
+pub fn check_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
+    match wrong_loopback(host, record)? {
+        Some(finding) => Err(finding.into()),
+        None => Ok(()),
+    }
+}
+
+/// What is wrong with the way of the host's loopback to a record's ports, and with what guards it.
+pub fn wrong_loopback(host: &mut Host, record: &Record) -> Result<Option<Finding>, Error> {
+    let Some(bridge) = loopback_bridge(record).map(str::to_owned) else { return Ok(None) };
+    let network = record.network.clone();
+    if host.netlink.sysctl(&format!("ipv4/conf/{bridge}/route_localnet"))?.as_deref() != Some("1") {
+        return Ok(Some(Finding::NoLoopback { bridge, network }));
+    }
+    // What others have set is theirs to guard.
+    if !host.store.is_claimed(&loopback_claim(&bridge))? {
+        return Ok(None);
+    }
+    let Some(link) = host.netlink.link(&bridge)? else { return Ok(None) };
+    let guarded = host.netlink.has_loopback_guard(link.index)?;
+    Ok((!guarded).then_some(Finding::NoLoopbackGuard { bridge, network }))
 }
 
 /// The error for a key that the kernel says is taken, with its holder's name.
@@ -341,7 +375,7 @@ fn refuse_foreign_address(host: &mut Host, port: &Port) -> Result<(), Error> {
 }
 
 /// The bridge by which the host's loopback reaches a record's ports, where any of them is open to it.
-fn loopback_bridge(record: &Record) -> Option<&str> {
+pub fn loopback_bridge(record: &Record) -> Option<&str> {
     let reachable = |port: &Port| match (port.host, port.container) {
         (None, IpAddr::V4(_)) => true,
         (Some(IpAddr::V4(host)), _) => host.is_loopback(),

@@ -109,7 +109,8 @@ fn plan_of_del(request: &Request<'_>) -> Plan {
     })
 }
 
-fn plan(request: &Request<'_>) -> Result<Plan, Error> {
+/// An attachment as configured.
+pub fn plan(request: &Request<'_>) -> Result<Plan, Error> {
     let config: Config = request.config.section()?;
     let args = Args::of(request.call, &[])?;
     for mapping in &config.runtime_config.port_mappings {

@@ -166,11 +166,11 @@ fn of_attachment(attachment: &Attachment, kernel: &Kernel) -> Value {
 
 /// Whether an attachment has a guard, and what that has dropped; `sources` are senders of the last hour that are not its own.
 fn spoof_guard(attachment: &Attachment, kernel: &Kernel) -> Value {
-    let link = attachment.link.as_deref().filter(|_| attachment.guarded);
+    let link = attachment.link.as_deref().filter(|_| attachment.is_guarded());
     let refused = link.and_then(|link| kernel.refused(link));
     let source = |source: &nft::Source| json!({"address": source.address, "mac": netlink::Mac(source.mac).to_string()});
     json!({
-        "on": attachment.guarded,
+        "on": attachment.is_guarded(),
         "droppedPackets": refused.map(|refused| refused.packets),
         "droppedBytes": refused.map(|refused| refused.bytes),
         "sources": refused.iter().flat_map(|refused| &refused.sources).map(source).collect::<Vec<_>>(),

@@ -44,6 +44,12 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     } else {
         print(&table::render(&HEADER, &lines.iter().map(Line::row).collect::<Vec<_>>()))?;
     }
+    let repairable =
+        networks.iter().filter(|network| kernel.is_repairable(network, &users_of(network, &containers)));
+    let repairable: Vec<&str> = repairable.map(|network| network.name.as_str()).collect();
+    if !repairable.is_empty() {
+        style.hint(format_args!("rnet repair {}", repairable.join(" ")));
+    }
     Ok(0)
 }
 

@@ -11,6 +11,7 @@ pub mod logs;
 pub mod ls;
 pub mod port;
 pub mod ps;
+pub mod repair;
 pub mod rm;
 pub mod run;
 pub mod start;

@@ -66,6 +66,12 @@ pub struct Record {
     /// Frames with a source that is not its own are dropped at its port.
     #[serde(skip_serializing_if = "is_false")]
     pub guarded: bool,
+    /// Frames may leave by its port that came in by it, as configured.
+    #[serde(skip_serializing_if = "is_false")]
+    pub hairpin: bool,
+    /// Its port reaches the gateway only.
+    #[serde(skip_serializing_if = "is_false")]
+    pub port_isolated: bool,
     /// Frames with a MAC that is not its own are dropped by the rules of `macspoofchk`.
     #[serde(skip_serializing_if = "is_false")]
     pub mac_checked: bool,

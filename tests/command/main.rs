@@ -12,6 +12,7 @@ mod mistakes;
 mod names;
 mod networks;
 mod ports;
+mod repair;
 mod runs;
 mod session;
 mod spoof_guard;

@@ -64,6 +64,17 @@ impl Attached {
         netlink.send(&[change(index, "eth0".into())]).unwrap();
     }
 
+    /// Types the hint.
+    #[track_caller]
+    fn repair(&self) {
+        let definition = self.lab.host.root().join("etc/cni/net.d/n.conflist");
+        std::fs::create_dir_all(definition.parent().unwrap()).unwrap();
+        let list = json!({"cniVersion": "1.1.0", "name": "n", "plugins": [self.config]});
+        std::fs::write(definition, list.to_string()).unwrap();
+        let said = self.lab.host.command(env!("CARGO_BIN_EXE_rnet")).args(["repair", "n"]).output().unwrap();
+        assert!(said.status.success(), "{said:?}");
+    }
+
     #[track_caller]
     fn finds(&self, text: &str) {
         let found = self.check().refusal();
@@ -196,19 +207,57 @@ fn it_misses_the_port_and_its_flags() {
         };
         let veth = attached.name(1).to_owned();
         attached.on_host(&veth, port(Some(false), None));
-        attached.finds(&format!("port flag hairpin of {veth} is false, configured true"));
-        attached.on_host(&veth, port(Some(true), None));
+        attached
+            .finds(&format!("port flag hairpin of {veth} is false, configured true; hint: rnet repair n"));
+        attached.repair();
         attached.check().silent();
         if attached.plugin == "bridge" {
             attached.on_host(&veth, port(None, Some(false)));
             attached.finds(&format!("port flag isolated of {veth} is false, configured true"));
+        } else {
+            attached.on_host(&veth, port(None, Some(true)));
+            attached.finds(&format!("port flag isolated of {veth} is true, configured false"));
+            attached.repair();
+            attached.on_host(&veth, |index, name| Request::Port {
+                index,
+                name,
+                hairpin: None,
+                isolated: None,
+                learning: None,
+                group_forward: Some(0),
+            });
+            attached.finds(&format!("port flag group_fwd_mask of {veth} was changed"));
         }
+        attached.repair();
+        attached.check().silent();
     }
     for attached in both() {
         let veth = attached.name(1).to_owned();
         attached.on_host(&veth, |index, name| Request::LinkMaster { index, name, master: None });
         attached.finds(&format!("CNI veth created for bridge {} was not found", attached.name(0)));
+        attached.repair();
+        attached.check().silent();
+        attached.on_host(&veth, |index, name| Request::LinkDown { index, name });
+        attached.finds(&format!("{veth}, the container's port on {}, is down", attached.name(0)));
+        attached.repair();
+        attached.check().silent();
     }
+}
+
+/// It stands outside nftables, so no look at the ruleset misses it.
+#[test]
+fn it_misses_the_filter_that_guards_the_loopback() {
+    let attached = Attached::rnet();
+    let index = attached.lab.link("rnet-n").unwrap().index;
+    attached.lab.netlink().remove_loopback_guard(index, "rnet-n").unwrap();
+    attached
+        .finds("the ingress filter of rnet-n that keeps containers from 127.0.0.1 of this host is missing");
+    attached.repair();
+    attached.check().silent();
+    // A setting that another program made on a bridge without our ports is not ours to guard.
+    let other = Attached::new("rnet", rnet("n", &["172.18.0.0/16"]));
+    other.lab.set_sysctl("ipv4/conf/rnet-n/route_localnet", "1");
+    other.check().silent();
 }
 
 #[test]
@@ -392,5 +441,7 @@ fn it_misses_a_gateway_that_ipam_did_not_name() {
     let address = "10.50.0.1/24".parse().unwrap();
     lab.netlink().send(&[Request::AddressDel { index, name: "br0".into(), address }]).unwrap();
 
-    assert_eq!(check().refusal(), (107, "gateway address 10.50.0.1 is missing on bridge br0".into()));
+    assert_eq!(check().refusal(), (107, "gateway address 10.50.0.1 is missing on bridge br0; hint: rnet repair n; so does the next container that is added \
+         to it"
+            .into()));
 }
