@@ -201,6 +201,7 @@ pub fn status(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
     host.require_links()?;
     if plan.masquerade || plan.isolated || plan.guarded || plan.mac_checked {
         host.require_rules().map_err(|error| worse_if_used(&host, plan, error))?;
+        host.require_flows()?;
     }
     lease::status(&host, plan, request)
 }

@@ -97,6 +97,13 @@ impl Host {
         usable.map_err(Error::not_ready)
     }
 
+    /// Whether flows can be found that are to be forgotten: those of a container that is gone, and of UDP those that began before
+    /// a port was published (STATUS).
+    pub fn require_flows(&mut self) -> Result<(), Error> {
+        let found = self.firewall().and_then(|firewall| Ok(firewall.tracked()?));
+        found.map(drop).map_err(Error::not_ready)
+    }
+
     /// Whether the kernel makes the links of an attachment (STATUS).
     pub fn require_links(&mut self) -> Result<(), Error> {
         [Kind::Bridge, Kind::Veth].into_iter().try_for_each(|kind| {

@@ -67,7 +67,9 @@ impl Plugin for Portmap {
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(Host::ready(attach::what("STATUS", request.call))?.require_rules()?)
+        let mut host = Host::ready(attach::what("STATUS", request.call))?;
+        host.require_rules()?;
+        Ok(host.require_flows()?)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {

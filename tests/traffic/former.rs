@@ -58,7 +58,7 @@ fn connect(guest: &Guest, stage: &Stage, host: &str) -> Kept {
 }
 
 /// What waits for the end of flows, waits as long as this is held.
-fn nobody_forgets(stage: &Stage) -> (Store, store::Lock) {
+pub fn nobody_forgets(stage: &Stage) -> (Store, store::Lock) {
     let cookie = stage.lab.host.run(|| netlink::cookie().unwrap()).unwrap();
     let store = Store::open(Paths::under(stage.lab.host.root(), cookie)).unwrap();
     let lock = store.lock(LockName::Flows, Mode::Exclusive, "a test").unwrap();

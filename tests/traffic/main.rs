@@ -8,6 +8,7 @@ mod chain;
 mod conditions;
 mod former;
 mod guard;
+mod inherited;
 mod isolation;
 mod loopback;
 mod mac_check;

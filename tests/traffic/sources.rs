@@ -318,7 +318,15 @@ fn a_network_without_masquerade_leaves_as_it_is() {
     }
 }
 
-fn packet(to: [u8; 6], mac: [u8; 6], from: IpAddr, target: IpAddr, protocol: u8, payload: &[u8]) -> Vec<u8> {
+/// A whole frame.
+pub fn packet(
+    to: [u8; 6],
+    mac: [u8; 6],
+    from: IpAddr,
+    target: IpAddr,
+    protocol: u8,
+    payload: &[u8],
+) -> Vec<u8> {
     let (kind, packet) = match (from, target) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (0x0800, ipv4(a, b, protocol, payload)),
         (IpAddr::V6(a), IpAddr::V6(b)) => (0x86dd, ipv6(a, b, protocol, payload)),

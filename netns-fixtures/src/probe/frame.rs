@@ -72,6 +72,32 @@ pub fn udp(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
     datagram
 }
 
+/// A UDP-Lite datagram (RFC 3828) whose checksum covers all of it, protocol 136.
+pub fn udplite(from: (IpAddr, u16), to: (IpAddr, u16), payload: &[u8]) -> Vec<u8> {
+    let ports = [from.1.to_be_bytes(), to.1.to_be_bytes()].concat();
+    let mut datagram = [&ports[..], &[0, 0, 0, 0], payload].concat();
+    let sum = transport_checksum(from.0, to.0, 136, &datagram);
+    datagram[6..8].copy_from_slice(&sum.to_be_bytes());
+    datagram
+}
+
+/// An SCTP packet of one chunk (RFC 9260) with a right checksum, protocol 132.
+pub fn sctp(from: u16, to: u16, tag: u32, chunk: &[u8]) -> Vec<u8> {
+    let ports = [from.to_be_bytes(), to.to_be_bytes()].concat();
+    let mut packet = [&ports[..], &tag.to_be_bytes(), &[0; 4], chunk].concat();
+    let sum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&sum);
+    packet
+}
+
+/// An ICMP message (RFC 792) with a right checksum, protocol 1; `body` follows the checksum field.
+pub fn icmp(kind: u8, body: &[u8]) -> Vec<u8> {
+    let mut message = [&[kind, 0, 0, 0], body].concat();
+    let sum = checksum(&message).to_be_bytes();
+    message[2..4].copy_from_slice(&sum);
+    message
+}
+
 /// A TCP segment from here to there (RFC 9293), with a window of 64,240 bytes.
 pub fn tcp(
     from: (IpAddr, u16),
@@ -120,6 +146,12 @@ pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     !(sum as u16)
 }
 
+/// RFC 9260, appendix A.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
 /// With the pseudo header of RFC 768 or RFC 8200, 8.1.
 fn transport_checksum(from: IpAddr, to: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
     let octets = |ip| match ip {
@@ -141,6 +173,11 @@ mod tests {
         assert_eq!(checksum(&header), 0);
         header[8] -= 1;
         assert_ne!(checksum(&header), 0);
+    }
+
+    #[test]
+    fn the_published_check_value_of_crc32c() {
+        assert_eq!(crc32c(b"123456789"), 0xe306_9283);
     }
 
     #[test]
