@@ -350,6 +350,22 @@ pub enum Problem {
         /// `IPv4` or `IPv6`.
         family: &'static str,
     },
+    /// A gateway that no bridge can bear.
+    #[error("{gateway} cannot be a gateway: it is {what}")]
+    ImpossibleGateway {
+        /// What was given.
+        gateway: IpAddr,
+        /// What it is: `multicast`.
+        what: &'static str,
+    },
+    /// A gateway outside its subnet, where another network or link is.
+    #[error("gateway {gateway} lies in what {holder} has")]
+    GatewayTaken {
+        /// What was given.
+        gateway: IpAddr,
+        /// Who has it, and which subnet.
+        holder: String,
+    },
     /// A spoof guard where there is none to be had.
     #[error("network {network:?} has no spoof guard: its plugin is {kind}, and only rnet has one")]
     NoGuard {
@@ -511,7 +527,12 @@ impl Problem {
             NoSubnet { .. } | HostBits { .. } | TooSmall { .. } | NoPool { .. } | ImpossibleSubnet { .. } => {
                 ("subnet-invalid", 2)
             }
-            Outside { .. } | NeedsSubnet { .. } | Unusable { .. } | EmptyRange { .. } => ("outside", 2),
+            Outside { .. }
+            | NeedsSubnet { .. }
+            | Unusable { .. }
+            | EmptyRange { .. }
+            | ImpossibleGateway { .. } => ("outside", 2),
+            GatewayTaken { .. } => ("overlap", 4),
             SubnetsExhausted => ("subnets-exhausted", 6),
             NoNetwork { .. } | NoEndpoint { .. } | Nothing { .. } | NoPlugin { .. } => ("not-found", 3),
             NoLogs { .. } | NoRealNetwork { .. } | Undefined { .. } | Ended { .. } | NotPublished { .. } => {
@@ -574,9 +595,8 @@ impl Problem {
             Overlap { free: Some(free), .. } => {
                 Some(format!("next free: --subnet {free}      (rnet ls --all shows every subnet in use)"))
             }
-            Overlap { free: None, .. } | SubnetsExhausted => Some("rnet ls --all".into()),
-            Outside { what: "gateway", subnet, .. } => {
-                Some(format!("--gateway takes an address of {subnet}; `gateway` in a conflist may be any"))
+            Overlap { free: None, .. } | GatewayTaken { .. } | SubnetsExhausted => {
+                Some("rnet ls --all".into())
             }
             HostBits { option, right, .. } => Some(format!("{option} {right}")),
             NoNetwork { near: Some(near), .. }

@@ -210,17 +210,20 @@ impl Asked {
             .iter()
             .map(|wanted| free_subnet(*wanted, taken, style))
             .collect::<Result<Vec<_>, _>>()?;
+        let far =
+            self.gateways.iter().filter(|gateway| !free.iter().any(|subnet| subnet.contains(**gateway)));
+        far.into_iter().try_for_each(|gateway| far_gateway(*gateway, taken, style))?;
         self.placed(free.into_iter().map(Subnet::of).collect())
     }
 
-    /// Gives every gateway and range to the subnet that it lies in.
+    /// Gives every gateway to the subnet of its family, in which it need not lie, and every range to the subnet that it lies in.
     fn placed(&self, mut subnets: Vec<Subnet>) -> Result<Vec<Subnet>, Problem> {
         for gateway in &self.gateways {
-            let subnet = subnets.iter_mut().find(|subnet| subnet.subnet.contains(*gateway));
+            let subnet = subnets.iter_mut().find(|subnet| subnet.subnet.is_ipv4() == gateway.is_ipv4());
             let subnet = subnet.ok_or_else(|| self.outside("gateway", gateway))?;
             usable(*gateway, subnet.subnet)?;
             subnet.gateway = *gateway;
-            refuse_second("--gateway", &self.gateways, |other| subnet.subnet.contains(**other))?;
+            refuse_second("--gateway", &self.gateways, |other| other.is_ipv4() == gateway.is_ipv4())?;
         }
         for range in &self.ranges {
             let holds = |subnet: &&mut Subnet| {
@@ -380,6 +383,31 @@ fn refuse_empty(range: IpNetwork, subnet: &Subnet) -> Result<(), Problem> {
     Ok(())
 }
 
+/// A gateway outside its subnet: the bridge bears it, so it must be no other's.
+fn far_gateway(gateway: IpAddr, taken: &[Taken], style: Style) -> Result<(), Problem> {
+    const LINK_LOCAL: &str = "link-local";
+    let what = match subnets::special(gateway.into()) {
+        _ if gateway.is_unspecified() => Some("no address"),
+        Some(LINK_LOCAL) => None,
+        other => other,
+    };
+    if let Some(what) = what {
+        return Err(Problem::ImpossibleGateway { gateway, what });
+    }
+    // Each link has link-local addresses of its own.
+    match first_overlap(gateway.into(), taken).filter(|_| subnets::special(gateway.into()).is_none()) {
+        Some(taken) if taken.is_elsewhere() => {
+            style.warn(format_args!("gateway {gateway} lies in {} of {}", taken.subnet, taken.owner));
+            Ok(())
+        }
+        Some(hit) => {
+            let holder = format!("{} ({})", hit.owner, hit.subnet);
+            Err(Problem::GatewayTaken { gateway, holder })
+        }
+        None => Ok(()),
+    }
+}
+
 fn usable(gateway: IpAddr, subnet: IpNetwork) -> Result<(), Problem> {
     let last = subnet.is_ipv4() && gateway == subnet.broadcast();
     if gateway == subnet.network() || last {
@@ -457,7 +485,22 @@ mod tests {
                 "",
                 "::ffff:10.0.0.0/112 cannot be a network's: its addresses are IPv4",
             ),
-            ("10.9.0.0/24", "10.8.0.1", "", "gateway 10.8.0.1 is not in 10.9.0.0/24"),
+            ("10.9.0.0/24", "fe80::1", "", "gateway fe80::1 is not in 10.9.0.0/24"),
+            ("10.9.0.0/24", "127.0.0.1", "", "127.0.0.1 cannot be a gateway: it is loopback"),
+            ("10.9.0.0/24", "0.0.0.0", "", "0.0.0.0 cannot be a gateway: it is no address"),
+            ("fd00:9::/64", "ff02::1", "", "ff02::1 cannot be a gateway: it is multicast"),
+            (
+                "10.9.0.0/24",
+                "172.18.3.1",
+                "",
+                "gateway 172.18.3.1 lies in what network \"mynet\" (172.18.0.0/16) has",
+            ),
+            (
+                "10.9.0.0/24",
+                "10.9.0.1 10.8.0.1",
+                "",
+                "--gateway 10.9.0.1 and --gateway 10.8.0.1 cannot be given together",
+            ),
             (
                 "10.9.0.0/24",
                 "10.9.0.1 10.9.0.2",
@@ -530,6 +573,16 @@ mod tests {
         assert_eq!(subnets[0].range.unwrap().1.to_string(), "10.9.0.254");
         assert_eq!(subnets[1].gateway.to_string(), "fd00::9");
         assert_eq!(subnets[1].range, None);
+    }
+
+    #[test]
+    fn a_gateway_outside_goes_to_the_subnet_of_its_family() {
+        for (subnet, gateway) in
+            [("10.9.0.0/24", "10.8.0.1"), ("fd00:9:0:5::/64", "fd00:9::1"), ("fd00:9::/64", "fe80::1")]
+        {
+            let subnets = chosen(subnet, gateway, "").unwrap();
+            assert_eq!((subnets.len(), subnets[0].gateway.to_string()), (1, gateway.to_owned()));
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod demo;
 mod ended;
+mod far_gateway;
 mod files;
 mod installs;
 mod json;

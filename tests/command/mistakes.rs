@@ -40,10 +40,16 @@ fn every_mistake_has_its_words_and_its_exit_status() {
         ),
         ("create a --subnet 10.9.0.1/24", 2, "subnet-invalid", "10.9.0.1/24 has host bits set"),
         (
-            "create a --subnet 10.9.0.0/24 --gateway 10.8.0.1",
+            "create a --subnet 10.9.0.0/24 --gateway 10.88.0.1",
+            4,
+            "overlap",
+            "gateway 10.88.0.1 lies in what network \"podman\" (10.88.0.0/16) has",
+        ),
+        (
+            "create a --subnet 10.9.0.0/24 --gateway fe80::1",
             2,
             "outside",
-            "gateway 10.8.0.1 is not in 10.9.0.0/24",
+            "gateway fe80::1 is not in 10.9.0.0/24",
         ),
         (
             "create a --subnet 10.9.0.0/24 --ip-range 10.8.0.0/25",
