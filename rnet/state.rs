@@ -261,9 +261,7 @@ impl Kernel {
 
     fn wrong_port(&self, user: &Container, attachment: &Attachment, bridge: &Link) -> Option<String> {
         let port = attachment.link.as_deref()?;
-        let Some(link) = self.links.get(port) else {
-            return Some(format!("{:?} has lost its {port}", user.name));
-        };
+        let link = self.links.get(port)?;
         if link.master != Some(bridge.index) {
             return Some(format!("{port} of {:?} is not on {}", user.name, bridge.name));
         }
@@ -280,7 +278,9 @@ impl Kernel {
 
     fn wrong_interface(&self, user: &Container, attachment: &Attachment) -> Option<String> {
         let port = attachment.link.as_deref()?;
-        let link = self.links.get(port)?;
+        let Some(link) = self.links.get(port) else {
+            return Some(format!("{:?} has lost its {port}", user.name));
+        };
         let ifname = &attachment.ifname;
         if !link.carrier {
             return Some(format!("{ifname} of {:?} is down", user.name));

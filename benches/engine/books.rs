@@ -82,7 +82,10 @@ fn collect(bench: &mut Bench, site: &Site, containers: u16, deleted: Duration) -
     let gc = site.host.command(bench.programs.ours.join("rnet")).env("CNI_COMMAND", "GC");
     let gc = gc.env("CNI_PATH", &bench.programs.ours).input(section.to_string());
     let mut output = None;
-    let took = timed(|| Ok(output = Some(gc.output()?)))?;
+    let took = timed(|| {
+        output = Some(gc.output()?);
+        Ok(())
+    })?;
     let succeeded = output.is_some_and(|output| output.status.success());
     ensure!(succeeded, "GC failed");
     reap_orphans();

@@ -206,7 +206,7 @@ fn a_flow_of_no_protocol_reaches_the_next_holder() {
         let old = stage.attach("old", &network, if is_rnet { &published } else { &[] });
         let link = if is_rnet { "rnet-a" } else { "br0" };
         let inner = Wire::of(&stage, old.netns(), link);
-        let outer = Wire::of(&stage, stage.outside.netns(), &stage.outside.link());
+        let outer = Wire::of(&stage, stage.outside.netns(), stage.outside.link());
         let mut lates = Vec::new();
         for own in [old.v4(), old.v6()] {
             lates.extend(OUTWARDS.map(|kind| begin(kind, own, &inner, &outer)));
