@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
+use store::Folder;
 
 use crate::Error;
 use crate::lease::{self, Owner};
@@ -72,14 +73,14 @@ impl Held {
 }
 
 impl Directory {
-    /// Opens the directory at `path`, making it (0755) if it is missing.
-    pub fn open(path: &Path) -> Result<Self, Error> {
-        Ok(Self { fd: store::open_dir(path, 0o755)?, path: path.to_owned() })
+    /// Opens the directory, making it (0755) if it is missing.
+    pub fn open(folder: &Folder) -> Result<Self, Error> {
+        Ok(Self { fd: folder.open(0o755)?, path: folder.path().to_owned() })
     }
 
-    /// Opens the directory at `path` if there is one.
-    pub fn find(path: &Path) -> Result<Option<Self>, Error> {
-        Ok(store::find_dir(path)?.map(|fd| Self { fd, path: path.to_owned() }))
+    /// Opens the directory if there is one.
+    pub fn find(folder: &Folder) -> Result<Option<Self>, Error> {
+        Ok(folder.find()?.map(|fd| Self { fd, path: folder.path().to_owned() }))
     }
 
     /// Where the directory really lies, whatever links its path goes through.
@@ -324,7 +325,7 @@ mod tests {
 
     fn directory() -> (tempfile::TempDir, Directory) {
         let folder = tempfile::tempdir().unwrap();
-        let directory = Directory::open(&folder.path().join("net")).unwrap();
+        let directory = Directory::open(&Folder::at(&folder.path().join("net"))).unwrap();
         (folder, directory)
     }
 

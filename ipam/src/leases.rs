@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use store::Folder;
+
 use crate::Error;
 use crate::config::check_overlaps;
 use crate::directory::Directory;
@@ -61,13 +63,18 @@ impl Leases {
     ///
     /// `boot` is the id of this boot: leases that rnet wrote in another are free. An `index_dir` that can't be
     /// used makes everything slow and [`Leases::lease`] fail, nothing else.
-    pub fn open(dir: &Path, index_dir: &Path, boot: &str) -> Result<Self, Error> {
-        Ok(Self::of(Directory::open(dir)?, index_dir, boot))
+    pub fn open(dir: impl Into<Folder>, index_dir: impl Into<Folder>, boot: &str) -> Result<Self, Error> {
+        Ok(Self::of(Directory::open(&dir.into())?, index_dir.into(), boot))
     }
 
     /// The same without making the directory; `None` if there is none, and so no lease.
-    pub fn find(dir: &Path, index_dir: &Path, boot: &str) -> Result<Option<Self>, Error> {
-        Ok(Directory::find(dir)?.map(|directory| Self::of(directory, index_dir, boot)))
+    pub fn find(
+        dir: impl Into<Folder>,
+        index_dir: impl Into<Folder>,
+        boot: &str,
+    ) -> Result<Option<Self>, Error> {
+        let directory = Directory::find(&dir.into())?;
+        Ok(directory.map(|directory| Self::of(directory, index_dir.into(), boot)))
     }
 
     /// The same, waiting for the lock no longer than `patience` instead of 10 s.
@@ -164,7 +171,7 @@ impl Leases {
         self.directory.path()
     }
 
-    fn of(directory: Directory, index_dir: &Path, boot: &str) -> Self {
+    fn of(directory: Directory, index_dir: Folder, boot: &str) -> Self {
         let shelf = Shelf::new(index_dir, &directory.real_path());
         let (preferred, expected, witness) = (Vec::new(), Vec::new(), Witness::default());
         Self { directory, shelf, boot: boot_number(boot), patience: PATIENCE, preferred, expected, witness }

@@ -9,6 +9,7 @@ use ipnetwork::IpNetwork;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
+use store::Folder;
 
 use crate::directory::{Directory, Entry, Held, Mark, now};
 use crate::index::{Index, Life, OwnerKey, Record, Written, owner_key};
@@ -53,7 +54,7 @@ impl From<Error> for Stop {
 /// Where a directory's index is kept.
 #[derive(Debug)]
 pub(crate) struct Shelf {
-    folder: PathBuf,
+    folder: Folder,
     name: String,
 }
 
@@ -62,28 +63,29 @@ type Open = (Index, Option<Errno>);
 
 impl Shelf {
     /// The place in `folder` for the index of the lease directory that lies at `directory`.
-    pub fn new(folder: &Path, directory: &Path) -> Self {
+    pub fn new(folder: Folder, directory: &Path) -> Self {
         let digest = Sha256::digest(directory.as_os_str().as_encoded_bytes());
         let name = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { folder: folder.to_owned(), name }
+        Self { folder, name }
     }
 
     fn path(&self) -> PathBuf {
-        self.folder.join(&self.name)
+        self.folder.path().join(&self.name)
     }
 
     /// Why the index cannot be written.
     fn failure(&self, errno: Errno) -> Error {
-        match store::open_dir(&self.folder, 0o700) {
+        match self.folder.open(0o700) {
             Err(link @ store::Error::Link { .. }) => Error::Store(link),
             _ => Error::Index { path: self.path(), errno },
         }
     }
 
     fn load(&self) -> Option<Open> {
+        let folder = self.folder.find().ok()??;
         let open = |access| {
             let flags = access | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            rustix::fs::open(self.path(), flags, Mode::empty())
+            rustix::fs::openat(&folder, &self.name, flags, Mode::empty())
         };
         match open(OFlags::RDWR) {
             Ok(file) => Some((Index::load(file)?, None)),
@@ -100,7 +102,7 @@ impl Shelf {
     }
 
     fn replace(&self, image: &[u8]) -> Result<(), Errno> {
-        let folder = store::open_dir(&self.folder, 0o700);
+        let folder = self.folder.open(0o700);
         let done = folder.and_then(|folder| store::replace_whole(folder.as_fd(), &self.name, image, 0o600));
         done.map_err(|error| match error {
             store::Error::File { errno, .. } => errno,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use cni::{Args, CniResult, Dns, Ip, Plugin, Request, Route, Version};
 use ipam::{Choice, Leased, Leases, Owner, RangeSet, RangeSpec, ResolvConf};
 use serde::Deserialize;
-use store::Paths;
+use store::{Folder, Paths};
 
 use crate::error::{Fault, Finding};
 use crate::{Error, Host, living, lost};
@@ -17,8 +17,8 @@ pub struct HostLocal;
 
 /// A folder of leases, which only ADD makes, and the order in which addresses are chosen from it.
 pub struct Pool {
-    folder: PathBuf,
-    index: PathBuf,
+    folder: Folder,
+    index: Folder,
     choice: Choice,
     preferred: Vec<IpAddr>,
     /// Whose containers may use addresses although no lease says so.
@@ -97,21 +97,24 @@ impl Pool {
         let paths = Paths::new(0);
         let data_dir = place.ipam.ok_or(ipam::Error::MissingIpam)?.data_dir;
         let networks = data_dir.map_or_else(|| paths.host_local(), |given| paths.rooted(&given));
-        let (folder, index) = (networks.join(&request.config.name), paths.state().join("leases"));
+        let folder = Folder::at(&networks.join(&request.config.name));
+        let index = Folder::at(&paths.state().join("leases"));
         let bridge = lost::bridge_of(request.config);
         Ok(Self { folder, index, choice: Choice::RoundRobin, preferred: Vec::new(), bridge, patience: None })
     }
 
     /// The folder of an `rnet` network, which lives as long as the boot; the lowest free address comes first.
-    pub fn own(host: &Host, request: &Request<'_>) -> Self {
+    pub fn own(host: &Host, request: &Request<'_>) -> Result<Self, Error> {
         let bridge = lost::bridge_of(request.config);
-        Self { bridge, ..Self::own_in(host, host.store.leases(&request.config.name)) }
+        Ok(Self { bridge, ..Self::own_in(host, &host.store.leases(&request.config.name))? })
     }
 
     /// The same in the folder of a network that had another name, perhaps.
-    pub fn own_in(host: &Host, folder: PathBuf) -> Self {
-        let (index, patience) = (host.store.paths().run().join("index"), Some(host.store.patience()));
-        Self { folder, index, choice: Choice::Lowest, preferred: Vec::new(), bridge: None, patience }
+    pub fn own_in(host: &Host, folder: &Path) -> Result<Self, Error> {
+        let folder = host.store.folder(folder)?;
+        let index = host.store.folder(&host.store.paths().run().join("index"))?;
+        let patience = Some(host.store.patience());
+        Ok(Self { folder, index, choice: Choice::Lowest, preferred: Vec::new(), bridge: None, patience })
     }
 
     /// The same, with the addresses that are given first if nobody has them.
@@ -178,7 +181,7 @@ impl Pool {
         let section: Section = request.config.section()?;
         let sets = section.ipam.unwrap_or_default().ranges(&section.runtime_config.ip_ranges)?;
         for folder in [&self.folder, &self.index] {
-            store::check_writable(folder).map_err(Error::not_ready)?;
+            store::check_writable(folder.path()).map_err(Error::not_ready)?;
         }
         match self.find()? {
             Some(leases) if !leases.free(&sets)? => Err(Error::not_ready(exhausted(&sets))),

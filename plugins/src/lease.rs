@@ -41,7 +41,7 @@ pub fn add(
     let lease = match (&plan.ipam, delegate) {
         (Ipam::Own, _) => {
             let before = sticky::remembered(host, plan, &request.call.ifname);
-            Pool::own(host, request).preferring(before).lease(request)?
+            Pool::own(host, request)?.preferring(before).lease(request)?
         }
         (_, Some(delegate)) => delegate.call(Verb::Add, request)?.unwrap_or_default(),
         (_, None) => return Ok(CniResult::default()),
@@ -57,7 +57,7 @@ pub fn add(
 pub fn del(host: &Host, ipam: &Ipam, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     if let Some(folder) = record.leases.clone().or_else(|| folder(host, ipam, record)) {
         host.store.require_folders()?;
-        Pool::own_in(host, folder).release(request)?;
+        Pool::own_in(host, &folder)?.release(request)?;
     }
     if let Ipam::Delegate(name) = ipam {
         let config = called(request.config, &record.network);
@@ -101,7 +101,7 @@ pub fn folder(host: &Host, ipam: &Ipam, record: &Record) -> Option<PathBuf> {
 /// Our own leases, in a folder that is ours.
 fn own(host: &Host, request: &Request<'_>) -> Result<Pool, Error> {
     host.store.require_folders()?;
-    Ok(Pool::own(host, request))
+    Pool::own(host, request)
 }
 
 fn call(name: &str, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {

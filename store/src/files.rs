@@ -1,14 +1,15 @@
 //! Files that appear whole or not at all, opened by descriptor and without following links.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::sync::OnceLock;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{Access, AtFlags, CWD, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use crate::Error;
+use crate::error::below;
 use crate::paths::trusted_env;
 
 /// Opens the folder at `path`, making it and its parents (mode 0755, the last `mode`) where they are missing.
@@ -31,6 +32,80 @@ pub fn find_dir(path: &Path) -> Result<Option<OwnedFd>, Error> {
         other => other.map(Some).map_err(Error::on_path("open the folder", path)),
     }
 }
+
+/// Where a folder is: at a path, or below a folder that is open.
+#[derive(Clone, Debug)]
+pub struct Folder {
+    path: PathBuf,
+    /// That folder, and the way from there, on which no link is followed.
+    below: Option<(Arc<OwnedFd>, String)>,
+}
+
+impl Folder {
+    /// A folder at `path`, in the manner of [`open_dir`].
+    pub fn at(path: &Path) -> Self {
+        Self { path: path.to_owned(), below: None }
+    }
+
+    /// The folder `name` below `base`, which is at the path `base_path`.
+    pub(crate) fn below(base: BorrowedFd<'_>, base_path: &Path, name: &str) -> Result<Self, Errno> {
+        let base = rustix::io::fcntl_dupfd_cloexec(base, 0)?;
+        Ok(Self { path: base_path.join(name), below: Some((Arc::new(base), name.to_owned())) })
+    }
+
+    /// Its path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Opens it, making it (0700 below another folder, else `mode`) where it is missing.
+    pub fn open(&self, mode: u32) -> Result<OwnedFd, Error> {
+        let Some((base, name)) = &self.below else { return open_dir(&self.path, mode) };
+        let opened = match open_below(base.as_fd(), name, READABLE) {
+            Err(Errno::NOENT) => {
+                make_below(base.as_fd(), name).and_then(|()| open_below(base.as_fd(), name, READABLE))
+            }
+            other => other,
+        };
+        opened.map_err(|errno| self.failed(name, errno))
+    }
+
+    /// Opens it if it is there.
+    pub fn find(&self) -> Result<Option<OwnedFd>, Error> {
+        let Some((base, name)) = &self.below else { return find_dir(&self.path) };
+        match open_below(base.as_fd(), name, READABLE) {
+            Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
+            other => other.map(Some).map_err(|errno| self.failed(name, errno)),
+        }
+    }
+
+    fn failed(&self, name: &str, errno: Errno) -> Error {
+        let levels = name.split('/').count();
+        let base = self.path.ancestors().nth(levels).unwrap_or(&self.path);
+        below("open the folder", base, name)(errno)
+    }
+}
+
+impl From<&Path> for Folder {
+    fn from(path: &Path) -> Self {
+        Self::at(path)
+    }
+}
+
+impl From<&Folder> for Folder {
+    fn from(folder: &Folder) -> Self {
+        folder.clone()
+    }
+}
+
+impl From<&PathBuf> for Folder {
+    fn from(path: &PathBuf) -> Self {
+        Self::at(path)
+    }
+}
+
+/// A folder whose entries are read.
+const READABLE: OFlags = OFlags::DIRECTORY;
 
 /// Whether files can be made in the folder at `path` or, where it is missing, it can itself; else the kernel's reason.
 pub fn check_writable(path: &Path) -> Result<(), Error> {

@@ -14,7 +14,9 @@ mod user;
 mod wire;
 
 pub use error::Error;
-pub use files::{boot_id, check_writable, create_whole, find_dir, open_dir, read_whole, replace_whole};
+pub use files::{
+    Folder, boot_id, check_writable, create_whole, find_dir, open_dir, read_whole, replace_whole,
+};
 pub use key::{Key, NetworkKey};
 pub use lock::{Lock, LockName, Mode};
 pub use paths::Paths;

@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, OFlags};
@@ -17,7 +17,9 @@ use serde::de::DeserializeOwned;
 use crate::error::below;
 use crate::files::{make_below, open_below, write_temporary};
 use crate::lock::{Lock, LockName, Mode};
-use crate::{Error, Key, Mac, Network, NetworkKey, Paths, Record, create_whole, open_dir, read_whole};
+use crate::{
+    Error, Folder, Key, Mac, Network, NetworkKey, Paths, Record, create_whole, open_dir, read_whole,
+};
 
 /// How long a lock is waited for before the caller is told who holds it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -563,6 +565,17 @@ impl Store {
     /// The folder of an `rnet` network's leases.
     pub fn leases(&self, network: &str) -> PathBuf {
         self.paths.leases().join(network)
+    }
+
+    /// The folder at `path`. Below the state folder it is found by descriptors, and no link is followed.
+    pub fn folder(&self, path: &Path) -> Result<Folder, Error> {
+        let base = self.paths.run();
+        match path.strip_prefix(&base).ok().and_then(Path::to_str) {
+            Some(name) if !name.is_empty() => {
+                Folder::below(self.run.as_fd(), &base, name).map_err(self.failed("open the folder", name))
+            }
+            _ => Ok(Folder::at(path)),
+        }
     }
 }
 

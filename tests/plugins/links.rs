@@ -77,6 +77,34 @@ fn a_folder_of_the_state_that_is_a_link_is_refused() {
     }
 }
 
+/// Between the look and the use: what was looked at by its path may be a link a moment later.
+#[test]
+fn a_folder_of_the_state_that_becomes_a_link_during_an_add_is_not_followed() {
+    for folder in ["leases", "index"] {
+        let lab = Lab::new();
+        let config = rnet("n", &["172.18.0.0/16"]);
+        let (_first, first) = lab.container("first");
+        lab.add("rnet", &first, &config);
+        let run = lab.run_folder();
+        let elsewhere = lab.host.root().join("elsewhere");
+        std::fs::create_dir_all(elsewhere.join("n")).unwrap();
+        let (_container, who) = lab.container("c1");
+        let records = || crate::common::entries(&crate::common::entries(&run.join("records"))[0]).len();
+        let call = lab.call("ADD", "rnet", &who).input(config.to_string());
+        let mut child = call.set("RNET_FAILPOINT", "add.intent:delay=1000").spawn();
+        while records() < 2 {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+
+        std::fs::rename(run.join(folder), lab.host.root().join("before")).unwrap();
+        symlink(&elsewhere, run.join(folder)).unwrap();
+
+        assert!(!child.wait().unwrap().success(), "{folder}");
+        assert_eq!(crate::common::entries(&elsewhere), [elsewhere.join("n")], "{folder}");
+        assert_eq!(crate::common::entries(&elsewhere.join("n")), [] as [PathBuf; 0], "{folder}");
+    }
+}
+
 #[test]
 fn a_name_that_no_folder_can_have_is_refused_before_anything_is_written() {
     let nobody = Who::named("", "");

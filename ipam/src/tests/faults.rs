@@ -45,8 +45,8 @@ impl Drop for Disk {
 
 /// Does `work` as a process does that is killed before it ends the operation.
 fn killed<T>(lab: &Lab, work: impl FnOnce(&mut Session<'_>) -> T) -> T {
-    let directory = Directory::open(&lab.net()).unwrap();
-    let shelf = Shelf::new(&lab.shelf(), &directory.real_path());
+    let directory = Directory::open(&(&lab.net()).into()).unwrap();
+    let shelf = Shelf::new((&lab.shelf()).into(), &directory.real_path());
     let _lock = directory.lock(Duration::from_secs(10)).unwrap();
     work(&mut Session::enter(&directory, &shelf, boot_number(BOOT)).unwrap())
 }
@@ -364,7 +364,7 @@ fn sixteen_at_once_never_get_the_same_address() {
 fn a_stopped_holder_of_the_lock_is_named_and_nothing_happens() {
     let lab = Lab::new();
     let sets = small();
-    let held = Directory::open(&lab.net()).unwrap();
+    let held = Directory::open(&(&lab.net()).into()).unwrap();
     let lock = held.lock(Duration::from_secs(10)).unwrap();
     let leases = lab.leases().with_patience(Duration::from_millis(50));
 
