@@ -97,6 +97,16 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
+    /// A table of iptables outside nf_tables cannot be read.
+    #[error("failed to read table {table} of {}: {}", legacy_name(*.v6), reason(*.errno))]
+    LegacyTable {
+        /// Of ip6tables.
+        v6: bool,
+        /// The table.
+        table: String,
+        /// Why not.
+        errno: Errno,
+    },
     /// No netlink socket.
     #[error("failed to open a netlink socket: {}", reason(*.errno))]
     Socket {
@@ -211,6 +221,7 @@ impl Error {
             | Self::Identity { errno }
             | Self::Fork { errno }
             | Self::HoldSignals { errno }
+            | Self::LegacyTable { errno, .. }
             | Self::Socket { errno }
             | Self::Send { errno }
             | Self::Receive { errno }
@@ -229,6 +240,11 @@ impl Error {
             | Self::NotDeleted { .. } => None,
         }
     }
+}
+
+/// The program that changes tables outside nf_tables.
+pub fn legacy_name(v6: bool) -> &'static str {
+    if v6 { "ip6tables-legacy" } else { "iptables-legacy" }
 }
 
 /// The errno in the words of Go's syscall package, which callers of CNI plugins match on.

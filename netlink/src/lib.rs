@@ -8,6 +8,7 @@ mod encode;
 mod error;
 mod guard;
 mod handle;
+mod legacy;
 mod local;
 mod mac;
 mod memory;
@@ -24,8 +25,9 @@ mod veth;
 mod wire;
 
 pub use delete::{delete_link, delete_link_then};
-pub use error::{Error, reason};
+pub use error::{Error, legacy_name, reason};
 pub use handle::Netlink;
+pub use legacy::has_legacy_chain;
 pub use local::{Probed, await_local, await_unique};
 pub use mac::{Mac, ParseMacError};
 pub use memory::give_back_program;

@@ -300,6 +300,21 @@ pub enum Error {
         /// What is missing.
         what: String,
     },
+    /// What the reference plugins made lies where rnet changes nothing.
+    #[error(
+        "the reference plugins' chain {chain} for container {container} is in table nat of {program}, which rnet does not \
+         change; the container's address stays taken until the chain is gone; hint: {program}-save -t nat | grep -v {chain} | \
+         {program}-restore",
+        program = netlink::legacy_name(*.v6)
+    )]
+    LegacyRules {
+        /// Of ip6tables.
+        v6: bool,
+        /// The chain.
+        chain: String,
+        /// Whose it is.
+        container: String,
+    },
     /// Something failed that upstream has a sentence of its own for.
     #[error("{what}: {error}")]
     Of {
@@ -706,6 +721,7 @@ impl Error {
             Error::Check(_) => own::CHECK_FAILED,
             Error::Unsupported { .. } | Error::Condition { .. } => code::UNSUPPORTED_FIELD,
             Error::Config(_) => code::INVALID_NETWORK_CONFIG,
+            Error::LegacyRules { .. } => own::LEFT_BEHIND,
             Error::NotReady { .. } => code::NOT_AVAILABLE,
             Error::Impaired { .. } => code::LIMITED_CONNECTIVITY,
             Error::Of { error, .. } => error.code(),

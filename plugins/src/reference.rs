@@ -3,7 +3,8 @@
 //! before. So DEL removes what the reference plugin would have removed, by its documented names, before the lease.
 //!
 //! Only where rnet has no record, so that no attachment of its own is ever touched. iptables' rules are reached if they
-//! lie in nf_tables, as they do wherever `iptables -V` says so.
+//! lie in nf_tables, as they do wherever `iptables -V` says so. Those of iptables-legacy can be seen only: a table there is
+//! replaced as a whole, and what others write meanwhile would be lost. Then DEL fails, and the address stays taken.
 
 use std::path::Path;
 
@@ -30,12 +31,29 @@ pub fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>) -> Result<(),
     if let Some(port) = port(host, plan, request)? {
         link::delete(host, port.index)?;
     }
-    remove(host, &masquerade(&request.config.name, &request.call.container_id, &request.call.ifname))
+    let traces = masquerade(&request.config.name, &request.call.container_id, &request.call.ifname);
+    remove(host, &traces)?;
+    refuse_legacy(&traces, &request.call.container_id)
 }
 
 /// What `portmap` made, by the record that it would have.
 pub fn unpublish(host: &mut Host, unknown: &Record) -> Result<(), Error> {
-    remove(host, &ports(&unknown.network, &unknown.container))
+    let traces = ports(&unknown.network, &unknown.container);
+    remove(host, &traces)?;
+    refuse_legacy(&traces, &unknown.container)
+}
+
+fn refuse_legacy(traces: &[Trace], container: &str) -> Result<(), Error> {
+    for trace in traces {
+        if let Trace::Chain { layer, name, .. } = trace {
+            let v6 = *layer == Layer::Ip6;
+            if netlink::has_legacy_chain(v6, "nat", name)? {
+                let (chain, container) = (name.clone(), container.to_owned());
+                return Err(Error::LegacyRules { v6, chain, container });
+            }
+        }
+    }
+    Ok(())
 }
 
 fn remove(host: &mut Host, traces: &[Trace]) -> Result<(), Error> {

@@ -16,6 +16,7 @@ use crate::setup::{PLUGINS, Setup};
 
 /// Where Debian keeps the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const LEASES: &str = "/var/lib/cni/networks/net1";
 
 /// All tests of this file.
@@ -25,6 +26,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         ("a_container_whose_namespace_is_gone_leaves_nothing", leaves_nothing_without_netns),
         ("a_neighbour_of_the_reference_plugins_is_left_alone", leaves_neighbours),
         ("rules_of_the_reference_plugins_nft_backend_go", nft_forms_go),
+        ("rules_in_iptables_legacy_keep_the_address", legacy_rules_keep_the_address),
         ("a_container_of_rnet_that_the_reference_plugins_delete", and_back),
     ];
     let chain = *flavour == Flavour::Chain;
@@ -34,11 +36,13 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
 /// Containers on one network, and whose plugins are called for them.
 struct Scene<'a> {
     lab: Lab<'a>,
+    /// Where the plugins find iptables.
+    path: String,
 }
 
 impl<'a> Scene<'a> {
     fn new(setup: &'a Setup) -> anyhow::Result<Self> {
-        Ok(Self { lab: Lab::new(setup)? })
+        Ok(Self { lab: Lab::new(setup)?, path: SEARCH_PATH.into() })
     }
 
     /// One plugin of `folder`; what it prints.
@@ -51,6 +55,7 @@ impl<'a> Scene<'a> {
             .env("CNI_NETNS", &who.netns)
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", folder)
+            .env("PATH", &self.path)
             .input(config.to_string());
         let none: [&str; 0] = [];
         let output = call.args(none).output()?;
@@ -241,6 +246,44 @@ table ip6 cni_hostport {
     ensure!(comments.len() == 2 && others, "left:\n{left}");
     ensure!(left.contains("10.89.1.4"), "a rule without a comment is gone:\n{left}");
     Ok(())
+}
+
+/// What lies in iptables-legacy can be seen and not be changed without a race: the address is not given until it is gone.
+fn legacy_rules_keep_the_address(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
+    let mut scene = Scene::new(setup)?;
+    let folder = scene.lab.host.root().join("legacy");
+    fs::create_dir(&folder)?;
+    for name in ["iptables", "ip6tables"] {
+        std::os::unix::fs::symlink(format!("/usr/sbin/{name}-legacy"), folder.join(name))?;
+    }
+    scene.path = format!("{}:{SEARCH_PATH}", folder.display());
+    let [old, other] = ["old", "other"].map(|name| scene.lab.host.container(name));
+    let (old, other) = (old?, other?);
+    let (who, neighbour) = (Who::of(&old, 8080), Who::of(&other, 8081));
+    let result = scene.add(REFERENCE, &who)?;
+    let kept = scene.add(REFERENCE, &neighbour)?;
+    let legacy = || stdout(bounded(scene.lab.host.netns(), "sh"), "sh", &["-c", "iptables-legacy-save"]);
+    ensure!(legacy()?.contains("old"), "the reference plugins did not write to iptables-legacy");
+    // Whom nobody knows is no failure, whoever has rules there.
+    let nobody = Who { id: "nobody".into(), netns: who.netns.clone(), port: 8082 };
+    scene.del(PLUGINS, &nobody, None)?;
+
+    for config in [portmap(&who, Some(&result)), bridge(Some(&result))] {
+        let said = match scene.call(PLUGINS, "DEL", &who, &config) {
+            Ok(_) => anyhow::bail!("DEL of {} left rules of \"old\" and said nothing", config["type"]),
+            Err(error) => error.to_string(),
+        };
+        ensure!(Path::new(LEASES).join("10.89.1.2").exists(), "the address was freed: {said}");
+        let hint = said.split("hint: ").nth(1).and_then(|hint| hint.split('"').next());
+        let hint = hint.with_context(|| format!("no hint in {said}"))?;
+        stdout(bounded(scene.lab.host.netns(), "sh"), "sh", &["-c", hint])?;
+    }
+    ensure!(!legacy()?.contains("old") && legacy()?.contains("other"), "left: {}", legacy()?);
+
+    scene.del(PLUGINS, &who, Some(&result))?;
+    ensure!(!Path::new(LEASES).join("10.89.1.2").exists(), "the address was not freed");
+    scene.del(REFERENCE, &neighbour, Some(&kept))?;
+    scene.ensure_gone(&who)
 }
 
 /// The reference plugins 1.1.1 free the lease and fail at a chain that they miss; what rnet made stays until rnet is asked.
