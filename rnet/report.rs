@@ -35,7 +35,7 @@ impl Style {
         if self.json {
             self.write(&format!("{}\n", json!({"warning": text.to_string()})));
         } else {
-            self.write(&format!("{} {text}\n", self.paint("33", "warning:")));
+            self.write(&format!("{} {}\n", self.paint("33", "warning:"), visible(&text.to_string())));
         }
     }
 
@@ -100,8 +100,17 @@ impl Told {
         let hint = self.hint.as_ref().map(|hint| format!(" hint: {hint}\n")).unwrap_or_default();
         let output: String =
             self.output.iter().flat_map(|text| text.lines()).map(|l| format!("  | {l}\n")).collect();
-        format!("{} {}\n{output}{hint}", style.paint("31", "error:"), self.message)
+        format!("{} {}\n{output}{hint}", style.paint("31", "error:"), visible(&self.message))
     }
+}
+
+/// Names come from runtimes and files: what would steer the terminal is shown as `\u{1b}`.
+fn visible(text: &str) -> String {
+    let shown = |letter: char| match letter.is_control() {
+        true => letter.escape_default().to_string(),
+        false => letter.to_string(),
+    };
+    text.chars().map(shown).collect()
 }
 
 /// The exit status of an error, for verbs that go on after it.

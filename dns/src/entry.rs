@@ -96,6 +96,27 @@ pub fn askable(name: &str) -> bool {
     valid_name(name) && !last.eq_ignore_ascii_case("localhost")
 }
 
+/// Whether programs take a name for an IPv4 address, and so ask nobody for it (inet_aton(3)): `10.0.0.1`, `1234`, `0x7f.1`.
+pub fn looks_like_address(name: &str) -> bool {
+    let numbers: Option<Vec<u64>> = name.split('.').map(number).collect();
+    numbers.is_some_and(|numbers| {
+        let (last, bytes) = (numbers.last().copied().unwrap_or_default(), &numbers[..numbers.len() - 1]);
+        bytes.len() < 4 && bytes.iter().all(|byte| *byte < 256) && last < 256 << (8 * (3 - bytes.len()))
+    })
+}
+
+/// Decimal, octal after a 0, hexadecimal after 0x.
+fn number(text: &str) -> Option<u64> {
+    let digits = |text: &str, radix| match text.starts_with('+') {
+        true => None,
+        false => u64::from_str_radix(text, radix).ok(),
+    };
+    if let Some(hex) = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        return digits(hex, 16);
+    }
+    digits(text, if text.len() > 1 && text.starts_with('0') { 8 } else { 10 })
+}
+
 fn valid_label(label: &str) -> bool {
     (1..=63).contains(&label.len()) && label.bytes().all(valid_octet)
 }
@@ -108,6 +129,31 @@ pub(crate) fn valid_octet(octet: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_inet_aton_takes_is_no_name_that_is_asked_for() {
+        for name in ["10.0.0.1", "1234", "4294967295", "0", "0x7f.1", "017.1", "1.2.65535", "0XA"] {
+            assert!(looks_like_address(name), "{name}");
+        }
+        let names = [
+            "",
+            ".",
+            "web",
+            "4294967296",
+            "1.2.3.4.5",
+            "256.1.1.1",
+            "1.2.65536",
+            "08",
+            "1a",
+            "0x",
+            "1.",
+            "-1",
+            "+1",
+        ];
+        for name in names.into_iter().chain(["123456789012", "0123456789ab"]) {
+            assert!(!looks_like_address(name), "{name}");
+        }
+    }
 
     #[test]
     fn n6_a_name_has_labels_of_letters_digits_hyphens_and_underscores() {

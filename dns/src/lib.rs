@@ -29,7 +29,7 @@ mod worker;
 mod zone;
 
 pub use control::{Listening, Status};
-pub use entry::{Endpoint, Known, Network, askable, valid_name};
+pub use entry::{Endpoint, Known, Network, askable, looks_like_address, valid_name};
 pub use guardian::{Errand, guard};
 pub use handover::taken_over;
 pub use message::{addresses_in, is_reply_to, question_key, refused, servfail};

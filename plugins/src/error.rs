@@ -595,6 +595,9 @@ pub enum Fault {
     /// A host port out of range.
     #[error("Invalid host port number: {0}")]
     HostPort(i64),
+    /// Two mappings of one call lead from one host port to two ports of the container.
+    #[error("Bind for {0}:{1} failed: port is already allocated, by another mapping of this container")]
+    PortTwice(String, u16),
     /// A protocol other than tcp, udp and sctp.
     #[error("Invalid protocol: {0:?} (tcp, udp and sctp are known)")]
     Protocol(String),

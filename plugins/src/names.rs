@@ -4,6 +4,7 @@
 //! after it is an intent again. So a server that starts at any moment knows no less and no more.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -12,7 +13,9 @@ use std::process::{Command, Stdio};
 use cni::Dns;
 use dns::{Endpoint, Known, Listening, Resolv, askable, client, valid_name};
 use ipnetwork::IpNetwork;
-use serde::Deserialize;
+use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
+use serde::de::{MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use store::{LockName, Mode, Network, Record, Stage, Store, Zone};
 
 use crate::error::{Fault, Finding};
@@ -61,8 +64,44 @@ pub struct RuntimeDns {
     pub options: Vec<String>,
 }
 
-/// `runtimeConfig.aliases` (capability `aliases`): network by network.
-pub type Aliases = HashMap<String, Vec<String>>;
+/// `runtimeConfig.aliases` (capability `aliases`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Aliases {
+    /// One list, as CNI's conventions have it.
+    One(Vec<String>),
+    /// Network by network, as podman sends it.
+    ByNetwork(HashMap<String, Vec<String>>),
+}
+
+impl Default for Aliases {
+    fn default() -> Self {
+        Self::One(Vec::new())
+    }
+}
+
+impl<'de> Deserialize<'de> for Aliases {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(AliasesVisitor)
+    }
+}
+
+struct AliasesVisitor;
+
+impl<'de> Visitor<'de> for AliasesVisitor {
+    type Value = Aliases;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a list of names, or one for each network")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Aliases, A::Error> {
+        Vec::deserialize(SeqAccessDeserializer::new(list)).map(Aliases::One)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Aliases, A::Error> {
+        HashMap::deserialize(MapAccessDeserializer::new(map)).map(Aliases::ByNetwork)
+    }
+}
 
 impl Names {
     /// As the network's `dns` member and the container's own settings have it.
@@ -148,7 +187,10 @@ impl Names {
 /// # Errors
 /// The first one that nobody could ask for (N6).
 fn valid_aliases(network: &str, aliases: &Aliases) -> Result<Vec<String>, Error> {
-    let aliases = aliases.get(network).cloned().unwrap_or_default();
+    let aliases = match aliases {
+        Aliases::One(aliases) => aliases.clone(),
+        Aliases::ByNetwork(all) => all.get(network).cloned().unwrap_or_default(),
+    };
     match aliases.iter().find(|alias| !askable(alias)) {
         Some(bad) => Err(Error::Config(Fault::Alias { alias: bad.clone(), network: network.to_owned() })),
         None => Ok(aliases),
@@ -336,8 +378,9 @@ mod tests {
 
     #[test]
     fn a_bad_alias_domain_or_server_is_named() {
-        let aliases =
-            |alias: &str| Aliases::from([("mynet".to_owned(), vec!["ok".into(), alias.to_owned()])]);
+        let aliases = |alias: &str| {
+            Aliases::ByNetwork([("mynet".to_owned(), vec!["ok".into(), alias.to_owned()])].into())
+        };
         let names = |dns, alias| {
             Names::new("mynet", dns, RuntimeDns::default(), &aliases(alias))
                 .map(|_| ())
@@ -357,7 +400,7 @@ mod tests {
     fn a_container_asks_its_gateway_and_tries_its_own_domain_first() {
         let dns = Dns { domain: Some("dns.rnet".into()), search: vec!["lan".into()], ..Dns::default() };
         let runtime = RuntimeDns { options: vec!["ndots:2".into()], ..RuntimeDns::default() };
-        let names = Names::new("mynet", dns, runtime, &Aliases::new()).unwrap();
+        let names = Names::new("mynet", dns, runtime, &Aliases::default()).unwrap();
 
         let resolver = names.resolver(["172.18.0.1".parse().unwrap()].into_iter());
 

@@ -77,7 +77,9 @@ impl Mapping {
         if self.host_ip.is_empty() {
             return Ok(None);
         }
-        self.host_ip.parse().map(Some).map_err(|_| Fault::HostAddress(self.host_ip.clone()))
+        // As upstream, `::ffff:10.0.0.1` is 10.0.0.1.
+        let host = self.host_ip.parse().map(|host: IpAddr| host.to_canonical());
+        host.map(Some).map_err(|_| Fault::HostAddress(self.host_ip.clone()))
     }
 }
 
@@ -86,11 +88,21 @@ pub fn resolve(mappings: &[Mapping], ips: &[Ip]) -> Result<Vec<Port>, Fault> {
     let v4 = ips.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv4);
     let v6 = ips.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv6);
     let addresses: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
-    let mut ports = Vec::with_capacity(mappings.len());
-    for mapping in mappings {
-        ports.extend(mapping.resolve(&addresses)?);
+    let (mut ports, mut known) = (Vec::with_capacity(mappings.len()), HashMap::new());
+    for port in mappings.iter().map(|mapping| mapping.resolve(&addresses)).flat_map(each) {
+        let port = port?;
+        // What is asked for twice is one port, as upstream.
+        match known.insert((port.host, port.host_port, port.container, port.protocol), port.container_port) {
+            None => ports.push(port),
+            Some(other) if other == port.container_port => {}
+            Some(_) => return Err(Fault::PortTwice(host_text(port.host, port.container), port.host_port)),
+        }
     }
     Ok(ports)
+}
+
+fn each(ports: Result<Vec<Port>, Fault>) -> Vec<Result<Port, Fault>> {
+    ports.map_or_else(|fault| vec![Err(fault)], |ports| ports.into_iter().map(Ok).collect())
 }
 
 /// The host-wide ports lock, where a record has ports at all.
@@ -467,6 +479,19 @@ mod tests {
             assert_eq!(mapping.validate().unwrap_err().to_string(), text);
         }
         assert_eq!(mapping("", 8080, 80, "TCP").validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_is_asked_for_twice_is_one_port_and_two_ways_of_one_are_refused() {
+        let ips = [Ip { address: "172.18.0.2/16".parse().unwrap(), gateway: None, interface: None }];
+        let ports = |mappings: &[Mapping]| resolve(mappings, &ips).map_err(|fault| fault.to_string());
+        let same =
+            [mapping("", 8080, 80, "tcp"), mapping("0.0.0.0", 8080, 80, "TCP"), mapping("", 8080, 80, "udp")];
+        let two = [mapping("::ffff:10.0.0.1", 8080, 80, ""), mapping("10.0.0.1", 8080, 81, "")];
+        let text =
+            "Bind for 10.0.0.1:8080 failed: port is already allocated, by another mapping of this container";
+        assert_eq!(ports(&same).unwrap().len(), 2);
+        assert_eq!(ports(&two).unwrap_err(), text);
     }
 
     #[test]

@@ -59,7 +59,7 @@ pub struct Args {
     #[arg(long = "dns", value_name = "IP")]
     pub servers: Vec<IpAddr>,
     /// A domain to try for short names; several if repeated
-    #[arg(long = "dns-search", value_name = "DOMAIN")]
+    #[arg(long = "dns-search", value_name = "DOMAIN", value_parser = search_domain)]
     pub search: Vec<String>,
     /// Publish every exposed port on a free host port
     #[arg(short = 'P', long, action = ArgAction::Set, value_parser = BoolishValueParser::new())]
@@ -107,7 +107,18 @@ fn network_alias(text: &str) -> Result<String, String> {
     if dns::valid_name(text) && !dns::askable(text) {
         return Err("localhost and all names below it are each container's own loopback".into());
     }
+    if dns::looks_like_address(text) {
+        return Err("programs take it for an IPv4 address, and look up no such name".into());
+    }
     dns::valid_name(text).then(|| text.to_owned()).ok_or_else(|| wrong.into())
+}
+
+/// A word of a resolv.conf; a dot alone is docker's for none.
+fn search_domain(text: &str) -> Result<String, String> {
+    let is_valid = text == "." || dns::valid_name(text.strip_suffix('.').unwrap_or(text));
+    is_valid
+        .then(|| text.to_owned())
+        .ok_or_else(|| "parts of 1 to 63 letters, digits, - and _ are wanted, with dots between".into())
 }
 
 /// A name that others can ask for, and that the kernel takes (sethostname(2): 64 bytes).
@@ -363,8 +374,13 @@ fn attach(
 }
 
 fn warn_of_name(args: &Args, networks: &[Network], style: Style) {
-    let unaskable = args.name.as_ref().filter(|name| !dns::askable(name));
-    if let Some(name) = unaskable.filter(|_| networks.iter().any(Network::has_names)) {
+    let Some(name) = args.name.as_ref().filter(|_| networks.iter().any(Network::has_names)) else { return };
+    if dns::looks_like_address(name) {
+        style.warn(format_args!(
+            "no other container can look up the name {name:?}: programs take it for an IPv4 address; --network-alias gives \
+             it another one"
+        ));
+    } else if !dns::askable(name) {
         style.warn(format_args!(
             "no other container can look up the name {name:?}: parts of 1 to 63 letters, digits, - and _ are wanted, \
              with dots between, and not localhost; --network-alias gives it another one"

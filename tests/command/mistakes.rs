@@ -124,6 +124,18 @@ fn every_mistake_has_its_words_and_its_exit_status() {
             "usage",
             "invalid value 'a/b' for '--network-alias <NAME>': parts of 1 to 63 letters, digits, - and _ are wanted, with dots between",
         ),
+        (
+            "run --net mynet --network-alias 10.0.0.1 true",
+            2,
+            "usage",
+            "invalid value '10.0.0.1' for '--network-alias <NAME>': programs take it for an IPv4 address, and look up no such name",
+        ),
+        (
+            "run --net mynet --dns-search a..b true",
+            2,
+            "usage",
+            "invalid value 'a..b' for '--dns-search <DOMAIN>': parts of 1 to 63 letters, digits, - and _ are wanted, with dots between",
+        ),
         ("run --net none --ip 10.9.0.7 true", 2, "usage", "--ip needs exactly one --net"),
         (
             "run --net mynet --ip 172.18.0.1 true",
@@ -195,6 +207,25 @@ fn hints_can_be_typed() {
     assert_eq!(lab.ok("rm -f nothing net0"), "net0\n");
     let several = lab.rnet("network rm nothing net1");
     assert_eq!((several.stdout.as_str(), several.exit), ("net1\n", 3));
+}
+
+#[test]
+fn what_a_runtime_calls_a_container_steers_no_terminal() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    let conflist = lab.definitions().join("rnet-mynet.conflist");
+    let list: Value = serde_json::from_slice(&std::fs::read(conflist).unwrap()).unwrap();
+    let mut config = list["plugins"][0].clone();
+    config["name"] = "mynet".into();
+    config["cniVersion"] = "1.0.0".into();
+    let container = lab.host.container("c").unwrap();
+    lab.add(&config, &container, "c1", "\u{1b}[31mred\nerror: x");
+
+    for line in ["rm mynet", "ps", "ls", "inspect mynet", "dns status", "dns log", "rm -f c1"] {
+        let said = lab.rnet(line);
+        let shown = format!("{}{}", said.stdout, said.stderr);
+        assert!(!shown.contains('\u{1b}') && !shown.contains("\nerror: x"), "rnet {line}: {shown}");
+    }
 }
 
 #[test]

@@ -48,6 +48,21 @@ fn names_are_served_on_networks_of_users_and_told() {
 }
 
 #[test]
+fn a_name_that_programs_take_for_an_address_is_told() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    for name in ["10.0.0.1", "1234"] {
+        let said = lab.rnet(&format!("run -d --name {name} --net mynet sleep 1000"));
+        let text = format!(
+            "warning: no other container can look up the name {name:?}: programs take it for an IPv4 address"
+        );
+        assert!(said.exit == 0 && said.stderr.starts_with(&text), "{said:?}");
+        lab.ok(&format!("rm -f {name}"));
+    }
+    assert_eq!(lab.rnet("run --name 4294967296 --net mynet true").stderr, "");
+}
+
+#[test]
 fn a_hostname_is_the_programs_own_and_known_on_its_networks() {
     let lab = Lab::new();
     lab.ok("create --subnet 10.9.0.0/24 --domain lab.internal mynet");

@@ -49,6 +49,19 @@ fn podmans_list_has_names_and_leaves_none() {
 }
 
 #[test]
+fn dnsname_takes_aliases_in_one_list_too() {
+    let scene = Scene::new();
+    let (db, db_who) = scene.named("db");
+    let mut config = mylist();
+    config["plugins"][2]["runtimeConfig"]["aliases"] = json!(["www", "api"]);
+
+    let result = scene.lab.add_list(&config, &db_who).json();
+
+    assert_eq!(ask(&db, "api"), known(&[address(&result, false)]));
+    scene.lab.del_list(&config, &db_who, Some(&result)).silent();
+}
+
+#[test]
 fn without_a_bridge_before_it_dnsname_says_what_is_missing() {
     let scene = Scene::new();
     let (_web, who) = scene.named("web");

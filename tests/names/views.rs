@@ -246,6 +246,19 @@ fn nothing_of_an_internal_network_leaves_the_host() {
     assert_eq!(frames.wait_for(SOON, is_question).unwrap(), None);
 }
 
+/// The form of CNI's conventions; podman's is network by network.
+#[test]
+fn aliases_may_be_one_list() {
+    let scene = Scene::new();
+    let config = with(&mynet(), json!({"runtimeConfig": {"aliases": ["www", "api"]}}));
+    let (_web, _, ip) = scene.member("web", &config);
+    let (db, ..) = scene.member("db", &mynet());
+
+    for name in ["web", "www", "api"] {
+        assert_eq!(ask(&db, name), known(&[ip]), "{name}");
+    }
+}
+
 #[test]
 fn several_containers_of_one_name_are_all_found() {
     let scene = Scene::new();
