@@ -80,6 +80,14 @@ pub struct Joined {
     pub result: Option<Value>,
 }
 
+impl Joined {
+    /// True if host ports lead to it.
+    pub fn publishes(&self) -> bool {
+        let ports = self.capabilities.get("portMappings").and_then(Value::as_array);
+        ports.is_some_and(|ports| !ports.is_empty())
+    }
+}
+
 /// The folder of all endpoints of this host.
 #[derive(Clone, Debug)]
 pub struct Endpoints {

@@ -34,6 +34,7 @@ mod stop;
 mod subnets;
 mod supervisor;
 mod table;
+mod told;
 mod usage;
 mod versions;
 mod view;

@@ -33,6 +33,7 @@ impl Request {
             Self::LoopbackGuard { index, mark, .. } => return guard::install(*index, *mark),
             Self::LoopbackGuardDel { index, .. } => guard::remove(*index),
             Self::IngressDel { index, .. } => guard::unhook(*index),
+            Self::IngressRedirect { index, to, .. } => return guard::redirect(*index, *to),
             Self::LinkUp { index, .. } => set(flagged(*index, LinkFlags::Up, true)),
             Self::LinkDown { index, .. } => set(flagged(*index, LinkFlags::Up, false)),
             Self::LinkPromisc { index, on, .. } => set(flagged(*index, LinkFlags::Promisc, *on)),

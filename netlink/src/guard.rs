@@ -40,6 +40,7 @@ const TCA_PARMS: u16 = 2;
 const TC_ACT_SHOT: u32 = 2;
 const TC_ACT_STOLEN: u32 = 4;
 const TCA_EGRESS_REDIR: u32 = 1;
+const TCA_INGRESS_REDIR: u32 = 3;
 /// `lo` has this index in every network namespace.
 const LOOPBACK_INDEX: u32 = 1;
 
@@ -262,6 +263,18 @@ fn gact() -> Vec<u8> {
 /// `struct tc_mirred`: the same, then what to do and with which link.
 fn mirred() -> Vec<u8> {
     words(&[0, 0, TC_ACT_STOLEN, 0, 0, TCA_EGRESS_REDIR, LOOPBACK_INDEX])
+}
+
+/// No guard, but made of the same parts: a hook, and a filter by which another link receives all that comes.
+pub(crate) fn redirect(index: u32, to: u32) -> Vec<Message> {
+    let hook = Message {
+        body: Body::NewQueueDiscipline(hook(index)),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        forgiven: &[],
+    };
+    let action = words(&[0, 0, TC_ACT_STOLEN, 0, 0, TCA_INGRESS_REDIR, to]);
+    let options = u32_with(&[(0, 0, 0)], "mirred", action);
+    vec![hook, filter(index, 1, TcFilterU32::KIND, options, &[])]
 }
 
 fn words(words: &[u32]) -> Vec<u8> {

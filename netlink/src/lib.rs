@@ -6,6 +6,7 @@
 mod delete;
 mod encode;
 mod error;
+mod frames;
 mod guard;
 mod handle;
 mod legacy;
@@ -26,6 +27,7 @@ mod wire;
 
 pub use delete::{delete_link, delete_link_then};
 pub use error::{Error, legacy_name, reason};
+pub use frames::Frames;
 pub use handle::Netlink;
 pub use legacy::has_legacy_chain;
 pub use local::{Probed, await_local, await_unique};

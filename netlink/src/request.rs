@@ -69,6 +69,8 @@ pub enum Request {
     LoopbackGuardDel { index: u32, name: String },
     /// Removes a link's ingress hook with all filters; absent, or of another kind (clsact), is fine.
     IngressDel { index: u32, name: String },
+    /// Lets everything that a link receives be received by another link instead (act_mirred).
+    IngressRedirect { index: u32, name: String, to: u32 },
 }
 
 /// A route of either family.
@@ -198,6 +200,11 @@ impl fmt::Display for Request {
             }
             Self::LoopbackGuardDel { name, .. } => write!(f, "tc filter del dev {name} ingress prio 126"),
             Self::IngressDel { name, .. } => write!(f, "tc qdisc del dev {name} ingress"),
+            Self::IngressRedirect { name, to, .. } => write!(
+                f,
+                "tc qdisc add dev {name} ingress; tc filter add dev {name} ingress prio 126 protocol all u32 match u32 0 0 \
+                 action mirred ingress redirect dev if{to}"
+            ),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! inside recvmsg(2)). So nothing here ever waits: an empty queue means that all has been said.
 
 mod interop;
+mod trace;
 
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, HashSet};
@@ -18,7 +19,6 @@ use crate::conntrack::{Flow, Tracked, count, filters};
 use crate::element::{Element, Entry, Owner};
 use crate::encode::{Reply, Requests, replies};
 use crate::error::{Error, or_empty};
-use crate::foreign::Dropping;
 use crate::mac_check::{Found, MacCheck, Subject};
 use crate::missing::{Feature, lacking, subsystem};
 use crate::ruleset::{Ruleset, Set, Table};
@@ -26,6 +26,7 @@ use crate::stale::{self, Stale};
 use crate::state::{Fingerprint, State, TableState};
 
 pub use interop::{last_change, watch};
+pub use trace::Tracer;
 
 /// The kernel's largest answer: a dump gives up to 32 KiB, an error repeats the message that caused it.
 const READ: usize = 128 << 10;
@@ -446,13 +447,6 @@ impl Firewall {
     /// True if the chain is there that the rules of `macspoofchk` hang on.
     pub fn has_bridge_nat(&mut self) -> Result<bool, Error> {
         self.is_there(Requests::get_bridge_nat)
-    }
-
-    /// Other people's chains that drop whatever comes to the host, unless a rule of theirs accepts it. An accept of ours
-    /// changes nothing there: in nf_tables it ends its own chain only.
-    pub fn droppers_of_input(&mut self) -> Result<Vec<Dropping>, Error> {
-        let found = self.dump("reading the chains", Requests::dump_chains, |reply| Some(reply.dropping()))?;
-        Ok(found.into_iter().flatten().collect())
     }
 
     /// How many transactions were committed so far: each has raised the generation by one.

@@ -562,13 +562,18 @@ impl Requests {
         self.other("nat", &[(1, 1), (2, u8::from(family).into()), (3, REGISTERS), (5, port)]);
     }
 
-    /// NFTA_META_KEY: NFT_META_MARK; NFTA_META_SREG
+    /// NFT_META_MARK
     fn mark(&mut self, mark: &[u8]) {
+        self.set_meta(3, mark);
+    }
+
+    /// NFTA_META_KEY; NFTA_META_SREG
+    pub fn set_meta(&mut self, key: u32, value: &[u8]) {
         self.expression("immediate", |immediate| {
             immediate.put(&Immediate::DestinationRegister(register(FIRST)));
-            immediate.data(&Immediate::Data(DataAttribute::Unspec), mark);
+            immediate.data(&Immediate::Data(DataAttribute::Unspec), value);
         });
-        self.other("meta", &[(2, 3), (3, REGISTERS)]);
+        self.other("meta", &[(2, key), (3, REGISTERS)]);
     }
 
     fn verdict(&mut self, verdict: Term) {

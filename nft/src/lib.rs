@@ -7,7 +7,7 @@
 //! The rules of `bridge`'s `macspoofchk` are the exception: the reference plugin's, in a table of others
 //! ([`MacCheck`]).
 //!
-//! `element`, `ruleset`, `mac_check`, `foreign`, `reference`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
+//! `element`, `ruleset`, `mac_check`, `trace`, `reference`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
 //! to the kernel, through one [`Firewall`] socket.
 
 mod apply;
@@ -16,7 +16,6 @@ mod conntrack;
 mod element;
 mod encode;
 mod error;
-mod foreign;
 mod interop;
 mod mac_check;
 mod missing;
@@ -25,14 +24,14 @@ mod refused;
 mod ruleset;
 mod stale;
 mod state;
+mod trace;
 #[cfg(feature = "failpoints")]
 mod version;
 
-pub use apply::{Firewall, LeftOut, Rebuilt, last_change, watch};
+pub use apply::{Firewall, LeftOut, Rebuilt, Tracer, last_change, watch};
 pub use conntrack::Flow;
 pub use element::{Element, Owner, ParseProtocolError, Protocol, Range};
 pub use error::Error;
-pub use foreign::Dropping;
 pub use interop::{Links, Made, Passage, PassageRule};
 pub use mac_check::{MacCheck, Subject};
 pub use missing::Feature;
@@ -41,3 +40,4 @@ pub use refused::{Refused, Source};
 pub use ruleset::{LOOPBACK_ANSWER, Ruleset};
 pub use stale::Stale;
 pub use state::{ParseStateError, State};
+pub use trace::{At, Fate, Magic, Stop};

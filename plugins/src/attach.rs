@@ -10,7 +10,7 @@ use store::{Lock, LockName, Mode, Namespace, Record, Stage};
 use crate::plan::{Ipam, Plan, addresses};
 use crate::{
     Error, Host, chained, claims, failpoint, firewall, former, lease, link, living, lost, mac_check, macs,
-    names, network, port, ports, reference, renamed, sticky,
+    names, network, port, ports, probe, reference, renamed, sticky,
 };
 
 /// The plugins that make an interface and keep a record of it.
@@ -203,7 +203,13 @@ pub fn status(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
         host.require_rules().map_err(|error| worse_if_used(&host, plan, error))?;
         host.require_flows()?;
     }
-    lease::status(&host, plan, request)
+    lease::status(&host, plan, request)?;
+    // What cannot be found out is no reason to take no containers.
+    let stopped = probe::look(&mut host).unwrap_or_default();
+    match stopped.into_iter().find(|told| told.network == plan.network) {
+        Some(told) => Err(Error::Stopped { text: told.text, hint: told.hints.join("; ") }),
+        None => Ok(()),
+    }
 }
 
 /// Without the ruleset, what those who are attached need of it cannot be restored, nor removed.

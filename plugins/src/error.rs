@@ -315,6 +315,14 @@ pub enum Error {
         /// Whose it is.
         container: String,
     },
+    /// STATUS: an ADD would work, but other firewalls of the host stop what containers send.
+    #[error("{text}; hint: {hint}")]
+    Stopped {
+        /// What is stopped, and by whom.
+        text: String,
+        /// What to type.
+        hint: String,
+    },
     /// Something failed that upstream has a sentence of its own for.
     #[error("{what}: {error}")]
     Of {
@@ -726,7 +734,7 @@ impl Error {
             Error::Config(_) => code::INVALID_NETWORK_CONFIG,
             Error::LegacyRules { .. } => own::LEFT_BEHIND,
             Error::NotReady { .. } => code::NOT_AVAILABLE,
-            Error::Impaired { .. } => code::LIMITED_CONNECTIVITY,
+            Error::Impaired { .. } | Error::Stopped { .. } => code::LIMITED_CONNECTIVITY,
             Error::Of { error, .. } => error.code(),
             Error::Several { first, .. } => first.code(),
             Error::Interop(_) | Error::Failpoint { .. } => code::INTERNAL,

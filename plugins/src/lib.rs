@@ -43,6 +43,7 @@ mod plan;
 pub mod port;
 mod portmap;
 pub mod ports;
+pub mod probe;
 mod reference;
 mod renamed;
 mod repair;

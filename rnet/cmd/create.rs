@@ -16,7 +16,7 @@ use crate::runtime::{missing_plugins, runtime_reads_definitions};
 use crate::state::Kernel;
 use crate::subnets::{self, Owner, Taken, first_overlap, lowest_free};
 use crate::view::View;
-use crate::{definitions, rights, versions};
+use crate::{definitions, rights, told, versions};
 
 /// What can be given.
 #[derive(Debug, Default, clap::Args)]
@@ -151,6 +151,9 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     drop(lock);
     let mut network = definitions::network_of(&wanted.conflist())?;
     network.file = file;
+    if network.is_gateway() {
+        told::warn_of_new(&mut view.host, &network, style);
+    }
     told(&network, view.host.store.paths(), style)
 }
 

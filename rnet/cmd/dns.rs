@@ -1,13 +1,11 @@
 //! `rnet dns`: the name server, and how it goes.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{ErrorKind, IsTerminal};
 use std::path::PathBuf;
 
 use anyhow::Context;
 use dns::{Control, Endpoint, Kept, Known, Serve, Status, client};
-use nft::{Dropping, Firewall};
 use plugins::Host;
 use plugins::names::{self, PORT, RESOLV_CONF};
 use rustix::process::Signal;
@@ -15,7 +13,7 @@ use serde_json::json;
 use store::{Paths, Store};
 
 use crate::report::{Problem, Style, print, print_json};
-use crate::{detach, loglines, rights, table};
+use crate::{detach, loglines, rights, table, told};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -283,8 +281,9 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths, detached: bool) -> R
 fn status(style: Style) -> anyhow::Result<u8> {
     let paths = Paths::new(netlink::cookie()?);
     let mut status = found(client::status(&paths.name_server()))?;
-    // A kernel without nf_tables has no chain that drops.
-    let droppers = Firewall::open().and_then(|mut firewall| firewall.droppers_of_input()).unwrap_or_default();
+    let mut told =
+        Host::open("dns status".into()).map_or_else(|_| Vec::new(), |mut host| told::known(&mut host));
+    told.retain(|told| told.names);
     status.endpoints.sort_by(|one, other| (&one.network, &one.names).cmp(&(&other.network, &other.names)));
     if style.json {
         let mut whole = json!(status);
@@ -294,27 +293,14 @@ fn status(style: Style) -> anyhow::Result<u8> {
             told.insert("sinceBootMs".into(), json!(status.since));
             told.insert("netns".into(), json!({"device": status.netns.0, "inode": status.netns.1}));
         }
-        whole["inputDroppedBy"] = droppers.iter().map(Dropping::to_string).collect();
+        whole["stopped"] = told::json(&told);
         print_json(&whole)?
     } else {
         print(&text(&status))?
     }
-    droppers.iter().for_each(|dropping| warn_of(dropping, &status, style));
+    let networks: Vec<&str> = told.iter().map(|told| told.network.as_str()).collect();
+    told::warn(&told, &networks, style);
     Ok(0)
-}
-
-/// L4: an accept of ours would change nothing in a chain of others. A rule for each protocol and port, for iptables
-/// reads a set wrongly.
-fn warn_of(dropping: &Dropping, status: &Status, style: Style) {
-    style.warn(format_args!(
-        "chain {dropping} drops what no rule of it accepts: containers get answers only if it accepts their questions"
-    ));
-    let ports: BTreeSet<u16> = status.listeners.iter().map(|listening| listening.port).collect();
-    for (port, protocol) in ports.into_iter().flat_map(|port| [(port, "udp"), (port, "tcp")]) {
-        style.hint(format_args!(
-            "nft 'insert rule {dropping} iifname \"rnet*\" {protocol} dport {port} counter accept'"
-        ));
-    }
 }
 
 fn text(status: &Status) -> String {

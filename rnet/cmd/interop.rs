@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use store::{Paths, Store};
 
 use crate::report::{Style, print, print_json};
-use crate::{detach, log, rights, table};
+use crate::{detach, log, rights, table, told};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -94,12 +94,16 @@ fn after_a_change(socket: BorrowedFd<'_>) {
 }
 
 fn status(host: &mut Host, style: Style) -> anyhow::Result<()> {
-    let state = interop::state(host)?;
+    let (state, told) = (interop::state(host)?, told::found(host));
     if style.json {
-        print_json(&json(&state))?;
+        let mut whole = json(&state);
+        whole["stopped"] = told::json(&told);
+        print_json(&whole)?;
     } else {
         print(&text(&state))?;
     }
+    let networks: Vec<&str> = told.iter().map(|told| told.network.as_str()).collect();
+    told::warn(&told, &networks, style);
     state.troubles.iter().for_each(|trouble| style.warn(format_args!("{trouble}")));
     Ok(())
 }

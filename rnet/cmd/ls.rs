@@ -8,6 +8,7 @@ use crate::report::{Style, print, print_json};
 use crate::state::{Kernel, State};
 use crate::subnets::{self, Owner, Taken};
 use crate::table;
+use crate::told;
 use crate::view::{View, users_of};
 
 /// What can be given.
@@ -33,6 +34,8 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     }
     let kernel = view.kernel(&networks, &containers)?;
     view.faults()?.iter().for_each(|fault| style.warn(fault));
+    let names: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
+    told::warn(&told::known(&mut view.host), &names, style);
     let lines = networks.iter().map(|network| {
         let line = Line::of(network, &containers, &kernel);
         Line { state: line.state.map(|state| with_conflict(state, network, &networks)), ..line }

@@ -27,7 +27,7 @@ use crate::runtime::Runtime;
 use crate::state::Kernel;
 use crate::supervisor::Supervisor;
 use crate::view::{View, users_of};
-use crate::{containers, files, names, program, rights};
+use crate::{containers, files, names, program, rights, told};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -154,7 +154,11 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     endpoint.line = args.words();
     endpoint.folder = std::env::current_dir().ok();
     let mut supervisor = Supervisor::start(&endpoint, args.detach.then_some(&args.command))?;
-    let done = attach(args, &place, &mut view, &mut endpoint, style).and_then(|()| match args.detach {
+    let attached = attach(args, &place, &mut view, &mut endpoint, style);
+    if attached.is_ok() {
+        warn_of_firewalls(&place, &mut view, &endpoint, style);
+    }
+    let done = attached.and_then(|()| match args.detach {
         true => {
             supervisor.hand_over(endpoint.remembered).map(|how| Outcome::Detached { ended: how.is_some() })
         }
@@ -169,6 +173,17 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     }
     supervisor.dismiss();
     done.map(|outcome| if let Outcome::Exit(exit) = outcome { exit } else { 0 })
+}
+
+/// Its own published ports are tried, so what is on record is not enough where it has some.
+fn warn_of_firewalls(place: &Place, view: &mut View, endpoint: &Endpoint, style: Style) {
+    let Place::New(networks) = place else { return };
+    let names: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
+    let publishes = endpoint.joined.iter().any(Joined::publishes);
+    let told = if publishes { told::found(&mut view.host) } else { told::known(&mut view.host) };
+    if !names.is_empty() {
+        told::warn(&told, &names, style);
+    }
 }
 
 /// What has become of the program.

@@ -29,6 +29,8 @@ pub enum LockName {
     Firewalld,
     /// The start of the name server.
     Names,
+    /// A probe of the host's firewalls: its links have fixed names. That of a transaction may follow.
+    Probe,
     /// Forgetting the flows of containers that are gone. Of the others, that of the ruleset may follow.
     Flows,
 }
@@ -52,6 +54,7 @@ impl LockName {
             LockName::Transaction => "transaction".into(),
             LockName::Firewalld => "firewalld".into(),
             LockName::Names => "names".into(),
+            LockName::Probe => "probe".into(),
             LockName::Flows => "flows".into(),
         }
     }
@@ -65,6 +68,7 @@ impl LockName {
             LockName::Transaction => "the transaction on the ruleset".into(),
             LockName::Firewalld => "the talk with firewalld".into(),
             LockName::Names => "the start of the name server".into(),
+            LockName::Probe => "the probe of the firewalls".into(),
             LockName::Flows => "the flows of containers that are gone".into(),
         }
     }

@@ -83,6 +83,44 @@ impl Site {
         Ok(String::from_utf8(output.stdout)?)
     }
 
+    /// What a command says besides its data: warnings and hints.
+    pub fn said(&self, line: &str) -> anyhow::Result<String> {
+        let words: Vec<&str> = line.split(' ').collect();
+        let program = if words[0] == "rnet" { env!("CARGO_BIN_EXE_rnet") } else { words[0] };
+        let output = self.host.command("timeout").args(["60", program]).args(&words[1..]).output()?;
+        let said = String::from_utf8(output.stderr)?;
+        ensure!(output.status.success(), "`{line}`: {} {}", output.status, said.trim());
+        Ok(said)
+    }
+
+    /// The lines that it says can be typed.
+    pub fn hints(&self, line: &str) -> anyhow::Result<Vec<String>> {
+        let said = self.said(line)?;
+        Ok(said.lines().filter_map(|line| line.trim().strip_prefix("hint: ")).map(str::to_owned).collect())
+    }
+
+    /// What a person types.
+    pub fn shell(&self, line: &str) -> anyhow::Result<String> {
+        let path = Path::new(env!("CARGO_BIN_EXE_rnet")).parent().context("no folder")?;
+        let line = format!("PATH=$PATH:{}; {line}", path.display());
+        let output = self.host.command("timeout").args(["60", "sh", "-c", &line]).output()?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "`{line}`: {} {}", output.status, said.trim());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// What CNI's STATUS says of a network, nothing if all is well.
+    pub fn status(&self, network: &str) -> anyhow::Result<String> {
+        let file = self.host.root().join(format!("etc/cni/net.d/rnet-{network}.conflist"));
+        let list: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+        let mut plugin = list["plugins"][0].clone();
+        (plugin["name"], plugin["cniVersion"]) = (network.into(), "1.1.0".into());
+        let command = self.host.command(env!("CARGO_BIN_EXE_rnet"));
+        let command = command.env("CNI_COMMAND", "STATUS").env("CNI_PATH", "/opt/cni/bin");
+        let output = command.input(plugin.to_string()).output()?;
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
     /// Starts a program that goes on; what it says goes into a file.
     pub fn start(&self, line: &str) -> anyhow::Result<Daemon> {
         let words: Vec<&str> = line.split(' ').collect();

@@ -14,10 +14,10 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// ufw, off again when this goes.
-struct Ufw<'a>(&'a Site);
+pub struct Ufw<'a>(&'a Site);
 
 impl<'a> Ufw<'a> {
-    fn on(site: &'a Site, word: &str) -> anyhow::Result<Self> {
+    pub fn on(site: &'a Site, word: &str) -> anyhow::Result<Self> {
         reset(site)?;
         site.run("ufw allow in on out0")?;
         for direction in ["incoming", "routed"] {

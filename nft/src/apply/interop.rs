@@ -10,6 +10,7 @@ use crate::encode::{Reply, Requests, replies};
 use crate::error::Error;
 use crate::interop::{CHAINS, Chain, Change, FAMILIES, Found, Known, Made, Passage, PassageRule};
 use crate::ruleset::Family;
+use crate::trace::Stop;
 
 /// iptables' table of one family.
 struct Filter {
@@ -131,6 +132,19 @@ impl Firewall {
     /// Whether firewalld keeps its rules in this namespace.
     pub fn has_firewalld(&mut self) -> Result<bool, Error> {
         self.is_there(Requests::get_firewalld)
+    }
+
+    /// Whether rnet's rules in iptables' chains let pass what was stopped there: they go in front of what ends a chain.
+    pub fn gives_way(&mut self, stop: &Stop) -> Result<bool, Error> {
+        let family = FAMILIES.into_iter().find(|family| family.to_string() == stop.family);
+        let chain = CHAINS.into_iter().find(|chain| chain.name() == stop.base);
+        let (Some(family), Some(chain), true) = (family, chain, stop.table == "filter") else {
+            return Ok(false);
+        };
+        let Some(rule) = stop.base_rule else { return Ok(true) };
+        let ask = |requests: &mut Requests| requests.dump_filter_rules(family, chain);
+        let rules = self.dump("reading the rules of iptables", ask, |reply| reply.interop_rule())?;
+        Ok(rules.iter().any(|found| found.handle == rule && found.ends))
     }
 
     fn filters(&mut self) -> Result<Vec<Filter>, Error> {

@@ -98,6 +98,18 @@ pub fn state() -> Option<ZoneState> {
     })
 }
 
+/// The zone that an interface is in, by its name or by a beginning with `+`.
+pub fn zone_of(interface: &str) -> Option<String> {
+    let answer = Firewalld(Bus::connect().ok()?).zone("getZoneOfInterface", &[Value::Text(interface)]);
+    answer.ok()?.text().filter(|zone| !zone.is_empty()).map(str::to_owned)
+}
+
+/// The zone of interfaces that are in none.
+pub fn default_zone() -> Option<String> {
+    let answer = Firewalld(Bus::connect().ok()?).call(RUNTIME, "", "getDefaultZone", &[]);
+    answer.ok()?.text().map(str::to_owned)
+}
+
 struct Firewalld(Bus);
 
 impl Firewalld {

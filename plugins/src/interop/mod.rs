@@ -16,9 +16,9 @@ use nft::{Links, Made, Passage, PassageRule};
 use serde::{Deserialize, Serialize};
 use store::{LockName, Mode, Network, Store};
 
-use crate::{Error, Host, names, ruleset};
+use crate::{Error, Host, names, probe, ruleset};
 
-pub use firewalld::ZoneState;
+pub use firewalld::{ZoneState, default_zone, state as zones, zone_of};
 
 /// What is kept while there are rules.
 const NOTE: &str = "interop";
@@ -27,7 +27,7 @@ const NOTE: &str = "interop";
 const OWN: &str = "rnet-";
 
 /// The plugin whose networks are helped.
-const PLUGIN: &str = "rnet";
+pub(crate) const PLUGIN: &str = "rnet";
 
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -172,6 +172,11 @@ fn keep(store: &Store, enabled: bool) -> Result<(), Error> {
     }
 }
 
+/// Whether rnet writes into other firewalls of this host.
+pub fn is_on(host: &Host) -> bool {
+    is_enabled(&host.store)
+}
+
 fn is_enabled(store: &Store) -> bool {
     !store.paths().interop_off().exists()
 }
@@ -216,6 +221,8 @@ fn ports(networks: &[&Network]) -> Vec<u16> {
 /// Writes what is to pass into all firewalls, or takes everything away; returns the number of transactions.
 fn write(host: &mut Host, mut note: Note, passage: &Passage) -> Result<u32, Error> {
     let was_written = note != Note::default();
+    // What it says of these rules may be over.
+    probe::forget(host)?;
     note.begun = true;
     note.troubles.clear();
     (note.bridges, note.ports) = (Vec::new(), Vec::new());
