@@ -81,6 +81,13 @@ pub struct Joined {
 }
 
 impl Joined {
+    /// True if it has an address of that family there.
+    pub fn has_family(&self, is_v4: bool) -> bool {
+        let ips = self.result.as_ref().and_then(|result| result["ips"].as_array());
+        let addresses = ips.into_iter().flatten().filter_map(|ip| ip["address"].as_str());
+        addresses.into_iter().any(|address| address.contains(':') != is_v4)
+    }
+
     /// True if host ports lead to it.
     pub fn publishes(&self) -> bool {
         let ports = self.capabilities.get("portMappings").and_then(Value::as_array);

@@ -58,6 +58,11 @@ impl HostPorts<'_> {
         let sockets = listeners(port, protocol);
         let is_name_server =
             |local: &SocketAddr| address.is_unspecified() && self.name_server.contains(local);
+        // One that only holds a port (rnet/hold.rs) serves nothing: the firewall's map says whose it is.
+        let sockets: Vec<_> = sockets.into_iter().filter(|(_, inode)| !is_held_by_rnet(inode)).collect();
+        if sockets.is_empty() {
+            return None;
+        }
         let (own, others): (Vec<_>, Vec<_>) =
             sockets.into_iter().partition(|(local, _)| is_name_server(local));
         if !own.is_empty() && !others.iter().any(|(local, _)| are_in_conflict(local.ip(), address)) {
@@ -184,14 +189,27 @@ fn address_of(hex: &str) -> Option<IpAddr> {
     }
 }
 
+/// Whether the socket of an inode is a supervisor's, or that of a `rnet run` that waits for its program.
+fn is_held_by_rnet(inode: &str) -> bool {
+    let line =
+        owner_pid(inode).and_then(|pid| fs::read(format!("/proc/{pid}/cmdline")).ok()).unwrap_or_default();
+    let mut words = line.split(|byte| *byte == 0);
+    let is_rnet = words.next().is_some_and(|program| program.ends_with(b"rnet"));
+    is_rnet && words.any(|word| [&b"supervise"[..], b"run"].contains(&word))
+}
+
 /// The process that has the socket of an inode open.
 fn owner(inode: &str) -> Option<String> {
-    let wanted = format!("socket:[{inode}]");
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let pid = pids.into_iter().find(|pid| has_open(*pid, &wanted))?;
+    let pid = owner_pid(inode)?;
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(format!("{} (pid {pid})", name.trim()))
+}
+
+fn owner_pid(inode: &str) -> Option<u32> {
+    let wanted = format!("socket:[{inode}]");
+    let processes = fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.find(|pid| has_open(*pid, &wanted))
 }
 
 fn has_open(pid: u32, wanted: &str) -> bool {

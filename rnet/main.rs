@@ -10,6 +10,7 @@ mod ended;
 mod endpoint;
 mod expose;
 mod files;
+mod hold;
 mod hostports;
 mod hostuses;
 mod kept;

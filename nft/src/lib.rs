@@ -40,4 +40,4 @@ pub use refused::{Refused, Source};
 pub use ruleset::{LOOPBACK_ANSWER, Ruleset};
 pub use stale::Stale;
 pub use state::{ParseStateError, State};
-pub use trace::{At, Fate, Magic, Stop};
+pub use trace::{Arrival, At, Fate, Magic, Stop};

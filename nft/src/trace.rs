@@ -6,6 +6,7 @@
 //! them. It is taken before conntrack confirms its flow, so nothing stays of it.
 
 use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use netlink_packet_core::{DefaultNla, NLM_F_APPEND, NLM_F_CREATE, Nla};
 use netlink_packet_netfilter::nftables::{
@@ -33,8 +34,11 @@ const LAST: i32 = i32::MAX - 1;
 /// NFT_META_NFTRACE.
 const NFTRACE: u32 = 12;
 const MAGIC: Field = Field { text: "@th,64,32", source: Source::Payload(2, 8), width: 4 };
-/// NF_DROP, NF_STOLEN, NF_QUEUE, NFT_JUMP, NFT_GOTO.
+/// rnet's own table.
+const OWN: &str = "rnet";
+/// NF_DROP, NF_ACCEPT, NF_STOLEN, NF_QUEUE, NFT_JUMP, NFT_GOTO.
 const DROP: u32 = 0;
+const ACCEPT: u32 = 1;
 const STOLEN: u32 = 2;
 const QUEUE: u32 = 3;
 const JUMP: u32 = -3i32 as u32;
@@ -59,11 +63,20 @@ pub type Magic = [u8; 4];
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fate {
     /// It came through all hooks.
-    Passed,
+    Passed(Arrival),
     /// A rule or a policy stopped it.
     Stopped(Stop),
     /// Neither was seen.
     Lost,
+}
+
+/// Where a packet was about to arrive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Arrival {
+    /// The address and port that it bore in the end; `None` where another program took it.
+    pub to: Option<SocketAddr>,
+    /// The last rule of a table for address translation, not rnet's, that it met.
+    pub translated_by: Option<Stop>,
 }
 
 /// Where a packet was stopped.
@@ -106,6 +119,7 @@ pub enum At {
 #[derive(Default)]
 pub(crate) struct Follower {
     base: Option<Stop>,
+    translated_by: Option<Stop>,
 }
 
 impl Follower {
@@ -116,14 +130,24 @@ impl Follower {
         if self.base.as_ref().is_some_and(|base| !entered(base) || base.base == step.chain) {
             self.base = None;
         }
+        // What rnet's own tables stop is meant to be stopped.
+        if step.stops() && [TABLE, OWN].contains(&step.table.as_str()) {
+            let arrival = Arrival { to: destination(message), translated_by: self.translated_by.take() };
+            return Some(Fate::Passed(arrival));
+        }
         if step.stops() {
-            return Some(if step.table == TABLE { Fate::Passed } else { Fate::Stopped(self.stop(step)) });
+            return Some(Fate::Stopped(self.stop(step)));
+        }
+        if step.translates() {
+            self.translated_by = Some(self.stop(step));
+            return None;
         }
         if matches!(step.verdict, Some(JUMP | GOTO)) && self.base.is_none() {
             self.base = Some(step.stop());
         }
         // Another program decides, or answers in the host's place.
-        matches!(step.verdict.map(|code| code & VERDICT_MASK), Some(STOLEN | QUEUE)).then_some(Fate::Passed)
+        matches!(step.verdict.map(|code| code & VERDICT_MASK), Some(STOLEN | QUEUE))
+            .then(|| Fate::Passed(Arrival::default()))
     }
 
     fn stop(&mut self, step: Step) -> Stop {
@@ -180,12 +204,28 @@ impl Step {
         code.is_some_and(|code| code.cast_signed() >= 0 && code & VERDICT_MASK == DROP)
     }
 
+    /// iptables-nft's own table, netavark's, or one that says so itself.
+    fn translates(&self) -> bool {
+        let accepts = self.kind == BY_RULE && self.verdict == Some(ACCEPT);
+        accepts && self.table != OWN && (self.table.contains("nat") || self.table.contains("netavark"))
+    }
+
     fn stop(&self) -> Stop {
         let rule = self.handle.filter(|_| self.kind == BY_RULE);
         let chain = self.chain.clone();
         let table = self.table.clone();
         Stop { family: self.family, table, base: chain.clone(), base_rule: rule, chain }
     }
+}
+
+/// NFTA_TRACE_NETWORK_HEADER and NFTA_TRACE_TRANSPORT_HEADER, of which the kernel tells the beginning.
+fn destination(message: &Reply<'_>) -> Option<SocketAddr> {
+    let (network, transport) = (message.attribute(8)?, message.attribute(9)?);
+    let ip: IpAddr = match network.first()? >> 4 {
+        4 => <[u8; 4]>::try_from(network.get(16..20)?).ok()?.into(),
+        _ => <[u8; 16]>::try_from(network.get(24..40)?).ok()?.into(),
+    };
+    Some(SocketAddr::new(ip, u16::from_be_bytes(transport.get(2..4)?.try_into().ok()?)))
 }
 
 /// NFPROTO_…

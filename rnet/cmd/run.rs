@@ -27,7 +27,7 @@ use crate::runtime::Runtime;
 use crate::state::Kernel;
 use crate::supervisor::Supervisor;
 use crate::view::{View, users_of};
-use crate::{containers, files, names, program, rights, told};
+use crate::{containers, files, hold, names, program, rights, told};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -203,6 +203,7 @@ fn wait(args: &Args, view: &mut View, endpoint: &mut Endpoint, signals: &HeldSig
     let mut child = program::start(endpoint, &view.endpoints, &args.command, true)?;
     endpoint.process = Process::of(child.id());
     view.endpoints.save(endpoint)?;
+    let _ports = hold::hold(endpoint);
     Ok(program::exit_status(program::wait(&mut child, signals)?))
 }
 

@@ -14,7 +14,7 @@ use crate::report::Problem;
 use crate::runtime::Runtime;
 use crate::supervisor::{Report, START};
 use crate::watched::Watched;
-use crate::{output, program, stop};
+use crate::{hold, output, program, stop};
 
 /// What is given by `rnet run`.
 #[derive(Debug, clap::Args)]
@@ -70,13 +70,19 @@ fn supervise(endpoint: &Endpoint, endpoints: &Endpoints, command: &[OsString]) -
 fn watch(endpoint: Endpoint, child: Child, endpoints: &Endpoints) -> anyhow::Result<()> {
     let folder = endpoints.ended.path(&endpoint.id);
     let mut watched = Watched::new(child, &folder)?;
+    // Before anybody is told that it runs. Who had the ports before lets go of them soon.
+    let mut ports = hold::hold(&endpoint);
     let goes_on = !watched.has_ended(Some(SOON))?;
+    if goes_on {
+        ports.hold_more(&endpoint);
+    }
     if goes_on {
         report(&Report::Started)?;
     }
     // What it was called from may be unmounted meanwhile.
     rustix::process::chdir("/")?;
     watched.has_ended(None)?;
+    drop(ports);
     let how = How::of(watched.finish()?);
     let output = if goes_on { String::new() } else { output::last_lines(&folder, LINES) };
     if endpoint.remembered {

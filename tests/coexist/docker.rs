@@ -17,10 +17,10 @@ pub const TESTS: &[Test] = &[
     ("docker::a_network_with_ipv6_later", ipv6_later),
 ];
 
-const SOCKET: &str = "unix:///run/rnet-docker/docker.sock";
+pub const SOCKET: &str = "unix:///run/rnet-docker/docker.sock";
 
 /// Its own folders; it needs no image to set its rules.
-fn dockerd(site: &Site) -> anyhow::Result<Daemon> {
+pub fn dockerd(site: &Site) -> anyhow::Result<Daemon> {
     let dir = "/run/rnet-docker";
     let _ = std::fs::remove_dir_all(dir);
     std::fs::create_dir_all(dir)?;

@@ -14,6 +14,7 @@
 mod bare;
 mod docker;
 mod firewalld;
+mod ports;
 mod site;
 mod told;
 mod ufw;
@@ -73,7 +74,8 @@ fn prepare() -> anyhow::Result<()> {
 /// Runs the tests whose names hold one of the words of the command line, all without any.
 fn run() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
-    let all: Vec<Test> = [bare::TESTS, docker::TESTS, ufw::TESTS, firewalld::TESTS, told::TESTS].concat();
+    let all: Vec<Test> =
+        [bare::TESTS, docker::TESTS, ufw::TESTS, firewalld::TESTS, told::TESTS, ports::TESTS].concat();
     let wanted = |test: &&Test| words.is_empty() || words.iter().any(|word| test.0.contains(word.as_str()));
     let chosen: Vec<&Test> = all.iter().filter(wanted).collect();
     println!("\nrunning {} tests", chosen.len());

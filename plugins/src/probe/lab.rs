@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ipnetwork::IpNetwork;
 use netlink::{Frames, Mac, Netlink, Netns, Request, Veth};
-use nft::{Fate, Magic, Tracer};
+use nft::{Arrival, Fate, Magic, Tracer};
 
 use super::frame::{Packet, frame, hello};
 use crate::Error;
@@ -122,18 +122,20 @@ impl Lab {
     /// Sends a packet from a place to the host, whose link there has the MAC `to`, and says what became of it. A place that is
     /// not connected stops nothing.
     pub fn send(&mut self, place: &Place, to: Option<Mac>, packet: &Packet) -> Result<Fate, Error> {
-        let Some(end) = self.links.get(place).copied() else { return Ok(Fate::Passed) };
+        let Some(end) = self.links.get(place).copied() else { return Ok(Fate::Passed(Arrival::default())) };
         let Some(bytes) = frame(ONE, to.unwrap_or(end.mac), packet, self.magic) else {
-            return Ok(Fate::Passed);
+            return Ok(Fate::Passed(Arrival::default()));
         };
         self.send_frame(end, &bytes)
     }
 
     /// Sends a packet from one port of a bridge to another.
     pub fn send_across(&mut self, place: &Place, bridge: Mac, packet: &Packet) -> Result<Fate, Error> {
-        let Some(end) = self.links.get(place).copied() else { return Ok(Fate::Passed) };
+        let Some(end) = self.links.get(place).copied() else { return Ok(Fate::Passed(Arrival::default())) };
         self.frames.send(end.inside, &hello(OTHER, bridge))?;
-        let Some(bytes) = frame(ONE, OTHER, packet, self.magic) else { return Ok(Fate::Passed) };
+        let Some(bytes) = frame(ONE, OTHER, packet, self.magic) else {
+            return Ok(Fate::Passed(Arrival::default()));
+        };
         self.send_frame(end, &bytes)
     }
 

@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac};
-use nft::Fate;
+use nft::{Arrival, Fate};
 use serde::{Deserialize, Serialize};
 use store::{Lock, LockName, Mode, Network, Port, Protocol, Record, Zone};
 
@@ -294,12 +294,12 @@ impl Ask {
                 (true, Some(bridge)) => lab.send_across(&way.place, bridge, &way.packet),
                 _ => lab.send(&way.place, way.to, &way.packet),
             };
-            match fate.unwrap_or(Fate::Passed) {
-                Fate::Passed => return Fate::Passed,
+            match fate.unwrap_or_else(|_| Fate::Passed(Arrival::default())) {
+                passed @ Fate::Passed(_) => return passed,
                 other => first = first.or(Some(other)),
             }
         }
-        first.unwrap_or(Fate::Passed)
+        first.unwrap_or_else(|| Fate::Passed(Arrival::default()))
     }
 
     fn is_by(&self, link: &Link) -> bool {

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::net::SocketAddr;
 
 use ipnetwork::IpNetwork;
-use nft::{At, Fate, Stop};
+use nft::{Arrival, At, Fate, Stop};
 use serde::{Deserialize, Serialize};
 
 use super::frame::Packet;
@@ -14,8 +15,6 @@ use crate::{Error, Host, names};
 
 /// The beginning of the names of all bridges that rnet names itself: one line is for all of them.
 const OWN: &str = "rnet-";
-/// rnet's own tables: what they stop is meant to be stopped.
-const OWN_TABLE: &str = "rnet";
 /// rnet's zone in firewalld.
 const OWN_ZONE: &str = "rnet";
 /// iptables' tables.
@@ -47,6 +46,11 @@ enum Cause {
     NoForwarding,
     /// iptables-legacy has rules, which the kernel does not trace.
     Legacy,
+    /// Nothing is stopped: another program's rules send it elsewhere.
+    Taken {
+        to: SocketAddr,
+        by: Option<Stop>,
+    },
 }
 
 /// Everything of one kind that has one cause.
@@ -133,8 +137,7 @@ fn groups(host: &mut Host, found: Vec<Found>) -> Result<Vec<Group>, Error> {
 
 fn cause(host: &mut Host, found: &Found) -> Result<Option<Cause>, Error> {
     match &found.fate {
-        Fate::Passed => Ok(None),
-        Fate::Stopped(stop) if stop.table == OWN_TABLE => Ok(None),
+        Fate::Passed(arrival) => Ok(taken(found, arrival)),
         // It was not translated, so it is no published port now.
         Fate::Stopped(stop)
             if found.ask.what == What::Published && host.firewall()?.hook_of(stop)? == Some(At::Input) =>
@@ -144,6 +147,16 @@ fn cause(host: &mut Host, found: &Found) -> Result<Option<Cause>, Error> {
         Fate::Stopped(stop) => Ok(Some(Cause::Stopped(stop.clone()))),
         Fate::Lost => cause_of_loss(host, found),
     }
+}
+
+/// A published port that leads to something else than rnet says.
+fn taken(found: &Found, arrival: &Arrival) -> Option<Cause> {
+    let packet = found.ask.target()?;
+    let (port, address) = packet.leads_to?;
+    // A container that has just gone has no rule: nothing was translated.
+    let meant = [SocketAddr::new(address, port), SocketAddr::new(packet.to, packet.port)];
+    let to = arrival.to.filter(|to| !meant.contains(to))?;
+    Some(Cause::Taken { to, by: arrival.translated_by.clone() })
 }
 
 /// What drops packets where nf_tables sees nothing. What else there may be is not told: it may be meant so.
@@ -228,7 +241,23 @@ impl Group {
                 format!("this host forwards no {}", families.join(" and no "))
             }
             Cause::Legacy => "rules of iptables-legacy drop the packets".into(),
+            Cause::Taken { to, by: Some(by) } => {
+                format!("they lead to {to}, because the rules of {} come first (chain {by})", owner(by))
+            }
+            Cause::Taken { to, by: None } => format!("they lead to {to}, because other rules come first"),
         }
+    }
+}
+
+/// Whose rules these are, by the names of the chains.
+fn owner(stop: &Stop) -> &'static str {
+    let is = |word: &str| stop.chain.starts_with(word) || stop.base.starts_with(word);
+    match () {
+        () if is("DOCKER") || stop.table.contains("docker") => "docker",
+        () if is("NETAVARK") || stop.table.contains("netavark") => "podman (netavark)",
+        () if is("CNI-") => "the CNI plugin portmap",
+        () if is("KUBE-") => "kube-proxy",
+        () => "another program",
     }
 }
 
@@ -237,6 +266,7 @@ fn hints_of(host: &mut Host, subject: &Subject, group: &Group) -> Result<Vec<Str
     Ok(match &group.cause {
         Cause::SourceCheck(link) => vec![format!("sysctl -w net.ipv4.conf.{link}.rp_filter=2")],
         Cause::NoForwarding => forwarding(group),
+        Cause::Taken { by, .. } => holders(by.as_ref(), group),
         Cause::Legacy => {
             let program =
                 |family: &&str| if **family == *V4 { "iptables-legacy" } else { "ip6tables-legacy" };
@@ -252,6 +282,17 @@ fn hints_of(host: &mut Host, subject: &Subject, group: &Group) -> Result<Vec<Str
             stopped(host, subject, group, stop, hook)?
         }
     })
+}
+
+/// What shows who has the port.
+fn holders(by: Option<&Stop>, group: &Group) -> Vec<String> {
+    let Some(by) = by else { return Vec::new() };
+    let port = group.packets.first().map_or(0, |packet| packet.port);
+    match owner(by) {
+        "docker" => vec![format!("docker ps --filter publish={port}")],
+        owner if owner.starts_with("podman") => vec!["podman port --all".into()],
+        _ => vec![format!("nft -a list chain {} {} {}", by.family, by.table, by.chain)],
+    }
 }
 
 fn forwarding(group: &Group) -> Vec<String> {
