@@ -57,6 +57,7 @@ fn show(bench: &mut Bench, site: &Site, containers: u16, most: f64) -> Result<()
         }
         let what = arguments.join(" ");
         bench.report.spread("rnet", &what, series.wall())?;
+        bench.report.spread("rnet", "CPU", series.cpu())?;
         bench.report.verdict(&what, series.wall().median, " ms", Target::AtMost(most))?;
     }
     Ok(())
