@@ -23,8 +23,9 @@ use crate::{Error, Refusal};
 /// So many leases are compared with their files by every operation: nothing but a look tells that another program wrote
 /// into one in place. With no more leases than that, the files alone decide.
 const VERIFIED: usize = 32;
-/// The same where an owner seems to have no lease, for what it has may be what another program wrote.
-const VERIFIED_FOR_UNKNOWN: usize = 512;
+/// The same where an owner seems to have no lease, for what it has may be what another program wrote: as many as there are on
+/// most hosts, at a microsecond each.
+const VERIFIED_FOR_UNKNOWN: usize = 4096;
 /// The owner that the index gives to a file that names nobody.
 const NOBODY: OwnerKey = [0; 16];
 

@@ -162,8 +162,14 @@ impl Pool {
 
     /// DEL: an unknown owner is no fault.
     pub fn release(&self, request: &Request<'_>) -> Result<(), Error> {
+        self.release_known(request, &[])
+    }
+
+    /// The same where it is on record which addresses the container has.
+    pub fn release_known(&self, request: &Request<'_>, known: &[IpAddr]) -> Result<(), Error> {
         let Some(leases) = self.find()? else { return Ok(()) };
-        leases.expecting(expected(request)).release(&owner(request)).map(drop).map_err(Error::Ipam)
+        let expected = [&expected(request)[..], known].concat();
+        leases.expecting(expected).release(&owner(request)).map(drop).map_err(Error::Ipam)
     }
 
     /// CHECK: any address of this owner is enough.

@@ -57,7 +57,8 @@ pub fn add(
 pub fn del(host: &Host, ipam: &Ipam, request: &Request<'_>, record: &Record) -> Result<(), Error> {
     if let Some(folder) = record.leases.clone().or_else(|| folder(host, ipam, record)) {
         host.store.require_folders()?;
-        Pool::own_in(host, &folder)?.release(request)?;
+        let known: Vec<_> = record.addresses.iter().map(|address| address.address.ip()).collect();
+        Pool::own_in(host, &folder)?.release_known(request, &known)?;
     }
     if let Ipam::Delegate(name) = ipam {
         let config = called(request.config, &record.network);

@@ -74,3 +74,29 @@ fn a_file_that_changed_and_says_the_same_costs_no_new_index() {
     add(&lab.leases(), &sets, "new", &[]).unwrap();
     assert_eq!(lab.leases().release(&eth0("c7")).unwrap(), ips(&["10.9.0.9"]));
 }
+
+/// With more leases than an operation compares, the one file that it is about decides: that of the container's own address, and
+/// that of the address that is about to be given.
+#[test]
+fn the_file_in_question_is_looked_at_however_many_leases_there_are() {
+    let (lab, sets) = full(1500);
+    let holds = |address: &str| std::fs::read_to_string(lab.net().join(address)).unwrap();
+    for (n, by) in [(7, "new"), (700, "c701"), (1400, "")] {
+        let address = format!("10.9.{}.{}", (n + 2) / 256, (n + 2) % 256);
+        let content = if by.is_empty() { String::new() } else { format!("{by}\r\neth0") };
+        lab.write(&address, &content);
+
+        let freed = lab.leases().release(&eth0(&format!("c{n}"))).unwrap();
+
+        assert_eq!((freed, holds(&address)), (NOTHING.to_vec(), content), "{address} is another's by now");
+    }
+    // Asked for by name, an address whose file names somebody is refused, whatever the index thinks.
+    lab.write("10.9.2.9", "newest\r\neth0");
+    let refused = add(&lab.leases(), &sets, "x", &["10.9.2.9"]).unwrap_err();
+    assert!(refused.contains("10.9.2.9 is not available"), "{refused}");
+    // The owner of a rewritten file is known though nothing but the file says so.
+    assert_eq!(lab.leases().release(&eth0("newest")).unwrap(), ips(&["10.9.2.9"]));
+    lab.write("10.9.2.8", "other\r\neth0");
+    let given = add_by(&lab.leases(), &sets, "y", &[], Choice::Lowest).unwrap();
+    assert_eq!((given, holds("10.9.2.8")), (vec!["10.9.2.9".to_owned()], "other\r\neth0".into()));
+}
