@@ -74,7 +74,7 @@ enum Addresses {
 pub(crate) enum Asker<'t> {
     /// Somebody with a view.
     Known(View<'t>),
-    /// Nobody of ours (V4).
+    /// From elsewhere, by another link than a bridge of rnet's (V4).
     Stranger,
     /// Somebody whose address belongs elsewhere (V5).
     Forged,
@@ -181,7 +181,10 @@ impl Table {
         }
         match self.served(here).find(|served| served.contains(from)) {
             Some(served) => Asker::Known(View::of_network(served)),
-            None if self.owners(from).next().is_none() && !self.is_inside(from) => Asker::Stranger,
+            // Behind a bridge of ours there is nobody else: such a source is made up, and an answer would go to whose it is.
+            None if here.is_empty() && self.owners(from).next().is_none() && !self.is_inside(from) => {
+                Asker::Stranger
+            }
             None => Asker::Forged,
         }
     }

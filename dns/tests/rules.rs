@@ -25,7 +25,7 @@ const BOTH_BY_FRONT: Who = ("172.18.0.3", "br-front");
 const BOTH_BY_BACK: Who = ("172.19.0.3", "br-back");
 const SECRET: Who = ("172.20.0.2", "br-vault");
 const UNREGISTERED: Who = ("172.18.7.7", "br-front");
-const STRANGER: Who = ("10.0.0.9", "br-front");
+const STRANGER: Who = ("10.0.0.9", "eth0");
 const HOST: Who = ("172.18.0.1", "lo");
 
 fn ip(text: &str) -> IpAddr {
@@ -176,7 +176,7 @@ fn v4_an_unregistered_source_sees_the_network_whose_subnet_and_bridge_it_has_and
     assert_eq!(world.a(UNREGISTERED, "example.com."), "forwarded");
     for name in ["web.", "example.com."] {
         assert_eq!(world.a(STRANGER, name), "refused");
-        assert_eq!(world.a(("10.0.0.9", "eth0"), name), "refused");
+        assert_eq!(world.a(("10.0.0.9", "docker0"), name), "refused");
     }
 }
 
@@ -187,6 +187,9 @@ fn v5_a_source_that_came_by_another_link_than_its_networks_bridge_gets_no_answer
         assert_eq!(world.a((from, "br-back"), "web."), "silence");
         assert_eq!(world.a((from, "eth0"), "web."), "silence");
         assert_eq!(world.reply((from, "eth0"), b"malformed as well"), Reply::Drop);
+    }
+    for from in ["192.0.2.9", "127.0.0.1", "2001:db8::9", "::1"] {
+        assert_eq!(world.a((from, "br-front"), "web."), "silence");
     }
     assert_eq!(world.a(("::ffff:172.18.0.2", "br-front"), "web."), "172.18.0.2");
 }

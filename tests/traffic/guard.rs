@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use netlink::{Netns, Request};
 use netns_fixtures::frame::{
     Arp, BROADCAST, Mac, arp, ethernet, icmpv6, ipv4, ipv6, neighbour_advertisement, router_advertisement,
-    udp,
+    tcp, udp,
 };
 use netns_fixtures::{Frames, bridge_filter_settings, bridge_macs, ping, wait_for_carrier};
 use serde_json::{Value, json};
@@ -96,6 +96,19 @@ impl Arena {
         ethernet(ALL_NODES, self.mac, 0x86dd, &ipv6(from, to, 17, &datagram))
     }
 
+    /// What only IPv6's "no address" may hide behind: a packet of any protocol to all nodes.
+    fn from_nowhere(&self, protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        ethernet(ALL_NODES, self.mac, 0x86dd, &ipv6(Ipv6Addr::UNSPECIFIED, to, protocol, payload))
+    }
+
+    /// A report of multicast groups, behind the hop-by-hop header that it must have (RFC 3810, 5).
+    fn listener_report(&self, kind: u8, body: &[u8]) -> Vec<u8> {
+        let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
+        let report = icmpv6(Ipv6Addr::UNSPECIFIED, to, kind, body);
+        self.from_nowhere(0, &[&[58, 0, 5, 2, 0, 0, 1, 0], &report[..]].concat())
+    }
+
     /// A forged ARP reply, without its frame.
     fn forged_arp(&self) -> Vec<u8> {
         arp(Arp::Reply, (self.mac, GATEWAY), (NOBODY, self.victim_v4()))
@@ -105,6 +118,10 @@ impl Arena {
         let Self { mac, ip, ip6, link_local, .. } = *self;
         let victim = self.victim_v4();
         let victim6: Ipv6Addr = "fd18::3".parse().unwrap();
+        let (nowhere, all_nodes) = (IpAddr::from(Ipv6Addr::UNSPECIFIED), "ff02::1".parse().unwrap());
+        let to_all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+        let behind_options =
+            icmpv6(Ipv6Addr::UNSPECIFIED, to_all, 135, &[&[0; 4][..], &ip6.octets()].concat());
         let behind =
             |kind: u16, head: &[u8]| ethernet(BROADCAST, mac, kind, &[head, &self.forged_arp()].concat());
         let honest_arp = arp(Arp::Request, (mac, ip), (NOBODY, victim));
@@ -149,6 +166,30 @@ impl Arena {
             (
                 "neighbour advertisement for the victim",
                 self.icmp6(mac, ip6, 136, &neighbour_advertisement(victim6, mac)),
+            ),
+            ("UDP from no IPv6 address", self.datagram6(Ipv6Addr::UNSPECIFIED, 7, 7)),
+            ("DNS from no IPv6 address", self.datagram6(Ipv6Addr::UNSPECIFIED, 5353, 53)),
+            (
+                "TCP from no IPv6 address",
+                self.from_nowhere(6, &tcp((nowhere, 7), (all_nodes, 80), (1, 0), 2, b"")),
+            ),
+            ("a ping from no IPv6 address", self.icmp6(mac, Ipv6Addr::UNSPECIFIED, 128, &[0, 1, 0, 1])),
+            ("a protocol of its own from no IPv6 address", self.from_nowhere(253, b"an experiment")),
+            (
+                "duplicate address detection of the victim's address",
+                self.icmp6(mac, Ipv6Addr::UNSPECIFIED, 135, &solicitation(victim6)),
+            ),
+            (
+                "duplicate address detection from another MAC",
+                self.icmp6(FORGED, Ipv6Addr::UNSPECIFIED, 135, &solicitation(ip6)),
+            ),
+            (
+                "duplicate address detection behind another header",
+                self.from_nowhere(60, &[&[58, 0, 1, 4, 0, 0, 0, 0], &behind_options[..]].concat()),
+            ),
+            (
+                "neighbour advertisement from no IPv6 address",
+                self.icmp6(mac, Ipv6Addr::UNSPECIFIED, 136, &neighbour_advertisement(ip6, mac)),
             ),
             ("neighbour solicitation from the victim", self.icmp6(mac, victim6, 135, &solicitation(ip6))),
             ("a VLAN tag of number 0 before a forged ARP", behind(0x8100, &[0, 0, 8, 6])),
@@ -201,6 +242,13 @@ impl Arena {
             ),
             ("neighbour solicitation", self.icmp6(mac, ip6, 135, &solicitation("fd18::3".parse().unwrap()))),
             ("duplicate address detection", self.icmp6(mac, Ipv6Addr::UNSPECIFIED, 135, &solicitation(ip6))),
+            (
+                "duplicate address detection of its link-local address",
+                self.icmp6(mac, Ipv6Addr::UNSPECIFIED, 135, &solicitation(link_local)),
+            ),
+            ("a report of groups from no address", self.listener_report(143, &[0; 4])),
+            ("an old report of a group from no address", self.listener_report(131, &[0; 20])),
+            ("a ping over IPv6", self.icmp6(mac, ip6, 128, &[0, 1, 0, 1])),
             ("router solicitation", self.icmp6(mac, link_local, 133, &[0; 4])),
         ]
     }

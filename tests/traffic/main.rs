@@ -12,6 +12,7 @@ mod inherited;
 mod isolation;
 mod loopback;
 mod mac_check;
+mod nowhere;
 mod ports;
 mod published;
 mod replaced;

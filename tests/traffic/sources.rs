@@ -111,6 +111,88 @@ fn a_container_of_another_network_cannot_either() {
     }
 }
 
+/// Whatever parts it comes in: conntrack puts them together before any rule sees them, or no rule lets them pass.
+#[test]
+fn a_source_in_fragments_is_guarded_too() {
+    let stage = Stage::new();
+    let victim = stage.attach("victim", &rnet("a", &A), &[]);
+    loosen(&stage, "0");
+    let forger = Forger::new(&stage, stage.outside.netns(), stage.outside.link());
+    for (n, ip) in addresses(&victim).into_iter().enumerate() {
+        let (own, host): (IpAddr, IpAddr) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
+        let send = |from: IpAddr, to: IpAddr| {
+            let datagram = frame::udp((from, CLOSED), (to, 4000), &[7; 40]);
+            for fragment in fragments(from, to, &datagram) {
+                forger.frames.send(&ethernet(forger.host, forger.mac, fragment.0, &fragment.1)).unwrap();
+            }
+            assert!(ping(forger.netns, host, LONG).unwrap().is_some());
+        };
+        // These parts are a datagram: an honest one arrives.
+        let socket = stage.lab.host.run(|| UdpSocket::bind((host, 4000)).unwrap()).unwrap();
+        socket.set_read_timeout(Some(LONG)).unwrap();
+        send(own, host);
+        assert_eq!(socket.recv_from(&mut [0; 64]).unwrap(), (40, (own, CLOSED).into()));
+
+        socket.set_nonblocking(true).unwrap();
+        send(ip, own);
+        send(ip, host);
+        assert_eq!(tracked(&stage, ip), 0, "{ip}");
+        assert!(socket.recv(&mut [0; 64]).is_err(), "{ip} reaches the host");
+    }
+}
+
+/// Type of the frame and packet of both halves.
+fn fragments(from: IpAddr, to: IpAddr, payload: &[u8]) -> [(u16, Vec<u8>); 2] {
+    const MORE: [u16; 2] = [1, 0];
+    let halves = [(0u16, &payload[..24]), (3, &payload[24..])];
+    [0, 1].map(|nth| {
+        let (offset, half) = halves[nth];
+        match (from, to) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => {
+                let mut packet = ipv4(from, to, 17, half);
+                packet[6..8].copy_from_slice(&(offset | MORE[nth] << 13).to_be_bytes());
+                // One word of the header has changed, and was zero (RFC 1624).
+                let sum = u32::from(u16::from_be_bytes([packet[10], packet[11]]));
+                let sum = u32::from(!(sum as u16)) + u32::from(offset | MORE[nth] << 13);
+                let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+                packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                (0x0800, packet)
+            }
+            (IpAddr::V6(from), IpAddr::V6(to)) => {
+                let place = (offset << 3 | MORE[nth]).to_be_bytes();
+                let head = [&[17, 0][..], &place, &[0, 0, 0, 9]].concat();
+                (0x86dd, ipv6(from, to, 44, &[&head[..], half].concat()))
+            }
+            _ => panic!("two families"),
+        }
+    })
+}
+
+/// The host's way out may itself be a bridge, as on hosts with virtual machines.
+#[test]
+fn a_neighbour_behind_a_bridge_of_the_hosts_cannot_either() {
+    let stage = Stage::new();
+    let victim = stage.attach("victim", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
+    let link = stage.outside.link();
+    let script = format!(
+        "ip link add br-up type bridge && ip addr flush dev {link} && ip link set {link} master br-up && ip link set br-up up \
+         && ip addr add 192.168.77.1/24 dev br-up && ip addr add fd77::1/64 dev br-up nodad \
+         && ip route replace default via 192.168.77.2 && ip -6 route flush default && ip route add default via fd77::2"
+    );
+    assert!(stage.lab.host.command("sh").args(["-c", &script]).status().unwrap().success());
+    assert!(netns_fixtures::wait_for_carrier(stage.lab.host.netns(), "br-up", LONG).unwrap());
+    loosen(&stage, "0");
+    let forger = Forger::new(&stage, stage.outside.netns(), "br-up");
+    for (n, ip) in addresses(&victim).into_iter().enumerate() {
+        let (own, host) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
+        assert!(!forger.reaches(own, host, &victim, ip), "{ip}");
+        assert_eq!(tracked(&stage, ip), 0, "{ip}");
+    }
+    let _server = victim.serves(80);
+    all_get("victim", &[0, 1].map(|n| ("outside", stage.outside.netns(), to(HOST[n], 8080))));
+    assert!(ping(victim.netns(), stage.outside.address(), LONG).unwrap().is_some());
+}
+
 /// How many flows conntrack knows that begin at `ip`'s unpublished port.
 fn tracked(stage: &Stage, ip: IpAddr) -> usize {
     let table =
