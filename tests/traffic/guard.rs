@@ -97,7 +97,7 @@ impl Arena {
     }
 
     /// What only IPv6's "no address" may hide behind: a packet of any protocol to all nodes.
-    fn from_nowhere(&self, protocol: u8, payload: &[u8]) -> Vec<u8> {
+    fn nameless(&self, protocol: u8, payload: &[u8]) -> Vec<u8> {
         let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
         ethernet(ALL_NODES, self.mac, 0x86dd, &ipv6(Ipv6Addr::UNSPECIFIED, to, protocol, payload))
     }
@@ -106,7 +106,7 @@ impl Arena {
     fn listener_report(&self, kind: u8, body: &[u8]) -> Vec<u8> {
         let to = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x16);
         let report = icmpv6(Ipv6Addr::UNSPECIFIED, to, kind, body);
-        self.from_nowhere(0, &[&[58, 0, 5, 2, 0, 0, 1, 0], &report[..]].concat())
+        self.nameless(0, &[&[58, 0, 5, 2, 0, 0, 1, 0], &report[..]].concat())
     }
 
     /// A forged ARP reply, without its frame.
@@ -171,10 +171,10 @@ impl Arena {
             ("DNS from no IPv6 address", self.datagram6(Ipv6Addr::UNSPECIFIED, 5353, 53)),
             (
                 "TCP from no IPv6 address",
-                self.from_nowhere(6, &tcp((nowhere, 7), (all_nodes, 80), (1, 0), 2, b"")),
+                self.nameless(6, &tcp((nowhere, 7), (all_nodes, 80), (1, 0), 2, b"")),
             ),
             ("a ping from no IPv6 address", self.icmp6(mac, Ipv6Addr::UNSPECIFIED, 128, &[0, 1, 0, 1])),
-            ("a protocol of its own from no IPv6 address", self.from_nowhere(253, b"an experiment")),
+            ("a protocol of its own from no IPv6 address", self.nameless(253, b"an experiment")),
             (
                 "duplicate address detection of the victim's address",
                 self.icmp6(mac, Ipv6Addr::UNSPECIFIED, 135, &solicitation(victim6)),
@@ -185,7 +185,7 @@ impl Arena {
             ),
             (
                 "duplicate address detection behind another header",
-                self.from_nowhere(60, &[&[58, 0, 1, 4, 0, 0, 0, 0], &behind_options[..]].concat()),
+                self.nameless(60, &[&[58, 0, 1, 4, 0, 0, 0, 0], &behind_options[..]].concat()),
             ),
             (
                 "neighbour advertisement from no IPv6 address",
