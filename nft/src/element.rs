@@ -285,6 +285,14 @@ impl Element {
         matches!(self, Self::Home { .. } | Self::Subnet { .. } | Self::Isolated { .. })
     }
 
+    /// The subnet that it says is on `bridge`.
+    pub fn home_on(&self, bridge: &str) -> Option<IpNetwork> {
+        match self {
+            Self::Home { subnet, bridge: found } if found == bridge => Some(*subnet),
+            _ => None,
+        }
+    }
+
     /// Whether the kernel takes this element for another one's double: an interval that lies within the other's.
     pub fn is_within(&self, other: &Self) -> bool {
         match (self, other) {

@@ -227,6 +227,13 @@ pub fn is_same_port(one: &Element, other: &Element) -> bool {
     host_port(one).is_some() && has_key_of(one, other)
 }
 
+/// True if one publishes on an address of the host what the other publishes on all.
+pub fn is_same_port_on_one_address(one: &Element, on_any: &Element) -> bool {
+    let apart = |(_, protocol, port, v4): (Option<IpAddr>, Protocol, u16, bool)| (protocol, port, v4);
+    matches!(one, Element::Publish { host: Some(_), .. })
+        && host_port(one).map(apart) == host_port(on_any).map(apart)
+}
+
 /// The key of a published port in the kernel: IPv4 and IPv6 have maps of their own.
 fn host_port(element: &Element) -> Option<(Option<IpAddr>, Protocol, u16, bool)> {
     match element {

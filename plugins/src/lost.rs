@@ -14,12 +14,12 @@ use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Netlink};
 use nft::{Element, Owner};
 use serde::Deserialize;
-use store::{Address, Network, Record};
+use store::{Address, LockName, Mode, Network, Record};
 
 use crate::error::own;
 use crate::host_id::bridge_mac;
-use crate::plan::{Plan, addresses, subnet};
-use crate::{Error, Host, attach, default_bridge, firewall, lease, macs, ports};
+use crate::plan::{Ipam, Plan, addresses, subnet};
+use crate::{Error, Host, attach, default_bridge, firewall, lease, macs, moments, network, ports, ruleset};
 
 /// The bridge of the network that an IPAM plugin leases addresses for, if that is a network with a bridge.
 pub fn bridge_of(config: &Config) -> Option<String> {
@@ -97,6 +97,57 @@ pub fn unrecorded(host: &mut Host) -> Result<Vec<Link>, Error> {
     })?;
     ports.retain(|port| key(port).is_some_and(|key| !recorded.contains(key)));
     Ok(ports)
+}
+
+/// Those of them on `bridge`.
+pub fn unrecorded_on(host: &mut Host, bridge: &str) -> Result<Vec<Link>, Error> {
+    let mut ports = unrecorded(host)?;
+    if !ports.is_empty() {
+        let index = host.netlink.link(bridge)?.map(|bridge| bridge.index);
+        ports.retain(|port| index.is_some() && port.master == index);
+    }
+    Ok(ports)
+}
+
+/// Cuts such containers off a network, with their rules, and removes what was made for the network if nobody else is on it.
+pub fn cut_off(host: &mut Host, network: &str, plugin: &str, bridge: &str) -> Result<(), Error> {
+    let ports = unrecorded_on(host, bridge)?;
+    let Some(plugin) = attach::INTERFACE_PLUGINS.into_iter().find(|known| *known == plugin) else {
+        return Ok(());
+    };
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let bare = Plan::bare(plugin, network, Ipam::None);
+    let is_rnet = plugin == "rnet";
+    remember_network(
+        host,
+        &Plan { bridge: bridge.into(), owns_bridge: is_rnet, isolated: is_rnet, interop: is_rnet, ..bare },
+    )?;
+    for port in ports {
+        netlink::delete_link(port.index, &[], true)?;
+    }
+    let lock = host.lock(LockName::Ruleset, Mode::Exclusive)?;
+    ruleset::rebuild(host, &[])?;
+    drop(lock);
+    network::retire(host, network, plugin)
+}
+
+/// Refuses ports that such a container publishes on one address, as claims do for those on record. Only while claims may have
+/// been lost: reads all published ports.
+pub fn refuse_claimed(host: &mut Host, record: &Record) -> Result<(), Error> {
+    let on_any: Vec<Element> = record.ports.iter().filter_map(ports::on_any_address).collect();
+    if on_any.is_empty() || !host.store.are_macs_doubtful()? {
+        return Ok(());
+    }
+    let of_lost = elements(host)?;
+    for wanted in on_any {
+        let clash = of_lost.iter().find(|(held, _)| firewall::is_same_port_on_one_address(held, &wanted));
+        if let Some((_, holder)) = clash {
+            return Err(ports::taken(host, &wanted, Some(*holder)));
+        }
+    }
+    Ok(())
 }
 
 /// True if such a container is on one of a network's bridges.
@@ -209,16 +260,21 @@ pub fn withdraw(
     attach::silence(host, &record)?;
     firewall::dismiss(host, &record)?;
     firewall::purge(host, &record.plugin, &record.key())?;
+    ports::close_unclaimed_loopback(host, &plan.bridge)?;
     Ok(record)
 }
 
 /// The same for a plugin that follows another in a list, and whose record would be `unknown`.
 pub fn unpublish(host: &mut Host, unknown: &Record) -> Result<(), Error> {
-    if port(host, unknown)?.is_some() || firewall::holds_own(host, unknown)? {
-        firewall::dismiss(host, unknown)?;
-        firewall::purge(host, &unknown.plugin, &unknown.key())?;
+    let port = port(host, unknown)?;
+    if port.is_none() && !firewall::holds_own(host, unknown)? {
+        return Ok(());
     }
-    Ok(())
+    firewall::dismiss(host, unknown)?;
+    firewall::purge(host, &unknown.plugin, &unknown.key())?;
+    let bridge = port.and_then(|port| port.master);
+    let bridge = bridge.map(|index| host.netlink.link_by_index(index)).transpose()?.flatten();
+    bridge.map_or(Ok(()), |bridge| ports::close_unclaimed_loopback(host, &bridge.name))
 }
 
 /// Addresses and MAC by the kernel, or, if there is no port any more, by the result of ADD.
@@ -239,8 +295,10 @@ fn wanted_ports(plan: &Plan, previous: &CniResult) -> Vec<store::Port> {
     ports::resolve(&plan.ports, &previous.ips).unwrap_or_default()
 }
 
-/// What the network would have on record: with its last container, what was made for it goes.
+/// What the network would have on record, and what is on record of other firewalls: with its last container, what was made
+/// for it goes.
 fn remember_network(host: &mut Host, plan: &Plan) -> Result<(), Error> {
+    let _lock = host.lock(LockName::Network(plan.network.clone()), Mode::Exclusive)?;
     if host.store.network(&plan.network, plan.plugin)?.is_some() {
         return Ok(());
     }
@@ -263,7 +321,8 @@ fn remember_network(host: &mut Host, plan: &Plan) -> Result<(), Error> {
         gateways: if owns_bridge { gateways } else { Vec::new() },
         ..Network::default()
     };
-    Ok(host.store.write_network(&network)?)
+    host.store.write_network(&network)?;
+    moments::network_comes(host)
 }
 
 /// The host ends of veth pairs that lead into other namespaces.

@@ -125,6 +125,7 @@ pub fn reserve(host: &mut Host, record: &Record) -> Result<(), Error> {
             }
         }
     }
+    lost::refuse_claimed(host, record)?;
     refuse_if_on_any_address(host, record)
 }
 
@@ -189,7 +190,7 @@ pub fn open_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
     let Some(bridge) = loopback_bridge(record) else { return Ok(()) };
     let key = format!("ipv4/conf/{bridge}/route_localnet");
     let open = host.netlink.sysctl(&key)?.as_deref() == Some("1");
-    if open && !host.store.is_claimed(&loopback_claim(bridge))? {
+    if open && !host.store.is_claimed(&loopback_claim(bridge))? && !has_guard(host, bridge)? {
         // Somebody else's setting, and theirs to take back.
         return Ok(());
     }
@@ -366,7 +367,8 @@ pub fn protocol(port: &Port) -> Protocol {
     }
 }
 
-fn on_any_address(port: &Port) -> Option<Element> {
+/// The same port on any address of the host.
+pub fn on_any_address(port: &Port) -> Option<Element> {
     let protocol = protocol(port);
     Some(Element::Publish { host: None, protocol, host_port: port.host_port, to: firewall::endpoint(port) })
 }
@@ -402,6 +404,29 @@ fn guard_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
     let Some(link) = host.netlink.link(bridge)? else { return Ok(()) };
     let (index, name, mark) = (link.index, link.name, nft::LOOPBACK_ANSWER);
     Ok(host.netlink.send(&[netlink::Request::LoopbackGuard { index, name, mark }])?)
+}
+
+/// What rnet has opened has its guard, also if the claims were lost.
+fn has_guard(host: &mut Host, bridge: &str) -> Result<bool, Error> {
+    match host.netlink.link(bridge)? {
+        Some(link) => Ok(host.netlink.has_loopback_guard(link.index)?),
+        None => Ok(false),
+    }
+}
+
+/// Closes a loopback whose claims were lost, unless a port of that bridge is still published.
+pub fn close_unclaimed_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
+    if host.store.is_claimed(&loopback_claim(bridge))? || !has_guard(host, bridge)? {
+        return Ok(());
+    }
+    let elements = host.firewall()?.elements()?;
+    let questions = firewall::owner_of_questions();
+    let homes: Vec<_> = elements.iter().filter_map(|(element, _)| element.home_on(bridge)).collect();
+    let is_used = |(element, owner): &(Element, Option<Owner>)| match element {
+        Element::Publish { to, .. } => *owner != questions && homes.iter().any(|home| home.contains(to.ip())),
+        _ => false,
+    };
+    if elements.iter().any(is_used) { Ok(()) } else { close_loopback(host, bridge) }
 }
 
 fn close_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {

@@ -126,18 +126,21 @@ fn is_unused(network: &Network, view: &mut View) -> anyhow::Result<bool> {
         && !has_leases(&view.host.store.paths().host_local().join(&network.name)))
 }
 
-fn refuse_users(network: &Network, view: &View) -> Result<(), anyhow::Error> {
+fn refuse_users(network: &Network, view: &mut View) -> Result<(), anyhow::Error> {
     let containers = view.containers()?;
     let users = users_of(network, &containers);
+    let mut users: Vec<String> = users.iter().map(|container| container.user_text(network)).collect();
+    let bridge = network.bridge().unwrap_or_default();
+    let unrecorded = plugins::lost::unrecorded_on(&mut view.host, &bridge)?;
+    users.extend(unrecorded.iter().map(|port| format!("{} (its record was lost)", port.name)));
     if users.is_empty() {
         return Ok(());
     }
-    let users = users.iter().map(|container| container.user_text(network)).collect();
     Err(Problem::NetworkInUse { name: network.name.clone(), users }.into())
 }
 
 /// DEL for everybody on the network, as their runtimes would call it.
-fn cut_off(network: &Network, view: &View, runtime: &Runtime) -> anyhow::Result<()> {
+fn cut_off(network: &Network, view: &mut View, runtime: &Runtime) -> anyhow::Result<()> {
     for container in users_of(network, &view.containers()?) {
         for attachment in container.attachments.iter().filter(|attachment| attachment.is_on(network)) {
             let attachment = Attachment {
@@ -150,7 +153,8 @@ fn cut_off(network: &Network, view: &View, runtime: &Runtime) -> anyhow::Result<
         }
         forget_network(container, network, view)?;
     }
-    Ok(())
+    let bridge = network.bridge().unwrap_or_default();
+    Ok(plugins::lost::cut_off(&mut view.host, &network.name, network.kind(), &bridge)?)
 }
 
 /// An endpoint that was cut off is on that network no more.

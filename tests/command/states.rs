@@ -148,3 +148,24 @@ fn a_container_whose_record_was_lost_is_told_and_its_address_not_given_again() {
         lab.ok("rm -f db");
     }
 }
+
+#[test]
+fn a_network_of_containers_whose_records_were_lost_is_not_removed_unless_they_are_cut_off() {
+    let lab = Lab::new();
+    lab.ok("create mynet");
+    lab.ok("run -d --name web --net mynet sleep 1000");
+    let port = lab.json("inspect --type endpoint web")[0]["networks"][0]["link"].as_str().unwrap().to_owned();
+    let pid = lab.pid("web");
+    lab.on_host(&format!("rm -rf {} 2> /dev/null || true", lab.host.root().join("run/rnet").display()));
+
+    let told = lab.refused("rm mynet", 4);
+    assert!(told.contains(&format!("has 1 endpoint: {port} (its record was lost)")), "{told}");
+    assert_eq!(lab.ok("rm --detach mynet"), "mynet\n");
+
+    kill(pid, Signal::KILL);
+    assert_eq!(lab.ok("ls -q"), "");
+    let rules = lab.on_host("nft list ruleset");
+    assert!(!rules.contains("rnet"), "{rules}");
+    let links = lab.on_host("ip -o link");
+    assert!(!links.contains("rnet-mynet") && !links.contains(&port), "{links}");
+}

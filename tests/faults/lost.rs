@@ -321,6 +321,46 @@ fn a_port_of_a_container_without_a_record_is_taken() {
 }
 
 #[test]
+fn the_last_container_of_a_network_takes_everything_along_though_nothing_is_on_record() {
+    for network in networks(&[V4, V6]) {
+        let site = site();
+        let a = site.member(&network, "a").publishing(8080);
+        all([&a], Member::add);
+        lose_all(&site);
+
+        all([&a], Member::del);
+
+        assert_eq!(site.lab.elements(), []);
+        assert_eq!(site.lab.firewall(|firewall| firewall.state().unwrap()), None);
+        assert_eq!(site.lab.firewall(|firewall| firewall.passage_rules().unwrap()), []);
+        assert_eq!(site.lab.link("rnet-n"), None);
+        assert!(site.lab.links().iter().all(|name| !name.starts_with("veth")), "{:?}", site.lab.links());
+        site.assert_balanced(&[&a]);
+    }
+}
+
+#[test]
+fn a_port_on_one_address_of_a_container_without_a_record_is_taken_on_all() {
+    for network in networks(&[V4]) {
+        let site = site();
+        let (a, mut b) = (site.member(&network, "a").publishing(8080), site.member(&network, "b"));
+        all([&a], Member::add);
+        lose_all(&site);
+        // `a` has its UDP on one address.
+        b.ports = json!([{"hostPort": 8080, "containerPort": 53, "protocol": "udp"}]);
+
+        let (code, text) = b.add().unwrap_err().refusal();
+
+        assert_eq!(code, 102, "{text}");
+        assert!(text.contains(&key(&a).link(0)), "{text}");
+        all([&b, &a], Member::del);
+        all([&b], Member::add);
+        all([&b], Member::del);
+        assert_eq!(site.lab.elements(), []);
+    }
+}
+
+#[test]
 fn a_dead_container_without_a_record_is_removed_by_what_the_runtime_kept() {
     for network in networks(&[V4]) {
         let site = site();
