@@ -296,8 +296,10 @@ impl Kernel {
             network.is_gateway() && network.subnets.iter().any(|s| s.subnet.is_ipv6() == v6(family))
         };
         let forced = |family: &&str| v6(family) && self.is_forced(network);
-        let closed = self.closed.iter().find(|family| needs(family) && !forced(family))?;
-        Some(format!("net.{closed} is 0"))
+        if let Some(closed) = self.closed.iter().find(|family| needs(family) && !forced(family)) {
+            return Some(format!("net.{closed} is 0"));
+        }
+        closed_bridge(network).filter(|_| needs(&IPV4))
     }
 
     /// The kernel lets this bridge forward, whatever it does with others (Linux 6.17).
@@ -365,6 +367,13 @@ impl Rules {
         let missing = desired.into_iter().filter(|(element, _)| !found.contains(element)).collect();
         Self { changed: !intact, missing }
     }
+}
+
+/// IPv4 can be turned off for a bridge alone.
+fn closed_bridge(network: &Network) -> Option<String> {
+    let bridge = network.bridge()?;
+    let value = std::fs::read_to_string(format!("/proc/sys/net/ipv4/conf/{bridge}/forwarding")).ok()?;
+    (value.trim() == "0").then(|| format!("net.ipv4.conf.{bridge}.forwarding is 0"))
 }
 
 const IPV4: &str = "ipv4.ip_forward";

@@ -457,7 +457,9 @@ pub enum Finding {
     #[error("bridge {0} is not promiscuous (promiscMode)")]
     NotPromiscuous(String),
     /// The host does not forward any more.
-    #[error("{0} forwarding is off on this host, so containers reach nobody outside their network")]
+    #[error(
+        "{0} forwarding is off on this host or on its bridge, so containers reach nobody outside their network"
+    )]
     NoForwarding(&'static str),
     /// The name server does not answer.
     #[error("names are not served: {0}")]

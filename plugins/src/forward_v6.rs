@@ -48,7 +48,17 @@ pub fn to_change(host: &mut Host) -> Result<Vec<String>, Error> {
 }
 
 /// `all` is for the interfaces that are there when it changes, `default` for those to come.
+///
+/// `conf.all.forwarding=0` takes it from every interface and leaves `all` at 1, which then changes nothing: answers that come in
+/// by the uplink would be dropped. `lo` is always there, and tells.
 fn force(host: &Host, bridge: &str) -> Result<(), Error> {
+    let is_forced = |interface: &str| -> Result<bool, Error> {
+        let key = format!("ipv6/conf/{interface}/force_forwarding");
+        Ok(host.netlink.sysctl(&key)?.as_deref() == Some("1"))
+    };
+    if is_forced("all")? && !is_forced("lo")? {
+        host.netlink.set_sysctl(FORCED, "0")?;
+    }
     let steps = [("all", "add.force-all"), ("default", "add.force-default"), (bridge, "add.force-bridge")];
     for (interface, step) in steps {
         host.netlink.set_sysctl(&format!("ipv6/conf/{interface}/force_forwarding"), "1")?;

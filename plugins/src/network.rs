@@ -469,7 +469,12 @@ pub fn forwards(host: &Host, bridge: &str, v6: bool) -> Result<bool, Error> {
     if v6 {
         return forward_v6::is_on(host, bridge);
     }
-    Ok(host.netlink.sysctl("ipv4/ip_forward")?.as_deref() == Some("1"))
+    for key in ["ipv4/ip_forward", &format!("ipv4/conf/{bridge}/forwarding")] {
+        if host.netlink.sysctl(key)?.as_deref() != Some("1") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Makes those ports of the bridge again that it has lost, or whose flags were changed, because it was deleted or another

@@ -25,6 +25,16 @@ fn forwarding_that_is_off_is_told() {
 }
 
 #[test]
+fn forwarding_that_is_off_on_the_bridge_alone_is_told() {
+    let lab = lab();
+    lab.on_host("echo 0 > /proc/sys/net/ipv4/conf/rnet-mynet/forwarding");
+    assert_eq!(lab.state("mynet"), "degraded (net.ipv4.conf.rnet-mynet.forwarding is 0)");
+    // The next container's ADD turns it on again.
+    lab.ok("run --net mynet true");
+    assert_eq!(lab.state("mynet"), "ok");
+}
+
+#[test]
 fn an_interface_that_is_down_or_has_lost_its_address_is_told() {
     let lab = lab();
     lab.ok("exec web ip link set eth0 down");

@@ -190,6 +190,24 @@ fn so_is_that_of_ipv6() {
     assert_eq!(bridge.forwards_v6, Some(true));
 }
 
+/// Linux 6.17: `all` stays at 1, and writing 1 again would change nothing.
+#[test]
+fn ipv6_is_forwarded_again_by_every_interface_after_all_forwarding_was_set_to_0() {
+    let mut network = Network::rnet("mynet", SUBNET);
+    network.list["plugins"][0]["ipam"]["ranges"] = serde_json::json!([[{"subnet": "fd07::/64"}]]);
+    let site = Site::new();
+    let (old, new) = (site.member(&network, "old"), site.member(&network, "new"));
+    site.lab.set_sysctl("ipv6/conf/all/forwarding", "0");
+    old.add().unwrap();
+    ["1", "0"].iter().for_each(|value| site.lab.set_sysctl("ipv6/conf/all/forwarding", value));
+
+    new.add().unwrap();
+
+    // Answers come in by another interface than the bridge.
+    let forwards = |key: &str| site.lab.sysctl(&format!("ipv6/conf/{key}")).as_deref() == Some("1");
+    assert!(forwards("all/forwarding") || forwards("lo/force_forwarding"));
+}
+
 struct Scene {
     site: Site,
     mynet: Network,

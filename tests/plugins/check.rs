@@ -333,6 +333,10 @@ fn it_misses_forwarding_and_the_way_to_the_loopback() {
     for attached in both() {
         attached.lab.set_sysctl("ipv4/ip_forward", "0");
         attached.finds("IPv4 forwarding is off");
+        attached.lab.set_sysctl("ipv4/ip_forward", "1");
+        attached.check().silent();
+        attached.lab.set_sysctl(&format!("ipv4/conf/{}/forwarding", attached.name(0)), "0");
+        attached.finds("IPv4 forwarding is off");
     }
     let attached = Attached::rnet();
     attached.lab.set_sysctl("ipv4/conf/rnet-n/route_localnet", "0");
