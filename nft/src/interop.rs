@@ -83,6 +83,14 @@ impl Links {
         fits.then(|| Self(name.to_owned()))
     }
 
+    /// The interface `name` if it is called like a bridge of docker's network, `br-` and more, but not as docker names them:
+    /// by twelve digits of the network's id.
+    pub fn like_docker(name: &str) -> Option<Self> {
+        let rest = name.strip_prefix("br-")?;
+        let is_id = rest.len() == 12 && rest.bytes().all(|b| b.is_ascii_hexdigit());
+        Self::named(name).filter(|_| !is_id)
+    }
+
     /// Whether an interface of that name is meant.
     pub fn covers(&self, name: &str) -> bool {
         match self.0.strip_suffix(WILDCARD) {
@@ -121,6 +129,8 @@ pub struct Passage {
     pub bridges: Vec<Links>,
     /// The ports at which the name server takes questions.
     pub ports: Vec<u16>,
+    /// Interfaces to the outside that are called like docker's bridges and are none.
+    pub uplinks: Vec<Links>,
 }
 
 /// One rule: all that it can match, and accept or return.
@@ -146,8 +156,20 @@ impl Passage {
                 .map(|docker| Rule { output: Some(docker), returns: true, ..from.clone() })
                 .collect::<Vec<_>>()
         };
+        let outward = |bridge: &Links| {
+            let from = from(bridge);
+            let uplinks = self.uplinks.iter().cloned();
+            uplinks.map(|uplink| Rule { output: Some(uplink), ..from.clone() }).collect::<Vec<_>>()
+        };
+        let outward: Vec<Rule> = self.bridges.iter().flat_map(outward).collect();
         let returned = self.bridges.iter().flat_map(to_docker);
-        self.bridges.iter().map(to).chain(returned).chain(self.bridges.iter().map(from)).collect()
+        self.bridges
+            .iter()
+            .map(to)
+            .chain(outward)
+            .chain(returned)
+            .chain(self.bridges.iter().map(from))
+            .collect()
     }
 
     /// The rules of INPUT: questions to the name server, and what IPv6 finds neighbours by.
@@ -606,7 +628,8 @@ mod tests {
     use crate::encode::replies;
 
     fn passage() -> Passage {
-        Passage { bridges: vec![Links::beginning("rnet-"), Links::named("br1").unwrap()], ports: vec![53] }
+        let bridges = vec![Links::beginning("rnet-"), Links::named("br1").unwrap()];
+        Passage { bridges, ports: vec![53], uplinks: vec![] }
     }
 
     fn own(handle: u64, rule: &Rule) -> Found {
@@ -646,7 +669,7 @@ mod tests {
         let own_name = Found { input: Links::named("mydocker"), ..Found::default() };
         let usual = Found { input: Links::named("br-0123"), ..Found::default() };
         let docker = Passage::docker(&[own_name, usual]);
-        let passage = Passage { bridges: vec![Links::beginning("rnet-")], ports: vec![] };
+        let passage = Passage { bridges: vec![Links::beginning("rnet-")], ..Passage::default() };
 
         let text = |links: &Option<Links>| links.as_ref().map(Links::to_string).unwrap_or_default();
         let rules = passage.forward(&docker);
@@ -708,6 +731,11 @@ mod tests {
         assert!(
             Links::named("rnet0").unwrap().covers("rnet0")
                 && !Links::named("rnet0").unwrap().covers("rnet01")
+        );
+        let like_docker = |name| Links::like_docker(name).map(|links| links.to_string());
+        assert_eq!(
+            (like_docker("br-lan"), like_docker("br-0123456789ab"), like_docker("eth0")),
+            (Some("br-lan".into()), None, None)
         );
         assert_eq!((Links::named("a+"), Links::named(""), Links::named("a b")), (None, None, None));
     }

@@ -15,6 +15,8 @@ pub const TESTS: &[Test] = &[
     ("docker::restarted_and_stopped", restarted),
     ("docker::its_networks_stay_closed_to_us", isolated),
     ("docker::a_network_with_ipv6_later", ipv6_later),
+    ("docker::its_containers_do_not_reach_ours", unreached),
+    ("docker::an_uplink_with_a_name_like_its_bridges", uplink_like_a_bridge),
 ];
 
 pub const SOCKET: &str = "unix:///run/rnet-docker/docker.sock";
@@ -58,7 +60,7 @@ fn network(site: &Site, name: &str, bridge: Option<&str>, more: &str) -> anyhow:
 
 /// A container of docker's as the network sees it: a port on its bridge, with nothing published.
 struct Container {
-    _netns: Netns,
+    netns: Netns,
     _page: HttpServer,
     address: std::net::IpAddr,
 }
@@ -88,7 +90,7 @@ fn container(site: &Site, bridge: &str) -> anyhow::Result<Container> {
     wait_until("docker's container answers", || {
         gets(site.host.netns(), address, 80, std::time::Duration::from_secs(1))
     })?;
-    Ok(Container { _netns: netns, _page: page, address })
+    Ok(Container { netns, _page: page, address })
 }
 
 fn first() -> anyhow::Result<()> {
@@ -98,6 +100,7 @@ fn first() -> anyhow::Result<()> {
     let before = site.snapshot()?;
     let guests = site.guests()?;
     site.works(&guests)?;
+    site.tells_nothing()?;
     site.is_closed(&guests)?;
     network(&site, "d1", None, "")?;
     site.works(&guests)?;
@@ -164,4 +167,43 @@ fn ipv6_later() -> anyhow::Result<()> {
     site.comes_to_work(&guests)?;
     site.clear()?;
     site.ensure_no_rules_left()
+}
+
+/// Whoever came first: docker leaves FORWARD open where rnet did.
+fn unreached() -> anyhow::Result<()> {
+    for docker_first in [true, false] {
+        let site = Site::new()?;
+        let early = docker_first.then(|| dockerd(&site)).transpose()?;
+        let guests = site.guests()?;
+        let _docker = early.map_or_else(|| dockerd(&site), Ok)?;
+        site.comes_to_work(&guests)?;
+        let bridges = ["docker0".to_owned(), network(&site, "d1", None, "")?];
+        for bridge in bridges {
+            let container = container(&site, &bridge)?;
+            for address in guests.web.addresses.iter().filter(|address| address.is_ipv4()) {
+                never_reaches(&container.netns, *address, 80)
+                    .with_context(|| format!("from {bridge}, docker first: {docker_first}"))?;
+            }
+        }
+        site.clear()?;
+    }
+    Ok(())
+}
+
+/// rnet returns what goes to docker's bridges, whose names begin with `br-`.
+fn uplink_like_a_bridge() -> anyhow::Result<()> {
+    let site = Site::new()?;
+    site.run("ip link set out0 down")?;
+    site.run("ip link set out0 name br-lan")?;
+    site.run("ip link set br-lan up")?;
+    site.run("ip -6 address replace fd77::1/64 dev br-lan nodad")?;
+    site.run("ip route replace default via 192.168.77.2")?;
+    site.run("ip -6 route replace default via fd77::2")?;
+    for program in ["iptables", "ip6tables"] {
+        site.run(&format!("{program} -P FORWARD DROP"))?;
+    }
+    let guests = site.guests()?;
+    site.works(&guests)?;
+    ensure!(site.said("rnet ls")?.is_empty(), "{}", site.said("rnet ls")?);
+    site.clear()
 }

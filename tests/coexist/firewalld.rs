@@ -73,6 +73,7 @@ fn first() -> anyhow::Result<()> {
     let _running = Running::start(&site)?;
     let guests = site.guests()?;
     site.works(&guests)?;
+    site.tells_nothing()?;
     site.is_closed(&guests)?;
     site.clear()?;
     ensure_gone(&site)?;

@@ -93,6 +93,13 @@ impl Site {
         Ok(said)
     }
 
+    /// Nothing is wrong, and nothing is said to be.
+    pub fn tells_nothing(&self) -> anyhow::Result<()> {
+        let said = self.said("rnet interop status")?;
+        ensure!(said.is_empty(), "{said}");
+        Ok(())
+    }
+
     /// The lines that it says can be typed.
     pub fn hints(&self, line: &str) -> anyhow::Result<Vec<String>> {
         let said = self.said(line)?;

@@ -46,6 +46,7 @@ fn first() -> anyhow::Result<()> {
     let before = site.snapshot()?;
     let guests = site.guests()?;
     site.works(&guests)?;
+    site.tells_nothing()?;
     site.is_closed(&guests)?;
     site.clear()?;
     site.ensure_nothing_left(&before)

@@ -207,7 +207,11 @@ fn passage_of(networks: &[Network]) -> Passage {
     let covered = |links: &Links| wildcard.as_ref().is_some_and(|all| all.covers(&links.to_string()));
     let named: BTreeSet<Links> = helped.iter().filter_map(|network| Links::named(&network.bridge)).collect();
     let named: Vec<Links> = named.into_iter().filter(|links| !covered(links)).collect();
-    Passage { bridges: wildcard.into_iter().chain(named).collect(), ports: ports(&helped) }
+    Passage {
+        bridges: wildcard.into_iter().chain(named).collect(),
+        ports: ports(&helped),
+        uplinks: Vec::new(),
+    }
 }
 
 /// Where questions are taken: port 53, and where that is somebody else's, the name server's own.
@@ -216,6 +220,18 @@ fn ports(networks: &[&Network]) -> Vec<u16> {
     let moved = zones.flat_map(|zone| &zone.moved).map(|to| to.port());
     let ports: BTreeSet<u16> = moved.chain([names::PORT]).collect();
     ports.into_iter().collect()
+}
+
+/// The interfaces by which the outside is reached, if docker's bridges might be called so.
+fn uplinks(host: &mut Host) -> Vec<Links> {
+    let mut found = Vec::new();
+    for outside in probe::OUTSIDE {
+        let route = outside.parse().ok().and_then(|outside| host.netlink.route_to(outside).ok().flatten());
+        let link = route.and_then(|(index, _)| host.netlink.link_by_index(index).ok().flatten());
+        let links = link.and_then(|link| Links::like_docker(&link.name));
+        found.extend(links.filter(|links| !found.contains(links)));
+    }
+    found
 }
 
 /// Writes what is to pass into all firewalls, or takes everything away; returns the number of transactions.
@@ -265,6 +281,7 @@ fn change(host: &mut Host, note: &mut Note, passage: &Passage) -> Result<Option<
         note.made.clear();
         return Ok(followed);
     }
+    let passage = &Passage { uplinks: uplinks(host), ..passage.clone() };
     let (firewall, store) = host.firewall_and_store()?;
     // Written down first: after a kill the last DEL still knows what to take away.
     let about_to_make = |made: &[Made]| {

@@ -29,7 +29,7 @@ pub use told::Told;
 const NOTE: &str = "probe";
 
 /// Machines outside that nobody keeps containers from on purpose: root servers of DNS. No packet comes to them.
-const OUTSIDE: [&str; 2] = ["198.41.0.4", "2001:503:ba3e::2:30"];
+pub(crate) const OUTSIDE: [&str; 2] = ["198.41.0.4", "2001:503:ba3e::2:30"];
 /// The port that containers ask outside.
 const HTTPS: u16 = 443;
 /// So many published ports of a network are tried; what stops one stops them all, as a rule.
