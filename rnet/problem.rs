@@ -296,7 +296,7 @@ pub enum Problem {
     },
     /// A network without a free address.
     #[error(
-        "no available {family} addresses on this network's address pools: {network} ({subnet}), {held} held by {holders}; gc freed 0"
+        "no available {family} addresses on this network's address pools: {network} ({subnet}), {}; gc freed 0", held_by(*held, holders)
     )]
     AddressesExhausted {
         /// `IPv4` or `IPv6`.
@@ -632,6 +632,14 @@ impl Problem {
             DoesNotEnd { name, .. } => Some(format!("rnet stop -t 0 {name}")),
             _ => None,
         }
+    }
+}
+
+fn held_by(held: usize, holders: &str) -> String {
+    if held == 0 {
+        "none held by a container that is on it".into()
+    } else {
+        format!("{held} held by {holders}")
     }
 }
 

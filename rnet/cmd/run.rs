@@ -581,6 +581,15 @@ mod tests {
     }
 
     #[test]
+    fn a_pool_that_nobody_on_the_network_holds_is_said_to_be_so() {
+        let said = exhausted(&network("10.9.0.0/24"), &[]).to_string();
+        assert!(
+            said.ends_with(" bridge (10.9.0.0/24), none held by a container that is on it; gc freed 0"),
+            "{said}"
+        );
+    }
+
+    #[test]
     fn an_address_must_be_one_that_a_container_can_have() {
         let check =
             |ip: &str| check_ip(ip.parse().unwrap(), &network("10.9.0.0/24")).map_err(|p| p.to_string());
