@@ -105,13 +105,20 @@ fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> 
 /// Takes out whatever a plugin has put in under an attachment's key, and its claims: for an attachment whose record
 /// cannot be read any more. Reads all elements.
 pub fn purge(host: &mut Host, plugin: &str, key: &Key) -> Result<(), Error> {
+    purge_leaving(host, plugin, key, &[])
+}
+
+/// The same for a container that leaves addresses behind.
+pub fn purge_leaving(host: &mut Host, plugin: &str, key: &Key, left: &[IpAddr]) -> Result<(), Error> {
     let _ports = host.lock(LockName::Ports, Mode::Exclusive)?;
     let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
     let own = owner(key);
     let found = host.firewall()?.elements()?.into_iter();
     let found = found.filter(|(element, owner)| *owner == own && is_put_in_by(plugin, element));
     let elements: Vec<_> = found.filter_map(|(element, owner)| Some((element, owner?))).collect();
-    ruleset::remove(host, &elements)?;
+    if ruleset::withdraw(host, &elements, left)? {
+        host.has_stale |= !left.is_empty();
+    }
     if plugin == "portmap" || plugin == "rnet" { ports::release_all(host, key) } else { Ok(()) }
 }
 

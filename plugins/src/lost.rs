@@ -19,7 +19,9 @@ use store::{Address, LockName, Mode, Network, Record};
 use crate::error::own;
 use crate::host_id::bridge_mac;
 use crate::plan::{Ipam, Plan, addresses, subnet};
-use crate::{Error, Host, attach, default_bridge, firewall, lease, macs, moments, network, ports, ruleset};
+use crate::{
+    Error, Host, attach, default_bridge, firewall, former, lease, macs, moments, network, ports, ruleset,
+};
 
 /// The bridge of the network that an IPAM plugin leases addresses for, if that is a network with a bridge.
 pub fn bridge_of(config: &Config) -> Option<String> {
@@ -258,8 +260,9 @@ pub fn withdraw(
     }
     remember_network(host, plan)?;
     attach::silence(host, &record)?;
-    firewall::dismiss(host, &record)?;
-    firewall::purge(host, &record.plugin, &record.key())?;
+    // All in one transaction, while the port still proves whose they are: a DEL that is killed is repeated from here.
+    let left = former::addresses(host, &record)?;
+    firewall::purge_leaving(host, &record.plugin, &record.key(), &left)?;
     ports::close_unclaimed_loopback(host, &plan.bridge)?;
     Ok(record)
 }
@@ -270,7 +273,6 @@ pub fn unpublish(host: &mut Host, unknown: &Record) -> Result<(), Error> {
     if port.is_none() && !firewall::holds_own(host, unknown)? {
         return Ok(());
     }
-    firewall::dismiss(host, unknown)?;
     firewall::purge(host, &unknown.plugin, &unknown.key())?;
     let bridge = port.and_then(|port| port.master);
     let bridge = bridge.map(|index| host.netlink.link_by_index(index)).transpose()?.flatten();
