@@ -16,9 +16,9 @@ fn a_connected_subnet_and_the_hosts_own_addresses_are_refused() {
         ("fd00:7::/64", "fd00:7::/64", "out0"),
     ] {
         let said = lab.refused(&format!("create --subnet {subnet} lab"), 4);
-        let text = format!(
-            "error: {subnet} overlaps {taken} of the host's link {link}\n hint: next free: --subnet 172.19.0.0/16"
-        );
+        // A free IPv4 subnet is no help to who wants one of IPv6.
+        let hint = if subnet.contains(':') { "rnet ls --all" } else { "next free: --subnet 172.19.0.0/16" };
+        let text = format!("error: {subnet} overlaps {taken} of the host's link {link}\n hint: {hint}");
         assert!(said.starts_with(&text), "{said}");
     }
     assert_eq!(lab.ok("ls -q"), "");
