@@ -115,7 +115,8 @@ impl Kernel {
         for found in host.netlink.addresses(None)? {
             kernel.addresses.entry(found.index).or_default().push(found.address.ip());
         }
-        for port in plugins::lost::unrecorded(host).unwrap_or_default() {
+        let records = containers.iter().flat_map(Container::with_attachments).flat_map(|(_, on)| &on.records);
+        for port in plugins::lost::unrecorded_beside(host, records).unwrap_or_default() {
             let addresses = kernel.addresses_behind(host, &port.name).unwrap_or_default();
             let of_bridge = port.master.map(|bridge| kernel.unrecorded.entry(bridge).or_default());
             of_bridge.into_iter().for_each(|all| {

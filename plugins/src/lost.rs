@@ -86,17 +86,21 @@ pub fn claim_macs_again(host: &mut Host, own: &Record) -> Result<(), Error> {
 
 /// The host ends of containers that rnet has attached and of which there is no record.
 pub fn unrecorded(host: &mut Host) -> Result<Vec<Link>, Error> {
+    unrecorded_beside(host, [])
+}
+
+/// The same for a caller who has read these records: if they are of all ports, none is read again.
+pub fn unrecorded_beside<'a>(
+    host: &mut Host,
+    records: impl IntoIterator<Item = &'a Record>,
+) -> Result<Vec<Link>, Error> {
+    let mut recorded: HashSet<String> = records.into_iter().filter_map(key_of_interface).collect();
     let mut ports = containers_ports(&mut host.netlink)?;
-    ports.retain(|port| key(port).is_some());
+    ports.retain(|port| key(port).is_some_and(|key| !recorded.contains(key)));
     if ports.is_empty() {
         return Ok(ports);
     }
-    let mut recorded = HashSet::new();
-    host.store.each_record(|record| {
-        if attach::INTERFACE_PLUGINS.contains(&record.plugin.as_str()) {
-            recorded.insert(record.key().to_string());
-        }
-    })?;
+    host.store.each_record(|record| recorded.extend(key_of_interface(&record)))?;
     ports.retain(|port| key(port).is_some_and(|key| !recorded.contains(key)));
     Ok(ports)
 }
@@ -150,6 +154,11 @@ pub fn refuse_claimed(host: &mut Host, record: &Record) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// The key of an attachment, if the record is that of the plugin that made its interface.
+fn key_of_interface(record: &Record) -> Option<String> {
+    attach::INTERFACE_PLUGINS.contains(&record.plugin.as_str()).then(|| record.key().to_string())
 }
 
 /// True if such a container is on one of a network's bridges.
