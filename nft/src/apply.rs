@@ -25,7 +25,7 @@ use crate::ruleset::{Ruleset, Set, Table};
 use crate::stale::{self, Stale};
 use crate::state::{Fingerprint, State, TableState};
 
-pub use interop::{last_change, watch};
+pub use interop::{LastChange, last_change, watch};
 pub use trace::Tracer;
 
 /// The kernel's largest answer: a dump gives up to 32 KiB, an error repeats the message that caused it.

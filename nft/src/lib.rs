@@ -28,7 +28,7 @@ mod trace;
 #[cfg(feature = "failpoints")]
 mod version;
 
-pub use apply::{Firewall, LeftOut, Rebuilt, Tracer, last_change, watch};
+pub use apply::{Firewall, LastChange, LeftOut, Rebuilt, Tracer, last_change, watch};
 pub use conntrack::Flow;
 pub use element::{Element, Owner, ParseProtocolError, Protocol, Range};
 pub use error::Error;

@@ -320,6 +320,11 @@ impl Requests {
 }
 
 impl Reply<'_> {
+    /// Whether it tells of a table of a probe, or of what is in it (NFTA_TABLE_NAME and its like have one number).
+    pub fn is_of_probe(&self) -> bool {
+        self.attribute(1).and_then(|name| name.strip_suffix(&[0])) == Some(TABLE.as_bytes())
+    }
+
     /// Whether it is a NFT_MSG_TRACE.
     pub fn is_trace(&self) -> bool {
         /// NFNL_SUBSYS_NFTABLES and NFT_MSG_TRACE.

@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use dns::Errand;
-use nft::PassageRule;
+use nft::{LastChange, PassageRule};
 use plugins::Host;
 use plugins::interop::{self, State, ZoneState};
 use serde_json::{Value, json};
@@ -83,8 +83,10 @@ fn after_a_change(socket: BorrowedFd<'_>) {
         let store = Store::open(Paths::new(netlink::cookie().ok()?)).ok()?;
         interop::has_seen(&store, generation).ok()
     };
-    if nft::last_change(socket).and_then(is_seen).unwrap_or(false) {
-        return;
+    match nft::last_change(socket) {
+        LastChange::OfProbe => return,
+        LastChange::Generation(generation) if generation.and_then(is_seen).unwrap_or(false) => return,
+        LastChange::Generation(_) => {}
     }
     let mut command = Command::new("/proc/self/exe");
     let command = command.arg0("rnet").args(["interop", "look"]).stdin(Stdio::null()).stdout(Stdio::null());

@@ -98,6 +98,15 @@ fn a_ruleset_that_lacks_something_is_told() {
         lab.ok("run -d --name web --net mynet -p 8080:80 sleep 1000");
         assert_eq!(lab.state("mynet"), "ok");
     }
+}
+
+/// Where names are served, the name server's parent puts it right, sometimes before `ls` has looked.
+#[test]
+fn a_ruleset_that_was_changed_or_flushed_is_told() {
+    let lab = Lab::new();
+    lab.ok("create --no-dns mynet");
+    lab.ok("run -d --name web --net mynet -p 8080:80 sleep 1000");
+    assert_eq!(lab.state("mynet"), "ok");
     lab.on_host("nft delete element inet rnet isolated '{ \"rnet-mynet\" . \"rnet-mynet\" }'");
     assert_eq!(lab.state("mynet"), "degraded (a rule of it is missing)");
     lab.on_host("nft flush ruleset");

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink};
 
 use super::{ATTEMPTS, Firewall, Outcome, READ, foreign_refusal, message};
-use crate::encode::{Reply, Requests, replies};
+use crate::encode::{Requests, replies};
 use crate::error::Error;
 use crate::interop::{CHAINS, Chain, Change, FAMILIES, Found, Known, Made, Passage, PassageRule};
 use crate::ruleset::Family;
@@ -38,20 +38,35 @@ pub fn watch() -> Result<OwnedFd, Error> {
     Ok(socket)
 }
 
-/// Reads all that a socket of [`watch`] has to tell: the generation after the last change; `None` if it is not known.
-pub fn last_change(socket: BorrowedFd<'_>) -> Option<u32> {
+/// What a socket of [`watch`] tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LastChange {
+    /// Nothing but the tables of a probe came and went.
+    OfProbe,
+    /// The generation after the last change; `None` if it is not known.
+    Generation(Option<u32>),
+}
+
+/// Reads all that a socket of [`watch`] has to tell.
+pub fn last_change(socket: BorrowedFd<'_>) -> LastChange {
     let mut buffer = vec![0; READ];
-    let mut generation = None;
+    let (mut generation, mut of_probe, mut of_others) = (None, false, false);
     loop {
         match rustix::net::recv(socket, &mut buffer[..], RecvFlags::DONTWAIT) {
             Ok((length, _)) => {
-                let told = replies(&buffer[..length]).flatten().filter(Reply::is_generation);
-                generation = told.filter_map(|reply| reply.generation()).last().or(generation);
+                for reply in replies(&buffer[..length]).flatten() {
+                    match reply.is_generation() {
+                        true => generation = reply.generation().or(generation),
+                        false if reply.is_of_probe() => of_probe = true,
+                        false => of_others = true,
+                    }
+                }
             }
             Err(Errno::INTR) => {}
             // Some were lost: the last may be among them.
-            Err(Errno::NOBUFS) => generation = None,
-            Err(_) => return generation,
+            Err(Errno::NOBUFS) => (generation, of_others) = (None, true),
+            Err(_) if of_probe && !of_others => return LastChange::OfProbe,
+            Err(_) => return LastChange::Generation(generation),
         }
     }
 }
