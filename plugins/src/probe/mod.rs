@@ -119,13 +119,15 @@ struct Uplink {
 /// No probe can be made.
 pub fn look(host: &mut Host) -> Result<Vec<Told>, Error> {
     let subjects = subjects(host)?;
-    let mut bridges = BTreeSet::new();
+    if subjects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut bridges = BTreeSet::from([settings_of_all(host)?]);
     for subject in &subjects {
         bridges.insert(settings(host, &subject.bridge)?);
     }
     match kept(host)? {
         Some(note) if bridges == note.bridges => Ok(note.told),
-        _ if bridges.is_empty() => Ok(Vec::new()),
         _ => probe(host, subjects, &bridges),
     }
 }
@@ -176,9 +178,6 @@ fn kept(host: &mut Host) -> Result<Option<Note>, Error> {
 /// A bridge, and what no change of it raises the ruleset's generation.
 fn settings(host: &Host, bridge: &str) -> Result<String, Error> {
     let mut text = bridge.to_owned();
-    for key in ["ipv4/conf/all/rp_filter", "ipv6/conf/all/forwarding", "bridge/bridge-nf-call-iptables"] {
-        text += &format!(" {}", host.netlink.sysctl(key)?.unwrap_or_default().trim());
-    }
     for key in ["rp_filter", "forwarding"] {
         text +=
             &format!(" {}", host.netlink.sysctl(&format!("ipv4/conf/{bridge}/{key}"))?.unwrap_or_default());
@@ -186,7 +185,21 @@ fn settings(host: &Host, bridge: &str) -> Result<String, Error> {
     Ok(text)
 }
 
-fn probe(host: &mut Host, subjects: Vec<Subject>, bridges: &BTreeSet<String>) -> Result<Vec<Told>, Error> {
+/// The same of the whole host.
+fn settings_of_all(host: &Host) -> Result<String, Error> {
+    let mut text = String::new();
+    for key in ["ipv4/conf/all/rp_filter", "ipv6/conf/all/forwarding", "bridge/bridge-nf-call-iptables"] {
+        text += &format!(" {}", host.netlink.sysctl(key)?.unwrap_or_default());
+    }
+    Ok(text)
+}
+
+fn probe(
+    host: &mut Host,
+    mut subjects: Vec<Subject>,
+    bridges: &BTreeSet<String>,
+) -> Result<Vec<Told>, Error> {
+    read_records(host, &mut subjects)?;
     let found = send(host, subjects)?;
     let told = told::all(host, found)?;
     let version = env!("CARGO_PKG_VERSION").into();
@@ -199,25 +212,37 @@ fn probe(host: &mut Host, subjects: Vec<Subject>, bridges: &BTreeSet<String>) ->
 /// The networks whose bridges are there.
 fn subjects(host: &mut Host) -> Result<Vec<Subject>, Error> {
     let mut subjects: BTreeMap<String, Subject> = BTreeMap::new();
-    for network in host.store.networks()?.iter().filter(|network| !network.no_interop) {
+    let mut networks = host.store.networks()?;
+    networks.retain(|network| !network.no_interop);
+    if networks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let links = host.netlink.links()?;
+    for network in &networks {
         if let Some(known) = subjects.get_mut(&network.bridge) {
             known.add(network);
-        } else if let Some(link) = bridge(host, &network.bridge)? {
+        } else if let Some(link) = bridge(&links, &network.bridge) {
             subjects.insert(network.bridge.clone(), Subject::of(network, Some(link)));
-        }
-    }
-    for record in host.store.records()? {
-        let subject = record.bridge.as_ref().and_then(|bridge| subjects.get_mut(bridge));
-        if let Some(subject) = subject {
-            subject.records.push(record);
         }
     }
     Ok(subjects.into_values().collect())
 }
 
-fn bridge(host: &mut Host, name: &str) -> Result<Option<Link>, Error> {
-    let link = if name.is_empty() { None } else { host.netlink.link(name)? };
-    Ok(link.filter(|link| link.kind.as_deref() == Some("bridge") && link.up))
+fn bridge(links: &[Link], name: &str) -> Option<Link> {
+    let is_bridge = |link: &&Link| link.name == name && link.kind.as_deref() == Some("bridge") && link.up;
+    links.iter().find(is_bridge).cloned()
+}
+
+/// What is on record of those who are on them: only a probe needs it.
+fn read_records(host: &Host, subjects: &mut [Subject]) -> Result<(), Error> {
+    let at: BTreeMap<String, usize> =
+        subjects.iter().enumerate().map(|(at, subject)| (subject.bridge.clone(), at)).collect();
+    for record in host.store.records()? {
+        if let Some(at) = record.bridge.as_ref().and_then(|bridge| at.get(bridge)) {
+            subjects[*at].records.push(record);
+        }
+    }
+    Ok(())
 }
 
 /// Sends all packets, and says what became of them.
