@@ -233,11 +233,8 @@ esac
 ";
 
 fn put_program(lab: &Lab, name: &str, text: &str) {
-    use std::os::unix::fs::PermissionsExt;
     std::fs::create_dir_all(lab.plugins()).unwrap();
-    let file = lab.plugins().join(name);
-    std::fs::write(&file, text).unwrap();
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    netns_fixtures::write_program(lab.plugins().join(name), text).unwrap();
 }
 
 #[test]

@@ -230,10 +230,7 @@ impl Lab {
 
     /// Puts a program of the given text into the plugin folder.
     pub fn install_script(&self, name: &str, text: &str) {
-        use std::os::unix::fs::PermissionsExt;
-        let path = self.plugins.join(name);
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        netns_fixtures::write_program(self.plugins.join(name), text).unwrap();
     }
 }
 

@@ -157,7 +157,7 @@ fn an_upgrade_takes_over_what_is_there() {
     let program = stage.lab.plugins.join("rnet");
     let put = || {
         let new = stage.lab.plugins.join("new");
-        std::fs::copy(common::binary(), &new).unwrap();
+        netns_fixtures::copy_program(common::binary(), &new).unwrap();
         std::fs::rename(new, &program).unwrap();
     };
     put();

@@ -487,7 +487,7 @@ fn an_upgrade_loses_no_question_and_no_name() {
     let installed = scene.lab.host.root().join("installed");
     let install = || {
         let new = installed.with_extension("new");
-        std::fs::copy(env!("CARGO_BIN_EXE_rnet"), &new).unwrap();
+        netns_fixtures::copy_program(env!("CARGO_BIN_EXE_rnet"), &new).unwrap();
         std::fs::rename(new, &installed).unwrap();
     };
     install();
@@ -565,7 +565,7 @@ fn an_upgrade_answers_what_was_asked_over_tcp() {
 fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
     let scene = Scene::new();
     let installed = scene.lab.host.root().join("installed");
-    std::fs::copy(env!("CARGO_BIN_EXE_rnet"), &installed).unwrap();
+    netns_fixtures::copy_program(env!("CARGO_BIN_EXE_rnet"), &installed).unwrap();
     std::fs::remove_file(scene.lab.plugins.join("rnet")).unwrap();
     std::os::unix::fs::symlink(&installed, scene.lab.plugins.join("rnet")).unwrap();
     let (web, web_who, web_ip) = scene.member("web", &mynet());
@@ -577,7 +577,7 @@ fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
     assert!(restarted.status == 1 && restarted.stderr.starts_with(expected), "{restarted:?}");
     assert!(scene.command(&["dns", "log"]).stdout.contains("no other version can take over"));
     assert_eq!(ask(&web, "web"), known(&[web_ip]));
-    std::fs::copy(env!("CARGO_BIN_EXE_rnet"), &installed).unwrap();
+    netns_fixtures::copy_program(env!("CARGO_BIN_EXE_rnet"), &installed).unwrap();
     assert_eq!(scene.command(&["dns", "restart"]).status, 0);
     scene.lab.del("rnet", &web_who, &mynet());
     scene.wait_for_its_end();

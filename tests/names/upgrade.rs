@@ -1,8 +1,6 @@
 //! Another version takes over, or what is installed is none: names go on answering.
 
-use std::io::Write;
 use std::net::UdpSocket;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -26,10 +24,7 @@ fn installed(scene: &Scene) -> PathBuf {
 /// As a package manager does it: whole, under another name, then renamed.
 fn install(path: &Path, content: &[u8]) {
     let new = path.with_extension("new");
-    let mut file = std::fs::File::create(&new).unwrap();
-    file.write_all(content).unwrap();
-    file.set_permissions(std::fs::Permissions::from_mode(0o755)).unwrap();
-    drop(file);
+    netns_fixtures::write_program(&new, content).unwrap();
     std::fs::rename(new, path).unwrap();
 }
 

@@ -169,7 +169,7 @@ fn a_host_local_that_is_another_file_is_executed_and_does_the_same() {
     let lab = Lab::new();
     let program = lab.plugins.join("host-local");
     fs::remove_file(&program).unwrap();
-    fs::copy(env!("CARGO_BIN_EXE_rnet"), &program).unwrap();
+    netns_fixtures::copy_program(env!("CARGO_BIN_EXE_rnet"), &program).unwrap();
     let (_container, who) = lab.container("c1");
     let config = bridge("n", &["10.50.0.0/24"]);
     let result = lab.add("bridge", &who, &config);

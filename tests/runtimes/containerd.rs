@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -348,8 +348,7 @@ fn recording_plugins(lab: &Lab<'_>, record: &Path) -> anyhow::Result<PathBuf> {
              printf %s \"$stdin\" | {PLUGINS}/{name}\n",
             record.display()
         );
-        fs::write(&file, script)?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))?;
+        netns_fixtures::write_program(&file, &script)?;
     }
     ["host-local", "loopback", "dnsname"]
         .iter()
