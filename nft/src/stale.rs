@@ -114,16 +114,17 @@ impl Firewall {
         })
     }
 
-    /// Forgets the flows of all stale addresses except those that began since. Returns what is stale no longer.
-    pub fn forget_stale(&mut self) -> Result<Vec<Stale>, Error> {
-        let before = self.stale()?;
+    /// Forgets the flows of these stale addresses except those that began since. Returns what is stale no longer.
+    ///
+    /// The tables may go meanwhile, with the last network: then nobody has begun any.
+    pub fn forget_stale(&mut self, before: &[Stale]) -> Result<Vec<Stale>, Error> {
         let flows: Vec<Flow> = before.iter().map(|stale| Flow::Of(stale.address)).collect();
         let found = self.find_tracked(&flows, &mut |_| false)?;
         // Whose flows these are is asked after they were read.
         let fresh = self.fresh()?.into_iter().filter_map(|entry| Some((entry.address()?, entry.flow()?)));
         let fresh: HashSet<(IpAddr, [u8; 4])> = fresh.collect();
-        let now: HashMap<IpAddr, Stale> =
-            self.stale()?.into_iter().map(|stale| (stale.address, stale)).collect();
+        let now = before.iter().copied().chain(self.stale()?);
+        let now: HashMap<IpAddr, Stale> = now.map(|stale| (stale.address, stale)).collect();
         let is_old = |end: &(IpAddr, [u8; 4])| {
             now.get(&end.0).is_some_and(|stale| !stale.is_taken() || !fresh.contains(end))
         };
@@ -142,7 +143,7 @@ impl Firewall {
     fn fresh(&mut self) -> Result<Vec<Entry>, Error> {
         let mut all = Vec::new();
         for set in [&ruleset::FRESH4, &ruleset::FRESH6] {
-            all.extend(self.dump_set(set)?.into_iter().map(|(entry, _)| entry));
+            all.extend(or_empty(self.dump_set(set))?.into_iter().map(|(entry, _)| entry));
         }
         Ok(all)
     }

@@ -621,7 +621,8 @@ fn a_stale_address_is_cleared_when_the_flows_of_its_last_holder_are_forgotten() 
         firewall.withdraw(&owned, &[address]).unwrap();
         let left = firewall.stale().unwrap();
         assert_eq!(left.iter().map(|stale| stale.address).collect::<Vec<_>>(), [address]);
-        let done = firewall.forget_stale().unwrap();
+        let stale = firewall.stale().unwrap();
+        let done = firewall.forget_stale(&stale).unwrap();
         assert_eq!((&done, tracked().len()), (&left, 0));
 
         assert!(firewall.are_left(&[address]).unwrap());
@@ -633,7 +634,8 @@ fn a_stale_address_is_cleared_when_the_flows_of_its_last_holder_are_forgotten() 
         assert_eq!(firewall.stale().unwrap(), taken);
         firewall.withdraw(&owned, &[address]).unwrap();
         assert_eq!(firewall.clear(&taken).unwrap(), None, "it changed hands again");
-        let done = firewall.forget_stale().unwrap();
+        let stale = firewall.stale().unwrap();
+        let done = firewall.forget_stale(&stale).unwrap();
         assert!(firewall.clear(&done).unwrap().is_some());
         assert_eq!(firewall.stale().unwrap(), []);
     });

@@ -71,18 +71,18 @@ pub fn forget() {
 fn forget_stale(host: &mut Host) -> Result<(), Error> {
     // One at a time, and each finds what it is there for.
     let _flows = host.lock(LockName::Flows, Mode::Exclusive)?;
-    let noted = noted(host)?;
+    let (marked, noted) = marked_and_noted(host)?;
+    if marked.is_empty() && noted.is_empty() {
+        return Ok(());
+    }
     let addresses: Vec<IpAddr> = noted.iter().map(|stale| stale.address).collect();
     if !addresses.is_empty() {
         forget_now(host, &addresses)?;
     }
-    let done = host.firewall()?.forget_stale()?;
-    if done.is_empty() && noted.is_empty() {
-        return Ok(());
-    }
+    let done = host.firewall()?.forget_stale(&marked)?;
     failpoint::pass("del.noted")?;
     let _ruleset = host.lock(LockName::Ruleset, Mode::Exclusive)?;
-    // What was noted may have come into new tables since it was read.
+    // The tables may have gone since, or come with what was noted.
     let cleared: Vec<Stale> = done.iter().chain(&noted).copied().collect();
     if ruleset::write(host, |firewall| firewall.clear(&cleared))?.is_some() {
         host.note_deletion()?;
@@ -90,6 +90,12 @@ fn forget_stale(host: &mut Host) -> Result<(), Error> {
     let is_done = |stale: &Stale| noted.contains(stale) || done.contains(stale);
     let left: Vec<Stale> = self::noted(host)?.into_iter().filter(|stale| !is_done(stale)).collect();
     write(host, &left)
+}
+
+/// What the tables hold and what was noted when others went, at one moment: a DEL may just be removing the tables.
+fn marked_and_noted(host: &mut Host) -> Result<(Vec<Stale>, Vec<Stale>), Error> {
+    let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
+    Ok((host.firewall()?.stale()?, noted(host)?))
 }
 
 /// What a ruleset that is made anew must hold: what the tables in the kernel hold and what was noted when others went.

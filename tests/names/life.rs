@@ -604,8 +604,11 @@ fn a_server_that_was_killed_as_a_whole_is_missed_and_comes_back_by_the_hint() {
 #[test]
 fn records_of_an_earlier_boot_are_not_served() {
     let scene = Scene::new();
-    let (_web, web, web_ip) = scene.member("web", &mynet());
+    let (container, web, web_ip) = scene.member("web", &mynet());
     scene.kill_server();
+    // It does not outlive its boot.
+    drop(container);
+    wait_until("its pair is gone", || scene.lab.netlink().veths().unwrap().is_empty());
     let (db, db_who) = scene.named("db");
     let next_boot = |verb, who| {
         let call = scene.lab.call(verb, "rnet", who).set("RNET_BOOT_ID", "the-next");
