@@ -38,7 +38,7 @@ pub struct Attachment {
     pub names: Vec<String>,
     /// The host end of its veth pair.
     pub link: Option<String>,
-    /// What is on record of it, that of the plugin which made it first; none where that keeps no record of ours.
+    /// Its records, that of the plugin that made the interface first. Empty if that plugin is not one of rnet's.
     pub records: Vec<Record>,
 }
 

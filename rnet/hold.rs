@@ -70,7 +70,8 @@ fn of_mapping(mapping: &Value, [v4, v6]: [bool; 2]) -> Vec<Port> {
     hosts.into_iter().map(|host| Port { at: SocketAddr::new(host, number), udp }).collect()
 }
 
-/// Without SO_REUSEADDR, so that nobody can share it, and without listen(2): whoever gets past the rules is refused as before.
+/// Without SO_REUSEADDR, so that no other process can share it. Without listen(2), so that a connection that gets past the
+/// rules is refused as before.
 fn bound(port: Port) -> Result<OwnedFd, Errno> {
     let family = if port.at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let kind = if port.udp { SocketType::DGRAM } else { SocketType::STREAM };

@@ -181,7 +181,7 @@ impl Table {
         }
         match self.served(here).find(|served| served.contains(from)) {
             Some(served) => Asker::Known(View::of_network(served)),
-            // Behind a bridge of ours there is nobody else: such a source is made up, and an answer would go to whose it is.
+            // Behind rnet's bridges only these sources exist: any other is forged, and an answer would reach its real owner.
             None if here.is_empty() && self.owners(from).next().is_none() && !self.is_inside(from) => {
                 Asker::Stranger
             }

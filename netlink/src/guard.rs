@@ -103,7 +103,7 @@ pub(crate) fn list(index: u32) -> Body {
     ))
 }
 
-/// True for a filter of ours in the answer to [`list`] (`struct tcmsg`, `tcm_info`).
+/// True for a filter that rnet made, in the answer to [`list`] (`struct tcmsg`, `tcm_info`).
 pub(crate) fn is_ours(filter: &[u8]) -> bool {
     const TCM_INFO: usize = 16;
     let info = filter.get(TCM_INFO..TCM_INFO + 4).and_then(|bytes| bytes.try_into().ok());

@@ -239,7 +239,7 @@ impl Store {
 
     /// Makes a record the only one that has `name`, unless another has it.
     fn own(&self, name: &str, record: &Record) -> Result<Option<Option<Record>>, Error> {
-        let target = mac_target(record);
+        let target = record_path(record);
         for _ in 0..ATTEMPTS {
             match self.link(&target, name) {
                 Ok(()) => return Ok(None),
@@ -267,7 +267,7 @@ impl Store {
 
     fn take_over(&self, name: &str, record: &Record) -> Result<(), Error> {
         self.remove(name)?;
-        self.link(&mac_target(record), name).map_err(self.failed("create", name))
+        self.link(&record_path(record), name).map_err(self.failed("create", name))
     }
 
     /// Gives a MAC back, if the record has it.
@@ -282,7 +282,7 @@ impl Store {
 
     fn disown(&self, name: &str, record: &Record) -> Result<(), Error> {
         match self.follow(name)? {
-            Some(own) if own == mac_target(record) => self.remove(name),
+            Some(own) if own == record_path(record) => self.remove(name),
             _ => Ok(()),
         }
     }
@@ -613,7 +613,7 @@ fn address_name(place: &str, ip: IpAddr) -> String {
 }
 
 /// Where a record is below `records`.
-fn mac_target(record: &Record) -> String {
+fn record_path(record: &Record) -> String {
     format!("{}/{}", folder_name(&record.network, &record.plugin), record.key())
 }
 

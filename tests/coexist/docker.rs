@@ -169,7 +169,7 @@ fn ipv6_later() -> anyhow::Result<()> {
     site.ensure_no_rules_left()
 }
 
-/// Whoever came first: docker leaves FORWARD open where rnet did.
+/// In either order: where rnet has left FORWARD open, docker does too.
 fn unreached() -> anyhow::Result<()> {
     for docker_first in [true, false] {
         let site = Site::new()?;

@@ -264,7 +264,7 @@ fn legacy_rules_keep_the_address(setup: &Setup, _: Flavour) -> anyhow::Result<()
     let kept = scene.add(REFERENCE, &neighbour)?;
     let legacy = || stdout(bounded(scene.lab.host.netns(), "sh"), "sh", &["-c", "iptables-legacy-save"]);
     ensure!(legacy()?.contains("old"), "the reference plugins did not write to iptables-legacy");
-    // Whom nobody knows is no failure, whoever has rules there.
+    // DEL of an unknown container succeeds, also if other containers have rules there.
     let nobody = Who { id: "nobody".into(), netns: who.netns.clone(), port: 8082 };
     scene.del(PLUGINS, &nobody, None)?;
 

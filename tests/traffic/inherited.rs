@@ -162,7 +162,7 @@ fn is_asked(kind: Kind, port: u16, own: IpAddr, inner: &Wire, outer: &Wire) -> L
     Late { kind, to: host, payload: first, mark: asks }
 }
 
-/// What of `lates` reaches whoever has the address now.
+/// Which of `lates` reach the container that has the address now.
 fn arrive(lates: &[Late], outer: &Wire, netns: &netlink::Netns, stage: &Stage) -> Vec<String> {
     let inner = Wire::of(stage, netns, "lo");
     for late in lates {
