@@ -237,9 +237,9 @@ pub fn undo(
     if !is_second || port(host, record)?.is_none() {
         return Ok(None);
     }
-    let had_lease = !matches!(error, Error::AlreadyAttached { .. });
     macs::release(host, record)?;
-    if !had_lease {
+    // This error comes from making the link: the second ADD has leased an address of its own before.
+    if matches!(error, Error::AlreadyAttached { .. }) {
         lease::del(host, &plan.ipam, request, record)?;
     }
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
@@ -263,7 +263,7 @@ pub fn withdraw(
     let port = port(host, &unknown)?;
     let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
     let record =
-        Record { ports: wanted_ports(plan, &previous), ..described(host, port.as_ref(), &previous, unknown) };
+        Record { ports: wanted_ports(plan, &previous), ..fill_in(host, port.as_ref(), &previous, unknown) };
     if port.is_none() && !firewall::holds_own(host, &record)? {
         return Ok(record);
     }
@@ -289,7 +289,7 @@ pub fn unpublish(host: &mut Host, unknown: &Record) -> Result<(), Error> {
 }
 
 /// Addresses and MAC by the kernel, or, if there is no port any more, by the result of ADD.
-fn described(host: &mut Host, port: Option<&Link>, previous: &CniResult, unknown: Record) -> Record {
+fn fill_in(host: &mut Host, port: Option<&Link>, previous: &CniResult, unknown: Record) -> Record {
     if let Some(port) = port {
         let found = addresses_behind(&mut host.netlink, port).into_iter();
         let addresses = found.map(|address| Address { address, gateway: None }).collect();
