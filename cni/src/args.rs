@@ -1,17 +1,18 @@
 //! CNI_ARGS, `K=V;K=V` (CNI conventions).
 //!
-//! A list of plugins gets one CNI_ARGS, so the keys that sibling plugins own are never unknown. Only the plugins
-//! that take something from it parse it at all; what the others are given may hold anything.
+//! A list of plugins gets one CNI_ARGS, so the keys that sibling plugins own are never unknown. Only plugins
+//! that take something from it parse it; for the others it may hold anything.
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
 use crate::call::{Call, Verb};
-use crate::error::{Error, Fault};
+use crate::error::Error;
+use crate::fault::Fault;
 use crate::result::cidr;
 
-/// Keys of one plugin or another; `K8S_` and all that follows belongs to them too.
+/// Keys that some plugin takes; every key that begins with `K8S_` counts as one of them.
 const OWNED: [&str; 6] = ["IgnoreUnknown", "IP", "GATEWAY", "MAC", "HOSTNAME", "SPOOF_GUARD"];
 
 /// The pairs of CNI_ARGS.
@@ -35,10 +36,10 @@ impl Args {
         Ok(args)
     }
 
-    /// The arguments of `call`. On DEL nothing in them is an error: what can be read is taken, the rest left out.
+    /// The arguments of `call`. On DEL nothing in them is an error: pairs that cannot be read are left out.
     ///
     /// # Errors
-    /// As [`Args::parse`], but for DEL.
+    /// As [`Args::parse`]; never on DEL.
     pub fn of(call: &Call, known: &[&str]) -> Result<Args, Error> {
         match call.verb {
             Verb::Del => {
@@ -64,7 +65,7 @@ impl Args {
         self.get("K8S_POD_NAME")
     }
 
-    /// `SPOOF_GUARD=on` or `off`: rnet's own, for one endpoint; `off` is for one that forwards for others.
+    /// `SPOOF_GUARD=on` or `off`, rnet's own key: the guard of one endpoint; `off` is for one that forwards packets.
     ///
     /// # Errors
     /// Code 4: any other word.
@@ -77,7 +78,7 @@ impl Args {
         }
     }
 
-    /// `HOSTNAME`: rnet's own, what the program in the container takes for its host's name.
+    /// `HOSTNAME`, rnet's own key: the hostname that the program in the container sees.
     pub fn hostname(&self) -> Option<&str> {
         self.get("HOSTNAME")
     }
@@ -87,19 +88,19 @@ impl Args {
         self.get("K8S_POD_NAMESPACE")
     }
 
-    /// `IP` as host-local reads it: addresses between commas, a prefix length allowed and not looked at.
+    /// `IP` as host-local reads it: addresses separated by commas; a prefix length is allowed and ignored.
     ///
     /// # Errors
     /// Code 4: one that is no address.
     pub fn ips(&self) -> Result<Vec<IpAddr>, Error> {
         let address = |text: &str| text.parse().ok().or_else(|| cidr(text).map(|network| network.ip()));
         self.list("IP", address, |text| Fault::ArgsAddress {
-            pair: self.written("IP"),
+            pair: self.pair_text("IP"),
             value: text.to_owned(),
         })
     }
 
-    /// `IP` as static reads it: addresses with their prefix length between commas.
+    /// `IP` as static reads it: addresses with their prefix length, separated by commas.
     ///
     /// # Errors
     /// Code 4: one that is not in CIDR notation.
@@ -107,7 +108,7 @@ impl Args {
         self.list("IP", cidr, |text| Fault::ArgsCidr { value: text.to_owned() })
     }
 
-    /// `GATEWAY`: addresses between commas.
+    /// `GATEWAY`: addresses separated by commas.
     ///
     /// # Errors
     /// Code 4: one that is no address.
@@ -126,7 +127,7 @@ impl Args {
         items.map(|item| read(item.trim()).ok_or_else(|| refusal(item).into())).collect()
     }
 
-    fn written(&self, key: &str) -> String {
+    fn pair_text(&self, key: &str) -> String {
         format!("{key}={}", self.get(key).unwrap_or_default())
     }
 
@@ -168,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    fn refused(text: &str) -> String {
+    fn refusal(text: &str) -> String {
         let error = Args::parse(text, &[]).unwrap_err();
         assert_eq!((error.code, error.details.as_str()), (4, "CNI_ARGS"));
         error.msg
@@ -191,18 +192,18 @@ mod tests {
 
     #[test]
     fn a_pair_has_exactly_one_equals_sign() {
-        assert_eq!(refused("x"), r#"ARGS: invalid pair "x""#);
-        assert_eq!(refused("none"), r#"ARGS: invalid pair "none""#);
-        assert_eq!(refused("A=B=C"), r#"ARGS: invalid pair "A=B=C""#);
-        assert_eq!(refused("IP=10.0.0.1;"), r#"ARGS: invalid pair """#);
-        assert_eq!(refused("IgnoreUnknown=1;x"), r#"ARGS: invalid pair "x""#);
+        assert_eq!(refusal("x"), r#"ARGS: invalid pair "x""#);
+        assert_eq!(refusal("none"), r#"ARGS: invalid pair "none""#);
+        assert_eq!(refusal("A=B=C"), r#"ARGS: invalid pair "A=B=C""#);
+        assert_eq!(refusal("IP=10.0.0.1;"), r#"ARGS: invalid pair """#);
+        assert_eq!(refusal("IgnoreUnknown=1;x"), r#"ARGS: invalid pair "x""#);
     }
 
     #[test]
-    fn unknown_keys_are_told_together_unless_ignored() {
-        assert_eq!(refused("K=V"), r#"ARGS: unknown args ["K=V"]"#);
-        assert_eq!(refused("K=V;IP=1.2.3.4;NOMAD_X=1"), r#"ARGS: unknown args ["K=V" "NOMAD_X=1"]"#);
-        assert_eq!(refused("K=V;IgnoreUnknown=0"), r#"ARGS: unknown args ["K=V"]"#);
+    fn unknown_keys_are_reported_together_unless_ignored() {
+        assert_eq!(refusal("K=V"), r#"ARGS: unknown args ["K=V"]"#);
+        assert_eq!(refusal("K=V;IP=1.2.3.4;NOMAD_X=1"), r#"ARGS: unknown args ["K=V" "NOMAD_X=1"]"#);
+        assert_eq!(refusal("K=V;IgnoreUnknown=0"), r#"ARGS: unknown args ["K=V"]"#);
         for yes in ["1", "true", "TRUE", "True"] {
             assert!(Args::parse(&format!("K=V;IgnoreUnknown={yes}"), &[]).is_ok(), "{yes}");
         }
@@ -212,7 +213,7 @@ mod tests {
     #[test]
     fn ignore_unknown_is_a_boolean() {
         let expected = r#"ARGS: error parsing value of pair "IgnoreUnknown=yes": boolean unmarshal error: invalid input yes"#;
-        assert_eq!(refused("IgnoreUnknown=yes"), expected);
+        assert_eq!(refusal("IgnoreUnknown=yes"), expected);
     }
 
     #[test]
@@ -224,7 +225,7 @@ mod tests {
 
     #[test]
     fn keys_are_case_sensitive() {
-        assert_eq!(refused("ip=10.0.0.1"), r#"ARGS: unknown args ["ip=10.0.0.1"]"#);
+        assert_eq!(refusal("ip=10.0.0.1"), r#"ARGS: unknown args ["ip=10.0.0.1"]"#);
     }
 
     #[test]
@@ -251,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_value_is_not_given_and_the_last_of_two_counts() {
+    fn an_empty_value_counts_as_missing_and_the_last_of_two_wins() {
         let args = Args::parse("MAC=;IP=10.0.0.1;IP=10.0.0.2", &[]).unwrap();
         assert_eq!(args.mac(), None);
         assert_eq!(args.get("IP"), Some("10.0.0.2"));

@@ -7,14 +7,15 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::error::{Error, Fault};
+use crate::error::Error;
+use crate::fault::Fault;
 
 /// What a plugin is asked to do; the value of CNI_COMMAND.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Verb {
     /// Attach a container to a network.
     Add,
-    /// See whether an attachment is still whole.
+    /// Verify that an attachment is still complete.
     Check,
     /// Detach a container.
     Del,
@@ -96,7 +97,7 @@ pub struct Call {
     pub verb: Verb,
     /// CNI_CONTAINERID; empty for STATUS, GC and VERSION if the runtime gives none.
     pub container_id: String,
-    /// CNI_NETNS, a path; on DEL it may be empty, gone, or no namespace any more.
+    /// CNI_NETNS, a path; on DEL it may be empty, gone, or no longer a namespace.
     pub netns: String,
     /// CNI_IFNAME, the interface inside the container.
     pub ifname: String,
@@ -106,8 +107,8 @@ pub struct Call {
     pub path: Vec<PathBuf>,
     /// CNI_NETNS_OVERRIDE: the namespace may be the plugin's own.
     pub netns_override: bool,
-    /// An IPAM plugin that this program has runs in this process, whatever CNI_PATH leads to. Not of the environment:
-    /// only a caller in this program asks for it.
+    /// An IPAM plugin that this program contains runs in this process, whatever CNI_PATH leads to. No variable sets
+    /// this: only a caller in this program does.
     pub own_delegates: bool,
 }
 
@@ -115,7 +116,7 @@ impl Call {
     /// Reads and validates the variables that `verb` requires, in the order of the specification's table.
     ///
     /// # Errors
-    /// Code 4: a malformed CNI_CONTAINERID or CNI_IFNAME at once, else all missing variables together.
+    /// Code 4: a malformed CNI_CONTAINERID or CNI_IFNAME at once, otherwise all missing variables together.
     pub fn from_env(verb: Verb, env: &dyn Env) -> Result<Call, Error> {
         let call = Call::unchecked(verb, env);
         call.validate(!text(env, "CNI_PATH").is_empty())?;
@@ -160,7 +161,8 @@ pub(crate) fn check_container_id(id: &str) -> Result<(), Fault> {
     if is_name(id) { Ok(()) } else { Err(Fault::ContainerId { value: id.to_owned() }) }
 }
 
-/// What the kernel takes as the name of an interface: 1 to 15 bytes that are neither path, alias nor white space.
+/// What the kernel takes as the name of an interface (dev_valid_name): 1 to 15 bytes that are neither path, alias
+/// nor white space.
 pub(crate) fn check_ifname(name: &str) -> Result<(), Fault> {
     let value = name.to_owned();
     if name.len() > 15 {
@@ -178,7 +180,7 @@ pub(crate) fn check_ifname(name: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// What shells, nft or terminals read as more than a letter. The kernel takes it in a name; no runtime gives it.
+/// What shells, nft or terminals read as more than a letter. The kernel accepts it in a name; no runtime uses it.
 fn is_unsafe(letter: char) -> bool {
     letter.is_control() || !letter.is_ascii() || "\"*\\$;`".contains(letter)
 }
@@ -191,7 +193,7 @@ pub(crate) fn is_name(text: &str) -> bool {
 
 /// A variable as text, empty if unset: the specification treats both alike.
 pub(crate) fn text(env: &dyn Env, name: &str) -> String {
-    // What is not UTF-8 gets replacement characters: an id is then refused, a path does not exist.
+    // Bytes that are no UTF-8 become replacement characters: an id is then refused, a path does not exist.
     env.var(name).unwrap_or_default().into_string().unwrap_or_else(|raw| raw.to_string_lossy().into_owned())
 }
 
@@ -219,7 +221,7 @@ mod tests {
         pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
     }
 
-    fn refused(verb: Verb, changes: &[(&str, &str)]) -> Error {
+    fn refusal(verb: Verb, changes: &[(&str, &str)]) -> Error {
         Call::from_env(verb, &env(changes)).unwrap_err()
     }
 
@@ -264,8 +266,8 @@ mod tests {
     }
 
     #[test]
-    fn missing_variables_are_told_together() {
-        let error = refused(Verb::Add, &[("CNI_NETNS", ""), ("CNI_IFNAME", "")]);
+    fn missing_variables_are_reported_together() {
+        let error = refusal(Verb::Add, &[("CNI_NETNS", ""), ("CNI_IFNAME", "")]);
         assert_eq!(error, Error::new(4, "required env variables [CNI_NETNS,CNI_IFNAME] missing"));
     }
 
@@ -277,7 +279,7 @@ mod tests {
         for id in ["-a", ".a", "_a", "a/b", "a b", "a\n", "ä", "a;b"] {
             let expected = Error::new(4, "invalid characters in containerID");
             let expected = expected.with_details(format!("{id} (CNI_CONTAINERID)"));
-            assert_eq!(refused(Verb::Add, &[("CNI_CONTAINERID", id)]), expected);
+            assert_eq!(refusal(Verb::Add, &[("CNI_CONTAINERID", id)]), expected);
         }
     }
 
@@ -286,35 +288,35 @@ mod tests {
         for name in ["e", "eth0", "123456789012345", "...", "eth0.10"] {
             assert!(Call::from_env(Verb::Add, &env(&[("CNI_IFNAME", name)])).is_ok(), "{name}");
         }
-        let long = refused(Verb::Add, &[("CNI_IFNAME", "1234567890123456")]);
+        let long = refusal(Verb::Add, &[("CNI_IFNAME", "1234567890123456")]);
         assert_eq!(long.msg, "interface name is too long");
         let details = r#"interface name should be less than 16 characters (CNI_IFNAME="1234567890123456")"#;
         assert_eq!(long.details, details);
         for name in [".", ".."] {
-            assert_eq!(refused(Verb::Add, &[("CNI_IFNAME", name)]).msg, "interface name is . or ..");
+            assert_eq!(refusal(Verb::Add, &[("CNI_IFNAME", name)]).msg, "interface name is . or ..");
         }
         for name in ["a/b", "a:b", "a b", "a\tb", "a\u{a0}b"] {
-            let error = refused(Verb::Add, &[("CNI_IFNAME", name)]);
+            let error = refusal(Verb::Add, &[("CNI_IFNAME", name)]);
             assert_eq!(error.msg, "interface name contains / or : or whitespace characters");
             assert_eq!(error.code, 4);
         }
         for name in ["a\u{1}b", "ä", "a\"", "a*", "a\\b", "$a", "a;b", "`a`", "-a"] {
-            let error = refused(Verb::Del, &[("CNI_IFNAME", name)]);
+            let error = refusal(Verb::Del, &[("CNI_IFNAME", name)]);
             assert!(error.code == 4 && error.msg.starts_with("interface name contains control"), "{error}");
             assert_eq!(error.details, format!("CNI_IFNAME={name:?}"));
         }
     }
 
     #[test]
-    fn a_malformed_variable_is_told_before_missing_ones() {
-        let error = refused(Verb::Add, &[("CNI_CONTAINERID", ""), ("CNI_PATH", ""), ("CNI_IFNAME", "a/b")]);
+    fn a_malformed_variable_is_reported_before_missing_ones() {
+        let error = refusal(Verb::Add, &[("CNI_CONTAINERID", ""), ("CNI_PATH", ""), ("CNI_IFNAME", "a/b")]);
         assert_eq!(error.msg, "interface name contains / or : or whitespace characters");
-        let error = refused(Verb::Add, &[("CNI_CONTAINERID", "!"), ("CNI_NETNS", ""), ("CNI_IFNAME", "a/b")]);
+        let error = refusal(Verb::Add, &[("CNI_CONTAINERID", "!"), ("CNI_NETNS", ""), ("CNI_IFNAME", "a/b")]);
         assert_eq!(error.msg, "invalid characters in containerID");
     }
 
     #[test]
-    fn a_verb_that_attaches_nothing_looks_at_no_id_and_no_interface() {
+    fn a_verb_that_attaches_nothing_ignores_id_and_interface() {
         let dummies = [("CNI_CONTAINERID", "!"), ("CNI_IFNAME", "a/b"), ("CNI_NETNS", "")];
         for verb in [Verb::Status, Verb::Gc, Verb::Version] {
             assert!(Call::from_env(verb, &env(&dummies)).is_ok(), "{verb}");

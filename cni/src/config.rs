@@ -6,12 +6,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::call::{Verb, is_name};
-use crate::error::{Error, Fault, kind};
+use crate::error::{Error, kind};
+use crate::fault::Fault;
 use crate::fold;
 use crate::result::CniResult;
 use crate::version::{Numbers, Version};
 
-/// One configuration, complete as it came, with the members that all plugins share already read.
+/// One whole configuration, with the members that all plugins share already read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// `name`: the network.
@@ -25,7 +26,7 @@ pub struct Config {
     attachments: Option<Vec<Attachment>>,
 }
 
-/// One attachment that is still valid, as GC is told.
+/// One attachment that is still valid, as GC receives it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Attachment {
     /// The container.
@@ -76,8 +77,8 @@ impl Config {
         fold::member(self.raw.as_object()?, key)
     }
 
-    /// The result of the plugins before this one, or of the whole ADD on DEL and CHECK. It is read when asked for:
-    /// plugins that create interfaces must not even stumble over it.
+    /// The result of the plugins before this one, or of the whole ADD on DEL and CHECK. It is parsed only here, because
+    /// plugins that create interfaces must not fail on it.
     ///
     /// # Errors
     /// Code 999: it is of a version that is written differently; 6: it is no result.
@@ -87,7 +88,7 @@ impl Config {
         result.map(Some).map_err(|error| error.context("could not parse prevResult: "))
     }
 
-    /// The attachments that GC must spare: `cni.dev/valid-attachments`, else `cni.dev/attachments`. `None` means
+    /// The attachments that GC must spare: `cni.dev/valid-attachments`, or, if it is missing, `cni.dev/attachments`. `None` means
     /// that the runtime said nothing, which is not the same as "no attachment is valid".
     pub fn valid_attachments(&self) -> Option<Vec<Attachment>> {
         self.attachments.clone()
@@ -101,7 +102,7 @@ pub(crate) struct Draft {
 }
 
 impl Draft {
-    /// Step 5 and 6, from the text.
+    /// Steps 5 and 6 of the validation order, from the text.
     pub(crate) fn parse(json: &[u8]) -> Result<Draft, Fault> {
         Draft::new(serde_json::from_slice(json).map_err(|source| Fault::Json { source })?)
     }
@@ -118,7 +119,7 @@ impl Draft {
         Ok(Draft { raw, name })
     }
 
-    /// Step 8; without a verb, only what all verbs ask for.
+    /// Step 8; without a verb, only what all verbs require.
     pub(crate) fn finish(self, verb: Option<Verb>) -> Result<Config, Error> {
         let text = version_text(&self.raw)?;
         if let Some(verb) = verb {
@@ -189,7 +190,7 @@ mod tests {
         Config::parse(value.to_string().as_bytes()).unwrap()
     }
 
-    fn refused(json: &str) -> Error {
+    fn refusal(json: &str) -> Error {
         Config::parse(json.as_bytes()).unwrap_err()
     }
 
@@ -211,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_config_is_a_json_object() {
-        let error = refused("");
+        let error = refusal("");
         assert_eq!(error.code, 6);
         assert_eq!(
             error.msg,
@@ -219,19 +220,19 @@ mod tests {
         );
         let expected =
             Error::new(6, "error unmarshall network config: expected a JSON object, found an array");
-        assert_eq!(refused("[]"), expected);
-        assert_eq!(refused("{\"name\":\"a\"} x").code, 6);
+        assert_eq!(refusal("[]"), expected);
+        assert_eq!(refusal("{\"name\":\"a\"} x").code, 6);
     }
 
     #[test]
     fn a_config_has_a_proper_name() {
         for json in ["{}", r#"{"name":""}"#, r#"{"name":null}"#] {
-            assert_eq!(refused(json), Error::new(7, "missing network name"));
+            assert_eq!(refusal(json), Error::new(7, "missing network name"));
         }
         let expected = Error::new(7, "invalid characters found in network name").with_details("a/../b");
-        assert_eq!(refused(r#"{"name":"a/../b"}"#), expected);
+        assert_eq!(refusal(r#"{"name":"a/../b"}"#), expected);
         let expected = Error::new(6, "error unmarshall network config: name is a number, not a string");
-        assert_eq!(refused(r#"{"name":7}"#), expected);
+        assert_eq!(refusal(r#"{"name":7}"#), expected);
     }
 
     #[test]
@@ -279,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn young_verbs_need_young_configs() {
+    fn newer_verbs_need_newer_configs() {
         let too_old = |verb: &str| Err(Error::new(1, format!("config version does not allow {verb}")));
         assert_eq!(for_verb(Verb::Check, json!("0.3.1")), too_old("CHECK"));
         assert_eq!(for_verb(Verb::Status, json!("1.0.0")), too_old("STATUS"));
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_config_younger_than_the_plugin_is_told_so() {
+    fn a_config_newer_than_the_plugin_is_refusal() {
         for (verb, text) in [(Verb::Check, "CHECK"), (Verb::Gc, "GC"), (Verb::Status, "STATUS")] {
             let expected = Error::new(1, format!("plugin version does not allow {text}"));
             assert_eq!(for_verb(verb, json!("1.1.1")), Err(expected.clone()));
@@ -316,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_value_is_told_with_its_key() {
+    fn a_wrong_value_is_reported_with_its_key() {
         let error = config(json!({"name": "n", "mtu": "big"})).section::<Own>().unwrap_err();
         let expected = r#"failed to load netconf: mtu: invalid type: string "big", expected u32"#;
         assert_eq!(error, Error::new(7, expected));
@@ -349,7 +350,7 @@ mod tests {
         };
         assert_eq!(list(json!([])), Some(Vec::new()));
         assert_eq!(list(Value::Null), None);
-        assert_eq!(refused(r#"{"name":"n","cni.dev/valid-attachments":[{"ifname":"eth0"}]}"#).code, 7);
+        assert_eq!(refusal(r#"{"name":"n","cni.dev/valid-attachments":[{"ifname":"eth0"}]}"#).code, 7);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Calling another plugin, the IPAM plugin above all (CNI specification, section 4).
+//! Calling another plugin, usually the IPAM plugin (CNI specification, section 4).
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -13,10 +13,11 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::Value;
 
 use crate::call::{Call, Verb};
-use crate::error::{Error, Fault};
+use crate::error::Error;
+use crate::fault::Fault;
 
-/// A file that is just being written is tried again after 40 ms, then after twice as long each time: in all for
-/// five seconds, as libcni does.
+/// A file that is being written is tried again after 40 ms, then after twice as long each time: for five seconds in
+/// total, as libcni does.
 const BUSY_TRIES: u32 = 8;
 const BUSY_PAUSE: Duration = Duration::from_millis(40);
 
@@ -44,15 +45,15 @@ pub fn is_this_program(path: &Path) -> bool {
     identity(path).is_some_and(|file| identity(Path::new("/proc/self/exe")) == Some(file))
 }
 
-/// Runs the plugin `program` with `verb`, the rest of `call` as its environment and `config` on its stdin; what it
-/// writes to stderr goes to ours. Returns its result for ADD, its answer for VERSION, else `None`.
+/// Runs the plugin `program` with `verb`, the rest of `call` as its environment and `config` on its stdin; its
+/// stderr is copied to this process's. Returns its result for ADD, its answer for VERSION, otherwise `None`.
 ///
 /// # Errors
-/// The plugin's own error, unchanged; 5: it cannot be started; 999: it failed without error JSON; 6: a bad result.
+/// The plugin's own error, unchanged; code 5: it cannot be started; 999: it failed without error JSON; 6: a bad result.
 pub fn exec(program: &Path, call: &Call, verb: Verb, config: &Value) -> Result<Option<Value>, Error> {
     let cannot_start = |source| Fault::DelegateStart { program: program.to_owned(), source };
     let output = run(program, call, verb, config).map_err(cannot_start)?;
-    // As everywhere in CNI, what is on stderr is for people; losing it changes nothing.
+    // In CNI stderr is for people; losing it changes nothing.
     let _ = io::stderr().write_all(&output.stderr);
     if !output.status.success() {
         return Err(failure(&output));
@@ -68,7 +69,7 @@ fn run(program: &Path, call: &Call, verb: Verb, config: &Value) -> io::Result<Ou
     loop {
         let mut command = command(program, call, verb)?;
         match command.stdin(file_of(config)?).output() {
-            // Somebody is replacing the file, and nothing tells when they are done.
+            // The file is being replaced, and no event tells when that is done.
             Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy && tries < BUSY_TRIES => {
                 sleep(pause);
                 (tries, pause) = (tries + 1, pause * 2);
@@ -78,7 +79,7 @@ fn run(program: &Path, call: &Call, verb: Verb, config: &Value) -> io::Result<Ou
     }
 }
 
-/// The environment is ours, the call's variables over it; nothing of it may choose which code the plugin loads.
+/// The plugin gets this process's environment and the call's variables, without those that choose which code it loads.
 fn command(program: &Path, call: &Call, verb: Verb) -> io::Result<Command> {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| steers_loader(name)) {
@@ -103,7 +104,7 @@ fn steers_loader(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(b"LD_")
 }
 
-/// The configuration as a file in memory: unlike a pipe it needs nobody to feed it while the plugin already writes.
+/// The configuration as a file in memory: unlike a pipe it need not be fed while the plugin already writes.
 fn file_of(config: &Value) -> io::Result<Stdio> {
     let mut file = File::from(memfd_create("cni-config", MemfdFlags::CLOEXEC)?);
     serde_json::to_writer(io::BufWriter::new(&file), config)?;
@@ -116,7 +117,7 @@ fn result(program: &Path, stdout: &[u8]) -> Result<Value, Fault> {
         .map_err(|source| Fault::DelegateResult { program: program.to_owned(), source })
 }
 
-/// What a failed plugin said, in the words of libcni where it did not say it in JSON.
+/// The error of a failed plugin; if it printed none as JSON, in libcni's words.
 fn failure(output: &Output) -> Error {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     match (output.stdout.is_empty(), output.stderr.is_empty()) {
@@ -167,7 +168,7 @@ mod tests {
         }
     }
 
-    fn refused(script: &str) -> Error {
+    fn refusal(script: &str) -> Error {
         let (_dir, file) = plugin(script);
         exec(&file, &call(), Verb::Add, &json!({})).unwrap_err()
     }
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_found_is_told_in_libcni_s_words() {
+    fn a_missing_plugin_is_reported_in_libcni_s_words() {
         let path = [PathBuf::from("/a"), PathBuf::from("/b")];
         assert_eq!(find("", &path), Err(Error::new(7, "no plugin name provided")));
         assert_eq!(find("a/b", &path), Err(Error::new(7, "invalid plugin name: a/b")));
@@ -222,18 +223,18 @@ mod tests {
     }
 
     #[test]
-    fn a_plugin_s_error_goes_up_unchanged() {
+    fn a_plugin_s_error_is_returned_unchanged() {
         let script = r#"echo '{"cniVersion":"1.0.0","code":11,"msg":"busy","details":"lock"}'; exit 3"#;
-        assert_eq!(refused(script), Error::new(11, "busy").with_details("lock"));
+        assert_eq!(refusal(script), Error::new(11, "busy").with_details("lock"));
     }
 
     #[test]
-    fn a_failure_without_error_json_is_told_in_libcni_s_words() {
+    fn a_failure_without_error_json_is_reported_in_libcni_s_words() {
         let silent = "netplugin failed with no error message: exit status: 3";
-        assert_eq!(refused("exit 3"), Error::new(999, silent));
-        assert_eq!(refused("echo '{}'; exit 3"), Error::new(999, silent));
-        assert_eq!(refused("printf oops >&2; exit 1"), Error::new(999, r#"netplugin failed: "oops""#));
-        let garbage = refused("printf oops; exit 1");
+        assert_eq!(refusal("exit 3"), Error::new(999, silent));
+        assert_eq!(refusal("echo '{}'; exit 3"), Error::new(999, silent));
+        assert_eq!(refusal("printf oops >&2; exit 1"), Error::new(999, r#"netplugin failed: "oops""#));
+        let garbage = refusal("printf oops; exit 1");
         assert_eq!(garbage.code, 999);
         let expected = r#"netplugin failed but error parsing its diagnostic message "oops": "#;
         assert!(garbage.msg.starts_with(expected), "{garbage}");

@@ -2,7 +2,7 @@
 //!
 //! Configurations are written for Go, whose decoder takes `RuntimeConfig` or `isgateway` as well; containerd
 //! even sends `HostPort` where podman sends `hostPort`. Here a struct's field takes the key of its exact spelling,
-//! else the last one that differs in ASCII case only; `null` is the same as a missing key. The keys of maps
+//! otherwise the last one that differs in ASCII case only; `null` is the same as a missing key. The keys of maps
 //! (sysctl, labels) are data and stay as they are.
 //!
 //! serde tells a deserializer the field names of plain structs only: types with `#[serde(flatten)]` and

@@ -1,9 +1,9 @@
 //! The Container Network Interface as types: arguments, configurations, results, errors, delegation.
 //!
-//! The crate knows the specification (1.1.0) and what libcni and the reference plugins made of it; it knows
-//! neither the kernel nor rnet's state. What a plugin does comes in as a [`Plugin`], the process around it
-//! (environment, streams, "is this my own namespace?") as parameters of [`main`]: so a test, or another
-//! plugin of the same binary, runs a plugin as often as it likes within one process.
+//! The crate knows the specification (1.1.0) and how libcni and the reference plugins read it; it knows
+//! neither the kernel nor rnet's state. What a plugin does comes in as a [`Plugin`]. The process around it
+//! (environment, streams, "is this my own namespace?") comes in as parameters of [`main`]. So a test, or another
+//! plugin of the same binary, can run a plugin many times within one process.
 //!
 //! | file | what it holds |
 //! |---|---|
@@ -11,7 +11,7 @@
 //! | `args.rs` | CNI_ARGS |
 //! | `config.rs`, `fold.rs` | the configuration on stdin, its keys matched without regard to case |
 //! | `version.rs`, `result.rs` | the versions, and the results in each |
-//! | `error.rs` | every fault, its code and its text |
+//! | `error.rs`, `fault.rs` | the error that a caller reads; every fault, its code and its text |
 //! | `skeleton.rs` | [`main`]: the life of one call |
 //! | `delegate.rs`, `conflist.rs` | calling another plugin; calling a whole list of them |
 
@@ -24,6 +24,7 @@ mod config;
 pub mod conflist;
 pub mod delegate;
 mod error;
+mod fault;
 pub mod fold;
 mod input;
 mod result;
@@ -33,7 +34,8 @@ mod version;
 pub use args::Args;
 pub use call::{Call, Env, ProcessEnv, Verb};
 pub use config::{Attachment, Config};
-pub use error::{Error, Fault, code};
+pub use error::{Error, code};
+pub use fault::Fault;
 pub use input::Input;
 pub use result::{CniResult, Dns, Interface, Ip, Route, cidr};
 pub use skeleton::{Plugin, Request, main, tell_panics};

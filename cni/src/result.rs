@@ -1,15 +1,20 @@
-//! What an ADD answers, and how each version of the specification writes it (section 5).
+//! The result of an ADD, and how each version of the specification is read (section 5); `write` has the other way.
 //!
-//! One type for all versions: it can hold what 1.1.0 can say. `to_json` drops what an older version has no words for.
+//! One type serves all versions: it holds what 1.1.0 can express. `to_json` drops what an older version cannot.
+
+#[cfg(test)]
+mod tests;
+mod write;
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::error::{Error, Fault, kind};
+use crate::error::{Error, kind};
+use crate::fault::Fault;
 use crate::fold;
 use crate::version::{Generation, Version};
 
@@ -34,19 +39,19 @@ pub struct Interface {
     /// Its name.
     pub name: String,
     /// Its hardware address.
-    #[serde(deserialize_with = "filled")]
+    #[serde(deserialize_with = "non_empty")]
     pub mac: Option<String>,
     /// Its MTU in bytes (1.1.0).
     #[serde(deserialize_with = "nonzero")]
     pub mtu: Option<u32>,
     /// The network namespace it is in, exactly CNI_NETNS; `None` on the host.
-    #[serde(deserialize_with = "filled")]
+    #[serde(deserialize_with = "non_empty")]
     pub sandbox: Option<String>,
     /// The socket of a user-space interface (1.1.0).
-    #[serde(rename = "socketPath", deserialize_with = "filled")]
+    #[serde(rename = "socketPath", deserialize_with = "non_empty")]
     pub socket_path: Option<String>,
     /// The PCI device behind it (1.1.0).
-    #[serde(rename = "pciID", deserialize_with = "filled")]
+    #[serde(rename = "pciID", deserialize_with = "non_empty")]
     pub pci_id: Option<String>,
 }
 
@@ -67,7 +72,7 @@ pub struct Ip {
 /// One route of a result.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Route {
-    /// Where it leads.
+    /// Its destination.
     #[serde(deserialize_with = "strict_cidr")]
     pub dst: IpNetwork,
     /// The next hop; `None` leaves it to the first gateway of the family.
@@ -85,7 +90,7 @@ pub struct Route {
     /// The routing table; 0 may be meant.
     #[serde(default)]
     pub table: Option<u32>,
-    /// The kernel's scope number; 0 (global) may be meant.
+    /// The kernel's scope number (rtm_scope); 0 (global) may be meant.
     #[serde(default)]
     pub scope: Option<u32>,
 }
@@ -98,7 +103,7 @@ pub struct Dns {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nameservers: Vec<String>,
     /// The local domain.
-    #[serde(deserialize_with = "filled", skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "non_empty", skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
     /// Domains to try for short names.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -112,16 +117,16 @@ impl CniResult {
     /// The result as `version` writes it; [`crate::pretty`] makes the text.
     ///
     /// # Errors
-    /// Code 999 `cannot convert: no valid IP addresses`: 0.1.0 and 0.2.0 know no result without one.
+    /// Code 999 `cannot convert: no valid IP addresses`: 0.1.0 and 0.2.0 have no result without one.
     pub fn to_json(&self, version: Version) -> Result<Value, Error> {
         match version.generation() {
-            Generation::PerFamily => self.per_family(version),
-            Generation::Listed => Ok(self.listed(version)),
-            Generation::Current => Ok(self.current(version)),
+            Generation::V0_1 => self.write_v0_1(version),
+            Generation::V0_3 => Ok(self.write_v0_3(version)),
+            Generation::V1 => Ok(self.write_v1(version)),
         }
     }
 
-    /// Reads a result of a configuration in `version`; without `cniVersion` of its own it is taken to be in it.
+    /// Reads a result of a configuration in `version`, which is also the result's if it has no `cniVersion`.
     ///
     /// # Errors
     /// Code 999: it is of a version that is written differently; 6: a member of the wrong kind.
@@ -136,7 +141,7 @@ impl CniResult {
         read(value, version)
     }
 
-    /// Reads a result in whatever supported version it says it is, in `default` if it says none: a delegate's.
+    /// Reads a delegate's result in any supported version that it names; if it names none, in `default`.
     ///
     /// # Errors
     /// Code 999: an unsupported version; 6: a member of the wrong kind.
@@ -147,110 +152,6 @@ impl CniResult {
         };
         read(value, version)
     }
-
-    fn per_family(&self, version: Version) -> Result<Value, Error> {
-        let [ip4, ip6] = [true, false].map(|v4| self.of_family(v4));
-        if ip4.is_none() && ip6.is_none() {
-            return Err(Fault::NoAddress.into());
-        }
-        let json = Members::new(version).put_some("ip4", ip4).put_some("ip6", ip6);
-        Ok(json.put("dns", self.dns.in_struct_order()).value())
-    }
-
-    /// The first address of a family with the family's routes.
-    fn of_family(&self, v4: bool) -> Option<Value> {
-        let ip = self.ips.iter().find(|ip| ip.address.is_ipv4() == v4)?;
-        let routes = self.routes.iter().filter(|route| route.dst.is_ipv4() == v4);
-        let routes =
-            routes.map(|route| Members::default().put("dst", text(&route.dst)).put_text("gw", &route.gw));
-        let json = Members::default().put("ip", text(&ip.address)).put_text("gateway", &ip.gateway);
-        Some(json.put_list("routes", routes.map(Members::value)).value())
-    }
-
-    fn listed(&self, version: Version) -> Value {
-        Members::new(version)
-            .put_list("interfaces", self.interfaces.iter().map(Interface::listed))
-            .put_list("ips", self.ips.iter().map(Ip::listed))
-            .put_list("routes", self.routes.iter().map(Route::listed))
-            .put("dns", self.dns.in_struct_order())
-            .value()
-    }
-
-    fn current(&self, version: Version) -> Value {
-        let dns = (!self.dns.is_empty()).then(|| self.dns.alphabetical());
-        Members::new(version)
-            .put_some("dns", dns)
-            .put_list("interfaces", self.interfaces.iter().map(Interface::current))
-            .put_list("ips", self.ips.iter().map(Ip::current))
-            .put_list("routes", self.routes.iter().map(Route::current))
-            .value()
-    }
-}
-
-impl Interface {
-    fn listed(&self) -> Value {
-        Members::default()
-            .put("name", self.name.as_str())
-            .put_text("mac", &self.mac)
-            .put_text("sandbox", &self.sandbox)
-            .value()
-    }
-
-    fn current(&self) -> Value {
-        Members::default()
-            .put_text("mac", &self.mac)
-            .put_some("mtu", self.mtu)
-            .put("name", self.name.as_str())
-            .put_text("pciID", &self.pci_id)
-            .put_text("sandbox", &self.sandbox)
-            .put_text("socketPath", &self.socket_path)
-            .value()
-    }
-}
-
-impl Ip {
-    fn listed(&self) -> Value {
-        Members::default()
-            .put("version", if self.address.is_ipv4() { "4" } else { "6" })
-            .put_some("interface", self.interface)
-            .put("address", text(&self.address))
-            .put_text("gateway", &self.gateway)
-            .value()
-    }
-
-    fn current(&self) -> Value {
-        Members::default()
-            .put("address", text(&self.address))
-            .put_text("gateway", &self.gateway)
-            .put_some("interface", self.interface)
-            .value()
-    }
-}
-
-impl Route {
-    fn listed(&self) -> Value {
-        Members::default()
-            .put("dst", text(&self.dst))
-            .put_text("gw", &self.gw)
-            .put_some("mtu", self.mtu)
-            .put_some("advmss", self.advmss)
-            .put_some("priority", self.priority)
-            .put_some("table", self.table)
-            .put_some("scope", self.scope)
-            .value()
-    }
-
-    fn current(&self) -> Value {
-        Members::default()
-            .put_some("advmss", self.advmss)
-            .put("dst", text(&self.dst))
-            .put_text("gw", &self.gw)
-            .put_some("mtu", self.mtu)
-            .put_some("priority", self.priority)
-            .put_some("scope", self.scope)
-            .put_some("table", self.table)
-            .value()
-    }
 }
 
 impl Dns {
@@ -258,27 +159,9 @@ impl Dns {
     pub fn is_empty(&self) -> bool {
         *self == Dns::default()
     }
-
-    fn in_struct_order(&self) -> Value {
-        Members::default()
-            .put_list("nameservers", self.nameservers.iter().map(text))
-            .put_text("domain", &self.domain)
-            .put_list("search", self.search.iter().map(text))
-            .put_list("options", self.options.iter().map(text))
-            .value()
-    }
-
-    fn alphabetical(&self) -> Value {
-        Members::default()
-            .put_text("domain", &self.domain)
-            .put_list("nameservers", self.nameservers.iter().map(text))
-            .put_list("options", self.options.iter().map(text))
-            .put_list("search", self.search.iter().map(text))
-            .value()
-    }
 }
 
-/// Reads an address in CIDR notation; host bits stay. Unlike `IpNetwork`'s own reader it insists on a prefix length.
+/// Reads an address in CIDR notation; host bits stay. Unlike `IpNetwork`'s own reader it requires a prefix length.
 pub fn cidr(text: &str) -> Option<IpNetwork> {
     let (address, prefix) = text.split_once('/')?;
     let digits = !prefix.is_empty() && prefix.bytes().all(|byte| byte.is_ascii_digit());
@@ -286,45 +169,6 @@ pub fn cidr(text: &str) -> Option<IpNetwork> {
         return None;
     }
     IpNetwork::new(address.parse().ok()?, prefix.parse().ok()?).ok()
-}
-
-/// The members of a JSON object in the order they are put.
-#[derive(Default)]
-struct Members(Map<String, Value>);
-
-impl Members {
-    fn new(version: Version) -> Self {
-        Members::default().put("cniVersion", version.as_str())
-    }
-
-    fn put(mut self, key: &str, value: impl Into<Value>) -> Self {
-        self.0.insert(key.to_owned(), value.into());
-        self
-    }
-
-    fn put_some(self, key: &str, value: Option<impl Into<Value>>) -> Self {
-        match value {
-            Some(value) => self.put(key, value),
-            None => self,
-        }
-    }
-
-    fn put_text(self, key: &str, value: &Option<impl ToString>) -> Self {
-        self.put_some(key, value.as_ref().map(text))
-    }
-
-    fn put_list(self, key: &str, items: impl Iterator<Item = Value>) -> Self {
-        let items: Vec<Value> = items.collect();
-        if items.is_empty() { self } else { self.put(key, items) }
-    }
-
-    fn value(self) -> Value {
-        Value::Object(self.0)
-    }
-}
-
-fn text(value: &impl ToString) -> Value {
-    Value::String(value.to_string())
 }
 
 /// The `cniVersion` that a result names.
@@ -342,8 +186,8 @@ fn own_version(value: &Value) -> Result<Option<&str>, Fault> {
 
 fn read(value: &Value, version: Version) -> Result<CniResult, Error> {
     let result = match version.generation() {
-        Generation::PerFamily => fold::from_value(value).map(PerFamily::upwards),
-        Generation::Listed | Generation::Current => fold::from_value(value),
+        Generation::V0_1 => fold::from_value(value).map(ResultV0_1::upgrade),
+        Generation::V0_3 | Generation::V1 => fold::from_value(value),
     };
     result.map_err(|source| Fault::ResultShape { source }.into())
 }
@@ -351,7 +195,7 @@ fn read(value: &Value, version: Version) -> Result<CniResult, Error> {
 /// A result as 0.1.0 and 0.2.0 write it.
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct PerFamily {
+struct ResultV0_1 {
     ip4: Option<Family>,
     ip6: Option<Family>,
     dns: Dns,
@@ -367,8 +211,8 @@ struct Family {
     routes: Vec<Route>,
 }
 
-impl PerFamily {
-    fn upwards(self) -> CniResult {
+impl ResultV0_1 {
+    fn upgrade(self) -> CniResult {
         let mut result = CniResult { dns: self.dns, ..CniResult::default() };
         for family in [self.ip4, self.ip6].into_iter().flatten() {
             result.ips.push(Ip { address: family.ip, gateway: family.gateway, interface: None });
@@ -385,382 +229,17 @@ fn strict_cidr<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNetwork, 
 
 /// An address that may be empty, as Go's encoder leaves it.
 fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpAddr>, D::Error> {
-    let Some(text) = filled(deserializer)? else { return Ok(None) };
+    let Some(text) = non_empty(deserializer)? else { return Ok(None) };
     let parsed: Result<IpAddr, _> = text.parse();
     parsed.map(Some).map_err(|_| D::Error::custom(format_args!("invalid IP address: {text}")))
 }
 
 /// A text that counts as unset when empty.
-fn filled<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+fn non_empty<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     Ok(Option::<String>::deserialize(deserializer)?.filter(|text| !text.is_empty()))
 }
 
 /// A number that counts as unset when 0.
 fn nonzero<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
     Ok(Option::<u32>::deserialize(deserializer)?.filter(|number| *number != 0))
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::option;
-    use proptest::prelude::*;
-    use serde_json::json;
-
-    use super::*;
-    use crate::pretty;
-
-    fn net(text: &str) -> IpNetwork {
-        cidr(text).unwrap()
-    }
-
-    fn ip(text: &str) -> Option<IpAddr> {
-        Some(text.parse().unwrap())
-    }
-
-    fn route(dst: &str) -> Route {
-        Route { dst: net(dst), gw: None, mtu: None, advmss: None, priority: None, table: None, scope: None }
-    }
-
-    /// A bridge with a dual-stack container behind it.
-    fn dual_stack() -> CniResult {
-        CniResult {
-            interfaces: vec![
-                Interface {
-                    name: "rnet0".to_owned(),
-                    mac: Some("02:42:ac:12:00:01".to_owned()),
-                    ..Interface::default()
-                },
-                Interface {
-                    name: "eth0".to_owned(),
-                    mac: Some("02:42:ac:12:00:02".to_owned()),
-                    mtu: Some(1500),
-                    sandbox: Some("/run/netns/c1".to_owned()),
-                    ..Interface::default()
-                },
-            ],
-            ips: vec![
-                Ip { address: net("172.18.0.2/16"), gateway: ip("172.18.0.1"), interface: Some(0) },
-                Ip { address: net("fd00:0:0:0::2/64"), gateway: None, interface: Some(1) },
-            ],
-            routes: vec![
-                Route {
-                    gw: ip("172.18.0.1"),
-                    mtu: Some(1400),
-                    table: Some(0),
-                    scope: Some(0),
-                    ..route("0.0.0.0/0")
-                },
-                Route { priority: Some(7), advmss: Some(1360), ..route("::/0") },
-            ],
-            dns: Dns {
-                nameservers: vec!["172.18.0.1".to_owned()],
-                domain: Some("lan".to_owned()),
-                search: vec!["a".to_owned()],
-                options: vec!["ndots:1".to_owned()],
-            },
-        }
-    }
-
-    fn compact(result: &CniResult, version: Version) -> String {
-        result.to_json(version).unwrap().to_string()
-    }
-
-    #[test]
-    fn version_1_prints_keys_in_alphabetical_order() {
-        let expected = concat!(
-            r#"{"cniVersion":"1.1.0","dns":{"domain":"lan","nameservers":["172.18.0.1"],"options":["ndots:1"],"search":["a"]},"#,
-            r#""interfaces":[{"mac":"02:42:ac:12:00:01","name":"rnet0"},"#,
-            r#"{"mac":"02:42:ac:12:00:02","mtu":1500,"name":"eth0","sandbox":"/run/netns/c1"}],"#,
-            r#""ips":[{"address":"172.18.0.2/16","gateway":"172.18.0.1","interface":0},{"address":"fd00::2/64","interface":1}],"#,
-            r#""routes":[{"dst":"0.0.0.0/0","gw":"172.18.0.1","mtu":1400,"scope":0,"table":0},"#,
-            r#"{"advmss":1360,"dst":"::/0","priority":7}]}"#,
-        );
-        assert_eq!(compact(&dual_stack(), Version::V1_1_0), expected);
-        assert_eq!(compact(&dual_stack(), Version::V1_0_0), expected.replace("1.1.0", "1.0.0"));
-    }
-
-    #[test]
-    fn every_member_of_a_version_1_interface_has_its_key() {
-        let interface = Interface {
-            name: "net1".to_owned(),
-            mac: Some("m".to_owned()),
-            mtu: Some(1),
-            sandbox: Some("s".to_owned()),
-            socket_path: Some("/sock".to_owned()),
-            pci_id: Some("0000:00:1f.6".to_owned()),
-        };
-        let expected =
-            r#"{"mac":"m","mtu":1,"name":"net1","pciID":"0000:00:1f.6","sandbox":"s","socketPath":"/sock"}"#;
-        assert_eq!(interface.current().to_string(), expected);
-    }
-
-    #[test]
-    fn version_0_3_and_0_4_print_the_family_and_always_dns() {
-        let expected = concat!(
-            r#"{"cniVersion":"0.4.0","interfaces":[{"name":"rnet0","mac":"02:42:ac:12:00:01"},"#,
-            r#"{"name":"eth0","mac":"02:42:ac:12:00:02","sandbox":"/run/netns/c1"}],"#,
-            r#""ips":[{"version":"4","interface":0,"address":"172.18.0.2/16","gateway":"172.18.0.1"},"#,
-            r#"{"version":"6","interface":1,"address":"fd00::2/64"}],"#,
-            r#""routes":[{"dst":"0.0.0.0/0","gw":"172.18.0.1","mtu":1400,"table":0,"scope":0},"#,
-            r#"{"dst":"::/0","advmss":1360,"priority":7}],"#,
-            r#""dns":{"nameservers":["172.18.0.1"],"domain":"lan","search":["a"],"options":["ndots:1"]}}"#,
-        );
-        assert_eq!(compact(&dual_stack(), Version::V0_4_0), expected);
-        assert_eq!(compact(&CniResult::default(), Version::V0_3_1), r#"{"cniVersion":"0.3.1","dns":{}}"#);
-    }
-
-    #[test]
-    fn version_0_2_prints_one_address_per_family() {
-        let mut result = dual_stack();
-        result.ips.push(Ip { address: net("10.0.0.9/8"), gateway: None, interface: None });
-        result.dns = Dns::default();
-        let expected = concat!(
-            r#"{"cniVersion":"0.2.0","ip4":{"ip":"172.18.0.2/16","gateway":"172.18.0.1","#,
-            r#""routes":[{"dst":"0.0.0.0/0","gw":"172.18.0.1"}]},"#,
-            r#""ip6":{"ip":"fd00::2/64","routes":[{"dst":"::/0"}]},"dns":{}}"#,
-        );
-        assert_eq!(compact(&result, Version::V0_2_0), expected);
-    }
-
-    #[test]
-    fn version_0_2_cannot_do_without_an_address() {
-        let l2 = CniResult { interfaces: dual_stack().interfaces, ..CniResult::default() };
-        for version in [Version::V0_1_0, Version::V0_2_0] {
-            let expected = Error::new(999, "cannot convert: no valid IP addresses");
-            assert_eq!(l2.to_json(version), Err(expected));
-        }
-    }
-
-    #[test]
-    fn the_text_has_four_blanks_and_no_final_newline() {
-        let result = CniResult {
-            ips: vec![Ip { address: net("10.0.0.2/24"), gateway: None, interface: None }],
-            ..CniResult::default()
-        };
-        let expected = concat!(
-            "{\n    \"cniVersion\": \"1.0.0\",\n    \"ips\": [\n        {\n",
-            "            \"address\": \"10.0.0.2/24\"\n        }\n    ]\n}"
-        );
-        assert_eq!(pretty(&result.to_json(Version::V1_0_0).unwrap()), expected);
-        assert_eq!(
-            pretty(&CniResult::default().to_json(Version::V1_0_0).unwrap()),
-            "{\n    \"cniVersion\": \"1.0.0\"\n}"
-        );
-    }
-
-    #[test]
-    fn addresses_keep_host_bits_and_follow_rfc_5952() {
-        assert_eq!(net("172.18.0.2/16").to_string(), "172.18.0.2/16");
-        assert_eq!(net("FD00:0:0:1:0:0:0:2/64").to_string(), "fd00:0:0:1::2/64");
-    }
-
-    #[test]
-    fn a_cidr_has_a_prefix_length_in_digits() {
-        for text in [
-            "10.0.0.1",
-            "10.0.0.1/",
-            "10.0.0.1/33",
-            "10.0.0.1/+8",
-            "10.0.0.1/255.0.0.0",
-            "/8",
-            "::1/129",
-            "a/8",
-        ] {
-            assert_eq!(cidr(text), None, "{text}");
-        }
-    }
-
-    #[test]
-    fn ip4_then_ip6_of_0_2_become_ips_without_interface() {
-        let old = json!({
-            "ip6": {"ip": "fd00::2/64", "routes": [{"dst": "::/0", "gw": "fd00::1"}]},
-            "ip4": {"ip": "10.0.0.2/24", "gateway": "10.0.0.1"},
-            "dns": {"nameservers": ["1.1.1.1"]},
-        });
-        let result = CniResult::parse(&old, Version::V0_2_0).unwrap();
-        let expected = CniResult {
-            ips: vec![
-                Ip { address: net("10.0.0.2/24"), gateway: ip("10.0.0.1"), interface: None },
-                Ip { address: net("fd00::2/64"), gateway: None, interface: None },
-            ],
-            routes: vec![Route { gw: ip("fd00::1"), ..route("::/0") }],
-            dns: Dns { nameservers: vec!["1.1.1.1".to_owned()], ..Dns::default() },
-            ..CniResult::default()
-        };
-        assert_eq!(result, expected);
-    }
-
-    #[test]
-    fn empty_null_and_zero_members_are_unset_and_keys_match_in_any_case() {
-        let written = json!({
-            "IPs": [{"Address": "10.0.0.2/24", "gateway": "", "interface": null}],
-            "interfaces": [{"Name": "eth0", "MAC": "", "sandbox": "", "mtu": 0}],
-            "routes": [{"dst": "0.0.0.0/0", "gw": null, "mtu": 0, "priority": 0, "table": 0}],
-            "dns": null,
-        });
-        let expected = CniResult {
-            interfaces: vec![Interface { name: "eth0".to_owned(), ..Interface::default() }],
-            ips: vec![Ip { address: net("10.0.0.2/24"), gateway: None, interface: None }],
-            routes: vec![Route { table: Some(0), ..route("0.0.0.0/0") }],
-            dns: Dns::default(),
-        };
-        assert_eq!(CniResult::parse(&written, Version::V1_0_0).unwrap(), expected);
-    }
-
-    #[test]
-    fn a_result_is_read_across_the_versions_of_one_format_only() {
-        let written = |version: &str| json!({"cniVersion": version});
-        for (config, fine) in [
-            (Version::V1_1_0, "1.0.0"),
-            (Version::V0_3_0, "0.4.0"),
-            (Version::V0_1_0, "0.2.0"),
-            (Version::V1_0_0, ""),
-        ] {
-            assert!(CniResult::parse(&written(fine), config).is_ok(), "{fine}");
-        }
-        let refused = |version, found| CniResult::parse(&written(found), version).unwrap_err();
-        let sentence = |list: &str, found: &str| {
-            Error::new(999, format!("result type supports [{list}] but unmarshalled CNIVersion is {found:?}"))
-        };
-        assert_eq!(refused(Version::V1_0_0, "0.3.1"), sentence("1.0.0 1.1.0", "0.3.1"));
-        assert_eq!(refused(Version::V0_3_1, "1.0.0"), sentence("0.3.0 0.3.1 0.4.0", "1.0.0"));
-        assert_eq!(refused(Version::V0_2_0, "9.0.0"), sentence("0.1.0 0.2.0", "9.0.0"));
-    }
-
-    #[test]
-    fn a_delegate_s_result_is_read_in_its_own_version() {
-        let old = json!({"cniVersion": "0.2.0", "ip4": {"ip": "10.0.0.2/24"}});
-        assert_eq!(CniResult::parse_any(&old, Version::V1_0_0).unwrap().ips.len(), 1);
-        let silent = json!({"ips": [{"address": "10.0.0.2/24"}]});
-        assert_eq!(CniResult::parse_any(&silent, Version::V1_0_0).unwrap().ips.len(), 1);
-        let expected = Error::new(999, r#"unsupported CNI result version "2.0.0""#);
-        assert_eq!(CniResult::parse_any(&json!({"cniVersion": "2.0.0"}), Version::V1_0_0), Err(expected));
-    }
-
-    #[test]
-    fn a_wrong_member_is_told_with_its_place() {
-        let refused = |value: Value| CniResult::parse(&value, Version::V1_0_0).unwrap_err();
-        let expected =
-            Error::new(6, "could not parse result: ips[0].address: invalid CIDR address: 10.0.0.2");
-        assert_eq!(refused(json!({"ips": [{"address": "10.0.0.2"}]})), expected);
-        assert_eq!(
-            refused(json!({"ips": [{}]})).msg,
-            "could not parse result: ips[0]: missing field `address`"
-        );
-        let expected = "could not parse result: routes[0].gw: invalid IP address: x";
-        assert_eq!(refused(json!({"routes": [{"dst": "::/0", "gw": "x"}]})).msg, expected);
-        assert_eq!(refused(json!([])).msg, "could not parse result: expected a JSON object, found an array");
-        assert_eq!(
-            refused(json!({"cniVersion": 1})).msg,
-            "could not parse result: cniVersion: is a number, not a string"
-        );
-    }
-
-    #[test]
-    fn dns_is_empty_only_if_nothing_is_set() {
-        assert!(Dns::default().is_empty());
-        assert!(!Dns { options: vec!["rotate".to_owned()], ..Dns::default() }.is_empty());
-    }
-
-    fn any_net() -> impl Strategy<Value = IpNetwork> {
-        (any::<IpAddr>(), 0..=128u8).prop_map(|(ip, prefix)| {
-            let longest = if ip.is_ipv4() { 32 } else { 128 };
-            IpNetwork::new(ip, prefix.min(longest)).unwrap()
-        })
-    }
-
-    fn any_word() -> impl Strategy<Value = String> {
-        "[a-z0-9:./\"é]{1,12}"
-    }
-
-    fn any_interface() -> impl Strategy<Value = Interface> {
-        let word = || option::of(any_word());
-        (any_word(), word(), option::of(1..u32::MAX), word(), word(), word()).prop_map(
-            |(name, mac, mtu, sandbox, socket_path, pci_id)| Interface {
-                name,
-                mac,
-                mtu,
-                sandbox,
-                socket_path,
-                pci_id,
-            },
-        )
-    }
-
-    fn any_ip() -> impl Strategy<Value = Ip> {
-        (any_net(), any::<Option<IpAddr>>(), any::<Option<usize>>())
-            .prop_map(|(address, gateway, interface)| Ip { address, gateway, interface })
-    }
-
-    fn any_route() -> impl Strategy<Value = Route> {
-        let number = || option::of(1..u32::MAX);
-        (
-            any_net(),
-            any::<Option<IpAddr>>(),
-            number(),
-            number(),
-            number(),
-            any::<(Option<u32>, Option<u32>)>(),
-        )
-            .prop_map(|(dst, gw, mtu, advmss, priority, (table, scope))| Route {
-                dst,
-                gw,
-                mtu,
-                advmss,
-                priority,
-                table,
-                scope,
-            })
-    }
-
-    fn any_dns() -> impl Strategy<Value = Dns> {
-        let words = || vec(any_word(), 0..3);
-        (words(), option::of(any_word()), words(), words())
-            .prop_map(|(nameservers, domain, search, options)| Dns { nameservers, domain, search, options })
-    }
-
-    fn any_result() -> impl Strategy<Value = CniResult> {
-        (vec(any_interface(), 0..4), vec(any_ip(), 0..4), vec(any_route(), 0..4), any_dns())
-            .prop_map(|(interfaces, ips, routes, dns)| CniResult { interfaces, ips, routes, dns })
-    }
-
-    /// What of `result` the words of `version` can say.
-    fn sayable(result: &CniResult, version: Version) -> CniResult {
-        let mut said = result.clone();
-        if version.generation() != Generation::Current {
-            for interface in &mut said.interfaces {
-                *interface = Interface { mtu: None, socket_path: None, pci_id: None, ..interface.clone() };
-            }
-        }
-        if version.generation() == Generation::PerFamily {
-            said.interfaces.clear();
-            let first = |v4| result.ips.iter().find(|ip| ip.address.is_ipv4() == v4);
-            let both: Vec<&Ip> = [first(true), first(false)].into_iter().flatten().collect();
-            said.ips = both.iter().map(|ip| Ip { interface: None, ..(*ip).clone() }).collect();
-            let routes = |v4| result.routes.iter().filter(move |route| route.dst.is_ipv4() == v4);
-            let kept = both.iter().flat_map(|ip| routes(ip.address.is_ipv4()));
-            said.routes = kept.map(|kept| Route { dst: kept.dst, gw: kept.gw, ..route("::/0") }).collect();
-        }
-        said
-    }
-
-    proptest! {
-        #[test]
-        fn every_version_reads_back_what_it_can_say(result in any_result(), index in 0..Version::SUPPORTED.len()) {
-            let version = Version::SUPPORTED[index];
-            match result.to_json(version) {
-                Ok(json) => {
-                    let text = pretty(&json);
-                    let json: Value = serde_json::from_str(&text).unwrap();
-                    prop_assert_eq!(CniResult::parse(&json, version).unwrap(), sayable(&result, version));
-                    prop_assert_eq!(CniResult::parse_any(&json, Version::V1_1_0).unwrap(), sayable(&result, version));
-                }
-                Err(error) => {
-                    prop_assert!(result.ips.is_empty() && version <= Version::V0_2_0);
-                    prop_assert_eq!(error.code, 999);
-                }
-            }
-        }
-    }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::Fault;
+use crate::fault::Fault;
 
 /// A version of the CNI specification, older ones smaller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,11 +28,11 @@ pub enum Version {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Generation {
     /// 0.1.0 and 0.2.0: one `ip4`, one `ip6`.
-    PerFamily,
+    V0_1,
     /// 0.3.0 to 0.4.0: interfaces, and addresses that say their version.
-    Listed,
+    V0_3,
     /// 1.x.
-    Current,
+    V1,
 }
 
 impl Version {
@@ -65,9 +65,9 @@ impl Version {
 
     pub(crate) fn generation(self) -> Generation {
         match self {
-            Version::V0_1_0 | Version::V0_2_0 => Generation::PerFamily,
-            Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => Generation::Listed,
-            Version::V1_0_0 | Version::V1_1_0 => Generation::Current,
+            Version::V0_1_0 | Version::V0_2_0 => Generation::V0_1,
+            Version::V0_3_0 | Version::V0_3_1 | Version::V0_4_0 => Generation::V0_3,
+            Version::V1_0_0 | Version::V1_1_0 => Generation::V1,
         }
     }
 
@@ -121,7 +121,7 @@ impl FromStr for Numbers {
 }
 
 /// The supported versions joined by `separator`, each put through `quote`.
-pub(crate) fn supported(separator: &str, quote: impl Fn(&str) -> String) -> String {
+pub(crate) fn list_supported(separator: &str, quote: impl Fn(&str) -> String) -> String {
     Version::SUPPORTED.map(|version| quote(version.as_str())).join(separator)
 }
 
