@@ -1,21 +1,21 @@
 #!/bin/sh
 # Cargo's runner (.cargo/config.toml): sandbox.sh PROGRAM [ARGUMENT…]
 #
-# Test and bench binaries, and only they, start in namespaces of their own, so that nothing they do reaches this machine's network
-# and nothing they start outlives them. Everything else (`cargo run`) passes through untouched.
+# It starts test and bench binaries in separate namespaces. So they cannot reach this machine's network, and what they start ends with
+# them. It starts all other programs (`cargo run`) unchanged.
 #
-# RNET_TEST_RUNTIMES=1 or RNET_TEST_COEXIST=1, as root: no user namespace, because the programs beside us need the real root; instead more of the machine is
-# shielded (docs: .ci/run).
+# With RNET_TEST_RUNTIMES=1 or RNET_TEST_COEXIST=1, as root, there is no user namespace, because the container runtimes and firewalls need
+# the real root. Instead, /etc, /var/lib and /sys are shielded too.
 set -eu
 
 real_root=${RNET_TEST_RUNTIMES-}${RNET_TEST_COEXIST-}
 
 say() { echo "netns-fixtures/sandbox.sh: $*" >&2; }
 
-# Inside: the mounts first, then the program. This shell stays its parent: as process 1 it reaps what the tests leave behind.
+# Inside: first the mounts, then the program. This shell stays its parent: as process 1 it reaps the processes that tests leave behind.
 private_run() { mount -t tmpfs -o mode=755 tmpfs /run; }
 
-# A fresh sysfs shows the links of this network namespace; the control groups move over to it. crun refuses the hybrid tree.
+# A new sysfs shows the interfaces of this network namespace. The control groups are moved to it. crun refuses the hybrid tree.
 fresh_sys() {
     mkdir /run/cgroup
     mount --rbind /sys/fs/cgroup /run/cgroup
@@ -26,7 +26,7 @@ fresh_sys() {
     umount /sys/fs/cgroup/unified 2>/dev/null || :
 }
 
-# What runtimes and plugins write below DIRECTORY lands in memory.
+# Keeps in memory what runtimes and plugins write below DIRECTORY.
 overlay() {
     mkdir -p "/run/overlay$1/upper" "/run/overlay$1/work"
     mount -t overlay -o "lowerdir=$1,upperdir=/run/overlay$1/upper,workdir=/run/overlay$1/work" overlay "$1"
@@ -40,13 +40,13 @@ if [ "${1-}" = --inside ]; then
         overlay /etc
         overlay /var/lib
     fi
-    # A runner's own standing (set -e) must not hide the program's exit status.
+    # `set -e` must not hide the program's exit status.
     status=0
     RNET_SANDBOX=1 "$@" || status=$?
     exit "$status"
 fi
 
-# rustdoc runs documentation tests through the same runner, from a folder of its own.
+# rustdoc runs documentation tests through the same runner, from another folder.
 case "${1-}" in
 */deps/* | */rustdoctest*) ;;
 *) exec "$@" ;;
@@ -59,7 +59,7 @@ fi
 
 processes="--pid --fork --kill-child --mount-proc"
 can() { unshare "$@" true 2>/dev/null; }
-# Started through sh: the file may lie where it can be read but not executed.
+# Starts itself through sh, because this file may be readable but not executable.
 enter() { exec unshare "$@"; }
 
 if [ -n "$real_root" ]; then
@@ -70,7 +70,7 @@ if [ -n "$real_root" ]; then
     # shellcheck disable=SC2086
     enter --net --mount --uts --ipc $processes sh "$0" --inside "$@"
 fi
-# Where /proc is partly hidden (inside some containers) the kernel grants no second one; then do without a process namespace.
+# If /proc is partly hidden (in some containers), the kernel refuses a second one. Then there is no process namespace.
 for namespaces in "--user --map-root-user --net --mount $processes" "--user --map-root-user --net --mount" "--net --mount"; do
     # shellcheck disable=SC2086
     if can $namespaces; then

@@ -1,10 +1,10 @@
-//! The scenes that must work on every kernel that rnet supports. `cargo test` plays them on this machine's; `.ci/run` starts this
-//! program under Debian's kernels too (tests/kernels/run), where RNET_TEST_BINARY names the release binary.
+//! The scenes that must work on every kernel that rnet supports. `cargo test` runs them on this machine's kernel. `.ci/run` also starts
+//! this program under Debian's kernels (tests/kernels/run); there RNET_TEST_BINARY names the release binary.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 #[path = "../common/mod.rs"]
 mod common;
-// With br_netfilter, which this machine's kernel may not have, the guards of the loopback meet other packets (A7).
+// With br_netfilter, which this machine's kernel may lack, the loopback guards see other packets.
 #[path = "../traffic/loopback.rs"]
 mod loopback;
 #[allow(dead_code, reason = "these tests use a part of it")]
