@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cni::Dns;
 use dns::Resolv;
-use plugins::names::RESOLV_CONF;
+use engine::names::RESOLV_CONF;
 
 use crate::report::Problem;
 

@@ -6,8 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
+use engine::names::PORT;
 use netlink::Netlink;
-use plugins::names::PORT;
 use rustix::io::Errno;
 use store::{Port, Store, Zone};
 

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 use std::path::Path;
 
+use engine::Host;
 use ipnetwork::IpNetwork;
 use netlink::Route;
-use plugins::Host;
 
 use crate::subnets::{Owner, Taken};
 

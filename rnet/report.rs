@@ -185,9 +185,13 @@ fn by_source(error: &anyhow::Error) -> (&'static str, u8) {
 
 fn by_cause(cause: &(dyn std::error::Error + 'static)) -> Option<(&'static str, u8)> {
     // It tells its cause as its own.
-    let (netlink, store) = match cause.downcast_ref() {
-        Some(plugins::Error::Netlink(error)) => (Some(error), None),
-        Some(plugins::Error::Store(error)) => (None, Some(error)),
+    let of_engine = match cause.downcast_ref() {
+        Some(plugins::Error::Engine(error)) => Some(error),
+        _ => cause.downcast_ref(),
+    };
+    let (netlink, store) = match of_engine {
+        Some(engine::Error::Netlink(error)) => (Some(error), None),
+        Some(engine::Error::Store(error)) => (None, Some(error)),
         _ => (cause.downcast_ref(), cause.downcast_ref()),
     };
     match store {

@@ -7,11 +7,11 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use dns::client;
+use engine::port::Wrong;
+use engine::{Finding, Host, firewall, port, ports, ruleset};
 use ipnetwork::IpNetwork;
 use netlink::Link;
 use nft::{Element, Owner, Refused};
-use plugins::port::Wrong;
-use plugins::{Finding, Host, firewall, port, ports, ruleset};
 use store::{Key, Record};
 
 use crate::containers::{Attachment, Container};
@@ -116,7 +116,7 @@ impl Kernel {
             kernel.addresses.entry(found.index).or_default().push(found.address.ip());
         }
         let records = containers.iter().flat_map(Container::with_attachments).flat_map(|(_, on)| &on.records);
-        for port in plugins::lost::unrecorded_beside(host, records).unwrap_or_default() {
+        for port in engine::lost::unrecorded_beside(host, records).unwrap_or_default() {
             let addresses = kernel.addresses_behind(host, &port.name).unwrap_or_default();
             let of_bridge = port.master.map(|bridge| kernel.unrecorded.entry(bridge).or_default());
             of_bridge.into_iter().for_each(|all| {

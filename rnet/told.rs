@@ -1,7 +1,7 @@
 //! What keeps the traffic of networks from passing the host's firewalls, told to a person with the line to type.
 
-use plugins::Host;
-use plugins::probe::{self, Told};
+use engine::Host;
+use engine::probe::{self, Told};
 use serde_json::{Value, json};
 use store::Network;
 

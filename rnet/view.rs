@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use engine::Host;
 use ipnetwork::IpNetwork;
-use plugins::Host;
 use serde::Deserialize;
 use store::{Record, Zone};
 
@@ -176,7 +176,7 @@ impl View {
             format!("a record could not be read and was set aside: {}", folder.join(file).display())
         };
         let mut faults: Vec<String> = self.host.store.aside()?.into_iter().map(unread).collect();
-        let left_out = plugins::ruleset::left_out(&self.host)?.into_iter();
+        let left_out = engine::ruleset::left_out(&self.host)?.into_iter();
         faults.extend(left_out.map(|line| format!("left out of the ruleset: {line}")));
         Ok(faults)
     }

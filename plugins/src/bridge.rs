@@ -1,16 +1,17 @@
 //! The plugin `bridge`, with the reference plugin's keys: it does what they ask for and nothing more.
 
-use cni::{Args, Call, CniResult, Dns, Plugin, Request};
+use cni::{Args, Call, CniResult, Plugin, Request};
+use engine::spec::{Addresses, Resolver, Spec};
+use engine::{Host, check, life};
 use netlink::Mac;
 use nft::Subject;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::Fault;
-use crate::names::{Aliases, RuntimeDns};
-use crate::plan::{Ipam, Plan};
-use crate::ports::Mapping;
-use crate::{Error, attach, check};
+use crate::lease::Delegate;
+use crate::runtime_config::RuntimeConfig;
+use crate::{Error, call, proof, reference};
 
 /// The plugin of this file.
 pub struct Bridge;
@@ -75,39 +76,25 @@ pub struct CniArgs {
     pub mac: String,
 }
 
-/// What a runtime adds for declared capabilities.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct RuntimeConfig {
-    /// A MAC address.
-    pub mac: String,
-    /// Ports to publish.
-    pub port_mappings: Vec<Mapping>,
-    /// Further names, network by network.
-    pub aliases: Aliases,
-    /// The container's own resolver settings.
-    pub dns: RuntimeDns,
-}
-
 impl Plugin for Bridge {
     fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
-        Ok(attach::add(&plan(request)?, request)?)
+        Ok(add(request)?)
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(attach::del(&plan_of_del(request), request)?)
+        Ok(del(request)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(check::attachment(&plan(request)?, request)?)
+        Ok(check(request)?)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(attach::status(&plan(request)?, request)?)
+        Ok(status(request)?)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(attach::gc(&plan(request)?, request)?)
+        Ok(gc(request)?)
     }
 }
 
@@ -125,11 +112,36 @@ pub fn checked_name(name: String) -> Result<String, Error> {
     if ok { Ok(name) } else { Err(Error::Config(Fault::BridgeName(name))) }
 }
 
+fn add(request: &Request<'_>) -> Result<CniResult, Error> {
+    let spec = spec(request)?;
+    let container = call::container(request)?;
+    if matches!(spec.addresses, Addresses::None) {
+        // Not every version can tell of a network without addresses.
+        CniResult::default().to_json(request.config.cni_version)?;
+    }
+    Ok(call::result(life::add(&spec, &container)?))
+}
+
 /// As configured; where that is faulty, at least whoever leases the addresses is told to free them.
-fn plan_of_del(request: &Request<'_>) -> Plan {
-    plan(request).unwrap_or_else(|_| {
-        Plan::bare("bridge", &request.config.name, delegate(ipam(request).unwrap_or_default()))
-    })
+fn del(request: &Request<'_>) -> Result<(), Error> {
+    let spec = spec(request).unwrap_or_else(|_| {
+        Spec::bare("bridge", call::id(request), delegate(ipam(request).unwrap_or_default(), request))
+    });
+    let others = |host: &mut Host| Ok(reference::detach(host, &spec, request)?);
+    Ok(life::del(&spec, &call::kept(request), others)?)
+}
+
+fn check(request: &Request<'_>) -> Result<(), Error> {
+    let spec = spec(request)?;
+    Ok(check::attachment(&spec, &call::required_outcome(request)?)?)
+}
+
+fn status(request: &Request<'_>) -> Result<(), Error> {
+    Ok(life::status(&spec(request)?)?)
+}
+
+fn gc(request: &Request<'_>) -> Result<(), Error> {
+    Ok(life::gc(&spec(request)?, &call::valid(request))?)
 }
 
 /// The member `ipam` alone, whatever else is wrong with a configuration.
@@ -142,15 +154,16 @@ pub fn ipam(request: &Request<'_>) -> Option<IpamMember> {
 }
 
 /// An attachment as configured.
-pub fn plan(request: &Request<'_>) -> Result<Plan, Error> {
+pub fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
     let config: Config = request.config.section()?;
     config.validate()?;
     config.refuse_unspeakable(request.call)?;
     let args = Args::of(request.call, &[])?;
     let bridge = if config.bridge.is_empty() { "cni0".to_owned() } else { config.bridge };
-    Ok(Plan {
+    Ok(Spec {
         plugin: "bridge",
-        network: request.config.name.clone(),
+        id: call::id(request),
+        netns: request.call.netns.clone().into(),
         bridge: checked_name(bridge)?,
         owns_bridge: false,
         gateway: config.is_gateway || config.is_default_gateway,
@@ -173,11 +186,12 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         duplicate_detection: config.enabledad,
         ipv4_only: false,
         mac: mac(&args, &config.args, &config.runtime_config)?,
-        ipam: delegate(config.ipam),
+        addresses: delegate(config.ipam, request),
         ports: Vec::new(),
-        dns: config.dns.settings(),
+        resolver: config.dns.settings(),
         names: None,
         name: args.k8s_pod_name().map(str::to_owned),
+        proof: proof::by_definition(request),
     })
 }
 
@@ -226,11 +240,11 @@ impl Config {
 
 impl DnsMember {
     /// What wins over IPAM's settings, if anything is said at all.
-    fn settings(self) -> Option<Dns> {
+    fn settings(self) -> Option<Resolver> {
         let domain = Some(self.domain).filter(|domain| !domain.is_empty());
         let lists = [&self.nameservers, &self.search, &self.options];
         let said = domain.is_some() || lists.into_iter().any(Option::is_some);
-        said.then(|| Dns {
+        said.then(|| Resolver {
             nameservers: self.nameservers.unwrap_or_default(),
             domain,
             search: self.search.unwrap_or_default(),
@@ -239,6 +253,9 @@ impl DnsMember {
     }
 }
 
-fn delegate(ipam: IpamMember) -> Ipam {
-    if ipam.kind.is_empty() { Ipam::None } else { Ipam::Delegate(ipam.kind) }
+fn delegate<'r>(ipam: IpamMember, request: &Request<'r>) -> Addresses<'r> {
+    match ipam.kind.is_empty() {
+        true => Addresses::None,
+        false => Addresses::From(Box::new(Delegate::new(ipam.kind, request))),
+    }
 }

@@ -4,14 +4,16 @@
 use std::io::Write;
 
 use cni::{Args, CniResult, Plugin, Request};
+use engine::names::{self, Names};
+use engine::spec::subnet;
+use engine::{Host, network, pass};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use store::{Network, Record, Stage};
 
-use crate::error::{Fault, Finding};
-use crate::names::{self, Aliases, Names, RuntimeDns};
-use crate::plan::subnet;
-use crate::{Error, Host, chained, check, failpoint, network};
+use crate::error::Fault;
+use crate::names::{Aliases, RuntimeDns, names as wanted_names};
+use crate::{Error, call, chained};
 
 const PLUGIN: &str = "dnsname";
 
@@ -45,9 +47,9 @@ impl Plugin for Dnsname {
     /// Never an error: the DELs of the plugins before this one would not be called.
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
         // A record that was lost had names: of a container without a name and aliases, for the server asks for none.
-        let mut lost = chained::bare_record(PLUGIN, request);
+        let mut lost = Record::of(PLUGIN, &call::id(request));
         Names::default().describe(&mut lost);
-        let _ = chained::del(lost, request, |_, _| Ok(()));
+        let _ = engine::chained::del(lost, &call::kept(request), |_, _| Ok(()));
         Ok(())
     }
 
@@ -60,7 +62,7 @@ impl Plugin for Dnsname {
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(chained::gc(PLUGIN, request)?)
+        Ok(gc(request)?)
     }
 }
 
@@ -73,36 +75,43 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let mut record = chained::record(PLUGIN, request, &previous);
     record.bridge = Some(bridge);
     names.describe(&mut record);
-    chained::add(&mut host, &mut record, |host, record| publish(host, record, &names, &gateways))?;
+    engine::chained::add(&mut host, &mut record, |host, record| publish(host, record, &names, &gateways))?;
     if gateways.is_empty() {
         tell_of_no_gateway(&record);
     }
     Ok(with_names(previous, &names, &gateways))
 }
 
-fn publish(host: &mut Host, record: &mut Record, names: &Names, gateways: &[IpNetwork]) -> Result<(), Error> {
+fn publish(
+    host: &mut Host,
+    record: &mut Record,
+    names: &Names,
+    gateways: &[IpNetwork],
+) -> Result<(), engine::Error> {
     host.store.write_record(record)?;
-    failpoint::pass("add.intent")?;
+    pass("add.intent")?;
     let network = network::remember(host, described(record, names, gateways))?;
-    failpoint::pass("add.address")?;
+    pass("add.address")?;
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
-    failpoint::pass("add.commit")?;
+    pass("add.commit")?;
     names::announce(host, record, network)?;
-    failpoint::pass("add.names")?;
-    failpoint::pass("add.reply")
+    pass("add.names")?;
+    pass("add.reply")
 }
 
 fn check(request: &Request<'_>) -> Result<(), Error> {
     parse(request)?;
     if request.config.prev_result()?.is_none() {
-        return Err(Error::Check(Finding::NoPrevResult));
+        return Err(Error::NoPrevResult);
     }
     let host = chained::open("CHECK", request)?;
-    let unknown = chained::bare_record(PLUGIN, request);
-    let record = host.store.record(&unknown.network, PLUGIN, &unknown.key())?;
-    let record = record.ok_or_else(|| Error::Check(check::no_record(&unknown)))?;
-    names::check(&host, &record)
+    let record = chained::recorded(&host, PLUGIN, request)?;
+    Ok(names::check(&host, &record)?)
+}
+
+fn gc(request: &Request<'_>) -> Result<(), Error> {
+    Ok(engine::chained::gc(PLUGIN, &request.config.name, &call::valid(request))?)
 }
 
 fn parse(request: &Request<'_>) -> Result<Names, Error> {
@@ -112,8 +121,8 @@ fn parse(request: &Request<'_>) -> Result<Names, Error> {
     let domain = Some(config.domain_name).filter(|domain| !domain.is_empty());
     let dns = cni::Dns { nameservers: config.remote_servers, domain, ..cni::Dns::default() };
     let RuntimeConfig { aliases, dns: runtime } = config.runtime_config;
-    let names = Names::new(&request.config.name, dns, runtime, &aliases)?;
-    Names { rebinding_guard: config.rebinding_guard, ..names }.with_hostname(args.hostname())
+    let names = wanted_names(&request.config.name, dns, runtime, &aliases, args.hostname())?;
+    Ok(Names { rebinding_guard: config.rebinding_guard, ..names })
 }
 
 /// As for Podman's, the container runs. Its name is known on other networks of those that are on this one; who is on no

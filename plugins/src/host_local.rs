@@ -2,30 +2,19 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use cni::{Args, CniResult, Dns, Ip, Plugin, Request, Route, Version};
-use ipam::{Choice, Leased, Leases, Owner, RangeSet, RangeSpec, ResolvConf};
+use cni::{Args, CniResult, Plugin, Request, Version};
+use engine::pool::{Pool, Ranges};
+use engine::spec::{Lease, Outcome, Resolver};
+use ipam::{RangeSet, RangeSpec};
 use serde::Deserialize;
-use store::{Folder, Paths};
+use store::Paths;
 
-use crate::error::{Fault, Finding};
-use crate::{Error, Host, living, lost};
+use crate::error::Fault;
+use crate::{Error, call, default_bridge};
 
 /// The plugin of this file.
 pub struct HostLocal;
-
-/// A folder of leases, which only ADD makes, and the order in which addresses are chosen from it.
-pub struct Pool {
-    folder: Folder,
-    index: Folder,
-    choice: Choice,
-    preferred: Vec<IpAddr>,
-    /// Whose containers may use addresses although no lease says so.
-    bridge: Option<String>,
-    /// How long to wait for the folder's lock, where not as long as usual.
-    patience: Option<Duration>,
-}
 
 /// Everything that ADD and STATUS read.
 #[derive(Default, Deserialize)]
@@ -70,158 +59,84 @@ struct RuntimeConfig {
 
 impl Plugin for HostLocal {
     fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
-        Ok(Pool::host_local(request)?.lease(request)?)
+        let lease = lease(request)?;
+        Ok(call::result(Outcome { lease, ..Outcome::default() }))
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(Pool::host_local(request)?.release(request)?)
+        Ok(release(request)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(Pool::host_local(request)?.check(request)?)
+        Ok(check(request)?)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(Pool::host_local(request)?.status(request)?)
+        Ok(status(request)?)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(Pool::host_local(request)?.gc(request)?)
+        Ok(gc(request)?)
     }
 }
 
-impl Pool {
-    /// host-local's folder, `<dataDir>/<network>`, round robin; the index beside it survives a boot.
-    pub fn host_local(request: &Request<'_>) -> Result<Self, Error> {
-        let place: Place = request.config.section()?;
-        let paths = Paths::new(0);
-        let data_dir = place.ipam.ok_or(ipam::Error::MissingIpam)?.data_dir;
-        let networks = data_dir.map_or_else(|| paths.host_local(), |given| paths.rooted(&given));
-        let folder = Folder::at(&networks.join(&request.config.name));
-        let index = Folder::at(&paths.state().join("leases"));
-        let bridge = lost::bridge_of(request.config);
-        Ok(Self { folder, index, choice: Choice::RoundRobin, preferred: Vec::new(), bridge, patience: None })
-    }
-
-    /// The folder of an `rnet` network, which lives as long as the boot; the lowest free address comes first.
-    pub fn own(host: &Host, request: &Request<'_>) -> Result<Self, Error> {
-        let bridge = lost::bridge_of(request.config);
-        Ok(Self { bridge, ..Self::own_in(host, &host.store.leases(&request.config.name))? })
-    }
-
-    /// The same in the folder of a network that had another name, perhaps.
-    pub fn own_in(host: &Host, folder: &Path) -> Result<Self, Error> {
-        let folder = host.store.folder(folder)?;
-        let index = host.store.folder(&host.store.paths().run().join("index"))?;
-        let patience = Some(host.store.patience());
-        Ok(Self { folder, index, choice: Choice::Lowest, preferred: Vec::new(), bridge: None, patience })
-    }
-
-    /// The same, with the addresses that are given first if nobody has them.
-    pub fn preferring(self, preferred: Vec<IpAddr>) -> Self {
-        Self { preferred, ..self }
-    }
-
-    /// The leases there are; none without a folder.
-    fn find(&self) -> Result<Option<Leases>, Error> {
-        let leases = Leases::find(&self.folder, &self.index, &store::boot_id()?)?;
-        Ok(leases.map(|leases| self.in_time(leases)))
-    }
-
-    fn open(&self) -> Result<Leases, Error> {
-        let leases = Leases::open(&self.folder, &self.index, &store::boot_id()?)?;
-        let leases = self.in_time(leases).preferring(self.preferred.clone());
-        let Some(bridge) = self.bridge.clone() else { return Ok(leases) };
-        let unseen = |error: Error| ipam::Error::Unseen { reason: error.to_string() };
-        Ok(leases.seeing(move || lost::in_use(&bridge).map_err(unseen)))
-    }
-
-    fn in_time(&self, leases: Leases) -> Leases {
-        match self.patience {
-            Some(patience) => leases.with_patience(patience),
-            None => leases,
-        }
-    }
-
-    /// ADD: one address of each range set, all or none.
-    pub fn lease(&self, request: &Request<'_>) -> Result<CniResult, Error> {
-        let section: Section = request.config.section()?;
-        let config = section.ipam.unwrap_or_default();
-        let requested = requested(request, &section.args.cni.ips, &section.runtime_config.ips)?;
-        let mut sets = config.ranges(&section.runtime_config.ip_ranges)?;
-        refuse_inexpressible(request.config.cni_version, &sets)?;
-        if self.choice == Choice::Lowest {
-            sets = sets.into_iter().map(|set| widened(set, &requested)).collect();
-        }
-        let dns = config.resolv_conf.as_deref().map(resolver_settings).transpose()?.unwrap_or_default();
-        let netns = identity(&request.call.netns);
-        let leased = self.open()?.lease(&sets, &owner(request), netns, &requested, self.choice)?;
-        let routes = config.routes.unwrap_or_default().into_iter().map(route).collect();
-        Ok(CniResult { ips: leased.into_iter().map(ip).collect(), routes, dns, ..CniResult::default() })
-    }
-
-    /// DEL: an unknown owner is no fault.
-    pub fn release(&self, request: &Request<'_>) -> Result<(), Error> {
-        self.release_known(request, &[])
-    }
-
-    /// The same where it is on record which addresses the container has.
-    pub fn release_known(&self, request: &Request<'_>, known: &[IpAddr]) -> Result<(), Error> {
-        let Some(leases) = self.find()? else { return Ok(()) };
-        let expected = [&expected(request)[..], known].concat();
-        leases.expecting(expected).release(&owner(request)).map(drop).map_err(Error::Ipam)
-    }
-
-    /// CHECK: any address of this owner is enough.
-    pub fn check(&self, request: &Request<'_>) -> Result<(), Error> {
-        let leases = self.find()?.map(|leases| leases.expecting(expected(request)));
-        let held = leases.map(|leases| leases.held(&owner(request))).transpose()?;
-        match held.unwrap_or_default().is_empty() {
-            true => Err(Finding::NoLease(request.call.container_id.clone()).into()),
-            false => Ok(()),
-        }
-    }
-
-    /// STATUS: every range set has an address left, and a lease and what the index says of it can be written.
-    pub fn status(&self, request: &Request<'_>) -> Result<(), Error> {
-        let section: Section = request.config.section()?;
-        let sets = section.ipam.unwrap_or_default().ranges(&section.runtime_config.ip_ranges)?;
-        for folder in [&self.folder, &self.index] {
-            store::check_writable(folder.path()).map_err(Error::not_ready)?;
-        }
-        match self.find()? {
-            Some(leases) if !leases.free(&sets)? => Err(Error::not_ready(exhausted(&sets))),
-            _ => Ok(()),
-        }
-    }
-
-    /// GC: frees what belongs to no valid attachment; without a list, what is provably dead.
-    pub fn gc(&self, request: &Request<'_>) -> Result<(), Error> {
-        let Some(leases) = self.find()? else { return Ok(()) };
-        let valid = request
-            .config
-            .valid_attachments()
-            .map(|valid| valid.into_iter().map(|one| (one.container_id, one.ifname)).collect::<Vec<_>>());
-        let valid = match valid {
-            Some(valid) => Some([valid, of_endpoints(&leases)?].concat()),
-            None => None,
-        };
-        let living = living::namespaces();
-        let is_alive = |_: u64, inode: u64| living.contains(&inode);
-        leases.gc(valid.as_deref(), &is_alive).map(drop).map_err(Error::Ipam)
-    }
+/// host-local's folder, `<dataDir>/<network>`.
+fn pool(request: &Request<'_>) -> Result<Pool, Error> {
+    let place: Place = request.config.section()?;
+    let paths = Paths::new(0);
+    let data_dir = place.ipam.ok_or(ipam::Error::MissingIpam)?.data_dir;
+    let networks = data_dir.map_or_else(|| paths.host_local(), |given| paths.rooted(&given));
+    Ok(Pool::shared(&networks.join(&request.config.name), &paths, bridge_of(request)))
 }
 
-/// The leases of what `rnet run` made, which is in no runtime's list.
-fn of_endpoints(leases: &Leases) -> Result<Vec<(String, String)>, Error> {
-    let endpoints = Paths::new(netlink::cookie()?).run().join("endpoints");
-    let leases = leases.list()?.into_iter().map(|lease| (lease.id, lease.ifname));
-    Ok(leases.filter(|(id, _)| endpoints.join(id).join("netns").exists()).collect())
+/// ADD of host-local.
+pub fn lease(request: &Request<'_>) -> Result<Lease, Error> {
+    let pool = pool(request)?;
+    Ok(pool.lease(&ranges(request)?, &call::id(request), Path::new(&request.call.netns))?)
 }
 
-fn exhausted(sets: &[RangeSet]) -> String {
-    let ranges: Vec<String> = sets.iter().map(ToString::to_string).collect();
-    format!("no IP addresses available in range set: {}", ranges.join(","))
+/// DEL of host-local.
+pub fn release(request: &Request<'_>) -> Result<(), Error> {
+    Ok(pool(request)?.release(&call::id(request), &known(request))?)
+}
+
+/// CHECK of host-local.
+pub fn check(request: &Request<'_>) -> Result<(), Error> {
+    Ok(pool(request)?.check(&call::id(request), &known(request))?)
+}
+
+/// STATUS of host-local.
+pub fn status(request: &Request<'_>) -> Result<(), Error> {
+    let pool = pool(request)?;
+    Ok(pool.status(&sets(request)?)?)
+}
+
+/// GC of host-local.
+pub fn gc(request: &Request<'_>) -> Result<(), Error> {
+    Ok(pool(request)?.gc(&call::valid(request))?)
+}
+
+/// What a configuration in host-local's words leases.
+///
+/// # Errors
+/// A range, an address or a file that cannot be read.
+pub fn ranges(request: &Request<'_>) -> Result<Ranges, Error> {
+    let section: Section = request.config.section()?;
+    let config = section.ipam.unwrap_or_default();
+    let requested = requested(request, &section.args.cni.ips, &section.runtime_config.ips)?;
+    let sets = config.ranges(&section.runtime_config.ip_ranges)?;
+    refuse_inexpressible(request.config.cni_version, &sets)?;
+    let resolver = config.resolv_conf.as_deref().map(resolver_settings).transpose()?.unwrap_or_default();
+    Ok(Ranges { sets, requested, routes: config.routes.unwrap_or_default(), resolver })
+}
+
+/// The same without what only an ADD needs.
+///
+/// # Errors
+/// A range that cannot be read.
+pub fn sets(request: &Request<'_>) -> Result<Vec<RangeSet>, Error> {
+    let section: Section = request.config.section()?;
+    Ok(section.ipam.unwrap_or_default().ranges(&section.runtime_config.ip_ranges)?)
 }
 
 /// Results before 0.3.0 have room for one address of each family.
@@ -234,12 +149,8 @@ fn refuse_inexpressible(version: Version, sets: &[RangeSet]) -> Result<(), Error
     Ok(())
 }
 
-fn owner<'a>(request: &'a Request<'_>) -> Owner<'a> {
-    Owner { id: &request.call.container_id, ifname: &request.call.ifname }
-}
-
 /// The addresses that the call's own words say the container has; nothing if they cannot be read.
-fn expected(request: &Request<'_>) -> Vec<IpAddr> {
+pub fn known(request: &Request<'_>) -> Vec<IpAddr> {
     let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
     previous.ips.iter().map(|ip| ip.address.ip()).collect()
 }
@@ -249,48 +160,30 @@ fn requested(request: &Request<'_>, args: &[String], runtime: &[String]) -> Resu
     Ok(ipam::requested(runtime, args, &by_args)?)
 }
 
-/// `--ip` may lie outside `--ip-range`, which limits the dynamic choice only: the ranges of a set that an address
-/// was asked from reach over their whole subnets.
-fn widened(set: RangeSet, requested: &[IpAddr]) -> RangeSet {
-    let outside =
-        |ip: &IpAddr| !set.contains(*ip) && set.ranges().iter().any(|range| range.subnet.contains(*ip));
-    if !requested.iter().any(outside) {
-        return set;
-    }
-    let whole = set.ranges().iter().map(|range| ipam::Range::new(range.subnet, None, None, range.gateway));
-    let whole: Option<Vec<_>> = whole.map(Result::ok).collect();
-    whole.and_then(|ranges| RangeSet::new(ranges).ok()).unwrap_or(set)
-}
-
-/// The namespace that an address is for, by which gc later knows whether it still lives.
-fn identity(netns: &str) -> Option<(u64, u64)> {
-    let stat = rustix::fs::stat(netns).ok()?;
-    Some((stat.st_dev, stat.st_ino))
-}
-
-fn resolver_settings(path: &Path) -> Result<Dns, Error> {
+fn resolver_settings(path: &Path) -> Result<Resolver, Error> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Error::ResolvConf { path: path.to_owned(), reason: netlink_reason(&error) })?;
-    let ResolvConf { nameservers, domain, search, options } = ResolvConf::parse(&text);
-    Ok(Dns { nameservers, domain, search, options })
+    Ok(Resolver::parse(&text))
 }
 
 fn netlink_reason(error: &std::io::Error) -> String {
     rustix::io::Errno::from_io_error(error).map_or_else(|| error.to_string(), netlink::reason)
 }
 
-fn ip(leased: Leased) -> Ip {
-    Ip { address: leased.address, gateway: leased.gateway, interface: None }
-}
-
-fn route(route: ipam::Route) -> Route {
-    Route {
-        dst: route.dst,
-        gw: route.gw,
-        mtu: route.mtu,
-        advmss: route.advmss,
-        priority: route.priority,
-        table: route.table,
-        scope: route.scope,
+/// The bridge of the network that an IPAM plugin leases addresses for, if that is a network with a bridge.
+fn bridge_of(request: &Request<'_>) -> Option<String> {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Member {
+        #[serde(rename = "type")]
+        kind: String,
+        bridge: String,
     }
+    let member: Member = request.config.section().ok()?;
+    let default = match crate::named_by(&member.kind)? {
+        "rnet" => default_bridge(&request.config.name),
+        "bridge" => "cni0".to_owned(),
+        _ => return None,
+    };
+    Some(if member.bridge.is_empty() { default } else { member.bridge })
 }

@@ -1,139 +1,128 @@
-//! Addresses from whoever leases them: rnet itself, our own host-local in this process, or another plugin.
+//! IPAM plugins: host-local in this process, or another program.
 
 use std::borrow::Cow;
-use std::path::PathBuf;
+use std::cell::OnceCell;
+use std::path::{Path, PathBuf};
 
-use cni::{CniResult, Config, Plugin, Request, Verb, delegate};
-use store::Record;
+use cni::{Call, CniResult, Config, Request, Verb, delegate};
+use engine::spec::{Lease, Leaser};
+use store::Id;
 
 use crate::error::Fault;
-use crate::host_local::{HostLocal, Pool};
-use crate::plan::{Ipam, Plan};
-use crate::{Error, Host, failpoint, sticky};
+use crate::{Error, call, host_local};
+
+/// The IPAM plugin of a network's configuration.
+pub struct Delegate<'r> {
+    /// Its name, which is looked up in CNI_PATH.
+    name: String,
+    /// The call that it is asked in.
+    request: Request<'r>,
+    /// Where it was found.
+    found: OnceCell<Found>,
+}
 
 /// Who carries out what an IPAM plugin is asked for.
-pub enum Delegate {
-    /// This program, in this process.
-    Here(&'static dyn Plugin),
+enum Found {
+    /// host-local of this program, in this process.
+    HostLocal,
     /// The program at this path.
     Program(PathBuf),
 }
 
-/// What ADD looks at before it makes anything: somebody can lease addresses, and a network without any can be told of.
-/// Returns the IPAM plugin, if it is not rnet itself.
-pub fn require(ipam: &Ipam, request: &Request<'_>) -> Result<Option<Delegate>, Error> {
-    match ipam {
-        Ipam::None => {
-            CniResult::default().to_json(request.config.cni_version).map(|_| None).map_err(Error::Cni)
+impl Leaser for Delegate<'_> {
+    fn require(&self) -> Result<(), engine::Error> {
+        Ok(self.find().map(drop)?)
+    }
+
+    fn is_foreign(&self) -> bool {
+        matches!(self.find(), Ok(Found::Program(_)))
+    }
+
+    fn lease(&self) -> Result<Lease, engine::Error> {
+        Ok(match self.find()? {
+            Found::HostLocal => host_local::lease(&self.request)?,
+            Found::Program(program) => {
+                call::lease(execute(program, Verb::Add, &self.request)?.unwrap_or_default())
+            }
+        })
+    }
+
+    /// The plugin knows the network by the name that it had at ADD.
+    fn release(&self, id: &Id) -> Result<(), engine::Error> {
+        let config = called(self.request.config, &id.network);
+        let is_of_the_call =
+            call::id(&self.request) == Id { network: self.request.config.name.clone(), ..id.clone() };
+        let mut of = self.request.call.clone();
+        if !is_of_the_call {
+            of = Call {
+                container_id: id.container.clone(),
+                ifname: id.ifname.clone(),
+                netns: String::new(),
+                ..of
+            };
         }
-        Ipam::Own => Ok(None),
-        Ipam::Delegate(name) => find(name, request).map(Some),
+        let request = Request { call: &of, config: &config };
+        self.call(Verb::Del, &request, host_local::release)
+    }
+
+    fn check(&self) -> Result<(), engine::Error> {
+        self.call(Verb::Check, &self.request, host_local::check)
+    }
+
+    fn status(&self) -> Result<(), engine::Error> {
+        self.call(Verb::Status, &self.request, host_local::status)
+    }
+
+    fn gc(&self) -> Result<(), engine::Error> {
+        self.call(Verb::Gc, &self.request, host_local::gc)
     }
 }
 
-/// ADD of the IPAM plugin. No lock of the network is held: a foreign one may take seconds.
-pub fn add(
-    host: &Host,
-    plan: &Plan,
-    request: &Request<'_>,
-    delegate: Option<&Delegate>,
-) -> Result<CniResult, Error> {
-    let lease = match (&plan.ipam, delegate) {
-        (Ipam::Own, _) => {
-            let before = sticky::remembered(host, plan, &request.call.ifname);
-            Pool::own(host, request)?.preferring(before).lease(request)?
+impl<'r> Delegate<'r> {
+    /// The plugin called `name`.
+    pub fn new(name: String, request: &Request<'r>) -> Self {
+        Self { name, request: *request, found: OnceCell::new() }
+    }
+
+    fn call(
+        &self,
+        verb: Verb,
+        request: &Request<'_>,
+        here: fn(&Request<'_>) -> Result<(), Error>,
+    ) -> Result<(), engine::Error> {
+        match self.find()? {
+            Found::HostLocal => Ok(here(request)?),
+            Found::Program(program) => Ok(execute(program, verb, request).map(drop)?),
         }
-        (_, Some(delegate)) => delegate.call(Verb::Add, request)?.unwrap_or_default(),
-        (_, None) => return Ok(CniResult::default()),
-    };
-    if lease.ips.is_empty() {
-        return Err(Error::NoAddress);
     }
-    Ok(lease)
-}
 
-/// DEL of whoever leased the addresses: rnet itself, as far as the record says or the configuration, and the IPAM
-/// plugin, which is told the network's name at ADD.
-pub fn del(host: &Host, ipam: &Ipam, request: &Request<'_>, record: &Record) -> Result<(), Error> {
-    if let Some(folder) = record.leases.clone().or_else(|| folder(host, ipam, record)) {
-        host.store.require_folders()?;
-        let known: Vec<_> = record.addresses.iter().map(|address| address.address.ip()).collect();
-        Pool::own_in(host, &folder)?.release_known(request, &known)?;
+    fn find(&self) -> Result<&Found, Error> {
+        match self.found.get() {
+            Some(found) => Ok(found),
+            None => self.look_up().map(|found| self.found.get_or_init(|| found)),
+        }
     }
-    if let Ipam::Delegate(name) = ipam {
-        let config = called(request.config, &record.network);
-        call(name, Verb::Del, &Request { config: &config, ..*request })?;
-    }
-    failpoint::pass("del.lease")
-}
 
-/// CHECK of the IPAM plugin.
-pub fn check(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
-    match &plan.ipam {
-        Ipam::None => Ok(()),
-        Ipam::Own => own(host, request)?.check(request),
-        Ipam::Delegate(name) => call(name, Verb::Check, request).map(drop),
+    /// In this process if CNI_PATH leads to this very program. Any other plugin of rnet's would wait for the locks that its
+    /// caller holds.
+    fn look_up(&self) -> Result<Found, Error> {
+        if self.request.call.own_delegates && self.name == "host-local" {
+            return Ok(Found::HostLocal);
+        }
+        let program = delegate::find(&self.name, &self.request.call.path)?;
+        match crate::named_by(&self.name).filter(|_| delegate::is_this_program(&program)) {
+            None => Ok(Found::Program(program)),
+            Some("host-local") => Ok(Found::HostLocal),
+            Some(_) => Err(Error::Config(Fault::NotIpam(self.name.clone()))),
+        }
     }
 }
 
-/// STATUS of the IPAM plugin.
-pub fn status(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
-    match &plan.ipam {
-        Ipam::None => Ok(()),
-        Ipam::Own => own(host, request)?.status(request),
-        Ipam::Delegate(name) => call(name, Verb::Status, request).map(drop),
-    }
-}
-
-/// GC of the IPAM plugin.
-pub fn gc(host: &Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
-    match &plan.ipam {
-        Ipam::None => Ok(()),
-        Ipam::Own => own(host, request)?.gc(request),
-        Ipam::Delegate(name) => call(name, Verb::Gc, request).map(drop),
-    }
-}
-
-/// The folder of leases, where they are our own.
-pub fn folder(host: &Host, ipam: &Ipam, record: &Record) -> Option<PathBuf> {
-    (*ipam == Ipam::Own).then(|| host.store.leases(&record.network))
-}
-
-/// Our own leases, in a folder that is ours.
-fn own(host: &Host, request: &Request<'_>) -> Result<Pool, Error> {
-    host.store.require_folders()?;
-    Pool::own(host, request)
-}
-
-fn call(name: &str, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
-    find(name, request)?.call(verb, request)
-}
-
-impl Delegate {
-    /// In this process if CNI_PATH led to this very program, else by executing it.
-    fn call(&self, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
-        let program = match self {
-            Delegate::Here(plugin) => return Ok(crate::run(*plugin, verb, request)?),
-            Delegate::Program(program) => program,
-        };
-        let config = &request.config.raw;
-        let Some(reply) = delegate::exec(program, request.call, verb, config)? else { return Ok(None) };
-        // It may answer in another version than it was asked in.
-        Ok(Some(CniResult::parse_any(&reply, request.config.cni_version)?))
-    }
-}
-
-/// An IPAM plugin of that name in CNI_PATH. Any other plugin of ours would wait for the locks that its caller holds.
-fn find(name: &str, request: &Request<'_>) -> Result<Delegate, Error> {
-    if request.call.own_delegates && name == "host-local" {
-        return Ok(Delegate::Here(&HostLocal));
-    }
-    let program = delegate::find(name, &request.call.path)?;
-    match crate::named_by(name).filter(|_| delegate::is_this_program(&program)) {
-        None => Ok(Delegate::Program(program)),
-        Some("host-local") => Ok(Delegate::Here(&HostLocal)),
-        Some(_) => Err(Error::Config(Fault::NotIpam(name.to_owned()))),
-    }
+fn execute(program: &Path, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, Error> {
+    let config = &request.config.raw;
+    let Some(reply) = delegate::exec(program, request.call, verb, config)? else { return Ok(None) };
+    // It may answer in another version than it was asked in.
+    Ok(Some(CniResult::parse_any(&reply, request.config.cni_version)?))
 }
 
 /// The configuration of a network as it was when that had another name.

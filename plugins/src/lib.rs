@@ -1,4 +1,4 @@
-//! The CNI plugins, one file each, and the functions they share.
+//! The CNI plugins, one file each: a plugin reads its keys, asks the engine, and tells the outcome in CNI's words.
 //!
 //! | plugin | what it does |
 //! |---|---|
@@ -11,53 +11,25 @@
 //!
 //! A new plugin is one file and one line in [`PLUGINS`].
 
-mod attach;
 mod bridge;
+mod call;
 mod chained;
-mod check;
-mod claims;
 pub mod conditions;
 mod dnsname;
 mod error;
-mod failpoint;
-mod far;
-pub mod firewall;
-mod former;
-pub mod forward_v6;
-mod host;
-mod host_id;
 mod host_local;
-pub mod interop;
-mod keeper;
 mod lease;
-mod link;
-mod living;
 mod loopback;
-pub mod lost;
-mod mac_check;
-mod macs;
-mod moments;
-pub mod names;
-mod network;
-mod plan;
-pub mod port;
+mod names;
 mod portmap;
-pub mod ports;
-pub mod probe;
+mod proof;
 mod reference;
-mod renamed;
-mod repair;
 mod rnet;
-pub mod ruleset;
-pub mod sticky;
+mod runtime_config;
 
 use cni::{CniResult, Plugin, Request, Verb};
 
-pub use attach::is_alive;
-pub use error::{Error, Fault, Finding, own};
-pub use failpoint::STEPS;
-pub use host::Host;
-pub use repair::repair;
+pub use error::{Error, Fault, own};
 pub use rnet::default_bridge;
 
 /// What `CNI_COMMAND`-less calls print: a release whose build part is rnet's own. nerdctl and Nomad parse it as a
@@ -97,6 +69,18 @@ pub fn run(plugin: &dyn Plugin, verb: Verb, request: &Request<'_>) -> Result<Opt
         Verb::Gc => plugin.gc(request).map(|()| None),
         Verb::Version => Ok(None),
     }
+}
+
+/// Makes the network of a configuration for `rnet` or `bridge` whole again, if any container is on it.
+///
+/// # Errors
+/// The configuration cannot be read, or what could not be mended.
+pub fn repair(plugin: &str, request: &Request<'_>) -> Result<(), Error> {
+    let spec = match plugin {
+        "rnet" => rnet::spec(request)?,
+        _ => bridge::spec(request)?,
+    };
+    Ok(engine::repair(&spec)?)
 }
 
 #[cfg(test)]

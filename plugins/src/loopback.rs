@@ -3,8 +3,7 @@
 use cni::{CniResult, Interface, Ip, Plugin, Request};
 use netlink::Netlink;
 
-use crate::error::Finding;
-use crate::{Error, attach};
+use crate::{Error, call};
 
 /// The index that `lo` has in every network namespace.
 const LO: u32 = 1;
@@ -53,7 +52,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
 /// Without a namespace there is nothing to take down.
 fn del(request: &Request<'_>) -> Result<(), Error> {
     let mut inside = match inside(request) {
-        Err(Error::Netlink(_)) => return Ok(()),
+        Err(Error::Engine(engine::Error::Netlink(_))) => return Ok(()),
         other => other?,
     };
     Ok(inside.send(&[netlink::Request::LinkDown { index: LO, name: "lo".into() }])?)
@@ -62,12 +61,12 @@ fn del(request: &Request<'_>) -> Result<(), Error> {
 fn check(request: &Request<'_>) -> Result<(), Error> {
     match inside(request)?.link_by_index(LO)? {
         Some(lo) if lo.up => Ok(()),
-        _ => Err(Error::Check(Finding::LoopbackDown)),
+        _ => Err(Error::LoopbackDown),
     }
 }
 
 fn inside(request: &Request<'_>) -> Result<Netlink, Error> {
-    Ok(Netlink::inside(&attach::container(request.call)?)?)
+    Ok(Netlink::inside(&call::container(request)?)?)
 }
 
 /// The first IPv4 and the first IPv6 address of `lo`, none of which may be another's.
@@ -83,5 +82,5 @@ fn addresses(inside: &mut Netlink) -> Result<Vec<Ip>, Error> {
 }
 
 fn foreign(found: &netlink::Address) -> Error {
-    Error::Check(Finding::LoopbackAddress(found.address.ip().to_string()))
+    Error::LoopbackAddress(found.address.ip().to_string())
 }

@@ -3,16 +3,17 @@
 use std::net::IpAddr;
 
 use cni::{CniResult, Plugin, Request};
+use engine::spec::subnet;
+use engine::{Host, check, firewall, lost, network, pass, ports};
 use nft::Element;
 use serde::Deserialize;
 use serde_json::Value;
 use store::{Exception, Network, Record, Stage};
 
-use crate::bridge::RuntimeConfig;
 use crate::conditions::{self, Dialect, Family};
-use crate::error::{Fault, Finding};
-use crate::plan::subnet;
-use crate::{Error, Host, attach, chained, check, failpoint, firewall, lost, network, ports, reference};
+use crate::error::Fault;
+use crate::runtime_config::RuntimeConfig;
+use crate::{Error, call, chained, reference};
 
 const PLUGIN: &str = "portmap";
 
@@ -56,10 +57,7 @@ impl Plugin for Portmap {
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(chained::del(unknown(request), request, |host, unknown| {
-            reference::unpublish(host, unknown)?;
-            lost::unpublish(host, unknown)
-        })?)
+        Ok(del(request)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
@@ -67,13 +65,11 @@ impl Plugin for Portmap {
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        let mut host = Host::ready(attach::what("STATUS", request.call))?;
-        host.require_rules()?;
-        Ok(host.require_flows()?)
+        Ok(status(request)?)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(chained::gc(PLUGIN, request)?)
+        Ok(gc(request)?)
     }
 }
 
@@ -85,53 +81,66 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     }
     let mut host = chained::open("ADD", request)?;
     let mut record = planned(&config, request, &previous)?;
-    chained::add(&mut host, &mut record, publish)?;
+    engine::chained::add(&mut host, &mut record, publish)?;
     Ok(previous)
+}
+
+fn del(request: &Request<'_>) -> Result<(), Error> {
+    Ok(engine::chained::del(unknown(request), &call::kept(request), |host, unknown| {
+        reference::unpublish(host, unknown)?;
+        lost::unpublish(host, unknown)
+    })?)
+}
+
+fn status(request: &Request<'_>) -> Result<(), Error> {
+    let mut host = Host::ready(format!("STATUS {}", call::id(request)))?;
+    host.require_rules()?;
+    Ok(host.require_flows()?)
+}
+
+fn gc(request: &Request<'_>) -> Result<(), Error> {
+    Ok(engine::chained::gc(PLUGIN, &request.config.name, &call::valid(request))?)
 }
 
 /// What the record of a DEL would say, as far as the call itself tells.
 fn unknown(request: &Request<'_>) -> Record {
-    let bare = chained::bare_record(PLUGIN, request);
+    let bare = Record::of(PLUGIN, &call::id(request));
     let previous = request.config.prev_result().ok().flatten();
     let planned = previous.and_then(|previous| planned(&parse(request).ok()?, request, &previous).ok());
     planned.unwrap_or(bare)
 }
 
-fn publish(host: &mut Host, record: &mut Record) -> Result<(), Error> {
+fn publish(host: &mut Host, record: &mut Record) -> Result<(), engine::Error> {
     find_bridge(host, record)?;
     host.store.write_record(record)?;
-    failpoint::pass("add.intent")?;
+    pass("add.intent")?;
     let _network = network::remember(host, described(record))?;
-    failpoint::pass("add.address")?;
+    pass("add.address")?;
     let _ruleset = firewall::admit(host, record)?;
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
-    failpoint::pass("add.commit")?;
-    failpoint::pass("add.reply")
+    pass("add.commit")?;
+    pass("add.reply")
 }
 
 fn check(request: &Request<'_>) -> Result<(), Error> {
     let config = parse(request)?;
     if request.config.prev_result()?.is_none() {
-        return Err(Error::Check(Finding::NoPrevResult));
+        return Err(Error::NoPrevResult);
     }
     if config.runtime_config.port_mappings.is_empty() {
         return Ok(());
     }
     let mut host = chained::open("CHECK", request)?;
-    let unknown = chained::bare_record(PLUGIN, request);
-    let record = host.store.record(&unknown.network, PLUGIN, &unknown.key())?;
-    let record = record.ok_or_else(|| Error::Check(check::no_record(&unknown)))?;
-    check::elements(&mut host, &record)
+    let record = chained::recorded(&host, PLUGIN, request)?;
+    Ok(check::elements(&mut host, &record)?)
 }
 
 fn parse(request: &Request<'_>) -> Result<Config, Error> {
     let config = request.config.section();
     let config: Config = config.map_err(|error| error.context("failed to parse config: "))?;
     let fault = |fault| Error::Config(Fault::Portmap(Box::new(fault)));
-    for mapping in &config.runtime_config.port_mappings {
-        mapping.validate().map_err(fault)?;
-    }
+    config.runtime_config.publish().map_err(fault)?;
     match config.backend.as_deref() {
         None | Some("" | "iptables" | "nftables") => {}
         Some(other) => return Err(fault(Fault::PortmapBackend(other.to_owned()))),
@@ -182,8 +191,8 @@ impl Config {
 
 /// The record of the mappings before anything is made.
 fn planned(config: &Config, request: &Request<'_>, previous: &CniResult) -> Result<Record, Error> {
-    let ips = chained::container_addresses(previous, &request.call.ifname);
-    let ports = ports::resolve(&config.runtime_config.port_mappings, &ips).map_err(Error::Config)?;
+    let addresses = call::container_addresses(previous, &request.call.ifname);
+    let ports = ports::resolve(&config.runtime_config.publish()?, &addresses)?;
     Ok(Record {
         ports,
         exceptions: config.exceptions()?,
@@ -196,7 +205,7 @@ fn planned(config: &Config, request: &Request<'_>, previous: &CniResult) -> Resu
 /// The interface that the container is on, which loopback clients need `route_localnet` on. None where the host has no way
 /// to the container, or only one by a gateway: then the interface is the uplink, and the container is not behind it. None
 /// also where the ruleset cannot name it.
-fn find_bridge(host: &mut Host, record: &mut Record) -> Result<(), Error> {
+fn find_bridge(host: &mut Host, record: &mut Record) -> Result<(), engine::Error> {
     let Some(port) = record.ports.iter().map(|port| port.container).min_by_key(IpAddr::is_ipv6) else {
         return Ok(());
     };

@@ -9,14 +9,14 @@
 use std::path::Path;
 
 use cni::{CniResult, Interface, Request};
+use engine::spec::Spec;
+use engine::{Host, link};
 use netlink::{Link, Netlink, Netns};
 use nft::{Layer, Trace};
 use sha2::{Digest, Sha512};
 use store::Record;
 
-use crate::host_local::Pool;
-use crate::plan::{Ipam, Plan};
-use crate::{Error, Host, link};
+use crate::{Error, bridge, host_local};
 
 /// Chains of iptables have names of this length.
 const CHAIN_NAME: usize = 28;
@@ -24,11 +24,8 @@ const CHAIN_NAME: usize = 28;
 const HASH: usize = 16;
 
 /// What `bridge` made: the veth pair and the rules that masquerade.
-pub fn detach(host: &mut Host, plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
-    if plan.plugin != "bridge" {
-        return Ok(());
-    }
-    if let Some(port) = port(host, plan, request)? {
+pub fn detach(host: &mut Host, spec: &Spec, request: &Request<'_>) -> Result<(), Error> {
+    if let Some(port) = port(host, spec, request)? {
         link::delete(host, port.index)?;
     }
     let traces = masquerade(&request.config.name, &request.call.container_id, &request.call.ifname);
@@ -58,11 +55,11 @@ fn refuse_legacy(traces: &[Trace], container: &str) -> Result<(), Error> {
 
 fn remove(host: &mut Host, traces: &[Trace]) -> Result<(), Error> {
     match host.firewall().and_then(|firewall| Ok(firewall.remove_traces(traces)?)) {
-        Ok(true) => host.note_deletion(),
+        Ok(true) => Ok(host.note_deletion()?),
         Ok(false) => Ok(()),
         // A kernel without nf_tables has none of these rules.
-        Err(Error::Nft(error)) if error.missing().is_some() => Ok(()),
-        Err(error) => Err(error),
+        Err(engine::Error::Nft(error)) if error.missing().is_some() => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -100,15 +97,15 @@ fn hash(text: &str) -> String {
 
 /// The host end of the container's interface, if the call shows that it is of this network: a result that names it, or a
 /// lease on the network's own bridge. What cannot be told apart is left alone.
-fn port(host: &mut Host, plan: &Plan, request: &Request<'_>) -> Result<Option<Link>, Error> {
+fn port(host: &mut Host, spec: &Spec, request: &Request<'_>) -> Result<Option<Link>, Error> {
     let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
     let Some((port, inside)) = pair(host, request, &previous)? else { return Ok(None) };
     // Every host end of rnet's has an alias.
     let is_foreign = port.alias.is_none() && port.kind.as_deref() == Some("veth");
-    let bridge = host.netlink.link(&plan.bridge)?.map(|bridge| bridge.index);
+    let bridge = host.netlink.link(&spec.bridge)?.map(|bridge| bridge.index);
     let on_bridge = bridge.is_some() && port.master == bridge;
     let is_told = names(&previous, &port, None) || names(&previous, &inside, Some(&request.call.ifname));
-    let is_ours = is_foreign && (is_told || on_bridge && has_lease(plan, request));
+    let is_ours = is_foreign && (is_told || on_bridge && has_lease(request));
     Ok(is_ours.then_some(port))
 }
 
@@ -145,10 +142,9 @@ fn names(result: &CniResult, link: &Link, inside: Option<&String>) -> bool {
 }
 
 /// True if host-local's folder of this network has a lease of this container's interface.
-fn has_lease(plan: &Plan, request: &Request<'_>) -> bool {
-    let is_host_local = |name: &String| crate::named_by(name) == Some("host-local");
-    matches!(&plan.ipam, Ipam::Delegate(name) if is_host_local(name))
-        && Pool::host_local(request).is_ok_and(|pool| pool.check(request).is_ok())
+fn has_lease(request: &Request<'_>) -> bool {
+    let is_host_local = |ipam: bridge::IpamMember| crate::named_by(&ipam.kind) == Some("host-local");
+    bridge::ipam(request).is_some_and(is_host_local) && host_local::check(request).is_ok()
 }
 
 #[cfg(test)]

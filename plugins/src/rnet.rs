@@ -1,15 +1,18 @@
 //! The plugin `rnet`: bridge, lease, addresses, published ports, isolation and guards, all in one process.
 
 use cni::{Args, CniResult, Dns, Plugin, Request, Verb};
+use engine::names::Names;
+use engine::pool::Ranges;
+use engine::spec::{Addresses, Spec};
+use engine::{check, life};
 use serde::Deserialize;
 use store::NetworkKey;
 
-use crate::attach;
-use crate::bridge::{self, ArgsMember, IpamMember, RuntimeConfig};
+use crate::bridge::{self, ArgsMember, IpamMember};
 use crate::error::Fault;
-use crate::names::Names;
-use crate::plan::{Ipam, Plan};
-use crate::{Error, check};
+use crate::lease::Delegate;
+use crate::runtime_config::RuntimeConfig;
+use crate::{Error, call, host_local, names, proof};
 
 /// The plugin of this file.
 pub struct Rnet;
@@ -75,23 +78,23 @@ impl Default for Config {
 
 impl Plugin for Rnet {
     fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
-        Ok(attach::add(&plan(request)?, request)?)
+        Ok(add(request)?)
     }
 
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(attach::del(&plan_of_del(request), request)?)
+        Ok(del(request)?)
     }
 
     fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(check::attachment(&plan(request)?, request)?)
+        Ok(check(request)?)
     }
 
     fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(attach::status(&plan(request)?, request)?)
+        Ok(status(request)?)
     }
 
     fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(attach::gc(&plan(request)?, request)?)
+        Ok(gc(request)?)
     }
 }
 
@@ -101,21 +104,40 @@ pub fn default_bridge(name: &str) -> String {
     if plain.len() < 16 { plain } else { format!("rnet-{}", &NetworkKey::new(name).as_str()[..10]) }
 }
 
+fn add(request: &Request<'_>) -> Result<CniResult, Error> {
+    let spec = spec(request)?;
+    let container = call::container(request)?;
+    Ok(call::result(life::add(&spec, &container)?))
+}
+
 /// As configured; where that is faulty, at least whoever leases the addresses is told to free them.
-fn plan_of_del(request: &Request<'_>) -> Plan {
-    plan(request).unwrap_or_else(|_| {
-        let ipam = own_unless_named(bridge::ipam(request), &request.config.name).unwrap_or(Ipam::Own);
-        Plan::bare("rnet", &request.config.name, ipam)
-    })
+fn del(request: &Request<'_>) -> Result<(), Error> {
+    let spec = spec(request).unwrap_or_else(|_| {
+        let addresses = addresses(bridge::ipam(request), request);
+        let own = || Addresses::Own(Ranges::default());
+        Spec::bare("rnet", call::id(request), addresses.unwrap_or_else(|_| own()))
+    });
+    Ok(life::del(&spec, &call::kept(request), |_| Ok(()))?)
+}
+
+fn check(request: &Request<'_>) -> Result<(), Error> {
+    let spec = spec(request)?;
+    Ok(check::attachment(&spec, &call::required_outcome(request)?)?)
+}
+
+fn status(request: &Request<'_>) -> Result<(), Error> {
+    Ok(life::status(&spec(request)?)?)
+}
+
+fn gc(request: &Request<'_>) -> Result<(), Error> {
+    Ok(life::gc(&spec(request)?, &call::valid(request))?)
 }
 
 /// An attachment as configured.
-pub fn plan(request: &Request<'_>) -> Result<Plan, Error> {
+pub fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
     let config: Config = request.config.section()?;
     let args = Args::of(request.call, &[])?;
-    for mapping in &config.runtime_config.port_mappings {
-        mapping.validate().map_err(Error::Config)?;
-    }
+    let ports = config.runtime_config.publish()?;
     let guarded = match args.spoof_guard() {
         // What was attached is on record.
         Err(_) if request.call.verb == Verb::Del => None,
@@ -124,19 +146,21 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, Error> {
     let mac = bridge::mac(&args, &config.args, &config.runtime_config)?;
     let name = &request.config.name;
     let bridge = if config.bridge.is_empty() { default_bridge(name) } else { config.bridge };
-    let ipam = own_unless_named(config.ipam, name)?;
+    let addresses = addresses(config.ipam, request)?;
+    let sticky = config.sticky_addresses && matches!(addresses, Addresses::Own(_));
     let (dns, runtime) = (config.dns.filter(|dns| !dns.is_empty()), config.runtime_config);
     let names = match config.names {
         true => {
-            let names = Names::new(name, dns.clone().unwrap_or_default(), runtime.dns, &runtime.aliases)?;
-            let names = Names { rebinding_guard: config.rebinding_guard, ..names };
-            Some(names.with_hostname(args.hostname())?)
+            let dns = dns.clone().unwrap_or_default();
+            let names = names::names(name, dns, runtime.dns, &runtime.aliases, args.hostname())?;
+            Some(Names { rebinding_guard: config.rebinding_guard, ..names })
         }
         false => None,
     };
-    Ok(Plan {
+    Ok(Spec {
         plugin: "rnet",
-        network: name.clone(),
+        id: call::id(request),
+        netns: request.call.netns.clone().into(),
         bridge: bridge::checked_name(bridge)?,
         owns_bridge: true,
         gateway: true,
@@ -146,7 +170,7 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         mtu: (config.mtu > 0).then_some(config.mtu),
         inherit_mtu: true,
         snooping: false,
-        sticky: config.sticky_addresses && ipam == Ipam::Own,
+        sticky,
         promiscuous: false,
         hairpin: config.hairpin_mode,
         port_isolation: config.port_isolation,
@@ -159,20 +183,28 @@ pub fn plan(request: &Request<'_>) -> Result<Plan, Error> {
         duplicate_detection: false,
         ipv4_only: true,
         mac,
-        ipam,
-        ports: runtime.port_mappings,
-        dns,
+        addresses,
+        ports,
+        resolver: dns.map(call::resolver),
         names,
         name: args.k8s_pod_name().map(str::to_owned),
+        proof: proof::by_definition(request),
     })
 }
 
-fn own_unless_named(ipam: Option<IpamMember>, network: &str) -> Result<Ipam, Error> {
-    match ipam {
-        None => Err(Error::Config(Fault::NoRanges(network.to_owned()))),
-        Some(ipam) if ipam.kind.is_empty() || ipam.kind == "rnet" => Ok(Ipam::Own),
-        Some(ipam) => Ok(Ipam::Delegate(ipam.kind)),
+/// rnet's own, unless another plugin is named. Only ADD and STATUS need the ranges.
+fn addresses<'r>(ipam: Option<IpamMember>, request: &Request<'r>) -> Result<Addresses<'r>, Error> {
+    let Some(IpamMember { kind }) = ipam else {
+        return Err(Error::Config(Fault::NoRanges(request.config.name.clone())));
+    };
+    if !kind.is_empty() && kind != "rnet" {
+        return Ok(Addresses::From(Box::new(Delegate::new(kind, request))));
     }
+    Ok(Addresses::Own(match request.call.verb {
+        Verb::Add => host_local::ranges(request)?,
+        Verb::Status => Ranges { sets: host_local::sets(request)?, ..Ranges::default() },
+        _ => Ranges::default(),
+    }))
 }
 
 #[cfg(test)]

@@ -285,7 +285,7 @@ fn warn_of_changed_uplinks(view: &mut View, subnets: &[Subnet], style: Style) ->
     if !subnets.iter().any(|subnet| subnet.subnet.is_ipv6()) {
         return Ok(());
     }
-    for link in plugins::forward_v6::to_change(&mut view.host)? {
+    for link in engine::forward_v6::to_change(&mut view.host)? {
         style.warn(format_args!(
             "{link} lives by router advertisements: the first container sets net.ipv6.conf.{link}.accept_ra=2, so that it \
              goes on taking them although this host forwards IPv6"

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::Context;
 use dns::{Control, Endpoint, Kept, Known, Serve, Status, client};
-use plugins::Host;
-use plugins::names::{self, PORT, RESOLV_CONF};
+use engine::Host;
+use engine::names::{self, PORT, RESOLV_CONF};
 use rustix::process::Signal;
 use serde_json::json;
 use store::{Paths, Store};

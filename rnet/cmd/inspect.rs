@@ -51,7 +51,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let networks: Vec<Network> = things.iter().filter_map(|thing| thing.network().cloned()).collect();
     let kernel = view.kernel(&networks, &known.containers)?.with_refused(&mut view.host);
     // Without the rights to read the rules nothing is said of them.
-    let interop = plugins::interop::state(&mut view.host).ok().as_ref().map_or(Value::Null, interop::json);
+    let interop = engine::interop::state(&mut view.host).ok().as_ref().map_or(Value::Null, interop::json);
     let mut found = Vec::new();
     for thing in things {
         found.push(match thing {

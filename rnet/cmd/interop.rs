@@ -5,9 +5,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
 use dns::Errand;
+use engine::Host;
+use engine::interop::{self, State, ZoneState};
 use nft::{LastChange, PassageRule};
-use plugins::Host;
-use plugins::interop::{self, State, ZoneState};
 use serde_json::{Value, json};
 use store::{Paths, Store};
 

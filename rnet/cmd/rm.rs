@@ -131,7 +131,7 @@ fn refuse_users(network: &Network, view: &mut View) -> Result<(), anyhow::Error>
     let users = users_of(network, &containers);
     let mut users: Vec<String> = users.iter().map(|container| container.user_text(network)).collect();
     let bridge = network.bridge().unwrap_or_default();
-    let unrecorded = plugins::lost::unrecorded_on(&mut view.host, &bridge)?;
+    let unrecorded = engine::lost::unrecorded_on(&mut view.host, &bridge)?;
     users.extend(unrecorded.iter().map(|port| format!("{} (its record was lost)", port.name)));
     if users.is_empty() {
         return Ok(());
@@ -154,7 +154,7 @@ fn cut_off(network: &Network, view: &mut View, runtime: &Runtime) -> anyhow::Res
         forget_network(container, network, view)?;
     }
     let bridge = network.bridge().unwrap_or_default();
-    Ok(plugins::lost::cut_off(&mut view.host, &network.name, network.kind(), &bridge)?)
+    Ok(engine::lost::cut_off(&mut view.host, &network.name, network.kind(), &bridge)?)
 }
 
 /// An endpoint that was cut off is on that network no more.
@@ -169,7 +169,7 @@ fn forget_network(container: &Container, network: &Network, view: &View) -> anyh
 /// anybody's lease: the plugin of another project may have written it.
 fn forget_leases(network: &Network, view: &View) -> anyhow::Result<()> {
     remove_folder(&view.host.store.leases(&network.name))?;
-    remove_folder(&plugins::sticky::folder(&view.host, &network.name))?;
+    remove_folder(&engine::sticky::folder(&view.host, &network.name))?;
     let of_host_local = view.host.store.paths().host_local().join(&network.name);
     if has_leases(&of_host_local) { Ok(()) } else { remove_folder(&of_host_local) }
 }

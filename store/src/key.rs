@@ -5,6 +5,17 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+/// One attachment: a container's interface on a network.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Id {
+    /// The network's name.
+    pub network: String,
+    /// The container's id.
+    pub container: String,
+    /// The name of the interface inside the container.
+    pub ifname: String,
+}
+
 /// The key of one attachment: 16 hex digits out of (network, container id, ifname).
 ///
 /// Host veth, record and the comment of every nftables element derive from it, so DEL finds them without
@@ -15,6 +26,25 @@ pub struct Key(String);
 /// The key of one network: 16 hex digits out of its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NetworkKey(String);
+
+impl Id {
+    /// For a call that is about all attachments of a network.
+    pub fn of_network(network: &str) -> Self {
+        Self { network: network.to_owned(), ..Self::default() }
+    }
+
+    /// The key that names everything this attachment owns.
+    pub fn key(&self) -> Key {
+        Key::new(&self.network, &self.container, &self.ifname)
+    }
+}
+
+/// `CONTAINER/IFNAME`, as those who wait for a lock are told.
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.container, self.ifname)
+    }
+}
 
 impl Key {
     /// The key of the attachment of `container`'s `ifname` to `network`.

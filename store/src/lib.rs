@@ -17,7 +17,7 @@ pub use error::Error;
 pub use files::{
     Folder, boot_id, check_writable, create_whole, find_dir, open_dir, read_whole, replace_whole,
 };
-pub use key::{Key, NetworkKey};
+pub use key::{Id, Key, NetworkKey};
 pub use lock::{Lock, LockName, Mode};
 pub use paths::Paths;
 pub use record::{Address, Exception, Namespace, Network, Port, Record, Stage, Sysctl, Zone};

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 
-use crate::{Key, Mac, Protocol};
+use crate::{Id, Key, Mac, Protocol};
 
 /// How far an ADD has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +97,18 @@ pub struct Record {
 }
 
 impl Record {
+    /// The record that `plugin` writes of an attachment, without any content.
+    pub fn of(plugin: &str, id: &Id) -> Self {
+        let Id { network, container, ifname } = id.clone();
+        Self { plugin: plugin.into(), network, container, ifname, ..Self::default() }
+    }
+
+    /// Which attachment it is of.
+    pub fn id(&self) -> Id {
+        let (network, container) = (self.network.clone(), self.container.clone());
+        Id { network, container, ifname: self.ifname.clone() }
+    }
+
     /// The key that names everything this attachment owns.
     pub fn key(&self) -> Key {
         Key::new(&self.network, &self.container, &self.ifname)

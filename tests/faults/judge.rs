@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
+use engine::firewall;
 use netlink::Netns;
 use netns_fixtures::{HttpServer, http_get};
-use plugins::firewall;
 use store::Stage;
 
 use crate::common::{LONG, SOON};

@@ -1,6 +1,6 @@
 //! Every step of ADD and DEL × how it ends × what is done about it.
 
-use plugins::STEPS;
+use engine::STEPS;
 use store::Stage;
 
 use crate::common::Outcome;

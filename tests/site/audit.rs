@@ -5,8 +5,8 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use engine::firewall;
 use nft::Subject;
-use plugins::firewall;
 use store::{Record, Stage};
 
 use super::{Member, Network, Site};

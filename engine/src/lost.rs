@@ -8,39 +8,15 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use cni::{CniResult, Config, Request};
 use ipam::InUse;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Netlink};
 use nft::{Element, Owner};
-use serde::Deserialize;
-use store::{Address, LockName, Mode, Network, Record};
+use store::{Address, Id, LockName, Mode, Network, Record};
 
-use crate::error::own;
 use crate::host_id::bridge_mac;
-use crate::plan::{Ipam, Plan, addresses, subnet};
-use crate::{
-    Error, Host, attach, default_bridge, firewall, former, lease, macs, moments, network, ports, ruleset,
-};
-
-/// The bridge of the network that an IPAM plugin leases addresses for, if that is a network with a bridge.
-pub fn bridge_of(config: &Config) -> Option<String> {
-    #[derive(Deserialize)]
-    #[serde(default)]
-    #[derive(Default)]
-    struct Member {
-        #[serde(rename = "type")]
-        kind: String,
-        bridge: String,
-    }
-    let member: Member = config.section().ok()?;
-    let default = match crate::named_by(&member.kind)? {
-        "rnet" => default_bridge(&config.name),
-        "bridge" => "cni0".to_owned(),
-        _ => return None,
-    };
-    Some(if member.bridge.is_empty() { default } else { member.bridge })
-}
+use crate::spec::{Addresses, Outcome, Spec, subnet};
+use crate::{Error, Host, firewall, former, life, macs, moments, network, ports, register, ruleset};
 
 /// Which addresses containers on `bridge` use, and those of rnet's that have lost their bridge.
 pub fn in_use(bridge: &str) -> Result<Vec<InUse>, Error> {
@@ -118,17 +94,17 @@ pub fn unrecorded_on(host: &mut Host, bridge: &str) -> Result<Vec<Link>, Error> 
 /// Cuts such containers off a network, with their rules, and removes what was made for the network if nobody else is on it.
 pub fn cut_off(host: &mut Host, network: &str, plugin: &str, bridge: &str) -> Result<(), Error> {
     let ports = unrecorded_on(host, bridge)?;
-    let Some(plugin) = attach::INTERFACE_PLUGINS.into_iter().find(|known| *known == plugin) else {
+    let Some(plugin) = register::INTERFACE_PLUGINS.into_iter().find(|known| *known == plugin) else {
         return Ok(());
     };
     if ports.is_empty() {
         return Ok(());
     }
-    let bare = Plan::bare(plugin, network, Ipam::None);
+    let bare = Spec::bare(plugin, Id::of_network(network), Addresses::None);
     let is_rnet = plugin == "rnet";
     remember_network(
         host,
-        &Plan { bridge: bridge.into(), owns_bridge: is_rnet, isolated: is_rnet, interop: is_rnet, ..bare },
+        &Spec { bridge: bridge.into(), owns_bridge: is_rnet, isolated: is_rnet, interop: is_rnet, ..bare },
     )?;
     for port in ports {
         netlink::delete_link(port.index, &[], true)?;
@@ -158,7 +134,7 @@ pub fn refuse_claimed(host: &mut Host, record: &Record) -> Result<(), Error> {
 
 /// The key of an attachment, if the record is that of the plugin that made its interface.
 fn key_of_interface(record: &Record) -> Option<String> {
-    attach::INTERFACE_PLUGINS.contains(&record.plugin.as_str()).then(|| record.key().to_string())
+    register::INTERFACE_PLUGINS.contains(&record.plugin.as_str()).then(|| record.key().to_string())
 }
 
 /// True if such a container is on one of a network's bridges.
@@ -226,21 +202,14 @@ pub fn already_attached(record: &Record) -> Error {
 }
 
 /// The undo of such an ADD: what it has itself, and nothing of the attachment that lives. `None` if it is not such a one.
-pub fn undo(
-    host: &mut Host,
-    plan: &Plan,
-    request: &Request<'_>,
-    record: &Record,
-    error: &Error,
-) -> Result<Option<Error>, Error> {
-    let is_second = error.code() == own::ALREADY_ATTACHED;
-    if !is_second || port(host, record)?.is_none() {
+pub fn undo(host: &mut Host, spec: &Spec, record: &Record, error: &Error) -> Result<Option<Error>, Error> {
+    if !error.is_second() || port(host, record)?.is_none() {
         return Ok(None);
     }
     macs::release(host, record)?;
     // This error comes from making the link: the second ADD has leased an address of its own before.
     if matches!(error, Error::AlreadyAttached { .. }) {
-        lease::del(host, &plan.ipam, request, record)?;
+        life::release_lease(host, &spec.addresses, record, &[])?;
     }
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     Ok(Some(already_attached(record)))
@@ -256,23 +225,24 @@ pub fn holder_text(host: &mut Host, key: &str) -> Option<String> {
 /// kept of ADD's result, proves that rnet made it. Returns what the rest of DEL goes by.
 pub fn withdraw(
     host: &mut Host,
-    plan: &Plan,
-    request: &Request<'_>,
+    spec: &Spec,
+    previous: Option<&Outcome>,
     unknown: Record,
 ) -> Result<Record, Error> {
     let port = port(host, &unknown)?;
-    let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
-    let record =
-        Record { ports: wanted_ports(plan, &previous), ..fill_in(host, port.as_ref(), &previous, unknown) };
+    let none = Outcome::default();
+    let previous = previous.unwrap_or(&none);
+    let ports = ports::resolve(&spec.ports, &previous.lease.addresses).unwrap_or_default();
+    let record = Record { ports, ..fill_in(host, port.as_ref(), previous, unknown) };
     if port.is_none() && !firewall::holds_own(host, &record)? {
         return Ok(record);
     }
-    remember_network(host, plan)?;
-    attach::silence(host, &record)?;
+    remember_network(host, spec)?;
+    life::silence(host, &record)?;
     // All in one transaction, while the port still proves whose they are: a DEL that is killed is repeated from here.
     let left = former::addresses(host, &record)?;
     firewall::purge_leaving(host, &record.plugin, &record.key(), &left)?;
-    ports::close_unclaimed_loopback(host, &plan.bridge)?;
+    ports::close_unclaimed_loopback(host, &spec.bridge)?;
     Ok(record)
 }
 
@@ -289,45 +259,40 @@ pub fn unpublish(host: &mut Host, unknown: &Record) -> Result<(), Error> {
 }
 
 /// Addresses and MAC by the kernel, or, if there is no port any more, by the result of ADD.
-fn fill_in(host: &mut Host, port: Option<&Link>, previous: &CniResult, unknown: Record) -> Record {
+fn fill_in(host: &mut Host, port: Option<&Link>, previous: &Outcome, unknown: Record) -> Record {
     if let Some(port) = port {
         let found = addresses_behind(&mut host.netlink, port).into_iter();
         let addresses = found.map(|address| Address { address, gateway: None }).collect();
         let mac = mac_behind(&mut host.netlink, port).map(|mac| store::Mac(mac.0));
         return Record { addresses, mac, ..unknown };
     }
-    let inside =
-        previous.interfaces.iter().find(|told| told.name == unknown.ifname && told.sandbox.is_some());
+    let inside = previous.inside(&unknown.ifname);
     let mac = inside.and_then(|inside| inside.mac.as_ref()?.parse::<Mac>().ok()).map(|mac| store::Mac(mac.0));
-    Record { addresses: addresses(previous), mac, ..unknown }
-}
-
-fn wanted_ports(plan: &Plan, previous: &CniResult) -> Vec<store::Port> {
-    ports::resolve(&plan.ports, &previous.ips).unwrap_or_default()
+    Record { addresses: previous.lease.addresses.clone(), mac, ..unknown }
 }
 
 /// What the network would have on record, and what is on record of other firewalls: with its last container, what was made
 /// for it goes.
-fn remember_network(host: &mut Host, plan: &Plan) -> Result<(), Error> {
-    let _lock = host.lock(LockName::Network(plan.network.clone()), Mode::Exclusive)?;
-    if host.store.network(&plan.network, plan.plugin)?.is_some() {
+fn remember_network(host: &mut Host, spec: &Spec) -> Result<(), Error> {
+    let _lock = host.lock(LockName::Network(spec.id.network.clone()), Mode::Exclusive)?;
+    if host.store.network(&spec.id.network, spec.plugin)?.is_some() {
         return Ok(());
     }
-    let Some(bridge) = host.netlink.link(&plan.bridge)? else { return Ok(()) };
-    let owns_bridge = plan.owns_bridge && bridge.mac == Some(bridge_mac(host, &plan.bridge, true));
+    let Some(bridge) = host.netlink.link(&spec.bridge)? else { return Ok(()) };
+    let owns_bridge = spec.owns_bridge && bridge.mac == Some(bridge_mac(host, &spec.bridge, true));
     let found = host.netlink.addresses(Some(bridge.index))?.into_iter();
     let gateways: Vec<IpNetwork> =
         found.map(|found| found.address).filter(|address| !is_link_local(address.ip())).collect();
     let subnets: Vec<IpNetwork> = gateways.iter().map(|gateway| subnet(*gateway)).collect();
     let askable = gateways.iter().map(IpNetwork::ip).collect();
     let network = Network {
-        name: plan.network.clone(),
-        plugin: plan.plugin.into(),
-        bridge: plan.bridge.clone(),
+        name: spec.id.network.clone(),
+        plugin: spec.plugin.into(),
+        bridge: spec.bridge.clone(),
         owns_bridge,
-        isolated: plan.isolated,
-        no_interop: !plan.interop,
-        zone: plan.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
+        isolated: spec.isolated,
+        no_interop: !spec.interop,
+        zone: spec.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
         subnets,
         gateways: if owns_bridge { gateways } else { Vec::new() },
         ..Network::default()

@@ -4,13 +4,12 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Netlink, Netns, Probed, Request, Route, Veth, VethPair};
 use rustix::io::Errno;
 use store::Record;
 
-use crate::plan::{Plan, hashed_mac};
+use crate::spec::{Lease, Spec, hashed_mac};
 use crate::{Error, Host, far, former, lost};
 
 /// So many names are tried before the host end's name is said to be taken.
@@ -29,7 +28,7 @@ const PROBE_PATIENCE: Duration = Duration::from_secs(5);
 /// and the next one tried.
 pub fn create(
     host: &mut Host,
-    plan: &Plan,
+    spec: &Spec,
     record: &mut Record,
     bridge: &Link,
     container: &Netns,
@@ -44,7 +43,7 @@ pub fn create(
         let veth = Veth {
             name: &name,
             mac: Some(host_mac(record)),
-            mtu: plan.mtu.or(Some(bridge.mtu)),
+            mtu: spec.mtu.or(Some(bridge.mtu)),
             master: Some(bridge.index),
             peer: &record.ifname,
             peer_mac: mac,
@@ -89,25 +88,25 @@ fn has_ipv6(host: &Host, link: &str) -> Result<bool, Error> {
 pub fn dress(
     host: &Host,
     inside: &mut Netlink,
-    plan: &Plan,
+    spec: &Spec,
     ifname: &str,
     index: u32,
-    lease: &CniResult,
+    lease: &Lease,
     is_news: bool,
 ) -> Result<(), Error> {
-    set_sysctls(host, inside, plan, ifname, lease, is_news)?;
+    set_sysctls(host, inside, spec, ifname, lease, is_news)?;
     let name = ifname.to_owned();
     let (v4, v6): (Vec<IpNetwork>, Vec<IpNetwork>) =
-        lease.ips.iter().map(|ip| ip.address).partition(|address| address.is_ipv4());
+        lease.addresses.iter().map(|ip| ip.address).partition(|address| address.is_ipv4());
     let mut requests = vec![Request::LinkUp { index: 1, name: "lo".into() }];
     requests.extend(v4.into_iter().map(|address| Request::AddressAdd { index, name: name.clone(), address }));
-    if plan.interface_up {
+    if spec.interface_up {
         requests.push(Request::LinkUp { index, name: name.clone() });
     }
-    let mut routes = routes(plan, lease, index);
-    let is_due = |route: &Route| route.destination.is_ipv4() || !plan.duplicate_detection;
+    let mut routes = routes(spec, lease, index);
+    let is_due = |route: &Route| route.destination.is_ipv4() || !spec.duplicate_detection;
     routes.retain(is_due);
-    if !plan.duplicate_detection {
+    if !spec.duplicate_detection {
         // An IPv6 route to the gateway's network comes with the address at once only on a link that is up.
         requests.extend(v6.into_iter().map(|address| Request::AddressAdd {
             index,
@@ -115,7 +114,7 @@ pub fn dress(
             address,
         }));
     }
-    let to_gateways = far::to_gateways(plan, lease, &routes, index);
+    let to_gateways = far::to_gateways(spec, lease, &routes, index);
     let (default, others): (Vec<_>, Vec<_>) = routes.into_iter().partition(is_usual_default);
     requests.extend(to_gateways.into_iter().filter(is_due).map(Request::RouteAdd));
     requests.extend(
@@ -196,28 +195,28 @@ pub fn notice_carrier(host: &mut Host, inside: &mut Netlink, pair: &VethPair) ->
 /// Not earlier than its port forwards: a question that nobody hears is answered by nobody.
 pub fn probe(
     inside: &mut Netlink,
-    plan: &Plan,
+    spec: &Spec,
     container: &Netns,
     ifname: &str,
     index: u32,
-    lease: &CniResult,
+    lease: &Lease,
 ) -> Result<(), Error> {
-    let v6: Vec<IpNetwork> = lease.ips.iter().map(|ip| ip.address).filter(IpNetwork::is_ipv6).collect();
-    if !plan.duplicate_detection || v6.is_empty() {
+    let v6: Vec<IpNetwork> = lease.addresses.iter().map(|ip| ip.address).filter(IpNetwork::is_ipv6).collect();
+    if !spec.duplicate_detection || v6.is_empty() {
         return Ok(());
     }
     let probe =
         |address: &IpNetwork| Request::AddressProbe { index, name: ifname.to_owned(), address: *address };
-    let routes = routes(plan, lease, index);
-    let routes = far::to_gateways(plan, lease, &routes, index).into_iter().chain(routes);
+    let routes = routes(spec, lease, index);
+    let routes = far::to_gateways(spec, lease, &routes, index).into_iter().chain(routes);
     let routes = routes.filter(|route| route.destination.is_ipv6()).map(Request::RouteAdd);
     let requests: Vec<_> = v6.iter().map(probe).chain(routes).collect();
     inside.send(&requests).map_err(|error| refused(error, &requests, ifname))?;
-    if !plan.interface_up {
+    if !spec.interface_up {
         return Ok(());
     }
     let addresses: Vec<IpAddr> = v6.iter().map(IpNetwork::ip).collect();
-    let (ifname, bridge) = (ifname.to_owned(), plan.bridge.clone());
+    let (ifname, bridge) = (ifname.to_owned(), spec.bridge.clone());
     match container.run(|| netlink::await_unique(index, &addresses, PROBE_PATIENCE))?? {
         Probed::Unique => Ok(()),
         Probed::Duplicate(address) => Err(Error::DuplicateAddress { ifname, address, bridge }),
@@ -241,11 +240,11 @@ pub fn announce(inside: &mut Netlink, record: &Record, container: u32) -> Result
 /// failure: the address is there.
 pub fn await_addresses(
     inside: &mut Netlink,
-    plan: &Plan,
+    spec: &Spec,
     container: &Netns,
-    lease: &CniResult,
+    lease: &Lease,
 ) -> Result<(), Error> {
-    let v6 = lease.ips.iter().map(|ip| ip.address.ip()).filter(|ip| ip.is_ipv6() && plan.interface_up);
+    let v6 = lease.addresses.iter().map(|ip| ip.address.ip()).filter(|ip| ip.is_ipv6() && spec.interface_up);
     for address in v6 {
         if !inside.is_local(address)? {
             container.run(|| netlink::await_local(address, PATIENCE))??;
@@ -256,12 +255,12 @@ pub fn await_addresses(
 
 /// The routes of the container: a missing gateway is the first one of that family, unless the scope says that none
 /// is wanted.
-fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
-    let first = |route: &cni::Route| {
-        let gateway = plan.gateway_for(route.dst, lease).filter(|_| !is_on_link(route.scope));
+fn routes(spec: &Spec, lease: &Lease, index: u32) -> Vec<Route> {
+    let first = |route: &ipam::Route| {
+        let gateway = spec.gateway_for(route.dst, lease).filter(|_| !is_on_link(route.scope));
         gateway.filter(|gateway| !far::is_gateway_itself(route.dst, *gateway))
     };
-    let kernel = |route: cni::Route| Route {
+    let kernel = |route: ipam::Route| Route {
         destination: route.dst,
         gateway: route.gw.or_else(|| first(&route)),
         index,
@@ -274,7 +273,7 @@ fn routes(plan: &Plan, lease: &CniResult, index: u32) -> Vec<Route> {
         onlink: false,
         protocol: None,
     };
-    plan.routes(lease).into_iter().map(kernel).collect()
+    spec.routes(lease).into_iter().map(kernel).collect()
 }
 
 /// The metric of an IPv6 default route. Those of one metric share the traffic; the oldest attachment is to keep it, and
@@ -338,40 +337,40 @@ pub fn is_own(link: &Link, record: &Record) -> bool {
 fn set_sysctls(
     host: &Host,
     inside: &Netlink,
-    plan: &Plan,
+    spec: &Spec,
     ifname: &str,
-    lease: &CniResult,
+    lease: &Lease,
     is_news: bool,
 ) -> Result<(), Error> {
     if is_news {
         inside.set_sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
     }
-    let has_v6 = lease.ips.iter().any(|ip| ip.address.is_ipv6());
+    let has_v6 = lease.addresses.iter().any(|ip| ip.address.is_ipv6());
     if has_v6 {
         inside.set_sysctl("ipv6/conf/lo/disable_ipv6", "0")?;
         inside.set_sysctl(&format!("ipv6/conf/{ifname}/disable_ipv6"), "0")?;
         let keep = inside.set_sysctl(&format!("ipv6/conf/{ifname}/keep_addr_on_down"), "1");
         keep.map_err(Error::of(format!("failed to enable keep_addr_on_down for interface {ifname:?}")))?;
-        let detection = if plan.duplicate_detection { "1" } else { "0" };
+        let detection = if spec.duplicate_detection { "1" } else { "0" };
         inside.set_sysctl(&format!("ipv6/conf/{ifname}/accept_dad"), detection)?;
-        if plan.duplicate_detection {
+        if spec.duplicate_detection {
             // Its own question that comes back, by a hairpin say, is no duplicate (RFC 7527).
             inside.set_sysctl(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1")?;
         }
         if is_news {
             inside.set_sysctl(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1")?;
         }
-    } else if plan.ipv4_only {
-        turn_ipv6_off(host, inside, plan, ifname)?;
+    } else if spec.ipv4_only {
+        turn_ipv6_off(host, inside, spec, ifname)?;
     }
     Ok(())
 }
 
 /// A container with IPv4 alone has nobody to speak IPv6 to. Where that cannot be set, its bridge has to be without.
-fn turn_ipv6_off(host: &Host, inside: &Netlink, plan: &Plan, ifname: &str) -> Result<(), Error> {
+fn turn_ipv6_off(host: &Host, inside: &Netlink, spec: &Spec, ifname: &str) -> Result<(), Error> {
     // A kernel without IPv6 has no such key.
     match inside.set_sysctl_if_there(&format!("ipv6/conf/{ifname}/disable_ipv6"), "1") {
-        Err(_) if !has_ipv6(host, &plan.bridge)? => Ok(()),
+        Err(_) if !has_ipv6(host, &spec.bridge)? => Ok(()),
         other => Ok(other?),
     }
 }

@@ -6,19 +6,19 @@
 use netlink::Mac;
 use store::{LockName, Mode, Record, Stage};
 
-use crate::plan::{Plan, hashed_mac};
-use crate::{Error, Host, attach, lost, ports};
+use crate::spec::{Spec, hashed_mac};
+use crate::{Error, Host, lost, ports, register};
 
 /// So many MACs are derived for a container before one is said to be taken.
 const ATTEMPTS: u8 = 8;
 
 /// Claims the MAC that a record says: one that was asked for is refused if another on the bridge has it, a derived one gives
 /// way. The record is written before each try, so that whatever is claimed is on record.
-pub fn claim(host: &mut Host, plan: &Plan, record: &mut Record) -> Result<(), Error> {
+pub fn claim(host: &mut Host, spec: &Spec, record: &mut Record) -> Result<(), Error> {
     let Some(usual) = record.mac else { return Ok(()) };
-    let taken = |holder| Error::MacTaken { mac: usual.to_string(), bridge: plan.bridge.clone(), holder };
-    if plan.mac.is_some()
-        && host.netlink.link(&plan.bridge)?.is_some_and(|link| link.mac == Some(Mac(usual.0)))
+    let taken = |holder| Error::MacTaken { mac: usual.to_string(), bridge: spec.bridge.clone(), holder };
+    if spec.mac.is_some()
+        && host.netlink.link(&spec.bridge)?.is_some_and(|link| link.mac == Some(Mac(usual.0)))
     {
         return Err(taken("the bridge itself".into()));
     }
@@ -26,7 +26,7 @@ pub fn claim(host: &mut Host, plan: &Plan, record: &mut Record) -> Result<(), Er
     // 0x0e, 0x12, 0x16: locally administered, for this attachment alone.
     let others = (0..ATTEMPTS).map(|attempt| store::Mac(hashed_mac(0x0e + 4 * attempt, key.as_str()).0));
     let mut holder = claim_one(host, record, usual)?;
-    for mac in others.filter(|_| plan.mac.is_none()) {
+    for mac in others.filter(|_| spec.mac.is_none()) {
         if holder.is_none() {
             break;
         }
@@ -84,7 +84,7 @@ fn has_it(host: &mut Host, holder: Option<&Record>, bridge: &str, mac: store::Ma
     let is_it = holder.mac == Some(mac) && holder.bridge.as_deref() == Some(bridge);
     match holder.stage {
         Stage::Intent => Ok(holder.mac.is_none() || is_it),
-        Stage::Committed => Ok(is_it && attach::is_alive(host, holder)?),
+        Stage::Committed => Ok(is_it && register::is_alive(host, holder)?),
     }
 }
 

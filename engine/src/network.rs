@@ -2,15 +2,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Request};
 use store::{Lock, LockName, Mode, Network, Record, Stage, Zone};
 
 use crate::host_id::bridge_mac;
-use crate::plan::{Plan, subnet};
+use crate::spec::{Lease, Spec, subnet};
 use crate::{
-    Error, Host, attach, failpoint, far, firewall, forward_v6, link, lost, moments, names, port, ports,
+    Error, Host, failpoint, far, firewall, forward_v6, life, link, lost, moments, names, port, ports,
+    register,
 };
 
 /// A network that stays while this is held.
@@ -23,17 +23,17 @@ pub struct Held {
 /// Makes sure that the network's bridge is there as planned, and keeps it there.
 ///
 /// The first attachment makes it, alone; all others share the network and find it ready.
-pub fn hold(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<(Link, Held), Error> {
-    let gateways = plan.gateways(lease)?;
-    let (planned, far) = (planned(plan, lease, &gateways), far::subnets(plan, lease));
-    let mut lock = host.lock(lock_name(plan), Mode::Shared)?;
+pub fn hold(host: &mut Host, spec: &Spec, lease: &Lease) -> Result<(Link, Held), Error> {
+    let gateways = spec.gateways(lease)?;
+    let (planned, far) = (planned(spec, lease, &gateways), far::subnets(spec, lease));
+    let mut lock = host.lock(lock_name(spec), Mode::Shared)?;
     loop {
-        if let Some((bridge, network)) = ready(host, plan, &planned, &gateways, &far)? {
+        if let Some((bridge, network)) = ready(host, spec, &planned, &gateways, &far)? {
             return Ok((bridge, Held { network, lock }));
         }
         lock = host.change(lock, Mode::Exclusive)?;
-        if ready(host, plan, &planned, &gateways, &far)?.is_none() {
-            let (bridge, network) = make(host, plan, planned, &gateways)?;
+        if ready(host, spec, &planned, &gateways, &far)?.is_none() {
+            let (bridge, network) = make(host, spec, planned, &gateways)?;
             far::route(&mut host.netlink, bridge.index, far)?;
             return Ok((bridge, Held { network, lock }));
         }
@@ -43,14 +43,14 @@ pub fn hold(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<(Link, He
 
 /// Makes a network that containers are on as planned again, with its bridge and their ports, and keeps it there. `lease` has an
 /// address of each of its subnets. None for one that nobody is on.
-pub fn make_whole(host: &mut Host, plan: &Plan, lease: &CniResult) -> Result<Option<Held>, Error> {
-    let gateways = plan.gateways(lease)?;
-    let (planned, far) = (planned(plan, lease, &gateways), far::subnets(plan, lease));
-    let lock = host.lock(lock_name(plan), Mode::Exclusive)?;
-    if !host.store.has_records(&plan.network, plan.plugin)? {
+pub fn make_whole(host: &mut Host, spec: &Spec, lease: &Lease) -> Result<Option<Held>, Error> {
+    let gateways = spec.gateways(lease)?;
+    let (planned, far) = (planned(spec, lease, &gateways), far::subnets(spec, lease));
+    let lock = host.lock(lock_name(spec), Mode::Exclusive)?;
+    if !host.store.has_records(&spec.id.network, spec.plugin)? {
         return Ok(None);
     }
-    let (bridge, network) = make(host, plan, planned, &gateways)?;
+    let (bridge, network) = make(host, spec, planned, &gateways)?;
     far::route(&mut host.netlink, bridge.index, far)?;
     Ok(Some(Held { network, lock }))
 }
@@ -121,27 +121,27 @@ pub fn others_in_use(host: &mut Host, network: &Network) -> Result<Vec<Network>,
 
 /// Its containers have ports on a bridge; those of a chained plugin's network are another network's as well.
 fn makes_bridges(network: &Network) -> bool {
-    attach::INTERFACE_PLUGINS.contains(&network.plugin.as_str())
+    register::INTERFACE_PLUGINS.contains(&network.plugin.as_str())
 }
 
-fn lock_name(plan: &Plan) -> LockName {
-    LockName::Network(plan.network.clone())
+fn lock_name(spec: &Spec) -> LockName {
+    LockName::Network(spec.id.network.clone())
 }
 
 /// The bridge and what is remembered of the network, if nothing is left to do for it.
 fn ready(
     host: &mut Host,
-    plan: &Plan,
+    spec: &Spec,
     planned: &Network,
     gateways: &[IpNetwork],
     far: &[IpNetwork],
 ) -> Result<Option<(Link, Network)>, Error> {
     let known = host.store.network(&planned.name, &planned.plugin)?;
     let Some(network) = known.filter(|known| is_whole(known, planned)) else { return Ok(None) };
-    let Some(bridge) = find(host, plan)? else { return Ok(None) };
-    let fits = bridge.up && plan.mtu.is_none_or(|mtu| mtu == bridge.mtu) && is_forwarding(&bridge, gateways);
+    let Some(bridge) = find(host, spec)? else { return Ok(None) };
+    let fits = bridge.up && spec.mtu.is_none_or(|mtu| mtu == bridge.mtu) && is_forwarding(&bridge, gateways);
     let ready = fits
-        && (!plan.promiscuous || bridge.promisc)
+        && (!spec.promiscuous || bridge.promisc)
         && has_addresses(host, &bridge, gateways)?
         && far::unrouted(&mut host.netlink, bridge.index, far.to_vec())?.is_empty();
     Ok(ready.then_some((bridge, network)))
@@ -202,10 +202,10 @@ fn has_addresses(host: &mut Host, bridge: &Link, wanted: &[IpNetwork]) -> Result
     Ok(wanted.iter().all(|address| found.iter().any(|found| found.address == *address)))
 }
 
-fn find(host: &mut Host, plan: &Plan) -> Result<Option<Link>, Error> {
-    match host.netlink.link(&plan.bridge)? {
+fn find(host: &mut Host, spec: &Spec) -> Result<Option<Link>, Error> {
+    match host.netlink.link(&spec.bridge)? {
         Some(link) if link.kind.as_deref() != Some("bridge") => {
-            Err(Error::NotABridge { name: plan.bridge.clone() })
+            Err(Error::NotABridge { name: spec.bridge.clone() })
         }
         other => Ok(other),
     }
@@ -213,53 +213,53 @@ fn find(host: &mut Host, plan: &Plan) -> Result<Option<Link>, Error> {
 
 fn make(
     host: &mut Host,
-    plan: &Plan,
+    spec: &Spec,
     planned: Network,
     gateways: &[IpNetwork],
 ) -> Result<(Link, Network), Error> {
-    let found = find(host, plan)?;
-    refuse_others_subnet(host, plan, gateways)?;
-    require_ipv6(host, plan, found.as_ref(), gateways)?;
+    let found = find(host, spec)?;
+    refuse_others_subnet(host, spec, gateways)?;
+    require_ipv6(host, spec, found.as_ref(), gateways)?;
     // One with such a MAC is ours, though the state was lost.
     let is_ours = |bridge: &Link| bridge.mac == Some(bridge_mac(host, &bridge.name, true));
     let owns_bridge = planned.owns_bridge && found.as_ref().is_none_or(is_ours);
-    let mut network = described(host, Network { owns_bridge, ..planned }, plan.owns_bridge)?;
+    let mut network = described(host, Network { owns_bridge, ..planned }, spec.owns_bridge)?;
     // Written first: the next caller that finds the bridge after a crash must know whose it is, and that it is not ready.
     host.store.write_network(&network)?;
     failpoint::pass("add.network")?;
     let bridge = match found {
         Some(bridge) => bridge,
-        None => create(host, plan)?,
+        None => create(host, spec)?,
     };
     failpoint::pass("add.bridge")?;
-    set_up(host, plan, &bridge, &network, gateways)?;
+    set_up(host, spec, &bridge, &network, gateways)?;
     firewall::admit_network(host, &network)?;
     failpoint::pass("add.elements")?;
     moments::network_comes(host)?;
     failpoint::pass("add.moment")?;
-    reattach(host, plan, &bridge)?;
+    reattach(host, spec, &bridge)?;
     await_gateways(host, gateways)?;
     failpoint::pass("add.address")?;
     commit(host, &mut network)?;
     failpoint::pass("add.ready")?;
-    Ok((Link { up: true, mtu: plan.mtu.unwrap_or(bridge.mtu), ..bridge }, network))
+    Ok((Link { up: true, mtu: spec.mtu.unwrap_or(bridge.mtu), ..bridge }, network))
 }
 
 /// The network as its first attachment has it.
-fn planned(plan: &Plan, lease: &CniResult, gateways: &[IpNetwork]) -> Network {
-    let subnets: Vec<_> = lease.ips.iter().map(|ip| subnet(ip.address)).collect();
+fn planned(spec: &Spec, lease: &Lease, gateways: &[IpNetwork]) -> Network {
+    let subnets: Vec<_> = lease.addresses.iter().map(|ip| subnet(ip.address)).collect();
     let askable = gateways.iter().map(IpNetwork::ip).filter(|ip| !far::is_link_local(*ip)).collect();
     Network {
-        name: plan.network.clone(),
-        plugin: plan.plugin.into(),
-        bridge: plan.bridge.clone(),
-        owns_bridge: plan.owns_bridge,
-        isolated: plan.isolated,
-        no_interop: !plan.interop,
-        zone: plan.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
+        name: spec.id.network.clone(),
+        plugin: spec.plugin.into(),
+        bridge: spec.bridge.clone(),
+        owns_bridge: spec.owns_bridge,
+        isolated: spec.isolated,
+        no_interop: !spec.interop,
+        zone: spec.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
         subnets,
         // `bridge` replaces what an earlier configuration asked for, as upstream's does.
-        gateways: if plan.owns_bridge { gateways.to_vec() } else { Vec::new() },
+        gateways: if spec.owns_bridge { gateways.to_vec() } else { Vec::new() },
         former: Vec::new(),
         stage: Stage::Intent,
     }
@@ -309,13 +309,13 @@ fn await_gateways(host: &mut Host, gateways: &[IpNetwork]) -> Result<(), Error> 
 
 /// One subnet on two bridges: the host would send answers for both to one of them. Two that have no gateway on the host
 /// do not meet.
-fn refuse_others_subnet(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) -> Result<(), Error> {
+fn refuse_others_subnet(host: &mut Host, spec: &Spec, gateways: &[IpNetwork]) -> Result<(), Error> {
     if gateways.is_empty() {
         return Ok(());
     }
-    let of_it = Network { name: plan.network.clone(), plugin: plan.plugin.into(), ..Network::default() };
+    let of_it = Network { name: spec.id.network.clone(), plugin: spec.plugin.into(), ..Network::default() };
     for other in others_in_use(host, &of_it)? {
-        if other.bridge == plan.bridge || other.name == plan.network || other.bridge.is_empty() {
+        if other.bridge == spec.bridge || other.name == spec.id.network || other.bridge.is_empty() {
             continue;
         }
         let Some(bridge) = host.netlink.link(&other.bridge)? else { continue };
@@ -325,7 +325,7 @@ fn refuse_others_subnet(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) ->
         if let Some(shared) = shared {
             let subnet = subnet(shared.address).to_string();
             return Err(Error::SubnetTaken {
-                network: plan.network.clone(),
+                network: spec.id.network.clone(),
                 subnet,
                 other: other.name,
                 bridge: other.bridge,
@@ -342,34 +342,34 @@ fn is_one_subnet(one: IpNetwork, other: IpNetwork) -> bool {
 }
 
 /// A bridge without IPv6 bears no IPv6 address: told before there is one.
-fn require_ipv6(host: &Host, plan: &Plan, found: Option<&Link>, gateways: &[IpNetwork]) -> Result<(), Error> {
+fn require_ipv6(host: &Host, spec: &Spec, found: Option<&Link>, gateways: &[IpNetwork]) -> Result<(), Error> {
     let Some(gateway) = gateways.iter().find(|gateway| gateway.is_ipv6()) else { return Ok(()) };
     let of = found.map_or("default", |bridge| bridge.name.as_str());
     match host.netlink.sysctl(&format!("ipv6/conf/{of}/disable_ipv6"))?.as_deref() {
         Some("0") => Ok(()),
-        None => Err(Error::KernelWithoutIpv6 { bridge: plan.bridge.clone(), gateway: gateway.to_string() }),
-        _ => Err(Error::NoIpv6 { bridge: plan.bridge.clone(), gateway: gateway.to_string(), of: of.into() }),
+        None => Err(Error::KernelWithoutIpv6 { bridge: spec.bridge.clone(), gateway: gateway.to_string() }),
+        _ => Err(Error::NoIpv6 { bridge: spec.bridge.clone(), gateway: gateway.to_string(), of: of.into() }),
     }
 }
 
 /// Equivalent to `ip link add NAME type bridge`; it is still down, so no router advertisement can be taken.
-fn create(host: &mut Host, plan: &Plan) -> Result<Link, Error> {
-    let mtu = match plan.mtu {
-        None if plan.inherit_mtu => uplink_mtu(host)?,
+fn create(host: &mut Host, spec: &Spec) -> Result<Link, Error> {
+    let mtu = match spec.mtu {
+        None if spec.inherit_mtu => uplink_mtu(host)?,
         configured => configured,
     };
     let request = Request::Bridge {
-        name: plan.bridge.clone(),
-        mac: bridge_mac(host, &plan.bridge, plan.owns_bridge),
+        name: spec.bridge.clone(),
+        mac: bridge_mac(host, &spec.bridge, spec.owns_bridge),
         mtu,
-        snooping: plan.snooping,
+        snooping: spec.snooping,
     };
     match host.netlink.send(&[request]) {
         // Another network of the same bridge was quicker.
         Err(netlink::Error::Request { errno, .. }) if errno == rustix::io::Errno::EXIST => {}
         other => other?,
     }
-    find(host, plan)?.ok_or_else(|| Error::NotABridge { name: plan.bridge.clone() })
+    find(host, spec)?.ok_or_else(|| Error::NotABridge { name: spec.bridge.clone() })
 }
 
 /// The MTU of the link that the default route leaves by.
@@ -382,26 +382,26 @@ fn uplink_mtu(host: &mut Host) -> Result<Option<u32>, Error> {
 
 fn set_up(
     host: &mut Host,
-    plan: &Plan,
+    spec: &Spec,
     bridge: &Link,
     network: &Network,
     gateways: &[IpNetwork],
 ) -> Result<(), Error> {
-    link::refuse_advertisements(host, &plan.bridge)?;
+    link::refuse_advertisements(host, &spec.bridge)?;
     failpoint::pass("add.advertisements")?;
-    let mut requests = change_addresses(host, plan, bridge, network, gateways)?;
-    let (index, name) = (bridge.index, plan.bridge.clone());
+    let mut requests = change_addresses(host, spec, bridge, network, gateways)?;
+    let (index, name) = (bridge.index, spec.bridge.clone());
     requests.extend(pin_mac(host, bridge));
-    if let Some(mtu) = plan.mtu.filter(|mtu| *mtu != bridge.mtu) {
+    if let Some(mtu) = spec.mtu.filter(|mtu| *mtu != bridge.mtu) {
         requests.push(Request::LinkMtu { index, name: name.clone(), mtu });
     }
-    if plan.promiscuous {
+    if spec.promiscuous {
         requests.push(Request::LinkPromisc { index, name: name.clone(), on: true });
     }
     requests.push(Request::LinkUp { index, name });
     host.netlink.send(&requests)?;
     failpoint::pass("add.gateway")?;
-    forward(host, plan, gateways).map_err(Error::of("failed to enable forwarding"))?;
+    forward(host, spec, gateways).map_err(Error::of("failed to enable forwarding"))?;
     failpoint::pass("add.forward")
 }
 
@@ -417,7 +417,7 @@ fn pin_mac(host: &Host, bridge: &Link) -> Option<Request> {
 /// are no others: somebody's routes lead there.
 fn change_addresses(
     host: &mut Host,
-    plan: &Plan,
+    spec: &Spec,
     bridge: &Link,
     network: &Network,
     gateways: &[IpNetwork],
@@ -425,11 +425,11 @@ fn change_addresses(
     let is_own = |address: &IpNetwork| gateways.contains(address) || network.gateways.contains(address);
     let found: Vec<IpNetwork> =
         host.netlink.addresses(Some(bridge.index))?.into_iter().map(|found| found.address).collect();
-    let (index, name) = (bridge.index, plan.bridge.clone());
+    let (index, name) = (bridge.index, spec.bridge.clone());
     let mut requests = Vec::new();
     for gateway in gateways.iter().filter(|gateway| !found.contains(gateway)) {
         for other in found.iter().filter(|other| !is_own(other) && in_the_way(**other, *gateway)) {
-            if !plan.force_address {
+            if !spec.force_address {
                 return Err(Error::BridgeAddress { bridge: name, wanted: gateway.to_string() });
             }
             requests.push(Request::AddressDel { index, name: name.clone(), address: *other });
@@ -452,14 +452,14 @@ fn in_the_way(found: IpNetwork, gateway: IpNetwork) -> bool {
 
 /// Turns forwarding on for the families that have a gateway. A setting that is right is not written, so that a
 /// read-only /proc/sys does no harm.
-fn forward(host: &mut Host, plan: &Plan, gateways: &[IpNetwork]) -> Result<(), Error> {
+fn forward(host: &mut Host, spec: &Spec, gateways: &[IpNetwork]) -> Result<(), Error> {
     if gateways.iter().any(|gateway| gateway.is_ipv4()) {
         host.netlink.set_sysctl("ipv4/ip_forward", "1")?;
         // The bridge may differ from the host: it was told so, or it was made while new links were not to forward.
-        host.netlink.set_sysctl(&format!("ipv4/conf/{}/forwarding", plan.bridge), "1")?;
+        host.netlink.set_sysctl(&format!("ipv4/conf/{}/forwarding", spec.bridge), "1")?;
     }
     if gateways.iter().any(|gateway| matches!(gateway.ip(), IpAddr::V6(_))) {
-        forward_v6::enable(host, plan)?;
+        forward_v6::enable(host, spec)?;
     }
     Ok(())
 }
@@ -481,7 +481,7 @@ pub fn forwards(host: &Host, bridge: &str, v6: bool) -> Result<bool, Error> {
 /// program took it over: a bridge that was made just now has none of the containers that were on the one before.
 ///
 /// Their guards are in the ruleset, which was looked at a moment ago.
-fn reattach(host: &mut Host, plan: &Plan, bridge: &Link) -> Result<(), Error> {
+fn reattach(host: &mut Host, spec: &Spec, bridge: &Link) -> Result<(), Error> {
     let mut records = host.store.records()?;
     let is_on_it = |record: &Record| record.bridge.as_deref() == Some(&bridge.name);
     records.retain(|record| is_on_it(record) && record.stage == Stage::Committed);
@@ -490,12 +490,12 @@ fn reattach(host: &mut Host, plan: &Plan, bridge: &Link) -> Result<(), Error> {
     }
     let links = host.netlink.links()?;
     for record in records.iter().filter(|record| record.link.is_some()) {
-        let record = &port::as_configured(plan, record);
+        let record = &port::as_configured(spec, record);
         let link = links.iter().find(|link| record.link.as_deref() == Some(&link.name));
         let is_wrong = |link: &&Link| port::wrong(record, link, bridge.index).is_some();
         let link = link.filter(|link| link::is_own(link, record)).filter(is_wrong);
         if let Some(link) = link {
-            attach::rejoin(host, plan, record, bridge, link)?;
+            life::rejoin(host, spec, record, bridge, link)?;
             failpoint::pass("add.reattach")?;
         }
     }

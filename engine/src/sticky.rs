@@ -9,30 +9,29 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
-use cni::CniResult;
 use store::{Key, NetworkKey};
 
 use crate::Host;
-use crate::plan::Plan;
+use crate::spec::{Lease, Spec};
 
 /// So many of a key's hex digits choose the place: 4,096 places for each network.
 const DIGITS: usize = 3;
 
 /// The addresses that the container's name had when it was last on this network.
-pub fn remembered(host: &Host, plan: &Plan, ifname: &str) -> Vec<IpAddr> {
-    let Some(key) = key(plan, ifname) else { return Vec::new() };
-    let text = read(host, plan, &key).unwrap_or_default();
+pub fn remembered(host: &Host, spec: &Spec) -> Vec<IpAddr> {
+    let Some(key) = key(spec) else { return Vec::new() };
+    let text = read(host, spec, &key).unwrap_or_default();
     let addresses = text.strip_prefix(key.as_str()).unwrap_or_default();
     addresses.split_whitespace().filter_map(|address| address.parse().ok()).collect()
 }
 
 /// Remembers them for the next time. A disk that is full is no reason not to start a container.
-pub fn remember(host: &Host, plan: &Plan, ifname: &str, lease: &CniResult) {
-    let Some(key) = key(plan, ifname) else { return };
-    let addresses: String = lease.ips.iter().map(|ip| format!(" {}", ip.address.ip())).collect();
+pub fn remember(host: &Host, spec: &Spec, lease: &Lease) {
+    let Some(key) = key(spec) else { return };
+    let addresses: String = lease.ips().map(|ip| format!(" {ip}")).collect();
     let text = format!("{}{addresses}\n", key.as_str());
-    if read(host, plan, &key).as_ref() != Some(&text)
-        && let Ok(folder) = store::open_dir(&folder(host, &plan.network), 0o700)
+    if read(host, spec, &key).as_ref() != Some(&text)
+        && let Ok(folder) = store::open_dir(&folder(host, &spec.id.network), 0o700)
     {
         let _ = store::replace_whole(folder.as_fd(), place(&key), text.as_bytes(), 0o600);
     }
@@ -44,14 +43,14 @@ pub fn folder(host: &Host, network: &str) -> PathBuf {
 }
 
 /// None where nothing is to be remembered.
-fn key(plan: &Plan, ifname: &str) -> Option<Key> {
-    plan.name.as_ref().filter(|_| plan.sticky).map(|name| Key::new(&plan.network, name, ifname))
+fn key(spec: &Spec) -> Option<Key> {
+    spec.name.as_ref().filter(|_| spec.sticky).map(|name| Key::new(&spec.id.network, name, &spec.id.ifname))
 }
 
 fn place(key: &Key) -> &str {
     &key.as_str()[..DIGITS]
 }
 
-fn read(host: &Host, plan: &Plan, key: &Key) -> Option<String> {
-    std::fs::read_to_string(folder(host, &plan.network).join(place(key))).ok()
+fn read(host: &Host, spec: &Spec, key: &Key) -> Option<String> {
+    std::fs::read_to_string(folder(host, &spec.id.network).join(place(key))).ok()
 }

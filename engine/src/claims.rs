@@ -7,18 +7,18 @@ use std::net::IpAddr;
 
 use store::{LockName, Mode, Record, Stage};
 
-use crate::plan::Plan;
-use crate::{Error, Host, attach, ports};
+use crate::spec::Spec;
+use crate::{Error, Host, ports, register};
 
 /// The place of addresses to which the host has a route.
 const HOST: &str = "";
 
 /// Claims a record's addresses: on the host where the bridge is their gateway, otherwise on the bridge.
-pub fn claim(host: &mut Host, plan: &Plan, record: &Record) -> Result<(), Error> {
-    let place = if plan.gateway { HOST } else { &plan.bridge };
+pub fn claim(host: &mut Host, spec: &Spec, record: &Record) -> Result<(), Error> {
+    let place = if spec.gateway { HOST } else { &spec.bridge };
     for ip in of(record) {
         if let Some(holder) = claim_one(host, place, ip, record)? {
-            let (network, holder) = (plan.network.clone(), ports::holder_text(&holder));
+            let (network, holder) = (spec.id.network.clone(), ports::holder_text(&holder));
             return Err(Error::AddressTaken { ip, network, holder });
         }
     }
@@ -58,7 +58,7 @@ fn claim_one(host: &mut Host, place: &str, ip: IpAddr, record: &Record) -> Resul
 fn has_it(host: &mut Host, holder: Option<&Record>, ip: IpAddr) -> Result<bool, Error> {
     let Some(holder) = holder.filter(|holder| of(holder).any(|had| had == ip)) else { return Ok(false) };
     match holder.stage {
-        Stage::Intent => Ok(holder.netns.as_ref().is_some_and(attach::is_there)),
-        Stage::Committed => attach::is_alive(host, holder),
+        Stage::Intent => Ok(holder.netns.as_ref().is_some_and(register::is_there)),
+        Stage::Committed => register::is_alive(host, holder),
     }
 }

@@ -1,34 +1,33 @@
 //! CHECK: is everything still there that ADD made? It changes nothing.
 
-use std::path::Path;
-
-use cni::{CniResult, Interface, Ip, Request};
 use ipnetwork::IpNetwork;
 use netlink::{Link, Netlink, Netns, Route};
 use nft::{Element, Owner};
-use store::Record;
+use store::{Address, Record};
 
-use crate::error::Finding;
-use crate::plan::{Plan, first_host, subnet};
+use crate::spec::{self, Addresses, Interface, Outcome, Spec, first_host, subnet};
 use crate::{
-    Error, Host, attach, far, firewall, lease, link, mac_check, names, network, port, ports, ruleset,
+    Error, Finding, Host, far, firewall, life, link, mac_check, names, network, port, ports, register,
+    ruleset,
 };
 
 /// No table in particular (linux/rtnetlink.h).
 const RT_TABLE_UNSPEC: u32 = 0;
 
-/// CHECK of an attachment: its lease, its bridge, its pair, what is inside the container, its elements.
-pub fn attachment(plan: &Plan, request: &Request<'_>) -> Result<(), Error> {
-    let previous = request.config.prev_result()?.ok_or(Finding::NoPrevResult)?;
-    let mut host = Host::open(attach::what("CHECK", request.call))?;
-    lease::check(&host, plan, request)?;
-    let planned = plan.record(request);
-    let found = host.store.record(&plan.network, plan.plugin, &planned.key())?;
-    let record = found.ok_or_else(|| no_record(&planned))?;
-    let bridge = bridge(&mut host, plan, &previous)?;
-    gateways(&mut host, plan, &bridge, &record, &previous)?;
-    pair(&mut host, plan, &record, &bridge)?;
-    container(request, plan, &previous)?;
+/// CHECK of an attachment: its lease, its bridge, its pair, what is inside the container, its elements. `previous` is what its
+/// ADD told, and what plugins behind it made of that.
+///
+/// # Errors
+/// The first thing that is not as ADD left it.
+pub fn attachment(spec: &Spec, previous: &Outcome) -> Result<(), Error> {
+    let mut host = Host::open(format!("CHECK {}", spec.id))?;
+    lease(&host, spec, previous)?;
+    let found = host.store.record(&spec.id.network, spec.plugin, &spec.id.key())?;
+    let record = found.ok_or_else(|| register::no_record(&spec.id))?;
+    let bridge = bridge(&mut host, spec, previous)?;
+    gateways(&mut host, spec, &bridge, &record, previous)?;
+    pair(&mut host, spec, &record, &bridge)?;
+    container(spec, previous)?;
     mac_check::check(&mut host, &record)?;
     names::check(&host, &record)?;
     elements(&mut host, &record)
@@ -70,20 +69,21 @@ fn first_missing<'e>(host: &mut Host, wanted: &'e [(Element, Owner)]) -> Result<
     Ok(None)
 }
 
-/// The finding for an attachment that was never made or is gone.
-pub fn no_record(planned: &Record) -> Finding {
-    Finding::NoRecord {
-        network: planned.network.clone(),
-        container: planned.container.clone(),
-        ifname: planned.ifname.clone(),
+/// CHECK of whoever leased the addresses.
+fn lease(host: &Host, spec: &Spec, previous: &Outcome) -> Result<(), Error> {
+    match &spec.addresses {
+        Addresses::None => Ok(()),
+        Addresses::Own(_) => {
+            let known: Vec<_> = previous.lease.ips().collect();
+            life::own_pool(host, spec)?.check(&spec.id, &known)
+        }
+        Addresses::From(leaser) => leaser.check(),
     }
 }
 
-fn bridge(host: &mut Host, plan: &Plan, previous: &CniResult) -> Result<Link, Error> {
-    let name = plan.bridge.clone();
-    let entry =
-        previous.interfaces.iter().find(|interface| interface.name == name && interface.sandbox.is_none());
-    let entry = entry.ok_or_else(|| Finding::NoInterface(name.clone()))?;
+fn bridge(host: &mut Host, spec: &Spec, previous: &Outcome) -> Result<Link, Error> {
+    let name = spec.bridge.clone();
+    let entry = previous.on_host(&name).ok_or_else(|| Finding::NoInterface(name.clone()))?;
     let bridge = host.netlink.link(&name)?.ok_or_else(|| Finding::NoBridge(name.clone()))?;
     if bridge.kind.as_deref() != Some("bridge") {
         return Err(Error::NotABridge { name });
@@ -91,85 +91,83 @@ fn bridge(host: &mut Host, plan: &Plan, previous: &CniResult) -> Result<Link, Er
     if let Some((found, wanted)) = differing_mac(&bridge, entry) {
         return Err(Finding::BridgeMac { bridge: name, found, wanted }.into());
     }
-    if plan.promiscuous && !bridge.promisc {
+    if spec.promiscuous && !bridge.promisc {
         return Err(Finding::NotPromiscuous(name).into());
     }
-    let network = plan.network.clone();
+    let network = spec.id.network.clone();
     if bridge.up { Ok(bridge) } else { Err(Finding::BridgeDown { bridge: name, network }.into()) }
 }
 
 fn gateways(
     host: &mut Host,
-    plan: &Plan,
+    spec: &Spec,
     bridge: &Link,
     record: &Record,
-    previous: &CniResult,
+    previous: &Outcome,
 ) -> Result<(), Error> {
-    if !plan.gateway {
+    if !spec.gateway {
         return Ok(());
     }
     let found = host.netlink.addresses(Some(bridge.index))?;
     for address in &record.addresses {
         let gateway = address.gateway.unwrap_or_else(|| first_host(address.address));
         if found.iter().all(|found| found.address.ip() != gateway) {
-            let (bridge, network) = (plan.bridge.clone(), plan.network.clone());
+            let (bridge, network) = (spec.bridge.clone(), spec.id.network.clone());
             return Err(Finding::NoGateway { bridge, network, gateway: gateway.to_string() }.into());
         }
-        if !network::forwards(host, &plan.bridge, gateway.is_ipv6())? {
+        if !network::forwards(host, &spec.bridge, gateway.is_ipv6())? {
             return Err(Finding::NoForwarding(if gateway.is_ipv6() { "IPv6" } else { "IPv4" }).into());
         }
     }
-    let far = far::subnets(plan, previous);
+    let far = far::subnets(spec, &previous.lease);
     match far::unrouted(&mut host.netlink, bridge.index, far)?.first() {
         Some(subnet) => {
-            Err(Finding::NoSubnetRoute { bridge: plan.bridge.clone(), subnet: subnet.to_string() }.into())
+            Err(Finding::NoSubnetRoute { bridge: spec.bridge.clone(), subnet: subnet.to_string() }.into())
         }
         None => Ok(()),
     }
 }
 
-fn pair(host: &mut Host, plan: &Plan, record: &Record, bridge: &Link) -> Result<(), Error> {
-    let found = link::find(host, record)?.ok_or_else(|| Finding::NoVeth(plan.bridge.clone()))?;
-    match port::wrong(&port::as_configured(plan, record), &found, bridge.index) {
+fn pair(host: &mut Host, spec: &Spec, record: &Record, bridge: &Link) -> Result<(), Error> {
+    let found = link::find(host, record)?.ok_or_else(|| Finding::NoVeth(spec.bridge.clone()))?;
+    match port::wrong(&port::as_configured(spec, record), &found, bridge.index) {
         None => Ok(()),
         Some(wrong) => {
-            let (link, bridge, network) = (found.name, plan.bridge.clone(), plan.network.clone());
+            let (link, bridge, network) = (found.name, spec.bridge.clone(), spec.id.network.clone());
             Err(Finding::Port { link, bridge, wrong, network }.into())
         }
     }
 }
 
-fn container(request: &Request<'_>, plan: &Plan, previous: &CniResult) -> Result<(), Error> {
-    let ifname = &request.call.ifname;
-    let entry =
-        previous.interfaces.iter().find(|interface| &interface.name == ifname && interface.sandbox.is_some());
-    let entry = entry.ok_or_else(|| Finding::NoInterface(ifname.clone()))?;
-    let sandbox = entry.sandbox.clone().unwrap_or_default();
-    if sandbox != request.call.netns {
-        return Err(Finding::Sandbox { found: sandbox, wanted: request.call.netns.clone() }.into());
+fn container(spec: &Spec, previous: &Outcome) -> Result<(), Error> {
+    let ifname = &spec.id.ifname;
+    let entry = previous.inside(ifname).ok_or_else(|| Finding::NoInterface(ifname.clone()))?;
+    let (found, wanted) = (entry.netns.clone().unwrap_or_default(), spec.netns.to_string_lossy());
+    if found != wanted {
+        return Err(Finding::Sandbox { found, wanted: wanted.into_owned() }.into());
     }
-    let mut inside = Netlink::inside(&Netns::open(Path::new(&request.call.netns))?)?;
+    let mut inside = Netlink::inside(&Netns::open(&spec.netns)?)?;
     let link = inside.link(ifname)?.ok_or_else(|| Finding::NoContainerLink(ifname.clone()))?;
     if let Some((found, wanted)) = differing_mac(&link, entry) {
         return Err(Finding::Mac { ifname: ifname.clone(), found, wanted }.into());
     }
-    match (plan.interface_up, link.up) {
+    match (spec.interface_up, link.up) {
         (false, _) => Ok(()),
-        (true, true) => addresses(&mut inside, &link, previous),
+        (true, true) => addresses(&mut inside, &link, &previous.lease),
         (true, false) => Err(Finding::ContainerLinkDown(ifname.clone()).into()),
     }
 }
 
-fn addresses(inside: &mut Netlink, link: &Link, previous: &CniResult) -> Result<(), Error> {
+fn addresses(inside: &mut Netlink, link: &Link, previous: &spec::Lease) -> Result<(), Error> {
     let found = inside.addresses(Some(link.index))?;
-    for ip in &previous.ips {
+    for ip in &previous.addresses {
         if found.iter().all(|found| found.address != ip.address) {
             let (address, ifname) = (ip.address.to_string(), link.name.clone());
             return Err(Finding::NoContainerAddress { address, ifname }.into());
         }
     }
     let routes = inside.routes()?;
-    if let Some(ip) = previous.ips.iter().find(|ip| !is_connected(&routes, link.index, ip.address)) {
+    if let Some(ip) = previous.addresses.iter().find(|ip| !is_connected(&routes, link.index, ip.address)) {
         return Err(no_connected_route(ip, &link.name).into());
     }
     match previous.routes.iter().find(|wanted| !is_routed(&routes, wanted)) {
@@ -187,7 +185,7 @@ fn is_connected(routes: &[Route], index: u32, address: IpNetwork) -> bool {
 }
 
 /// True if a route is there in the table and by the gateway that were asked for; a default route may have been changed.
-fn is_routed(routes: &[Route], wanted: &cni::Route) -> bool {
+fn is_routed(routes: &[Route], wanted: &spec::Route) -> bool {
     let gateway = wanted.gw.filter(|_| wanted.dst.prefix() > 0);
     let table = wanted.table.filter(|table| *table != RT_TABLE_UNSPEC);
     // The kernel keeps networks only, a configuration may name an address in one.
@@ -198,7 +196,7 @@ fn is_routed(routes: &[Route], wanted: &cni::Route) -> bool {
     })
 }
 
-fn no_connected_route(ip: &Ip, ifname: &str) -> Finding {
+fn no_connected_route(ip: &Address, ifname: &str) -> Finding {
     Finding::NoConnectedRoute {
         gateway: ip.gateway.map_or_else(|| "<nil>".into(), |gateway| gateway.to_string()),
         ifname: ifname.to_owned(),
@@ -207,7 +205,7 @@ fn no_connected_route(ip: &Ip, ifname: &str) -> Finding {
 }
 
 /// What was looked for, as `ip route` would say it.
-fn in_words(route: &cni::Route) -> String {
+fn in_words(route: &spec::Route) -> String {
     let gateway = route.gw.filter(|_| route.dst.prefix() > 0).map(|gateway| format!(" via {gateway}"));
     let table = route.table.filter(|table| *table != RT_TABLE_UNSPEC).map(|table| format!(" table {table}"));
     format!("{}{}{}", route.dst, gateway.unwrap_or_default(), table.unwrap_or_default())

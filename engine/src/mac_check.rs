@@ -6,7 +6,7 @@
 use nft::{MacCheck, Subject};
 use store::{Lock, LockName, Mode, Record, Stage};
 
-use crate::error::Finding;
+use crate::Finding;
 use crate::{Error, Host, ruleset};
 
 /// Puts a record's rules in, if it wants any, and those of all others where somebody flushed the table.

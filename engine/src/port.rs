@@ -3,7 +3,7 @@
 use netlink::{Link, Request};
 use store::Record;
 
-use crate::plan::Plan;
+use crate::spec::Spec;
 
 /// Which frames to the bridge group, 01:80:c2:00:00:00 to :0f, a guarded port takes as any other, so that they meet its
 /// guard and end there. Otherwise the bridge learns from them, and hands them to the host as if they were for the port
@@ -29,11 +29,11 @@ pub enum Wrong {
 }
 
 /// A record as its configuration has it: one of an earlier version does not know how its port was configured.
-pub fn as_configured(plan: &Plan, record: &Record) -> Record {
-    let is_it = record.network == plan.network && record.plugin == plan.plugin;
+pub fn as_configured(spec: &Spec, record: &Record) -> Record {
+    let is_it = record.network == spec.id.network && record.plugin == spec.plugin;
     Record {
-        hairpin: record.hairpin || is_it && plan.hairpin,
-        port_isolated: record.port_isolated || is_it && plan.port_isolation,
+        hairpin: record.hairpin || is_it && spec.hairpin,
+        port_isolated: record.port_isolated || is_it && spec.port_isolation,
         ..record.clone()
     }
 }

@@ -9,100 +9,46 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
-use cni::Ip;
 use nft::{Element, Owner, Protocol};
-use serde::Deserialize;
-use store::{Key, Lock, LockName, Mode, Port, Record, Stage};
+use store::{Address, Key, Lock, LockName, Mode, Port, Record, Stage};
 
-use crate::error::{Fault, Finding, host_text};
-use crate::{Error, Host, attach, firewall, lost, ruleset};
+use crate::error::host_text;
+use crate::spec::Publish;
+use crate::{Error, Finding, Host, firewall, lost, register, ruleset};
 
 /// Who wants a bridge's loopback open claims this and the bridge's name.
 const LOOPBACK_CLAIM: &str = "loopback-";
 
-/// One entry of `runtimeConfig.portMappings`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Mapping {
-    /// The host port, 1 to 65535.
-    pub host_port: i64,
-    /// The container's port, 1 to 65535.
-    pub container_port: i64,
-    /// `tcp`, `udp` or `sctp` in any case; empty is tcp.
-    pub protocol: String,
-    /// The host address; empty, `0.0.0.0` and `::` are any address.
-    #[serde(rename = "hostIP")]
-    pub host_ip: String,
-}
-
-impl Mapping {
-    /// Refuses what cannot be published, before anything is touched.
-    pub fn validate(&self) -> Result<(), Fault> {
-        self.container_port()?;
-        self.host_port()?;
-        self.protocol()?;
-        self.host().map(drop)
-    }
-
-    /// The ports that this entry opens: one for each address whose family it fits.
-    pub fn resolve(&self, addresses: &[IpAddr]) -> Result<Vec<Port>, Fault> {
-        let (host, protocol) = (self.host()?, self.protocol()?);
-        let (host_port, container_port) = (self.host_port()?, self.container_port()?);
-        let fitting = addresses.iter().filter(|to| host.is_none_or(|host| host.is_ipv4() == to.is_ipv4()));
-        let host = host.filter(|host| !host.is_unspecified());
-        Ok(fitting.map(|to| Port { host, host_port, container: *to, container_port, protocol }).collect())
-    }
-
-    fn container_port(&self) -> Result<u16, Fault> {
-        port(self.container_port).ok_or(Fault::ContainerPort(self.container_port))
-    }
-
-    fn host_port(&self) -> Result<u16, Fault> {
-        port(self.host_port).ok_or(Fault::HostPort(self.host_port))
-    }
-
-    fn protocol(&self) -> Result<store::Protocol, Fault> {
-        if self.protocol.is_empty() {
-            return Ok(store::Protocol::Tcp);
-        }
-        let known: Protocol = self.protocol.parse().map_err(|_| Fault::Protocol(self.protocol.clone()))?;
-        Ok(match known {
-            Protocol::Tcp => store::Protocol::Tcp,
-            Protocol::Udp => store::Protocol::Udp,
-            Protocol::Sctp => store::Protocol::Sctp,
-        })
-    }
-
-    fn host(&self) -> Result<Option<IpAddr>, Fault> {
-        if self.host_ip.is_empty() {
-            return Ok(None);
-        }
-        // As upstream, `::ffff:10.0.0.1` is 10.0.0.1.
-        let host = self.host_ip.parse().map(|host: IpAddr| host.to_canonical());
-        host.map(Some).map_err(|_| Fault::HostAddress(self.host_ip.clone()))
-    }
-}
-
-/// The ports that `mappings` open for the container's first address of each family.
-pub fn resolve(mappings: &[Mapping], ips: &[Ip]) -> Result<Vec<Port>, Fault> {
-    let v4 = ips.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv4);
-    let v6 = ips.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv6);
+/// The ports that are opened for the container's first address of each family.
+///
+/// # Errors
+/// One host port is to lead to two ports of the container.
+pub fn resolve(wanted: &[Publish], addresses: &[Address]) -> Result<Vec<Port>, Error> {
+    let v4 = addresses.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv4);
+    let v6 = addresses.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv6);
     let addresses: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
-    let (mut ports, mut known) = (Vec::with_capacity(mappings.len()), HashMap::new());
-    for port in mappings.iter().map(|mapping| mapping.resolve(&addresses)).flat_map(each) {
-        let port = port?;
+    let (mut ports, mut known) = (Vec::with_capacity(wanted.len()), HashMap::new());
+    for port in wanted.iter().flat_map(|wanted| opened(wanted, &addresses)) {
         // What is asked for twice is one port, as upstream.
         match known.insert((port.host, port.host_port, port.container, port.protocol), port.container_port) {
             None => ports.push(port),
             Some(other) if other == port.container_port => {}
-            Some(_) => return Err(Fault::PortTwice(host_text(port.host, port.container), port.host_port)),
+            Some(_) => {
+                let host = host_text(port.host, port.container);
+                return Err(Error::PortTwice { host, port: port.host_port });
+            }
         }
     }
     Ok(ports)
 }
 
-fn each(ports: Result<Vec<Port>, Fault>) -> Vec<Result<Port, Fault>> {
-    ports.map_or_else(|fault| vec![Err(fault)], |ports| ports.into_iter().map(Ok).collect())
+/// One for each address whose family it fits.
+fn opened(wanted: &Publish, addresses: &[IpAddr]) -> impl Iterator<Item = Port> {
+    let &Publish { host, host_port, container_port, protocol } = wanted;
+    let fits = move |to: &&IpAddr| host.is_none_or(|host| host.is_ipv4() == to.is_ipv4());
+    let host = host.filter(|host| !host.is_unspecified());
+    let port = move |to: &IpAddr| Port { host, host_port, container: *to, container_port, protocol };
+    addresses.iter().filter(fits).map(port)
 }
 
 /// The host-wide ports lock, where a record has ports at all.
@@ -270,7 +216,7 @@ pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error
 /// Takes the ports of a dead container away from it; false if the holder lives. Under the ports lock.
 pub fn bury_dead_holder(host: &mut Host, key: &str) -> Result<bool, Error> {
     match holder_of(host, key) {
-        Some(holder) if !attach::is_alive(host, &holder)? => bury(host, &holder).map(|()| true),
+        Some(holder) if !register::is_alive(host, &holder)? => bury(host, &holder).map(|()| true),
         _ => Ok(false),
     }
 }
@@ -320,7 +266,7 @@ fn refuse_if_claimed(host: &mut Host, record: &Record, port: &Port) -> Result<()
     for key in host.store.claimants(&what)? {
         match holder_of(host, &key) {
             Some(holder) if holder.key() == record.key() => {}
-            Some(holder) if attach::is_alive(host, &holder)? => return Err(port_taken(port, &holder)),
+            Some(holder) if register::is_alive(host, &holder)? => return Err(port_taken(port, &holder)),
             Some(holder) => bury(host, &holder)?,
             None => drop(host.store.release_key(&what, &key)?),
         }
@@ -478,41 +424,28 @@ pub fn holder_text(record: &Record) -> String {
     format!("{:?} on {:?}", record.who(), record.network)
 }
 
-fn port(number: i64) -> Option<u16> {
-    u16::try_from(number).ok().filter(|port| *port > 0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn mapping(host_ip: &str, host_port: i64, container_port: i64, protocol: &str) -> Mapping {
-        Mapping { host_port, container_port, protocol: protocol.into(), host_ip: host_ip.into() }
+    fn publish(host: &str, host_port: u16, container_port: u16, protocol: store::Protocol) -> Publish {
+        let host = (!host.is_empty()).then(|| host.parse().unwrap());
+        Publish { host, host_port, container_port, protocol }
     }
 
-    #[test]
-    fn bad_entries_are_refused_in_upstreams_words() {
-        let cases = [
-            (mapping("", 8080, 0, "tcp"), "Invalid container port number: 0"),
-            (mapping("", 0, 80, "tcp"), "Invalid host port number: 0"),
-            (mapping("", 70000, 80, "tcp"), "Invalid host port number: 70000"),
-            (mapping("", 8080, -1, "tcp"), "Invalid container port number: -1"),
-            (mapping("", 8080, 80, "abc"), "Invalid protocol: \"abc\" (tcp, udp and sctp are known)"),
-            (mapping("10.0.0", 8080, 80, ""), "Invalid host IP: \"10.0.0\""),
-        ];
-        for (mapping, text) in cases {
-            assert_eq!(mapping.validate().unwrap_err().to_string(), text);
-        }
-        assert_eq!(mapping("", 8080, 80, "TCP").validate(), Ok(()));
+    fn addresses(addresses: &[&str]) -> Vec<Address> {
+        let address = |text: &&str| Address { address: text.parse().unwrap(), gateway: None };
+        addresses.iter().map(address).collect()
     }
 
     #[test]
     fn what_is_asked_for_twice_is_one_port_and_two_ways_of_one_are_refused() {
-        let ips = [Ip { address: "172.18.0.2/16".parse().unwrap(), gateway: None, interface: None }];
-        let ports = |mappings: &[Mapping]| resolve(mappings, &ips).map_err(|fault| fault.to_string());
+        use store::Protocol::{Tcp, Udp};
+        let one = addresses(&["172.18.0.2/16"]);
+        let ports = |wanted: &[Publish]| resolve(wanted, &one).map_err(|error| error.to_string());
         let same =
-            [mapping("", 8080, 80, "tcp"), mapping("0.0.0.0", 8080, 80, "TCP"), mapping("", 8080, 80, "udp")];
-        let two = [mapping("::ffff:10.0.0.1", 8080, 80, ""), mapping("10.0.0.1", 8080, 81, "")];
+            [publish("", 8080, 80, Tcp), publish("0.0.0.0", 8080, 80, Tcp), publish("", 8080, 80, Udp)];
+        let two = [publish("10.0.0.1", 8080, 80, Tcp), publish("10.0.0.1", 8080, 81, Tcp)];
         let text =
             "Bind for 10.0.0.1:8080 failed: port is already allocated, by another mapping of this container";
         assert_eq!(ports(&same).unwrap().len(), 2);
@@ -520,18 +453,20 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_opens_one_port_for_each_family_that_it_fits() {
-        let both: [IpAddr; 2] = ["172.18.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
+    fn one_port_is_opened_for_each_family_that_it_fits() {
+        use store::Protocol::{Tcp, Udp};
+        let both = addresses(&["172.18.0.2/16", "fd00::2/64"]);
+        let opened = |wanted| resolve(&[wanted], &both).unwrap();
 
-        let any = mapping("", 8080, 80, "").resolve(&both).unwrap();
-        let any_v4 = mapping("0.0.0.0", 8080, 80, "").resolve(&both).unwrap();
-        let one = mapping("10.0.0.1", 8080, 80, "udp").resolve(&both).unwrap();
+        let any = opened(publish("", 8080, 80, Tcp));
+        let any_v4 = opened(publish("0.0.0.0", 8080, 80, Tcp));
+        let one = opened(publish("10.0.0.1", 8080, 80, Udp));
 
-        assert_eq!(any.iter().map(|port| port.container).collect::<Vec<_>>(), both);
-        assert_eq!(any_v4, &any[..1]);
         assert_eq!(
-            (one.len(), one[0].host, one[0].protocol),
-            (1, Some("10.0.0.1".parse().unwrap()), store::Protocol::Udp)
+            any.iter().map(|port| port.container.to_string()).collect::<Vec<_>>(),
+            ["172.18.0.2", "fd00::2"]
         );
+        assert_eq!(any_v4, &any[..1]);
+        assert_eq!((one.len(), one[0].host, one[0].protocol), (1, Some("10.0.0.1".parse().unwrap()), Udp));
     }
 }

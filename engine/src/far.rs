@@ -6,12 +6,11 @@
 
 use std::net::IpAddr;
 
-use cni::CniResult;
 use ipnetwork::IpNetwork;
 use netlink::{Netlink, Request, Route};
 
 use crate::Error;
-use crate::plan::{Plan, subnet};
+use crate::spec::{Lease, Spec, subnet};
 
 /// The prefix of every link's own IPv6 network (RFC 4291, 2.5.6).
 const LINK_LOCAL: u8 = 64;
@@ -33,12 +32,12 @@ pub fn is_link_local(gateway: IpAddr) -> bool {
 }
 
 /// The container's routes to gateways that none of its subnets leads to, if `routes` do not have them.
-pub fn to_gateways(plan: &Plan, lease: &CniResult, routes: &[Route], index: u32) -> Vec<Route> {
+pub fn to_gateways(spec: &Spec, lease: &Lease, routes: &[Route], index: u32) -> Vec<Route> {
     let is_far = |gateway: &IpAddr| {
-        !is_link_local(*gateway) && !lease.ips.iter().any(|ip| ip.address.contains(*gateway))
+        !is_link_local(*gateway) && !lease.addresses.iter().any(|ip| ip.address.contains(*gateway))
     };
     let mut to_gateways: Vec<Route> = Vec::new();
-    for gateway in lease.ips.iter().filter_map(|ip| plan.gateway_of(ip)).filter(is_far) {
+    for gateway in lease.addresses.iter().filter_map(|ip| spec.gateway_of(ip)).filter(is_far) {
         let route = Route::new(IpNetwork::from(gateway), index);
         let is_there = |known: &Route| known.destination == route.destination;
         if !routes.iter().any(is_there) && !to_gateways.iter().any(is_there) {
@@ -54,11 +53,12 @@ pub fn is_gateway_itself(destination: IpNetwork, gateway: IpAddr) -> bool {
 }
 
 /// The subnets that the gateways' addresses on the bridge do not lead to.
-pub fn subnets(plan: &Plan, lease: &CniResult) -> Vec<IpNetwork> {
-    if !plan.gateway {
+pub fn subnets(spec: &Spec, lease: &Lease) -> Vec<IpNetwork> {
+    if !spec.gateway {
         return Vec::new();
     }
-    let far = lease.ips.iter().filter(|ip| plan.gateway_of(ip).is_some_and(|it| !ip.address.contains(it)));
+    let far =
+        lease.addresses.iter().filter(|ip| spec.gateway_of(ip).is_some_and(|it| !ip.address.contains(it)));
     far.map(|ip| subnet(ip.address)).collect()
 }
 

@@ -12,7 +12,7 @@ use std::sync::OnceLock;
 use nft::{Element, Firewall, LeftOut, Owner, Ruleset};
 use store::{Lock, LockName, Mode, Store};
 
-use crate::error::Finding;
+use crate::Finding;
 use crate::firewall::desired;
 use crate::{Error, Host, firewall, former, lost, mac_check, moments, ports};
 

@@ -1,34 +1,147 @@
-//! What an attachment is to become: the configurations of `rnet` and `bridge` in one form.
+//! What an attachment is to become, and what became of it: the values that every door speaks in.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::PathBuf;
 
-use cni::{CniResult, Dns, Ip, Request, Route};
+pub use ipam::{ResolvConf as Resolver, Route};
 use ipnetwork::IpNetwork;
 use netlink::Mac;
-use store::{Address, Key, Namespace, Record};
+use store::{Address, Id, Key, Namespace, Protocol, Record};
 
 use crate::names::Names;
-use crate::ports::Mapping;
+use crate::pool::Ranges;
 use crate::{Error, far};
 
 /// Who leases the addresses.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Ipam {
-    /// Nobody: the network is a switch without addresses.
+pub enum Addresses<'a> {
+    /// The network is a switch without addresses.
     None,
-    /// rnet itself, from the ranges in the configuration, the lowest free first.
-    Own,
-    /// The plugin of this name, looked up in CNI_PATH.
-    Delegate(String),
+    /// rnet itself, the lowest free address first.
+    Own(Ranges),
+    /// Another program, or another part of this one.
+    From(Box<dyn Leaser + 'a>),
+}
+
+/// Leases addresses for the attachments of a network.
+pub trait Leaser {
+    /// # Errors
+    /// It cannot be asked at all. ADD looks before it makes anything.
+    fn require(&self) -> Result<(), Error>;
+
+    /// True if it is another program, which is told of every ADD that fails.
+    fn is_foreign(&self) -> bool;
+
+    /// # Errors
+    /// There is no address to lease.
+    fn lease(&self) -> Result<Lease, Error>;
+
+    /// Releases what the attachment holds. Repeating it succeeds.
+    ///
+    /// # Errors
+    /// It could not be released.
+    fn release(&self, id: &Id) -> Result<(), Error>;
+
+    /// # Errors
+    /// The attachment holds no lease.
+    fn check(&self) -> Result<(), Error>;
+
+    /// # Errors
+    /// It could not lease an address now.
+    fn status(&self) -> Result<(), Error>;
+
+    /// Releases what belongs to no valid attachment.
+    ///
+    /// # Errors
+    /// Something could not be released.
+    fn gc(&self) -> Result<(), Error>;
+}
+
+/// What an attachment got: addresses, the routes that come with them, and the resolver's settings.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// The addresses, each with its gateway.
+    pub addresses: Vec<Address>,
+    /// Routes inside the container.
+    pub routes: Vec<Route>,
+    /// What the container's resolver is told.
+    pub resolver: Resolver,
+}
+
+impl Lease {
+    /// The addresses without their prefixes.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.addresses.iter().map(|address| address.address.ip())
+    }
+}
+
+/// An interface that belongs to an attachment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// Its name.
+    pub name: String,
+    /// Its MAC address, as text: a caller gives back what it was told.
+    pub mac: Option<String>,
+    /// The path of the namespace that it is in; none on the host.
+    pub netns: Option<String>,
+}
+
+/// What became of an attachment: what ADD tells, and what a caller may keep until CHECK and DEL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// The interfaces; the container's is the last one that ADD tells of.
+    pub interfaces: Vec<Interface>,
+    /// What it leased, with every gateway and route that it was given.
+    pub lease: Lease,
+}
+
+impl Outcome {
+    /// The interface of that name inside a container.
+    pub fn inside(&self, ifname: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == ifname && interface.netns.is_some())
+    }
+
+    /// The interface of that name on the host.
+    pub fn on_host(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|interface| interface.name == name && interface.netns.is_none())
+    }
+}
+
+/// What the caller of a DEL still knows of the attachment, for the case that its record is gone or has another network's name.
+pub struct Kept<'a> {
+    /// The outcome of its ADD.
+    pub outcome: Option<Outcome>,
+    /// True if a network of that name is still defined.
+    pub is_defined: &'a dyn Fn(&store::Paths, &str) -> bool,
+}
+
+impl Kept<'_> {
+    /// The addresses that the container has by that.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.outcome.iter().flat_map(|outcome| outcome.lease.ips()).collect()
+    }
+}
+
+/// A host port that is to lead to the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    /// The host's address. None and the unspecified one mean any, the latter only of its family.
+    pub host: Option<IpAddr>,
+    /// The host's port.
+    pub host_port: u16,
+    /// The container's port.
+    pub container_port: u16,
+    /// The transport protocol.
+    pub protocol: Protocol,
 }
 
 /// One attachment and the network it belongs to, as configured.
-#[derive(Clone, Debug)]
-pub struct Plan {
+pub struct Spec<'a> {
     /// The plugin in whose name records are written.
     pub plugin: &'static str,
-    /// The network's name.
-    pub network: String,
+    /// Which attachment; without container and interface where the call is about a whole network.
+    pub id: Id,
+    /// Where the container's network namespace is.
+    pub netns: PathBuf,
     /// The bridge.
     pub bridge: String,
     /// The bridge goes with its last attachment, if rnet made it.
@@ -73,26 +186,29 @@ pub struct Plan {
     /// The MAC that was asked for.
     pub mac: Option<Mac>,
     /// Who leases addresses.
-    pub ipam: Ipam,
+    pub addresses: Addresses<'a>,
     /// The ports to publish.
-    pub ports: Vec<Mapping>,
-    /// The resolver settings of the configuration, which win over IPAM's.
-    pub dns: Option<Dns>,
+    pub ports: Vec<Publish>,
+    /// Resolver settings that win over those of the lease.
+    pub resolver: Option<Resolver>,
     /// Names, where they are served.
     pub names: Option<Names>,
     /// The container's name gets the addresses that it had before.
     pub sticky: bool,
     /// The container's name, where the runtime tells it.
     pub name: Option<String>,
+    /// A digest of the definition without the network's name: by it a DEL finds the attachment of a network that was renamed.
+    pub proof: Option<String>,
 }
 
-impl Plan {
+impl<'a> Spec<'a> {
     /// What DEL needs to know where the configuration has a fault: it goes by the record, and nothing that was
     /// attached may stay because of what the configuration says by now.
-    pub fn bare(plugin: &'static str, network: &str, ipam: Ipam) -> Self {
+    pub fn bare(plugin: &'static str, id: Id, addresses: Addresses<'a>) -> Self {
         Self {
             plugin,
-            network: network.to_owned(),
+            id,
+            netns: PathBuf::new(),
             bridge: String::new(),
             owns_bridge: false,
             gateway: false,
@@ -114,25 +230,21 @@ impl Plan {
             duplicate_detection: false,
             ipv4_only: false,
             mac: None,
-            ipam,
+            addresses,
             ports: Vec::new(),
-            dns: None,
+            resolver: None,
             names: None,
             sticky: false,
             name: None,
+            proof: None,
         }
     }
 
     /// The record of this attachment before anything is made.
-    pub fn record(&self, request: &Request<'_>) -> Record {
-        let call = request.call;
+    pub fn record(&self) -> Record {
         let mut record = Record {
-            plugin: self.plugin.into(),
-            network: self.network.clone(),
-            container: call.container_id.clone(),
-            ifname: call.ifname.clone(),
             name: self.name.clone(),
-            netns: Some(Namespace { path: call.netns.clone().into(), dev: 0, ino: 0 }),
+            netns: Some(Namespace { path: self.netns.clone(), dev: 0, ino: 0 }),
             bridge: Some(self.bridge.clone()),
             masquerade: self.masquerade,
             isolated: self.isolated,
@@ -141,8 +253,8 @@ impl Plan {
             port_isolated: self.port_isolation,
             mac_checked: self.mac_checked,
             snat: true,
-            proof: crate::renamed::proof_by_definition(request),
-            ..Record::default()
+            proof: self.proof.clone(),
+            ..Record::of(self.plugin, &self.id)
         };
         record.link = Some(record.key().link(0));
         if let Some(served) = &self.names {
@@ -152,26 +264,26 @@ impl Plan {
     }
 
     /// Every address that the bridge bears as its containers' gateway.
-    pub fn gateways(&self, lease: &CniResult) -> Result<Vec<IpNetwork>, Error> {
+    pub fn gateways(&self, lease: &Lease) -> Result<Vec<IpNetwork>, Error> {
         if !self.gateway {
             return Ok(Vec::new());
         }
-        lease.ips.iter().map(gateway_address).collect()
+        lease.addresses.iter().map(gateway_address).collect()
     }
 
     /// The first gateway of `destination`'s family, where there is one.
-    pub fn gateway_for(&self, destination: IpNetwork, lease: &CniResult) -> Option<IpAddr> {
-        let mut family = lease.ips.iter().filter(|ip| ip.address.is_ipv4() == destination.is_ipv4());
+    pub fn gateway_for(&self, destination: IpNetwork, lease: &Lease) -> Option<IpAddr> {
+        let mut family = lease.addresses.iter().filter(|ip| ip.address.is_ipv4() == destination.is_ipv4());
         family.find_map(|ip| self.gateway_of(ip))
     }
 
     /// The gateway of an address: IPAM's, else, where the bridge is the gateway, the subnet's first host.
-    pub fn gateway_of(&self, ip: &Ip) -> Option<IpAddr> {
+    pub fn gateway_of(&self, ip: &Address) -> Option<IpAddr> {
         ip.gateway.or_else(|| self.gateway.then(|| first_host(ip.address)))
     }
 
     /// IPAM's routes, and a default route for each family that has a gateway and none yet, where that is asked for.
-    pub fn routes(&self, lease: &CniResult) -> Vec<Route> {
+    pub fn routes(&self, lease: &Lease) -> Vec<Route> {
         let mut routes = lease.routes.clone();
         for default in defaults().into_iter().filter(|_| self.default_gateway) {
             if routes.iter().all(|route| subnet(route.dst) != default)
@@ -184,26 +296,26 @@ impl Plan {
     }
 
     /// The resolver settings: those of our name server, else the configuration's, else IPAM's.
-    pub fn resolver(&self, lease: &CniResult) -> Dns {
+    pub fn resolver(&self, lease: &Lease) -> Resolver {
         match &self.names {
             Some(names) => {
-                let gateways = lease.ips.iter().filter_map(|ip| self.gateway_of(ip));
+                let gateways = lease.addresses.iter().filter_map(|ip| self.gateway_of(ip));
                 // Which link it means, a resolv.conf cannot say for all resolvers.
                 names.resolver(gateways.filter(|gateway| !far::is_link_local(*gateway)))
             }
-            None => self.dns.clone().unwrap_or_else(|| lease.dns.clone()),
+            None => self.resolver.clone().unwrap_or_else(|| lease.resolver.clone()),
         }
     }
 
     /// The MAC of the container's end: the one asked for, else the usual one.
-    pub fn container_mac(&self, lease: &CniResult, key: &Key) -> Mac {
+    pub fn container_mac(&self, lease: &Lease, key: &Key) -> Mac {
         self.mac.unwrap_or_else(|| self.usual_mac(lease, key))
     }
 
     /// The MAC that an address has if nobody asks for another: out of the first address, else out of the key.
-    pub fn usual_mac(&self, lease: &CniResult, key: &Key) -> Mac {
-        let from_v4 = || lease.ips.iter().find_map(|ip| v4(ip).map(Mac::from));
-        let from_v6 = || lease.ips.iter().find_map(|ip| v6(ip).map(Mac::from_v6));
+    pub fn usual_mac(&self, lease: &Lease, key: &Key) -> Mac {
+        let from_v4 = || lease.addresses.iter().find_map(|ip| v4(ip).map(Mac::from));
+        let from_v6 = || lease.addresses.iter().find_map(|ip| v6(ip).map(Mac::from_v6));
         from_v4().or_else(from_v6).unwrap_or_else(|| hashed_mac(0x0e, key.as_str()))
     }
 }
@@ -219,7 +331,7 @@ fn default_route(dst: IpNetwork, gateway: IpAddr) -> Route {
 }
 
 /// The gateway that IPAM names, else the subnet's first host, as the bridge bears it.
-pub fn gateway_address(ip: &Ip) -> Result<IpNetwork, Error> {
+pub fn gateway_address(ip: &Address) -> Result<IpNetwork, Error> {
     far::gateway_address(ip.gateway.unwrap_or_else(|| first_host(ip.address)), ip.address)
 }
 
@@ -237,8 +349,8 @@ pub fn subnet(address: IpNetwork) -> IpNetwork {
 }
 
 /// The addresses of a result in the form that records keep.
-pub fn addresses(lease: &CniResult) -> Vec<Address> {
-    lease.ips.iter().map(|ip| Address { address: ip.address, gateway: ip.gateway }).collect()
+pub fn addresses(lease: &Lease) -> Vec<Address> {
+    lease.addresses.iter().map(|ip| Address { address: ip.address, gateway: ip.gateway }).collect()
 }
 
 /// A locally administered MAC: `first` and five bytes out of a key's hex digits.
@@ -247,14 +359,14 @@ pub fn hashed_mac(first: u8, key: &str) -> Mac {
     Mac([first, byte(0), byte(2), byte(4), byte(6), byte(8)])
 }
 
-fn v4(ip: &Ip) -> Option<Ipv4Addr> {
+fn v4(ip: &Address) -> Option<Ipv4Addr> {
     match ip.address.ip() {
         IpAddr::V4(v4) => Some(v4),
         IpAddr::V6(_) => None,
     }
 }
 
-fn v6(ip: &Ip) -> Option<Ipv6Addr> {
+fn v6(ip: &Address) -> Option<Ipv6Addr> {
     match ip.address.ip() {
         IpAddr::V4(_) => None,
         IpAddr::V6(v6) => Some(v6),
@@ -267,21 +379,20 @@ mod tests {
 
     #[test]
     fn a_route_goes_by_the_first_gateway_of_its_family_whichever_address_it_came_with() {
-        let ip = |address: &str, gateway: Option<&str>| Ip {
+        let ip = |address: &str, gateway: Option<&str>| Address {
             address: address.parse().unwrap(),
             gateway: gateway.map(|gateway| gateway.parse().unwrap()),
-            interface: None,
         };
         let gateways =
             [("fd00::2/64", Some("fd00::1")), ("10.1.0.2/24", None), ("10.2.0.2/24", Some("10.2.0.1"))];
-        let ips = gateways.map(|(address, gateway)| ip(address, gateway)).into();
-        let lease = CniResult { ips, ..CniResult::default() };
+        let addresses = gateways.map(|(address, gateway)| ip(address, gateway)).into();
+        let lease = Lease { addresses, ..Lease::default() };
         let by =
-            |plan: &Plan| defaults().map(|default| plan.gateway_for(default, &lease).unwrap().to_string());
+            |spec: &Spec| defaults().map(|default| spec.gateway_for(default, &lease).unwrap().to_string());
 
-        let plan = Plan::bare("bridge", "n", Ipam::None);
-        assert_eq!(by(&plan), ["10.2.0.1", "fd00::1"]);
+        let spec = Spec::bare("bridge", Id::of_network("n"), Addresses::None);
+        assert_eq!(by(&spec), ["10.2.0.1", "fd00::1"]);
         // A bridge that is the gateway is so in every subnet.
-        assert_eq!(by(&Plan { gateway: true, ..plan }), ["10.1.0.1", "fd00::1"]);
+        assert_eq!(by(&Spec { gateway: true, ..spec }), ["10.1.0.1", "fd00::1"]);
     }
 }

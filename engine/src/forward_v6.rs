@@ -8,24 +8,24 @@ use std::io::Write;
 
 use netlink::{BY_ADVERTISEMENT, Route};
 
-use crate::plan::Plan;
+use crate::spec::Spec;
 use crate::{Error, Host, failpoint};
 
 const ALL: &str = "ipv6/conf/all/forwarding";
 const FORCED: &str = "ipv6/conf/all/force_forwarding";
 
 /// Makes the host forward IPv6 for the plan's bridge.
-pub fn enable(host: &mut Host, plan: &Plan) -> Result<(), Error> {
-    let of_bridge = format!("ipv6/conf/{}/forwarding", plan.bridge);
+pub fn enable(host: &mut Host, spec: &Spec) -> Result<(), Error> {
+    let of_bridge = format!("ipv6/conf/{}/forwarding", spec.bridge);
     if host.netlink.sysctl(ALL)?.as_deref() == Some("1") {
         // The bridge may have been told otherwise.
         return Ok(host.netlink.set_sysctl(&of_bridge, "1").map(drop)?);
     }
     if host.netlink.sysctl(FORCED)?.is_some() {
-        return force(host, &plan.bridge);
+        return force(host, &spec.bridge);
     }
-    for link in endangered(host, &plan.bridge)? {
-        keep_advertisements(host, plan, &link)?;
+    for link in endangered(host, &spec.bridge)? {
+        keep_advertisements(host, spec, &link)?;
     }
     host.netlink.set_sysctl(ALL, "1")?;
     Ok(host.netlink.set_sysctl(&of_bridge, "1").map(drop)?)
@@ -89,15 +89,15 @@ fn advertised(routes: &[Route]) -> Vec<u32> {
 }
 
 /// Says so, because it is the host's setting and outlives the network, as forwarding does.
-fn keep_advertisements(host: &Host, plan: &Plan, link: &str) -> Result<(), Error> {
-    if !plan.keep_advertisements {
+fn keep_advertisements(host: &Host, spec: &Spec, link: &str) -> Result<(), Error> {
+    if !spec.keep_advertisements {
         return Err(Error::ForwardingHarms { link: link.to_owned() });
     }
     host.netlink.set_sysctl(&accept_ra(link), "2")?;
     let said = format!(
         "rnet: network {}: set net.ipv6.conf.{link}.accept_ra=2, so that {link} goes on taking router advertisements \
          although this host forwards IPv6 from now on\n",
-        plan.network
+        spec.id.network
     );
     // A runtime that has closed standard error is no reason to fail.
     let _ = std::io::stderr().write_all(said.as_bytes());

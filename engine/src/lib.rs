@@ -1,0 +1,46 @@
+//! Attachments of containers to networks: made, looked at, repaired and removed.
+//!
+//! The engine knows no CNI, no JSON, no command line: whoever asks for an attachment says so in a [`spec::Spec`], and gets a
+//! [`spec::Outcome`] or an [`Error`] that carries values. Its callers are the CNI plugins and the command `rnet`.
+
+pub mod chained;
+pub mod check;
+mod claims;
+mod error;
+mod failpoint;
+mod far;
+mod finding;
+pub mod firewall;
+mod former;
+pub mod forward_v6;
+mod host;
+mod host_id;
+pub mod interop;
+mod keeper;
+pub mod life;
+pub mod link;
+mod living;
+pub mod lost;
+mod mac_check;
+mod macs;
+mod moments;
+pub mod names;
+pub mod network;
+pub mod pool;
+pub mod port;
+pub mod ports;
+pub mod probe;
+pub mod register;
+mod renamed;
+mod repair;
+pub mod ruleset;
+pub mod spec;
+pub mod sticky;
+
+pub use error::Error;
+pub use failpoint::{STEPS, pass};
+pub use finding::Finding;
+pub use host::Host;
+pub use register::is_alive;
+pub use renamed::proof_by_result;
+pub use repair::repair;
