@@ -7,15 +7,18 @@ use crate::element::{Element, Entry, Owner};
 use crate::error::Error;
 use crate::ruleset::Set;
 
-/// What is wanted of one set, by key. Two owners may want one key, as two networks of one subnet do: either will do.
+/// What is wanted of one set, by key. Two owners may want one key, as two networks of one subnet do: either is right.
 type Wanted<'e> = HashMap<&'e [u8], Vec<(&'e Entry, Owner)>>;
 
-/// So many are asked for one by one.
+/// Up to so many elements are looked up one by one.
 const FEW: usize = 32;
 
 impl Firewall {
-    /// True if each of these elements is in the kernel, with what it leads to and with its owner, except those that no ruleset can hold. Reads whole sets, those that
-    /// more than a few of the elements are in.
+    /// True if each of these elements is in the kernel, with its data and its owner, except those that no ruleset can
+    /// hold. Dumps the sets that many of the elements are in.
+    ///
+    /// # Errors
+    /// If the kernel's answer cannot be read, or other programs change the ruleset during every attempt.
     pub fn holds(&mut self, elements: &[(Element, Owner)]) -> Result<bool, Error> {
         let mut entries = Vec::with_capacity(elements.len());
         // What no ruleset can hold is not missing.
@@ -33,7 +36,7 @@ impl Firewall {
     fn each_of(&mut self, wanted: &Wanted<'_>) -> Result<Vec<(Entry, Option<Owner>)>, Error> {
         let asked: Vec<&Entry> =
             wanted.values().flat_map(|any| any.first()).map(|(entry, _)| *entry).collect();
-        self.found(&asked)
+        self.read_entries(&asked)
     }
 }
 

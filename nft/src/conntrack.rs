@@ -1,5 +1,5 @@
-//! Which conntrack entries a published UDP port and the end of a container make stale, and the messages that find and delete them
-//! (linux/netfilter/nfnetlink_conntrack.h).
+//! Which conntrack entries become stale with a published UDP port or the end of a container, and the messages that find
+//! and delete them (linux/netfilter/nfnetlink_conntrack.h).
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ const BY_DESTINATION_PORT: u32 = 1 << 5;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
 /// Each question walks the whole table (10 ms for 262144 buckets), each answer takes 2 µs: up to so many
-/// questions, and from so many entries on, the kernel had better choose closely.
+/// questions, and from so many entries on, narrow filters in the kernel are faster.
 const FEW_QUESTIONS: usize = 4;
 const MANY_ENTRIES: u32 = 5000;
 /// IPCTNL_MSG_CT_GET_STATS, and CTA_STATS_GLOBAL_ENTRIES in its answer.
@@ -34,20 +34,21 @@ const GLOBAL_ENTRIES: u16 = 1;
 /// Entries that go stale when a host port is published, and when a container goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
-    /// Those of UDP whose first packet went to a port of the host, no matter which program answered it: stale when the port is published.
+    /// Those of UDP whose first packet went to a port of the host, whichever program answered: stale when the port is
+    /// published.
     To {
-        /// The host's address; `None` for any, and then what only passes through the host is left alone.
+        /// The host's address; `None` for any, and then what only passes through the host stays.
         host: Option<IpAddr>,
         /// The host's port.
         port: u16,
-        /// Whether it is about IPv6; decided by `host` where that is given.
+        /// Whether it is about IPv6; ignored if `host` is given.
         v6: bool,
     },
-    /// Those of any protocol that an address began or answers, by whatever port they came: stale when its holder is gone.
+    /// Those of any protocol that an address began or answers, through any port: stale when its holder is gone.
     Of(IpAddr),
 }
 
-/// What the kernel is asked to look for, so that it need not send everything.
+/// What the kernel looks for, so that it need not send everything.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Filter {
     /// All UDP entries of a family.
@@ -98,23 +99,23 @@ fn narrow(flow: &Flow) -> Vec<Filter> {
 struct Side {
     source: IpAddr,
     destination: IpAddr,
-    /// Where it goes to, if it is one of UDP.
+    /// Its destination port, if it is one of UDP.
     udp_port: Option<u16>,
 }
 
 /// A conntrack entry: enough of it to judge and to delete it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) struct Tracked {
+pub(crate) struct ConntrackEntry {
     original: Side,
     reply: Side,
     nat: Status,
     /// CTA_ID, as it lies in memory.
     id: [u8; 4],
-    /// What names it in a delete: CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE.
+    /// What identifies it in a delete: CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE.
     pub identity: Vec<ConntrackAttribute>,
 }
 
-impl Tracked {
+impl ConntrackEntry {
     /// Reads an IPCTNL_MSG_CT_NEW; `None` for what has no addresses.
     pub fn parse(reply: &Reply<'_>) -> Option<Self> {
         let attributes = NlasIterator::new(reply.attributes())
@@ -139,7 +140,7 @@ impl Tracked {
         [(self.original.source, self.id), (self.reply.source, self.id)]
     }
 
-    /// Whether one of the flows makes it stale. Which addresses are the host's is asked only where it matters.
+    /// Whether one of the flows makes it stale. `is_local` is asked only where it matters.
     pub fn is_stale(&self, flows: &[Flow], is_local: &mut impl FnMut(IpAddr) -> bool) -> bool {
         flows.iter().any(|flow| self.belongs_to(flow, is_local))
     }
@@ -154,8 +155,8 @@ impl Tracked {
         }
     }
 
-    /// Never about the host's port: a container's own question to somebody outside, masqueraded, and what goes from one
-    /// neighbour to another untranslated.
+    /// Not about the host's port: a container's own question to a machine outside, masqueraded, or what passes from one
+    /// neighbour to another without translation.
     fn only_passes(&self, is_local: &mut impl FnMut(IpAddr) -> bool) -> bool {
         match self.nat {
             Status::SrcNat => true,
@@ -223,7 +224,7 @@ impl Requests {
     }
 
     /// Deletes an entry.
-    pub fn delete_tracked(&mut self, tracked: &Tracked) {
+    pub fn delete_tracked(&mut self, tracked: &ConntrackEntry) {
         let v6 = tracked.original.destination.is_ipv6();
         self.conntrack(ConntrackMessageType::Delete, NLM_F_ACK, family(v6), |message| {
             tracked.identity.iter().for_each(|attribute| message.put(attribute));
@@ -281,10 +282,10 @@ mod tests {
     use super::*;
 
     /// A client at `from` whose packets to `to` are answered by `by`.
-    fn tracked(to: &str, by: &str, nat: Status) -> Tracked {
+    fn tracked(to: &str, by: &str, nat: Status) -> ConntrackEntry {
         let (to, by): (SocketAddr, SocketAddr) = (to.parse().unwrap(), by.parse().unwrap());
         let from = SocketAddr::new(to.ip(), 50_000);
-        Tracked {
+        ConntrackEntry {
             original: Side { source: from.ip(), destination: to.ip(), udp_port: Some(to.port()) },
             reply: Side { source: by.ip(), destination: from.ip(), udp_port: Some(from.port()) },
             nat,
@@ -298,7 +299,7 @@ mod tests {
     }
 
     /// On a host whose addresses begin with 10.
-    fn is_stale(entry: &Tracked, flow: Flow) -> bool {
+    fn is_stale(entry: &ConntrackEntry, flow: Flow) -> bool {
         entry.is_stale(&[flow], &mut |ip| matches!(ip, IpAddr::V4(ip) if ip.octets()[0] == 10))
     }
 
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_address_began_or_answers_is_stale_whatever_the_protocol() {
+    fn what_an_address_began_or_answers_is_stale_for_every_protocol() {
         let of = Flow::Of("172.18.0.2".parse().unwrap());
         let mut published = tracked("10.0.0.1:99", "172.18.0.2:5353", Status::DstNat);
         assert!(is_stale(&published, of));

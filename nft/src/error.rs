@@ -17,7 +17,7 @@ pub enum Error {
     /// The kernel lacks something that rnet needs.
     #[error("this kernel lacks {} ({}, {}); hint: modprobe -a {}", .0.what, .0.module, .0.option, .0.module)]
     Missing(Feature),
-    /// The kernel does not take the messages; EMSGSIZE asks for a larger `net.core.wmem_max`.
+    /// The kernel does not take the messages; EMSGSIZE means that `net.core.wmem_max` is too small.
     #[error("cannot send {bytes} bytes to nf_tables while {doing}: {errno}")]
     Send {
         /// The step.
@@ -35,7 +35,7 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
-    /// The kernel's answer is not what the protocol promises.
+    /// The kernel's answer does not follow the protocol.
     #[error("nf_tables gave an answer that cannot be understood while {doing}")]
     Answer {
         /// The step.
@@ -58,25 +58,25 @@ pub enum Error {
         errno: Errno,
     },
     /// A host port is published already; nothing was changed.
-    #[error("{element} is taken{}", by(.holder))]
+    #[error("{element} is taken{}", by_holder(.holder))]
     Taken {
         /// The element that was to be added.
         element: Element,
-        /// Who has it, if a comment of ours says so.
+        /// Who has it, if its comment names an owner.
         holder: Option<Owner>,
     },
-    /// Our tables, or one of their sets, are not in the kernel: somebody removed them.
-    #[error("the firewall tables `rnet` are not in the kernel: the next ADD makes them anew")]
+    /// rnet's tables, or one of their sets, are not in the kernel: another program removed them.
+    #[error("the firewall tables `rnet` are not in the kernel: the next ADD creates them again")]
     Absent,
-    /// Somebody else changed the ruleset during every attempt to read and change it in one.
-    #[error("the ruleset was changed by others during each of {attempts} attempts at {doing}")]
+    /// Another program changed the ruleset during every attempt to read and change it in one step.
+    #[error("other programs changed the ruleset during each of {attempts} attempts at {doing}")]
     Restless {
         /// The step.
         doing: &'static str,
         /// How often it was tried.
         attempts: u32,
     },
-    /// An IPv4 host address cannot be mapped to an IPv6 container, nor the other way round.
+    /// A host address cannot be mapped to a container address of the other family.
     #[error("the host address {host} and the container address {to} are of different families")]
     Families {
         /// The host's side.
@@ -84,7 +84,7 @@ pub enum Error {
         /// The container's side.
         to: std::net::IpAddr,
     },
-    /// Not a name that we let into the firewall.
+    /// A name that rnet does not let into the firewall, because nft could read it as more than a name.
     #[error("the interface name {name:?} cannot be used in the firewall: 1 to 15 of A-Z a-z 0-9 . _ - @ +")]
     Interface {
         /// The name.
@@ -93,7 +93,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// What is not in this kernel at all, and so holds nothing.
+    /// The part that this kernel lacks, if that is the error.
     pub fn missing(&self) -> Option<&Feature> {
         match self {
             Self::Missing(feature) => Some(feature),
@@ -102,7 +102,7 @@ impl Error {
     }
 }
 
-/// The result; where the kernel lacks what was asked, it holds nothing.
+/// The result; if the kernel lacks what was asked for, it is empty.
 pub(crate) fn or_empty<T: Default>(result: Result<T, Error>) -> Result<T, Error> {
     match result {
         Err(Error::Missing(_)) => Ok(T::default()),
@@ -110,6 +110,6 @@ pub(crate) fn or_empty<T: Default>(result: Result<T, Error>) -> Result<T, Error>
     }
 }
 
-fn by(holder: &Option<Owner>) -> String {
+fn by_holder(holder: &Option<Owner>) -> String {
     holder.map_or_else(String::new, |owner| format!(" by {owner}"))
 }

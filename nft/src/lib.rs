@@ -4,11 +4,11 @@
 //! adds [`Element`]s to their sets and maps and nothing else, so the number of rules never grows and no
 //! user's text ever becomes part of a rule. Each element carries its [`Owner`] in its comment.
 //!
-//! The rules of `bridge`'s `macspoofchk` are the exception: the reference plugin's, in a table of others
-//! ([`MacCheck`]).
+//! The rules of `bridge`'s `macspoofchk` are the exception: they are the reference plugin's, in a table that others
+//! use too ([`MacCheck`]).
 //!
-//! `element`, `ruleset`, `mac_check`, `trace`, `reference`, `encode` and `conntrack` are pure: values in, bytes and text out. Only `apply` talks
-//! to the kernel, through one [`Firewall`] socket.
+//! `element`, `ruleset`, `interop`, `mac_check`, `trace`, `reference`, `encode` and `conntrack` are pure: values in,
+//! bytes and text out. Only `apply` talks to the kernel, through one [`Firewall`] socket.
 
 mod apply;
 mod compare;

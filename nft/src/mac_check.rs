@@ -1,7 +1,7 @@
 //! The rules of `bridge`'s key `macspoofchk`, byte for byte the reference plugin's, as values and as messages.
 //!
-//! They are the only ones that rnet writes into a table of others: `bridge nat` and its chain PREROUTING are shared,
-//! made where they are missing and never removed. Each port has two chains of its own and one jump to them.
+//! They are the only ones that rnet writes into a table that others use too: `bridge nat` and its chain PREROUTING are
+//! shared, made if they are missing and never removed. Each port has two chains of its own and one jump to them.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::ruleset::{ETHER_SADDR, Family, IIFNAME};
 
 const TABLE: &str = "nat";
 const BASE: &str = "PREROUTING";
-/// What nft takes as a comment (NFTNL_UDATA_COMMENT_MAXLEN).
+/// The longest comment that nft takes, in bytes (NFTNL_UDATA_COMMENT_MAXLEN).
 const COMMENT_LIMIT: usize = 128;
 /// NF_BR_PRE_ROUTING, and NF_BR_PRI_NAT_DST_BRIDGED.
 const HOOK: u32 = 0;
@@ -25,12 +25,12 @@ const JUMP: u32 = -3i32 as u32;
 const RETURN: u32 = -5i32 as u32;
 const DROP: u32 = 0;
 
-/// Whose rules they are: container id and interface name, which the names of chains and comments are made of.
+/// The owner of the rules: container id and interface name, of which the names of chains and comments are made.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Subject(String);
 
 impl Subject {
-    /// `None` if a byte of it would not stand for itself in nft's language, or if it is too long for a comment.
+    /// `None` if a byte does not stand for itself in nft's language, or if it is too long for a comment.
     pub fn new(container: &str, ifname: &str) -> Option<Self> {
         let subject = Self(format!("{container}-{ifname}"));
         let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
@@ -62,7 +62,7 @@ impl fmt::Display for Subject {
 /// A bridge port and the one MAC that its frames may come from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct MacCheck {
-    /// Whose port it is.
+    /// The owner of the port.
     pub subject: Subject,
     /// The host end of the veth pair.
     pub link: String,
@@ -109,16 +109,16 @@ impl MacCheck {
     }
 }
 
-/// A rule as the kernel tells of it.
-pub(crate) struct Found {
+/// A rule as the kernel has it.
+pub(crate) struct FoundRule {
     pub handle: u64,
     pub comment: Option<String>,
-    /// `None` if it is none that we write.
+    /// `None` if it is none that rnet writes.
     pub expressions: Option<Vec<Expression>>,
 }
 
 impl Requests {
-    /// Makes table and base chain where they are missing. Without flags and policy: those of an existing one stay.
+    /// Makes table and base chain if they are missing. It sets no flags and no policy: an existing one keeps its own.
     pub fn share_bridge_nat(&mut self) {
         self.nftables(NfTablesMessageType::NewTable, NLM_F_CREATE, Family::Bridge, |message| {
             message.put(&TableAttribute::Name(TABLE.into()));
@@ -134,7 +134,7 @@ impl Requests {
         });
     }
 
-    /// Makes the chains of a check, empty if they were there, and all its rules.
+    /// Makes the chains of a check, emptied if they exist, and all its rules.
     pub fn create_mac_check(&mut self, check: &MacCheck) {
         let chains = [check.subject.chain(), check.subject.mac_chain()];
         for chain in &chains {
@@ -144,7 +144,7 @@ impl Requests {
         check.rules().iter().for_each(|rule| self.create_bridge_nat_rule(rule));
     }
 
-    /// Removes chains that nothing leads to any more, with their rules.
+    /// Removes chains, with their rules, to which no rule leads any more.
     pub fn delete_bridge_nat_chains(&mut self, chains: &[String]) {
         chains.iter().for_each(|chain| self.flush_bridge_nat_chain(chain));
         chains.iter().for_each(|chain| self.bridge_nat_chain(NfTablesMessageType::DeleteChain, 0, chain));
@@ -184,7 +184,7 @@ impl Requests {
         });
     }
 
-    /// Without a handle, all rules of a chain are meant.
+    /// Without a handle it deletes all rules of a chain.
     fn flush_bridge_nat_chain(&mut self, chain: &str) {
         self.bridge_nat_rules(NfTablesMessageType::DeleteRule, 0, chain, |_| {});
     }
@@ -227,15 +227,15 @@ impl Requests {
 
 impl Reply<'_> {
     /// A rule in a NFT_MSG_NEWRULE.
-    pub fn mac_check_rule(&self) -> Option<Found> {
+    pub fn mac_check_rule(&self) -> Option<FoundRule> {
         let handle = self.number(RuleAttribute::Handle(0).kind()).map(u64::from_be_bytes)?;
         let list = self.attribute(RuleAttribute::Expressions(vec![]).kind()).unwrap_or_default();
         let expressions = attributes(list).map(|(_, item)| expression(item)).collect();
-        Some(Found { handle, comment: self.comment(), expressions })
+        Some(FoundRule { handle, comment: self.comment(), expressions })
     }
 }
 
-/// What lies in a NFTA_LIST_ELEM: the name and the data (NFTA_EXPR_NAME, NFTA_EXPR_DATA).
+/// Reads the inside of a NFTA_LIST_ELEM: name and data (NFTA_EXPR_NAME, NFTA_EXPR_DATA).
 fn expression(item: &[u8]) -> Option<Expression> {
     let data = within(item, 2)?;
     match within(item, 1)? {

@@ -1,18 +1,18 @@
 //! What a kernel lacks: which module it is in, and which option it was built without.
 //!
-//! Everything here may be a module that is blacklisted, removed with `modules_disabled`, or not built at all. The kernel's own
-//! words are EINVAL, ENOENT or EOPNOTSUPP.
+//! Everything here may be a module that is blacklisted, cannot be loaded (`modules_disabled`), or was not built. The
+//! kernel itself says only EINVAL, ENOENT or EOPNOTSUPP.
 
 use netlink_packet_core::NlasIterator;
 use netlink_packet_netfilter::nftables::NfTablesMessageType;
 use rustix::io::Errno;
 
-/// A part of the kernel that rnet needs and that is not there.
+/// A part of the kernel that rnet needs and that is missing.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Feature {
     /// What it is for.
     pub what: &'static str,
-    /// The module that has it; several where the kernel does not say which, blanks between them.
+    /// The module that has it; several, separated by blanks, where the kernel does not say which.
     pub module: String,
     /// The option that builds it, in the same way.
     pub option: String,
@@ -30,9 +30,9 @@ const EXPRESSION_NAME: u16 = 1;
 const HEADERS: usize = 20;
 /// NFPROTO_BRIDGE
 const BRIDGE: u8 = 7;
-/// `meta` in the family of bridges, which other kernels than those with all built in have in a module of its own.
+/// `meta` in the family of bridges: a module of its own, unless it is built in.
 const BRIDGE_META: &str = "meta (bridge)";
-/// Those that nf_tables has itself (nf_tables_core.c).
+/// The expressions that nf_tables itself has (nf_tables_core.c).
 const BUILT_IN: [&str; 11] = [
     "bitwise",
     "byteorder",
@@ -67,13 +67,13 @@ impl Feature {
         Self::new("the list of tracked connections", "nf_conntrack_netlink", "CONFIG_NF_CT_NETLINK")
     }
 
-    /// A rule with these kinds of expressions, of which the kernel does not say which one it does not know.
+    /// One of these kinds of expressions: the kernel does not say which one it does not know.
     fn any_of(names: &[String]) -> Option<Self> {
-        let joined = |part: fn(&str) -> (String, String)| {
+        let join = |part: fn(&str) -> (String, String)| {
             let (modules, options): (Vec<_>, Vec<_>) = names.iter().map(|name| part(name)).unzip();
             (modules.join(" "), options.join(" "))
         };
-        let (module, option) = joined(|name| match name {
+        let (module, option) = join(|name| match name {
             // For both families at once, and for bridges, there are modules of their own.
             "fib" => ("nft_fib_inet".into(), "CONFIG_NFT_FIB_INET".into()),
             BRIDGE_META => ("nft_meta_bridge".into(), "CONFIG_NFT_BRIDGE_META".into()),
@@ -83,7 +83,7 @@ impl Feature {
     }
 }
 
-/// The feature that the answer to a request says is missing; `first` is true for the batch's own head.
+/// The feature that is missing according to the answer to a request; `first` is true for BATCH_BEGIN.
 pub(crate) fn subsystem(subsystem: u8, first: bool, errno: Errno) -> Option<Feature> {
     match (subsystem, errno) {
         (NF_TABLES, Errno::INVAL) => Some(Feature::nf_tables()),
@@ -93,9 +93,9 @@ pub(crate) fn subsystem(subsystem: u8, first: bool, errno: Errno) -> Option<Feat
     }
 }
 
-/// The feature for want of which the kernel refused one of these messages, the first that it refused. What an earlier message of
-/// the same family had is not it.
-pub(crate) fn lacking(messages: &[u8], refused: usize) -> Option<Feature> {
+/// The missing feature for which the kernel refused one of these messages, the first that it refused. It is none that an
+/// earlier message of the same family had.
+pub(crate) fn find_missing(messages: &[u8], refused: usize) -> Option<Feature> {
     let messages: Vec<Message<'_>> = split(messages).collect();
     let message = messages.get(refused)?;
     match message.kind {
@@ -195,16 +195,16 @@ mod tests {
         requests.bytes().to_vec()
     }
 
-    /// The first message whose refusal is said to be for want of that module.
-    fn refused_for(module: &str) -> Option<Feature> {
+    /// The feature of the first message whose refusal names that module.
+    fn first_refusal(module: &str) -> Option<Feature> {
         let batch = batch();
         (0..split(&batch).count())
-            .filter_map(|nth| lacking(&batch, nth))
+            .filter_map(|nth| find_missing(&batch, nth))
             .find(|feature| feature.module.split(' ').any(|one| one == module))
     }
 
     #[test]
-    fn a_subsystem_that_is_not_there_answers_so() {
+    fn a_missing_subsystem_is_recognised_by_its_answer() {
         let module = |kind, first, errno| subsystem(kind, first, errno).map(|feature| feature.module);
 
         assert_eq!(module(NF_TABLES, true, Errno::INVAL).as_deref(), Some("nf_tables"));
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_module_is_named_once() {
         let batch = batch();
-        for feature in (0..split(&batch).count()).filter_map(|nth| lacking(&batch, nth)) {
+        for feature in (0..split(&batch).count()).filter_map(|nth| find_missing(&batch, nth)) {
             let mut modules: Vec<&str> = feature.module.split(' ').collect();
             modules.sort_unstable();
             let named = modules.len();
@@ -238,7 +238,7 @@ mod tests {
             ("nft_nat", "CONFIG_NFT_NAT"),
             ("nft_meta_bridge", "CONFIG_NFT_BRIDGE_META"),
         ] {
-            let feature = refused_for(module).expect(module);
+            let feature = first_refusal(module).expect(module);
             assert!(feature.option.split(' ').any(|one| one == option), "{feature:?}");
         }
     }
@@ -246,12 +246,12 @@ mod tests {
     #[test]
     fn what_nf_tables_has_itself_is_never_missing() {
         let batch = batch();
-        let features = (0..split(&batch).count()).filter_map(|nth| lacking(&batch, nth));
+        let features = (0..split(&batch).count()).filter_map(|nth| find_missing(&batch, nth));
         let modules: Vec<String> = features.map(|feature| feature.module).collect();
         assert!(BUILT_IN.iter().all(|name| !modules.contains(&format!("nft_{name}"))), "{modules:?}");
     }
 
-    /// A DEL must not fail where nothing can be.
+    /// A DEL must not fail where nothing can exist.
     #[test]
     fn without_netfilter_there_is_nothing_to_remove_and_nothing_can_be_added() {
         let owner = Owner::new("00aa00aa00aa00aa").unwrap();

@@ -1,5 +1,6 @@
-//! What the reference plugins keep in nf_tables for one attachment, by the names that they document: chains of iptables in
-//! the tables `nat`, and commented rules in tables of their own. It is found and removed, never written.
+//! What the reference plugins keep in nf_tables for one attachment, under the names that they document: chains of
+//! iptables in the tables `nat`, and commented rules in tables of their own. rnet finds and removes them, and never
+//! writes them.
 
 use netlink_packet_core::{NLM_F_DUMP, Nla};
 use netlink_packet_netfilter::nftables::{ChainAttribute, NfTablesMessageType, RuleAttribute};
@@ -11,7 +12,7 @@ use crate::encode::{Reply, Requests, attributes};
 use crate::error::Error;
 use crate::mac_check::within;
 
-/// The table that iptables' own kind of address translation lies in.
+/// iptables' table for address translation.
 const NAT: &str = "nat";
 /// NFT_JUMP and NFT_GOTO.
 const LEADING: [i32; 2] = [-3, -4];
@@ -39,7 +40,7 @@ pub enum Trace {
         /// Its name.
         name: String,
     },
-    /// Rules of a table with this comment, or with this comment and more behind a comma.
+    /// Rules of a table with this comment, or with this comment and more after a comma.
     Commented {
         /// The table's family.
         layer: Layer,
@@ -50,14 +51,14 @@ pub enum Trace {
     },
 }
 
-/// Something that is there and goes.
+/// A rule or chain that exists and is to be removed.
 #[derive(Debug, PartialEq, Eq)]
-enum Found {
+enum Remains {
     Rule { layer: Layer, table: &'static str, chain: String, handle: u64 },
     Chain { layer: Layer, name: String },
 }
 
-/// A rule, as far as it says whose it is.
+/// The parts of a rule that say whose it is.
 struct Rule {
     chain: String,
     handle: u64,
@@ -78,6 +79,9 @@ impl Trace {
 
 impl Firewall {
     /// Removes what these traces lead to, in one transaction; false if there was nothing. Absent tables are fine.
+    ///
+    /// # Errors
+    /// If the kernel refuses the removal, or other programs change the ruleset during every attempt.
     pub fn remove_traces(&mut self, traces: &[Trace]) -> Result<bool, Error> {
         const DOING: &str = "removing rules of the reference plugins";
         if self.find_traces(traces)?.is_empty() {
@@ -86,7 +90,7 @@ impl Firewall {
         for _ in 0..ATTEMPTS {
             let generation = self.generation()?;
             let found = self.find_traces(traces)?;
-            let outcome = self.transact(DOING, Some(generation), |batch| batch.delete_found(&found));
+            let outcome = self.transact(DOING, Some(generation), |batch| batch.delete_remains(&found));
             match outcome? {
                 Outcome::Done => return Ok(true),
                 Outcome::Changed => {}
@@ -97,18 +101,18 @@ impl Firewall {
     }
 
     /// Rules before the chains that they lead to.
-    fn find_traces(&mut self, traces: &[Trace]) -> Result<Vec<Found>, Error> {
+    fn find_traces(&mut self, traces: &[Trace]) -> Result<Vec<Remains>, Error> {
         let (mut rules, mut chains) = (Vec::new(), Vec::new());
         for trace in traces {
             match trace {
                 Trace::Chain { layer, from, name } => {
                     if self.has_nat_chain(*layer, name)? {
-                        rules.extend(self.shown(trace, *layer, NAT, Some(from))?);
-                        chains.push(Found::Chain { layer: *layer, name: name.clone() });
+                        rules.extend(self.find_rules(trace, *layer, NAT, Some(from))?);
+                        chains.push(Remains::Chain { layer: *layer, name: name.clone() });
                     }
                 }
                 Trace::Commented { layer, table, .. } => {
-                    rules.extend(self.shown(trace, *layer, table, None)?)
+                    rules.extend(self.find_rules(trace, *layer, table, None)?)
                 }
             }
         }
@@ -116,18 +120,18 @@ impl Firewall {
         Ok(rules)
     }
 
-    fn shown(
+    fn find_rules(
         &mut self,
         trace: &Trace,
         layer: Layer,
         table: &'static str,
         chain: Option<&str>,
-    ) -> Result<Vec<Found>, Error> {
+    ) -> Result<Vec<Remains>, Error> {
         const DOING: &str = "reading rules of the reference plugins";
         let ask = |requests: &mut Requests| requests.dump_foreign_rules(layer, table, chain);
         let rules = self.dump(DOING, ask, |reply| reply.reference_rule())?.into_iter();
         let own = rules.filter(|rule| trace.is_shown_by(rule));
-        Ok(own.map(|Rule { chain, handle, .. }| Found::Rule { layer, table, chain, handle }).collect())
+        Ok(own.map(|Rule { chain, handle, .. }| Remains::Rule { layer, table, chain, handle }).collect())
     }
 
     fn has_nat_chain(&mut self, layer: Layer, name: &str) -> Result<bool, Error> {
@@ -177,13 +181,13 @@ impl Requests {
         });
     }
 
-    fn delete_found(&mut self, found: &[Found]) {
+    fn delete_remains(&mut self, found: &[Remains]) {
         for one in found {
             match one {
-                Found::Rule { layer, table, chain, handle } => {
+                Remains::Rule { layer, table, chain, handle } => {
                     self.delete_foreign_rules(*layer, table, chain, Some(*handle));
                 }
-                Found::Chain { layer, name } => {
+                Remains::Chain { layer, name } => {
                     self.delete_foreign_rules(*layer, NAT, name, None);
                     self.of_chain(*layer, NfTablesMessageType::DeleteChain, name);
                 }
@@ -191,7 +195,7 @@ impl Requests {
         }
     }
 
-    /// Without a handle, all rules of a chain are meant.
+    /// Without a handle it deletes all rules of a chain.
     fn delete_foreign_rules(&mut self, layer: Layer, table: &str, chain: &str, handle: Option<u64>) {
         self.of_layer(layer, NfTablesMessageType::DeleteRule, 0, |message| {
             message.put(&RuleAttribute::Table(table.into()));
@@ -213,7 +217,7 @@ impl Reply<'_> {
     }
 }
 
-/// The chain that an expression (the inside of a NFTA_LIST_ELEM) jumps or goes to.
+/// The chain that an expression (the inside of a NFTA_LIST_ELEM) jumps to (NFT_JUMP, NFT_GOTO).
 fn leads_to(item: &[u8]) -> Option<String> {
     // NFTA_EXPR_NAME, NFTA_EXPR_DATA; NFTA_IMMEDIATE_DATA, in it NFTA_DATA_VERDICT
     if within(item, 1)? != b"immediate\0" {
@@ -239,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_is_known_by_where_it_leads_or_by_its_whole_comment() {
+    fn a_rule_is_recognised_by_its_target_or_by_its_whole_comment() {
         let chain = Trace::Chain { layer: Layer::Ip, from: "POSTROUTING", name: "CNI-1".into() };
         let table = "cni_hostport";
         let commented = Trace::Commented { layer: Layer::Ip, table, comment: "c1".into() };

@@ -14,13 +14,13 @@ use crate::ruleset::{PORTS, REFUSED4, REFUSED6};
 pub struct Refused {
     /// Frames.
     pub packets: u64,
-    /// Their length.
+    /// Their length in bytes.
     pub bytes: u64,
     /// Senders that are not the port's own, those of the last hour.
     pub sources: Vec<Source>,
 }
 
-/// In whose name a frame was sent.
+/// The sender that a frame names.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Source {
     /// Its IP source, or the sender that an ARP message names.
@@ -30,9 +30,12 @@ pub struct Source {
 }
 
 impl Firewall {
-    /// What was dropped, by the name of the port. Reads whole sets.
+    /// What was dropped, by the name of the port. Dumps whole sets.
+    ///
+    /// # Errors
+    /// If the kernel's answer cannot be read, or other programs change the ruleset during every attempt.
     pub fn refused(&mut self) -> Result<HashMap<String, Refused>, Error> {
-        let mut ports = self.counted_ports()?;
+        let mut ports = self.count_at_ports()?;
         for set in [&REFUSED4, &REFUSED6] {
             for (entry, _) in or_empty(self.dump_set(set))? {
                 let Some((link, mac, address)) = entry.sender() else { continue };
@@ -45,9 +48,9 @@ impl Firewall {
         Ok(ports)
     }
 
-    fn counted_ports(&mut self) -> Result<HashMap<String, Refused>, Error> {
+    fn count_at_ports(&mut self) -> Result<HashMap<String, Refused>, Error> {
         let ask = |requests: &mut Requests| requests.dump_elements(&PORTS);
-        let found = or_empty(self.dump("reading what was dropped", ask, |reply| reply.counted(&PORTS)))?;
+        let found = or_empty(self.dump("reading what was dropped", ask, |reply| reply.counts(&PORTS)))?;
         let port = |(entry, (packets, bytes)): (Entry, _)| {
             Some((entry.link()?, Refused { packets, bytes, sources: Vec::new() }))
         };

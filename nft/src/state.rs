@@ -3,10 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// The identity of our tables and of their rules, in order.
+/// The identity of rnet's tables and of their rules, in order.
 ///
-/// It changes exactly if somebody deleted, replaced, added or moved one of rnet's rules, or put one of the tables to sleep. Handles
-/// do not matter: what nft saved and loaded again is the same. Elements do not matter either. Its text is one line.
+/// It changes exactly if one of rnet's rules was deleted, replaced, added or moved, or one of the tables became dormant.
+/// Handles do not matter: what nft saved and loaded again is the same. Elements do not matter either. Its text is one line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     pub(crate) tables: Vec<TableState>,
@@ -15,27 +15,27 @@ pub struct State {
 /// One table.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct TableState {
-    /// NFTA_TABLE_FLAGS, for a sleeping (dormant) table has all its rules and no effect.
+    /// NFTA_TABLE_FLAGS, because a dormant table has all its rules and no effect.
     pub flags: u32,
     pub rules: Fingerprint,
 }
 
-/// What is left of all rules of a table: their chains and expressions. FNV-1a, 64 bits.
+/// A hash of all rules of a table, of their chains and expressions: FNV-1a, 64 bits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Fingerprint(u64);
 
 impl Fingerprint {
-    /// That of no rules.
+    /// The hash of no rules.
     pub fn new() -> Self {
         Self(0xcbf2_9ce4_8422_2325)
     }
 
-    /// Goes on with more bytes.
+    /// Continues with more bytes.
     pub fn and(self, bytes: &[u8]) -> Self {
         Self(bytes.iter().fold(self.0, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)))
     }
 
-    /// Goes on with another fingerprint.
+    /// Continues with another fingerprint.
     pub fn with(self, other: Self) -> Self {
         self.and(&other.0.to_be_bytes())
     }
@@ -54,7 +54,7 @@ impl fmt::Display for TableState {
     }
 }
 
-/// The text is no state of a ruleset.
+/// The text does not describe the state of a ruleset.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} does not describe the state of a ruleset")]
 pub struct ParseStateError(String);

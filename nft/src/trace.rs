@@ -1,9 +1,9 @@
-//! What becomes of a packet: tables that tell the kernel to trace it and take it at the end of its way, and the reader of
-//! what the kernel tells (nf_tables' trace).
+//! What becomes of a packet: tables that make the kernel trace it and drop it at its last hook, and the reader of the
+//! kernel's traces (NFT_MSG_TRACE).
 //!
-//! The packet is known by four bytes that it bears behind its first eight of the transport header: the acknowledgement
-//! number of a TCP packet that acknowledges nothing, the beginning of a UDP packet's data. No address translation changes
-//! them. It is taken before conntrack confirms its flow, so nothing stays of it.
+//! The packet is recognised by the four bytes after the first eight of its transport header: the acknowledgement number of
+//! a TCP packet that acknowledges nothing, or the beginning of a UDP packet's data. No address translation changes them.
+//! It is dropped before conntrack confirms its flow, so it leaves no trace behind.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ use crate::ruleset::{Family, Field, Source};
 pub(crate) const TABLE: &str = "rnet-probe";
 /// The families in which packets are followed.
 pub(crate) const FAMILIES: [Family; 2] = [Family::Inet, Family::Bridge];
-/// NFTA_TABLE_FLAGS and NFT_TABLE_F_OWNER (5.12): the table goes with the socket, also when its process is killed.
+/// NFTA_TABLE_FLAGS and NFT_TABLE_F_OWNER (5.12): the kernel removes the table with the socket, even if its process is killed.
 const TABLE_FLAGS: u16 = 2;
 const OWNER: u32 = 2;
 /// NF_INET_PRE_ROUTING, NF_INET_LOCAL_IN, NF_INET_FORWARD, NF_INET_POST_ROUTING; a bridge's hooks have the same numbers.
@@ -28,7 +28,7 @@ const PREROUTING: u32 = 0;
 const INPUT: u32 = 1;
 const FORWARD: u32 = 2;
 const POSTROUTING: u32 = 4;
-/// Before all others, and after all others but the end of conntrack (INT_MAX).
+/// Priorities before all others, and after all others except the end of conntrack (INT_MAX).
 const FIRST: i32 = -2000;
 const LAST: i32 = i32::MAX - 1;
 /// NFT_META_NFTRACE.
@@ -43,7 +43,7 @@ const STOLEN: u32 = 2;
 const QUEUE: u32 = 3;
 const JUMP: u32 = -3i32 as u32;
 const GOTO: u32 = -4i32 as u32;
-/// Where the code stands in a verdict; the rest is an error number.
+/// The bits of the code in a verdict; the rest is an error number.
 const VERDICT_MASK: u32 = 0xff;
 /// NFTA_TRACE_…
 const OF_TABLE: u16 = 1;
@@ -56,7 +56,7 @@ const POLICY: u16 = 16;
 const BY_POLICY: u32 = 1;
 const BY_RULE: u32 = 3;
 
-/// The bytes by which a packet is known.
+/// The bytes by which a packet is recognised.
 pub type Magic = [u8; 4];
 
 /// What became of a packet.
@@ -66,16 +66,16 @@ pub enum Fate {
     Passed(Arrival),
     /// A rule or a policy stopped it.
     Stopped(Stop),
-    /// Neither was seen.
+    /// Neither was traced.
     Lost,
 }
 
 /// Where a packet was about to arrive.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Arrival {
-    /// The address and port that it bore in the end; `None` where another program took it.
+    /// Its last destination address and port; `None` where another program took it.
     pub to: Option<SocketAddr>,
-    /// The last rule of a table for address translation, not rnet's, that it met.
+    /// The last rule for address translation that it met in a table other than rnet's.
     pub translated_by: Option<Stop>,
 }
 
@@ -86,7 +86,7 @@ pub struct Stop {
     pub family: &'static str,
     /// The table's name.
     pub table: String,
-    /// The base chain that it had come to.
+    /// The base chain in which it was.
     pub base: String,
     /// The rule of the base chain that stopped it or led on; `None`: the policy.
     pub base_rule: Option<u64>,
@@ -105,13 +105,13 @@ impl fmt::Display for Stop {
 /// A hook of the path of packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum At {
-    /// Before the way is chosen.
+    /// Before routing.
     Prerouting,
-    /// To the host.
+    /// To the host itself.
     Input,
-    /// Through it.
+    /// Through the host.
     Forward,
-    /// Out of it.
+    /// Out of the host.
     Postrouting,
 }
 
@@ -123,7 +123,7 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    /// What a message tells of the packet's fate, if anything.
+    /// The packet's fate, once a message shows it.
     pub fn follow(&mut self, message: &Reply<'_>) -> Option<Fate> {
         let step = Step::of(message)?;
         let entered = |base: &Stop| (base.family, &base.table) == (step.family, &step.table);
@@ -145,7 +145,7 @@ impl Follower {
         if matches!(step.verdict, Some(JUMP | GOTO)) && self.base.is_none() {
             self.base = Some(step.stop());
         }
-        // Another program decides, or answers in the host's place.
+        // Another program decides (NF_QUEUE), or answers in the host's place (NF_STOLEN).
         matches!(step.verdict.map(|code| code & VERDICT_MASK), Some(STOLEN | QUEUE))
             .then(|| Fate::Passed(Arrival::default()))
     }
@@ -204,7 +204,7 @@ impl Step {
         code.is_some_and(|code| code.cast_signed() >= 0 && code & VERDICT_MASK == DROP)
     }
 
-    /// iptables-nft's own table, netavark's, or one that says so itself.
+    /// Whether the table is iptables-nft's, netavark's, or has `nat` in its name.
     fn translates(&self) -> bool {
         let accepts = self.kind == BY_RULE && self.verdict == Some(ACCEPT);
         accepts && self.table != OWN && (self.table.contains("nat") || self.table.contains("netavark"))
@@ -218,7 +218,7 @@ impl Step {
     }
 }
 
-/// NFTA_TRACE_NETWORK_HEADER and NFTA_TRACE_TRANSPORT_HEADER, of which the kernel tells the beginning.
+/// The destination in the beginnings of NFTA_TRACE_NETWORK_HEADER and NFTA_TRACE_TRANSPORT_HEADER.
 fn destination(message: &Reply<'_>) -> Option<SocketAddr> {
     let (network, transport) = (message.attribute(8)?, message.attribute(9)?);
     let ip: IpAddr = match network.first()? >> 4 {
@@ -247,7 +247,7 @@ fn family(name: &str) -> Option<Family> {
 }
 
 impl Requests {
-    /// Makes both tables. With `owned` they go with the socket; kernels before 5.12 know no such tables.
+    /// Makes both tables. With `owned` the kernel removes them with the socket; kernels before 5.12 cannot.
     pub fn create_probe(&mut self, magic: Magic, owned: bool) {
         for family in FAMILIES {
             self.probe_table(NfTablesMessageType::NewTable, NLM_F_CREATE, family, owned);
@@ -320,7 +320,7 @@ impl Requests {
 }
 
 impl Reply<'_> {
-    /// Whether it tells of a table of a probe, or of what is in it (NFTA_TABLE_NAME and its like have one number).
+    /// Whether it is about a table of a probe or something in it (NFTA_TABLE_NAME, NFTA_CHAIN_TABLE and so on are all 1).
     pub fn is_of_probe(&self) -> bool {
         self.attribute(1).and_then(|name| name.strip_suffix(&[0])) == Some(TABLE.as_bytes())
     }

@@ -164,7 +164,7 @@ fn link_local([a, b, c, d, e, f]: Mac) -> IpAddr {
 }
 
 #[test]
-fn a_published_port_answers_everybody_and_sees_the_right_client() {
+fn a_published_port_answers_all_clients_and_sees_the_right_address() {
     for &br_netfilter in bridge_filter_settings() {
         let world = World::new(br_netfilter);
         let World { host, outside, c1, c2, c3 } = &world;
@@ -212,7 +212,7 @@ fn what_is_not_published_answers_only_its_own_network() {
             (outside.netns(), "172.18.0.2:80", Connection::TimedOut),
             (outside.netns(), "[fd00:18::2]:80", Connection::TimedOut),
             (outside.netns(), "172.18.0.2:81", Connection::TimedOut),
-            // Nobody's port at these addresses: the host itself answers.
+            // No port is published at these addresses: the host itself answers.
             (outside.netns(), "10.0.0.1:3346", Connection::Refused),
             (c2.netns(), "172.18.0.1:3345", Connection::Refused),
             (host.netns(), "[::1]:3344", Connection::Refused),
@@ -227,7 +227,7 @@ fn what_is_not_published_answers_only_its_own_network() {
 }
 
 #[test]
-fn who_leaves_is_masqueraded_and_who_only_passes_is_not_caught() {
+fn leaving_traffic_is_masqueraded_and_passing_traffic_is_not_dnated() {
     let world = World::new(bridge_filter_settings()[0]);
     let at = ["10.0.0.2:3344", "[2001:db8::2]:3344"];
     let servers =

@@ -1,4 +1,4 @@
-//! Reading and changing iptables-nft's chains, where our rules are among others'.
+//! Reading and changing iptables-nft's chains, in which rnet's rules stand among others.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 
@@ -8,7 +8,7 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, netlink};
 use super::{ATTEMPTS, Firewall, Outcome, READ, foreign_refusal, message};
 use crate::encode::{Requests, replies};
 use crate::error::Error;
-use crate::interop::{CHAINS, Chain, Change, FAMILIES, Found, Known, Made, Passage, PassageRule};
+use crate::interop::{CHAINS, Chain, Change, FAMILIES, FoundChain, FoundRule, Made, Passage, PassageRule};
 use crate::ruleset::Family;
 use crate::trace::Stop;
 
@@ -16,15 +16,15 @@ use crate::trace::Stop;
 struct Filter {
     family: Family,
     exists: bool,
-    forward: Option<Known>,
-    input: Option<Known>,
-    docker: Vec<Found>,
+    forward: Option<FoundChain>,
+    input: Option<FoundChain>,
+    docker: Vec<FoundRule>,
 }
 
 /// The multicast group of changes to rulesets (NFNLGRP_NFTABLES), as a bit.
 const CHANGES: u32 = 1 << 6;
 
-/// A socket that can be read when anybody has changed a ruleset of the calling thread's network namespace.
+/// A socket that can be read after any change of a ruleset in the calling thread's network namespace.
 ///
 /// # Errors
 /// There is no netfilter in this kernel, or no descriptor is left.
@@ -38,16 +38,16 @@ pub fn watch() -> Result<OwnedFd, Error> {
     Ok(socket)
 }
 
-/// What a socket of [`watch`] tells.
+/// What a socket of [`watch`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LastChange {
-    /// Nothing but the tables of a probe came and went.
+    /// Only the tables of a probe were made and removed.
     OfProbe,
     /// The generation after the last change; `None` if it is not known.
     Generation(Option<u32>),
 }
 
-/// Reads all that a socket of [`watch`] has to tell.
+/// Reads all that a socket of [`watch`] has received.
 pub fn last_change(socket: BorrowedFd<'_>) -> LastChange {
     let mut buffer = vec![0; READ];
     let (mut generation, mut of_probe, mut of_others) = (None, false, false);
@@ -63,7 +63,7 @@ pub fn last_change(socket: BorrowedFd<'_>) -> LastChange {
                 }
             }
             Err(Errno::INTR) => {}
-            // Some were lost: the last may be among them.
+            // Some messages were lost, perhaps the last one.
             Err(Errno::NOBUFS) => (generation, of_others) = (None, true),
             Err(_) if of_probe && !of_others => return LastChange::OfProbe,
             Err(_) => return LastChange::Generation(generation),
@@ -72,14 +72,14 @@ pub fn last_change(socket: BorrowedFd<'_>) -> LastChange {
 }
 
 impl Firewall {
-    /// Makes sure that the rules of `passage` are in iptables-nft's chains, the last ones there except for one that drops
-    /// the rest. INPUT is touched only where it drops.
+    /// Makes sure that the rules of `passage` are in iptables-nft's chains, as the last ones before a rule that drops
+    /// the rest. INPUT is changed only where it drops.
     ///
-    /// Tables and chains that are missing are told to `about_to_make` first. Returns the generation that its one transaction
-    /// followed upon; `None` if nothing was to be done.
+    /// `about_to_make` first gets the tables and chains that are missing. Returns the generation before its one
+    /// transaction; `None` if nothing had to be changed.
     ///
     /// # Errors
-    /// Somebody else owns the table, or changes it all the time.
+    /// If another program owns the table, or changes the ruleset during every attempt.
     pub fn let_pass(
         &mut self,
         passage: &Passage,
@@ -93,7 +93,7 @@ impl Firewall {
             if changes.is_empty() {
                 return Ok(None);
             }
-            about_to_make(&made(&filters, &changes));
+            about_to_make(&list_missing(&filters, &changes));
             let outcome = self.transact(DOING, Some(generation), |batch| {
                 filters.iter().filter(|filter| !filter.exists).for_each(|f| batch.create_filter(f.family));
                 changes
@@ -109,9 +109,12 @@ impl Firewall {
         Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
     }
 
-    /// Removes our rules from iptables-nft's chains, and of `made` what is empty now; with `tables` our own tables in the
-    /// same transaction, for a second one would wait for the kernel's grace period. Returns the generation that it
-    /// followed upon; `None` if there was nothing.
+    /// Removes rnet's rules from iptables-nft's chains, and those of `made` that are empty now. With `tables` rnet's own
+    /// tables go in the same transaction, because a second one would wait for the kernel's grace period. Returns the
+    /// generation before it; `None` if there was nothing.
+    ///
+    /// # Errors
+    /// If the kernel refuses the removal, or other programs change the ruleset during every attempt.
     pub fn close_passage(&mut self, made: &[Made], tables: bool) -> Result<Option<u32>, Error> {
         const DOING: &str = "removing rules from the table filter of iptables";
         for _ in 0..ATTEMPTS {
@@ -138,18 +141,28 @@ impl Firewall {
         Err(Error::Restless { doing: DOING, attempts: ATTEMPTS })
     }
 
-    /// Our rules in iptables-nft's chains, as they are in the kernel.
+    /// rnet's rules in iptables-nft's chains, as they are in the kernel.
+    ///
+    /// # Errors
+    /// If the kernel lacks nf_tables, or other programs change the ruleset during every attempt to read it.
     pub fn passage_rules(&mut self) -> Result<Vec<PassageRule>, Error> {
         let filters = self.filters()?;
         Ok(filters.iter().flat_map(Filter::rules).collect())
     }
 
     /// Whether firewalld keeps its rules in this namespace.
+    ///
+    /// # Errors
+    /// If the kernel lacks nf_tables or its answer cannot be read.
     pub fn has_firewalld(&mut self) -> Result<bool, Error> {
         self.is_there(Requests::get_firewalld)
     }
 
-    /// Whether rnet's rules in iptables' chains let pass what was stopped there: they go in front of what ends a chain.
+    /// Whether rnet's rules in iptables' chains would accept what was stopped there: they stand before the rule that ends
+    /// a chain.
+    ///
+    /// # Errors
+    /// If the kernel's answer cannot be read, or other programs change the ruleset during every attempt.
     pub fn gives_way(&mut self, stop: &Stop) -> Result<bool, Error> {
         let family = FAMILIES.into_iter().find(|family| family.to_string() == stop.family);
         let chain = CHAINS.into_iter().find(|chain| chain.name() == stop.base);
@@ -181,22 +194,27 @@ impl Firewall {
         })?;
         let mut filters = Vec::new();
         for (family, found) in FAMILIES.into_iter().zip(found.chunks(1 + CHAINS.len())) {
-            let forward = self.known(family, Chain::Forward, found[1])?;
-            let input = self.known(family, Chain::Input, found[2])?;
-            let docker = self.known(family, Chain::Docker, found[3])?.unwrap_or_default().rules;
+            let forward = self.read_chain(family, Chain::Forward, found[1])?;
+            let input = self.read_chain(family, Chain::Input, found[2])?;
+            let docker = self.read_chain(family, Chain::Docker, found[3])?.unwrap_or_default().rules;
             filters.push(Filter { family, exists: found[0].is_some(), forward, input, docker });
         }
         Ok(filters)
     }
 
-    fn known(&mut self, family: Family, chain: Chain, drops: Option<bool>) -> Result<Option<Known>, Error> {
+    fn read_chain(
+        &mut self,
+        family: Family,
+        chain: Chain,
+        drops: Option<bool>,
+    ) -> Result<Option<FoundChain>, Error> {
         let Some(drops) = drops else { return Ok(None) };
         let ask = |requests: &mut Requests| requests.dump_filter_rules(family, chain);
         let rules = self.dump("reading the rules of iptables", ask, |reply| reply.interop_rule())?;
-        Ok(Some(Known { drops, rules }))
+        Ok(Some(FoundChain { drops, rules }))
     }
 
-    /// The names of all chains of a table that we made.
+    /// The names of all chains of a table that rnet made.
     fn filter_chains(&mut self, filter: &Filter, made: &[Made]) -> Result<Vec<String>, Error> {
         if !filter.exists || !made.contains(&Made { family: filter.family, chain: None }) {
             return Ok(Vec::new());
@@ -209,7 +227,7 @@ impl Firewall {
 }
 
 impl Filter {
-    fn chain(&self, chain: Chain) -> Option<&Known> {
+    fn chain(&self, chain: Chain) -> Option<&FoundChain> {
         match chain {
             Chain::Forward => self.forward.as_ref(),
             Chain::Input => self.input.as_ref(),
@@ -223,14 +241,15 @@ impl Filter {
             Some(known) => known.change(passage.forward(&docker)),
             None => Some(Change { create: true, rules: passage.forward(&docker), ..Change::default() }),
         };
-        let is_wanted = |known: &&Known| known.is_closed() || known.rules.iter().any(|found| found.is_own);
+        let is_wanted =
+            |known: &&FoundChain| known.is_closed() || known.rules.iter().any(|found| found.is_own);
         let input = self.input.as_ref().filter(is_wanted);
         let input = input.and_then(|known| known.change(passage.input(self.family)));
         let changes = [(Chain::Forward, forward), (Chain::Input, input)].into_iter();
         changes.filter_map(|(chain, change)| Some((self.family, chain, change?))).collect()
     }
 
-    /// Puts the removal of our rules, and of what is empty then, into a batch; true if there is anything to remove.
+    /// Puts the removal of rnet's rules, and of what is empty then, into a batch; true if there is anything to remove.
     fn leave(&self, batch: &mut Requests, made: &[Made], chains: &[String]) -> bool {
         let (mut any, mut gone) = (false, 0);
         for chain in CHAINS {
@@ -262,7 +281,7 @@ impl Filter {
     }
 }
 
-fn made(filters: &[Filter], changes: &[(Family, Chain, Change)]) -> Vec<Made> {
+fn list_missing(filters: &[Filter], changes: &[(Family, Chain, Change)]) -> Vec<Made> {
     let tables = filters.iter().filter(|filter| !filter.exists);
     let tables = tables.map(|filter| Made { family: filter.family, chain: None });
     let chains = changes.iter().filter(|(_, _, change)| change.create);

@@ -1,4 +1,4 @@
-//! Making and removing the tables that follow a packet, and hearing what became of it.
+//! Makes and removes the tables that follow a packet, and reads the kernel's trace of it.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -15,14 +15,17 @@ use crate::trace::{At, FAMILIES, Fate, Follower, Magic, Stop};
 /// The multicast group of traces (NFNLGRP_NFTRACE), as a bit.
 const TRACES: u32 = 1 << 8;
 
-/// What the kernel tells of packets that are traced.
+/// A socket that receives the kernel's traces (NFT_MSG_TRACE).
 pub struct Tracer {
     socket: OwnedFd,
     buffer: Vec<u8>,
 }
 
 impl Tracer {
-    /// Hears of all that is traced from now on in the calling thread's network namespace.
+    /// Receives all that is traced from now on in the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] if this kernel has no netfilter sockets, or no descriptor is left.
     pub fn open() -> Result<Self, Error> {
         let failed = |errno| Error::Socket { errno };
         let protocol = Some(netlink::NETFILTER);
@@ -33,32 +36,32 @@ impl Tracer {
         Ok(Self { socket, buffer: vec![0; READ] })
     }
 
-    /// Forgets what was told so far: another packet comes.
+    /// Drops the traces received so far, before another packet is sent.
     pub fn clear(&mut self) {
         while rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT).is_ok() {}
     }
 
-    /// What became of the packet that was sent last. Usually that is there already; otherwise it is waited for.
+    /// What became of the packet that was sent last. Waits up to `patience` if its trace is not there yet.
     pub fn fate(&mut self, patience: Duration) -> Fate {
         let (mut follower, deadline) = (Follower::default(), Instant::now() + patience);
         loop {
             while let Ok((length, _)) =
                 rustix::net::recv(&self.socket, &mut self.buffer[..], RecvFlags::DONTWAIT)
             {
-                let told = replies(&self.buffer[..length.min(READ)]).flatten();
-                let mut traces = told.filter(|reply| reply.is_trace());
+                let read = replies(&self.buffer[..length.min(READ)]).flatten();
+                let mut traces = read.filter(|reply| reply.is_trace());
                 if let Some(fate) = traces.find_map(|trace| follower.follow(&trace)) {
                     return fate;
                 }
             }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || !self.is_told(left) {
+            if left.is_zero() || !self.is_readable(left) {
                 return Fate::Lost;
             }
         }
     }
 
-    fn is_told(&self, within: Duration) -> bool {
+    fn is_readable(&self, within: Duration) -> bool {
         let within = Timespec { tv_sec: within.as_secs() as i64, tv_nsec: i64::from(within.subsec_nanos()) };
         let mut sockets = [PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN)];
         poll(&mut sockets, Some(&within)).is_ok_and(|ready| ready > 0)
@@ -66,8 +69,11 @@ impl Tracer {
 }
 
 impl Firewall {
-    /// Makes the tables by which packets with `magic` are followed and taken at the end. They go with this socket, except in
-    /// kernels before 5.12; there the next caller removes what one that was killed has left.
+    /// Makes the tables that trace packets with `magic` and drop them at the end. The kernel removes them with this
+    /// socket; before Linux 5.12 the next caller removes what a killed one has left.
+    ///
+    /// # Errors
+    /// If the kernel refuses the tables.
     pub fn open_probe(&mut self, magic: Magic) -> Result<(), Error> {
         const DOING: &str = "making the tables of a probe";
         self.close_probe()?;
@@ -82,6 +88,9 @@ impl Firewall {
     }
 
     /// Removes them; absent ones are fine.
+    ///
+    /// # Errors
+    /// If the kernel refuses the removal.
     pub fn close_probe(&mut self) -> Result<(), Error> {
         const DOING: &str = "removing the tables of a probe";
         let mut there = Vec::new();
@@ -98,8 +107,11 @@ impl Firewall {
     }
 
     /// The hook of the base chain that a packet was stopped in.
+    ///
+    /// # Errors
+    /// If the kernel's answer cannot be read.
     pub fn hook_of(&mut self, stop: &Stop) -> Result<Option<At>, Error> {
-        const DOING: &str = "looking for a chain of others";
+        const DOING: &str = "looking for another program's chain";
         let mut requests = self.requests();
         requests.get_stop(stop, &stop.base);
         let mut hook = None;
@@ -111,6 +123,9 @@ impl Firewall {
     }
 
     /// Whether the table that a packet was stopped in has another chain, by its name.
+    ///
+    /// # Errors
+    /// If the kernel's answer cannot be read.
     pub fn has_beside(&mut self, stop: &Stop, chain: &str) -> Result<bool, Error> {
         self.is_there(|requests| requests.get_stop(stop, chain))
     }
