@@ -43,18 +43,18 @@ fn measure(open: &dyn Fn() -> Result<Leases, Error>, sets: &[RangeSet], choice: 
     for round in 0..ROUNDS {
         let id = format!("{round:064x}bench");
         let mut address = None;
-        lease.push(timed(|| {
+        lease.push(time(|| {
             address = open()?
                 .lease(sets, &owner(&id), Some((4, 9)), &[], choice)?
                 .first()
                 .map(|one| one.address.ip());
             Ok(())
         })?);
-        held.push(timed(|| open()?.held(&owner(&id)).map(drop))?);
+        held.push(time(|| open()?.held(&owner(&id)).map(drop))?);
         if let Some(address) = address {
-            holder.push(timed(|| open()?.holder(address).map(drop))?);
+            holder.push(time(|| open()?.holder(address).map(drop))?);
         }
-        release.push(timed(|| open()?.release(&owner(&id)).map(drop))?);
+        release.push(time(|| open()?.release(&owner(&id)).map(drop))?);
     }
     for (name, times) in [("lease", lease), ("held", held), ("holder", holder), ("release", release)] {
         report(choice, name, times)?;
@@ -68,7 +68,7 @@ fn report(choice: Choice, name: &str, mut times: Vec<f64>) -> Result<(), Error> 
     say(format_args!("  {choice:?} {name}: median {median:.1} µs, worst {worst:.0} µs"))
 }
 
-fn timed(work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
+fn time(work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
     let began = Instant::now();
     work()?;
     Ok(began.elapsed().as_secs_f64() * 1e6)

@@ -1,4 +1,4 @@
-//! host-local's section of a network configuration, and what follows from it; pure.
+//! host-local's section of a network configuration, and the range sets and requests that it means; pure.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub struct HostLocal {
     pub ranges: Option<Vec<Vec<RangeSpec>>>,
     /// Routes that are copied to the result.
     pub routes: Option<Vec<Route>>,
-    /// Where the directories of leases lie; upstream's default where it is missing.
+    /// The folder of the directories of leases; upstream's default if it is missing.
     pub data_dir: Option<PathBuf>,
     /// A resolv.conf whose content becomes the result's `dns`.
     pub resolv_conf: Option<PathBuf>,
@@ -82,6 +82,9 @@ pub struct Route {
 impl HostLocal {
     /// The range sets in the order in which the reference uses them: `runtime` (runtimeConfig.ipRanges), the old
     /// form, `ranges`.
+    ///
+    /// # Errors
+    /// If there is no range, one is invalid ([`RangeError`]), or two sets share addresses.
     pub fn ranges(&self, runtime: &[Vec<RangeSpec>]) -> Result<Vec<RangeSet>, Error> {
         let specs = runtime.iter().cloned().chain(self.old_form().map(|spec| vec![spec]));
         let specs = specs.chain(self.ranges.iter().flatten().cloned());
@@ -102,7 +105,10 @@ impl HostLocal {
     }
 }
 
-/// Fails if two of the sets share addresses.
+/// Makes sure that no two of the sets share addresses.
+///
+/// # Errors
+/// [`Error::SetsOverlap`] names two that do.
 pub fn check_overlaps(sets: &[RangeSet]) -> Result<(), Error> {
     for (first, one) in sets.iter().enumerate() {
         if let Some(distance) = sets[first + 1..].iter().position(|other| one.overlaps(other)) {
@@ -112,8 +118,11 @@ pub fn check_overlaps(sets: &[RangeSet]) -> Result<(), Error> {
     Ok(())
 }
 
-/// The addresses asked for, each once: `runtime` (runtimeConfig.ips) and `args` (args.cni.ips), a prefix length
-/// being ignored; `cni_args` (IP of CNI_ARGS) only if both are empty.
+/// The requested addresses, each once: `runtime` (runtimeConfig.ips) and `args` (args.cni.ips), without their prefix
+/// lengths; `cni_args` (IP of CNI_ARGS) only if both are empty.
+///
+/// # Errors
+/// [`Error::InvalidAddress`] names the first text that is no address.
 pub fn requested(runtime: &[String], args: &[String], cni_args: &[IpAddr]) -> Result<Vec<IpAddr>, Error> {
     let mut requested = Vec::new();
     for text in runtime.iter().chain(args) {
@@ -127,7 +136,10 @@ pub fn requested(runtime: &[String], args: &[String], cni_args: &[IpAddr]) -> Re
     Ok(requested)
 }
 
-/// An address that may carry a prefix length: `10.0.0.5`, `10.0.0.5/24`.
+/// An address that may have a prefix length: `10.0.0.5`, `10.0.0.5/24`.
+///
+/// # Errors
+/// [`Error::InvalidAddress`] if the text is neither.
 pub fn parse_address(text: &str) -> Result<IpAddr, Error> {
     let parsed = match text.contains('/') {
         true => parse_network(text).map(|network| network.ip()),
@@ -205,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_are_told_in_the_reference_s_words() {
+    fn faults_are_reported_in_the_reference_s_words() {
         let fault = |json| ranges(json).unwrap_err();
 
         assert_eq!(fault("{}"), "no IP ranges specified");
@@ -225,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_does_not_decode() {
+    fn a_text_that_is_no_address_does_not_decode() {
         for (json, text) in [
             (r#"{"gateway":"x"}"#, "invalid IP address: x"),
             (r#"{"subnet":"10.0.0.0"}"#, "invalid CIDR address: 10.0.0.0"),

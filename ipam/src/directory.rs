@@ -13,11 +13,11 @@ use store::Folder;
 use crate::Error;
 use crate::lease::{self, Owner};
 
-/// No owner is longer than this; what is longer is garbage.
+/// The longest lease file in bytes; a longer one is garbage.
 const LONGEST: usize = 64 * 1024;
-/// A change this soon after another may have left the same time stamp (ns).
+/// Two changes within this time may have the same time stamp (ns).
 const RACY: i64 = 10_000_000;
-/// The same where the file system counts whole seconds.
+/// The same on file systems that count whole seconds (ns).
 const RACY_SECONDS: i64 = 2_000_000_000;
 
 /// An open directory of leases.
@@ -27,18 +27,18 @@ pub(crate) struct Directory {
     path: PathBuf,
 }
 
-/// The state of a directory, by which a change made by others is noticed.
+/// The state of a directory, which shows changes by other programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
     pub device: u64,
     pub inode: u64,
     /// ns since 1970.
     pub mtime: i64,
-    /// A later change is sure to have another mtime.
+    /// Whether any later change certainly has another mtime.
     pub settled: bool,
 }
 
-/// What tells one lease file from another of the same name: a rewritten one differs.
+/// What distinguishes a lease file from another of the same name: a rewritten one has another mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mark {
     pub inode: u64,
@@ -46,27 +46,27 @@ pub(crate) struct Mark {
     pub ctime: i64,
 }
 
-/// What has an address for its name.
+/// The entry of the directory that is named after an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     Missing,
     /// A lease.
-    Held(Held),
+    Lease(LeaseFile),
     /// A plain file that names no owner: the address is free.
     Garbage(Mark),
-    /// A folder, a link or the like, also a plain file with another name that names no owner. Nobody's, but not to be
-    /// touched either.
+    /// A folder, a link or the like, or a plain file without an owner that has another name too. It is no lease, but must
+    /// not be touched.
     Occupied,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct LeaseFile {
     pub id: String,
     pub ifname: String,
     pub mark: Mark,
 }
 
-impl Held {
+impl LeaseFile {
     pub fn owner(&self) -> Owner<'_> {
         Owner { id: &self.id, ifname: &self.ifname }
     }
@@ -83,7 +83,7 @@ impl Directory {
         Ok(folder.find()?.map(|fd| Self { fd, path: folder.path().to_owned() }))
     }
 
-    /// Where the directory really lies, whatever links its path goes through.
+    /// The directory's path without symbolic links.
     pub fn real_path(&self) -> PathBuf {
         let link = format!("/proc/self/fd/{}", self.fd.as_raw_fd());
         std::fs::read_link(link).unwrap_or_else(|_| self.path.clone())
@@ -99,13 +99,13 @@ impl Directory {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Lock(file)),
             Err(Errno::WOULDBLOCK) => self.wait_for(file, patience),
-            Err(errno) => Err(self.failed("lock", "lock", errno)),
+            Err(errno) => Err(self.error("lock", "lock", errno)),
         }
     }
 
     /// The directory's state.
     pub fn stamp(&self) -> Result<Stamp, Error> {
-        let stat = rustix::fs::fstat(&self.fd).map_err(|errno| self.failed("read", "", errno))?;
+        let stat = rustix::fs::fstat(&self.fd).map_err(|errno| self.error("read", "", errno))?;
         let mtime = nanoseconds(stat.st_mtime.into(), stat.st_mtime_nsec.into());
         let racy = if mtime % 1_000_000_000 == 0 { RACY_SECONDS } else { RACY };
         let settled = mtime + racy <= now();
@@ -114,9 +114,9 @@ impl Directory {
 
     /// Gives the directory a time stamp that no later change can repeat, and returns its state.
     ///
-    /// The kernel stamps changes with the time of its last tick, so two changes of one tick look alike. A stamp
-    /// of our own, with the nanoseconds of the real clock, is told from both. Where it can't be set, the state is
-    /// settled only if the last change lies long enough back.
+    /// The kernel stamps changes with the time of its last tick, so two changes of one tick have the same stamp. A stamp
+    /// set here has the nanoseconds of the real clock and differs from both. If it cannot be set, the state is settled only
+    /// if the last change is old enough.
     pub fn restamp(&self) -> Result<Stamp, Error> {
         let time = now();
         let times = Timestamps {
@@ -128,13 +128,13 @@ impl Directory {
         Ok(Stamp { settled: stamp.settled || (set.is_ok() && stamp.mtime == time), ..stamp })
     }
 
-    /// What is there under the name of `address`.
+    /// The entry named after `address`.
     pub fn read(&self, address: IpAddr) -> Result<Entry, Error> {
         let name = address.to_string();
-        self.read_name(&name).map_err(|errno| self.failed("read the lease", &name, errno))
+        self.read_name(&name).map_err(|errno| self.error("read the lease", &name, errno))
     }
 
-    /// Writes the lease of `address` for `owner`, whole from the start; false if the name is taken.
+    /// Writes the lease of `address` for `owner`, which appears whole; false if the name is taken.
     pub fn create(&self, address: IpAddr, owner: &Owner<'_>) -> Result<bool, Error> {
         let content = owner.content();
         Ok(store::create_whole(self.fd.as_fd(), &address.to_string(), content.as_bytes(), 0o600)?)
@@ -143,7 +143,7 @@ impl Directory {
     /// The mark of the lease file of `address`.
     pub fn mark(&self, address: IpAddr) -> Result<Mark, Error> {
         let name = address.to_string();
-        self.stat(&name).map(|stat| mark(&stat)).map_err(|errno| self.failed("read the lease", &name, errno))
+        self.stat(&name).map(|stat| mark(&stat)).map_err(|errno| self.error("read the lease", &name, errno))
     }
 
     /// The same, if there is a file.
@@ -151,14 +151,14 @@ impl Directory {
         match self.stat(&address.to_string()) {
             Err(Errno::NOENT) => Ok(None),
             Ok(stat) => Ok(Some(mark(&stat))),
-            Err(errno) => Err(self.failed("read the lease", &address.to_string(), errno)),
+            Err(errno) => Err(self.error("read the lease", &address.to_string(), errno)),
         }
     }
 
-    /// Removes the file of `address` that was read as `mark`: a plain file with no other name.
+    /// Removes the file of `address` if it is still the one with this mark: a plain file with no other name.
     pub fn remove(&self, address: IpAddr, expected: Mark) -> Result<(), Error> {
         let name = address.to_string();
-        let failed = |errno| self.failed("remove the lease", &name, errno);
+        let failed = |errno| self.error("remove the lease", &name, errno);
         let stat = self.stat(&name).map_err(failed)?;
         if !is_plain(&stat) || stat.st_nlink != 1 || mark(&stat) != expected {
             return Err(Error::NotPlain { path: self.path.join(name) });
@@ -168,7 +168,7 @@ impl Directory {
 
     /// All addresses that have an entry, in no order.
     pub fn addresses(&self) -> Result<Vec<IpAddr>, Error> {
-        let failed = |errno| self.failed("list", "", errno);
+        let failed = |errno| self.error("list", "", errno);
         let mut addresses = Vec::new();
         for entry in Dir::read_from(&self.fd).map_err(failed)? {
             let entry = entry.map_err(failed)?;
@@ -186,14 +186,14 @@ impl Directory {
         std::str::from_utf8(&text[..length]).ok()?.trim().parse().ok()
     }
 
-    /// Notes the address given last out of range set `set`. It is a hint: a full disk is no reason to fail.
+    /// Writes down the address given last out of range set `set`. It is a hint: a full disk is no reason to fail.
     pub fn set_last_reserved(&self, set: usize, address: IpAddr) {
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let (name, text) = (last_reserved(set), address.to_string());
         let Ok(file) = rustix::fs::openat(&self.fd, &name, flags, Mode::from_raw_mode(0o600)) else { return };
         match rustix::fs::fstat(&file) {
             Ok(stat) if is_plain(&stat) && stat.st_nlink == 1 => overwrite(&file, text.as_bytes()),
-            // A file that has another name too is not ours to write into.
+            // A file that has another name too must not be written into.
             _ => drop(store::replace_whole(self.fd.as_fd(), &name, text.as_bytes(), 0o600)),
         }
     }
@@ -212,7 +212,7 @@ impl Directory {
         }
         let content = read(&file, LONGEST.min(stat.st_size as usize))?;
         Ok(match entry(&content, mark(&stat)) {
-            // It is somebody's file under another name as well.
+            // The file has another name too, so it may belong to another program.
             Entry::Garbage(_) if stat.st_nlink > 1 => Entry::Occupied,
             entry => entry,
         })
@@ -222,7 +222,7 @@ impl Directory {
         rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Read-only where it can't be had otherwise: flock(2) is content with that, and a DEL must go on.
+    /// Opens the lock file read-only if it cannot be written: flock(2) needs no more, and a DEL must continue.
     fn open_lock(&self) -> Result<OwnedFd, Error> {
         let open = |flags, mode| {
             let flags = flags | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -230,7 +230,7 @@ impl Directory {
         };
         open(OFlags::RDWR | OFlags::CREATE, 0o750)
             .or_else(|errno| open(OFlags::RDONLY, 0).map_err(|_| errno))
-            .map_err(|errno| self.failed("open", "lock", errno))
+            .map_err(|errno| self.error("open", "lock", errno))
     }
 
     /// flock(2) knows no time limit, so a thread waits in it and this one waits for the thread.
@@ -239,16 +239,16 @@ impl Directory {
         let (done, result) = mpsc::channel();
         std::thread::spawn(move || {
             let locked = rustix::fs::flock(&file, FlockOperation::LockExclusive).map(|()| Lock(file));
-            // Nobody waits any more: the lock is dropped here, and free.
+            // If the wait is over, the lock is dropped here and so released.
             let _ = done.send(locked);
         });
         match result.recv_timeout(patience) {
-            Ok(locked) => locked.map_err(|errno| self.failed("lock", "lock", errno)),
+            Ok(locked) => locked.map_err(|errno| self.error("lock", "lock", errno)),
             Err(_) => Err(Error::Busy { path: self.path.clone(), holder, waited: patience }),
         }
     }
 
-    fn failed(&self, action: &'static str, name: &str, errno: Errno) -> Error {
+    fn error(&self, action: &'static str, name: &str, errno: Errno) -> Error {
         Error::File {
             action,
             path: if name.is_empty() { self.path.clone() } else { self.path.join(name) },
@@ -261,7 +261,7 @@ impl Directory {
 #[derive(Debug)]
 pub(crate) struct Lock(OwnedFd);
 
-/// Unlocked by hand, since a forked child may have the descriptor too.
+/// Unlocks explicitly, because a forked child may have the descriptor too.
 impl Drop for Lock {
     fn drop(&mut self) {
         let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
@@ -270,7 +270,7 @@ impl Drop for Lock {
 
 fn entry(content: &[u8], mark: Mark) -> Entry {
     match lease::parse(content).filter(|_| content.len() < LONGEST) {
-        Some((id, ifname)) => Entry::Held(Held { id: id.to_owned(), ifname: ifname.to_owned(), mark }),
+        Some((id, ifname)) => Entry::Lease(LeaseFile { id: id.to_owned(), ifname: ifname.to_owned(), mark }),
         None => Entry::Garbage(mark),
     }
 }
@@ -281,12 +281,12 @@ fn read(file: &OwnedFd, size: usize) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// In this order: emptying the file first would make ext4 write it out on close.
+/// Writes, then truncates: an emptied file would make ext4 flush it on close.
 fn overwrite(file: &OwnedFd, bytes: &[u8]) {
     let _ = rustix::io::pwrite(file, bytes, 0).and_then(|_| rustix::fs::ftruncate(file, bytes.len() as u64));
 }
 
-/// The process that holds a lock on `file`, by /proc/locks.
+/// The process that holds a lock on `file`, from /proc/locks.
 fn holder(file: &OwnedFd) -> Option<u32> {
     let inode = format!(":{}", rustix::fs::fstat(file).ok()?.st_ino);
     let locks = std::fs::read_to_string("/proc/locks").ok()?;
@@ -342,7 +342,7 @@ mod tests {
         assert!(directory.create(ip("10.9.0.2"), &WEB).unwrap());
         assert!(!directory.create(ip("10.9.0.2"), &WEB).unwrap());
 
-        let Entry::Held(held) = directory.read(ip("10.9.0.2")).unwrap() else { panic!("no lease") };
+        let Entry::Lease(held) = directory.read(ip("10.9.0.2")).unwrap() else { panic!("no lease") };
         assert_eq!(held.owner(), WEB);
         assert_eq!(directory.mark(ip("10.9.0.2")).unwrap(), held.mark);
         assert_eq!(directory.read(ip("10.9.0.3")).unwrap(), Entry::Missing);
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_with_another_name_is_neither_written_nor_taken_for_free() {
+    fn a_file_with_another_name_is_neither_written_nor_free() {
         let (folder, directory) = directory();
         let (net, victim) = (folder.path().join("net"), folder.path().join("victim"));
         std::fs::write(&victim, "a secret").unwrap();
@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_after_a_restamp_shows() {
+    fn every_change_after_a_restamp_is_noticed() {
         let (folder, directory) = directory();
 
         for round in 0..200 {

@@ -16,7 +16,7 @@ pub enum Error {
     /// Neither `subnet` nor `ranges` nor the runtime's `ipRanges` says where addresses come from.
     #[error("no IP ranges specified")]
     NoRanges,
-    /// One range set of the configuration can't be used.
+    /// One range set of the configuration cannot be used.
     #[error("invalid range set {set}: {cause}")]
     InvalidSet {
         /// The set's place in the configuration, from 0.
@@ -32,7 +32,7 @@ pub enum Error {
         /// The place of the other.
         second: usize,
     },
-    /// A requested address is none.
+    /// A requested address is not an address.
     #[error("invalid IP address {text}")]
     InvalidAddress {
         /// What was asked for.
@@ -46,13 +46,13 @@ pub enum Error {
         /// Why not.
         refusal: Refusal,
     },
-    /// Requested addresses that lie in no range set, or of which several lie in one.
+    /// Requested addresses that are in no range set, or of which several are in one.
     #[error("failed to allocate all requested IPs: {}", join(addresses, " "))]
     Unfulfilled {
         /// Those left over.
         addresses: Vec<IpAddr>,
     },
-    /// Somebody else holds the lock of the lease directory for too long; nothing was changed.
+    /// Another process holds the lock of the lease directory for too long; nothing was changed.
     #[error(
         "the leases in {} are locked ({}) and were not released within {} s; nothing was changed",
         path.display(), holder.map_or("holder unknown".into(), |pid| format!("by pid {pid}")), waited.as_secs()
@@ -60,18 +60,18 @@ pub enum Error {
     Busy {
         /// The lease directory.
         path: PathBuf,
-        /// The process that holds the lock, if the kernel tells.
+        /// The process that holds the lock, if /proc/locks shows it.
         holder: Option<u32>,
         /// How long the caller waited.
         waited: Duration,
     },
-    /// Somebody writes lease files without taking the directory's lock.
+    /// Another program writes lease files without taking the directory's lock.
     #[error("the leases in {} keep changing although they are locked", path.display())]
     Unsettled {
         /// The lease directory.
         path: PathBuf,
     },
-    /// What has a lease's name is not the plain file that was read, so it is not removed.
+    /// The entry is no longer the plain file that was read, so it is not removed.
     #[error("not removing {}: it is no longer the single plain file that was read", path.display())]
     NotPlain {
         /// The file.
@@ -85,7 +85,7 @@ pub enum Error {
         /// One error for each that is not.
         failures: Vec<Error>,
     },
-    /// The index beside the lease files can't be written, so a lease would not know which boot it belongs to.
+    /// The index beside the lease files cannot be written, so the boot of a lease would be unknown.
     #[error("cannot write the index of leases {}: {errno}", path.display())]
     Index {
         /// The index file.
@@ -93,8 +93,8 @@ pub enum Error {
         /// The kernel's answer.
         errno: Errno,
     },
-    /// Leases may have been lost, and what is in use cannot be found out.
-    #[error("cannot find out which addresses are in use although no lease says so: {reason}")]
+    /// Leases may have been lost, and the addresses in use cannot be read.
+    #[error("cannot find out which addresses are in use without a lease: {reason}")]
     Unseen {
         /// Why not.
         reason: String,
@@ -109,12 +109,12 @@ pub enum Error {
         /// The kernel's answer.
         errno: Errno,
     },
-    /// The file could not be written, or the directory not be opened.
+    /// The file could not be written, or the directory could not be opened.
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
-/// Why a range, or a set of ranges, can't be used.
+/// Why a range, or a set of ranges, cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RangeError {
     /// The range has no subnet.
@@ -161,7 +161,7 @@ pub enum RangeError {
 /// Why a range set gives no address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Every address is held, and none of the holders is provably dead.
+    /// Every address has a holder, and none of them is provably dead.
     #[error("no IP addresses available in range set: {ranges}")]
     Exhausted {
         /// The ranges, as `start-end,start-end`.
@@ -182,7 +182,7 @@ pub enum Refusal {
         /// Who holds it, container id and ifname, if a lease says so.
         holder: Option<(String, String)>,
     },
-    /// The requested address is in use, and no lease says so.
+    /// The requested address is in use without a lease.
     #[error("requested IP address {address} is not available in range set {ranges}")]
     InUse {
         /// What was asked for.
@@ -213,7 +213,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// What upstream's text does not say: why a requested address is not available.
+    /// Why a requested address is not available, which upstream's text does not say.
     pub fn details(&self) -> String {
         match self {
             Refusal::Unavailable { address, holder: Some((id, ifname)), .. } => {
@@ -221,7 +221,7 @@ impl Refusal {
                 format!("{address} is held by container {id}{ifname}")
             }
             Refusal::Unavailable { address, holder: None, .. } => {
-                format!("{address} is held: what has its name in the folder of leases is no lease")
+                format!("{address} is held: the entry of that name in the folder of leases is no lease")
             }
             Refusal::InUse { address, by, .. } => {
                 format!("{address} is in use by {by}, and its lease was lost")

@@ -1,10 +1,10 @@
-//! What a lease is and how its file says so: `<container id>\r\n<ifname>`, host-local's format byte for byte.
+//! A lease and its file: `<container id>\r\n<ifname>`, host-local's format byte for byte.
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 
-/// Whom an address belongs to.
+/// The owner of an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Owner<'a> {
     /// The container id.
@@ -38,11 +38,11 @@ pub struct Lease {
 /// Who wrote a lease's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Another program, or rnet with its index lost: whether the owner lives can't be told from here.
+    /// Another program, or rnet whose index was lost: whether the owner is alive is unknown.
     Foreign,
     /// rnet, in this boot.
     Ours {
-        /// Device and inode of the owner's network namespace, where the caller told them.
+        /// Device and inode of the owner's network namespace, if the caller gave them.
         netns: Option<(u64, u64)>,
     },
     /// rnet, in a boot that is over: the owner is dead and the address free.
@@ -61,7 +61,7 @@ impl Owner<'_> {
 
 /// The owner, container id and ifname, that a lease file names; `None` if it names none (empty, torn, garbage).
 ///
-/// White space around the whole is ignored as the reference does; a bare newline between the two is accepted.
+/// White space around the whole is ignored, as the reference does; a bare newline between the two is accepted.
 pub(crate) fn parse(content: &[u8]) -> Option<(&str, &str)> {
     let text = std::str::from_utf8(content).ok()?.trim();
     let (id, ifname) = text.split_once('\n').unwrap_or((text, ""));
@@ -70,7 +70,7 @@ pub(crate) fn parse(content: &[u8]) -> Option<(&str, &str)> {
     named.then_some((id, ifname))
 }
 
-/// The address that a file of the lease directory is named after; other files there are none of leases.
+/// The address after which a file of the lease directory is named; other files are no leases.
 pub(crate) fn address_of(name: &str) -> Option<IpAddr> {
     name.parse().ok().filter(|address: &IpAddr| address.to_string() == name)
 }
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_garbage_files_name_nobody() {
+    fn empty_and_garbage_files_name_no_owner() {
         for content in
             [&b""[..], b"\r\n", b"\0\0\0\0", b"two words", b"\xff\xfe", b"a\r\neth0\r\nmore", b"a\r\n/etc"]
         {

@@ -16,15 +16,15 @@ use crate::pool::Choice;
 use crate::range::RangeSet;
 use crate::session::{Job, Session, Shelf, Stop};
 
-/// How long to wait for the directory's lock.
+/// How long an operation waits for the directory's lock.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How often the index is built anew within one operation before it is given up.
+/// How often an operation starts again with a rebuilt index before it fails.
 const TRIES: usize = 4;
 
 /// The directory of lease files of one network and its index.
 ///
 /// Several handles, processes and reference binaries may use one directory at once: each operation takes the
-/// directory's own lock. What a process leaves half done is put right by the next operation of any other.
+/// directory's own lock. What a killed process leaves half done is repaired by the next operation of any other.
 #[derive(Debug)]
 pub struct Leases {
     directory: Directory,
@@ -36,10 +36,10 @@ pub struct Leases {
     witness: Witness,
 }
 
-/// Says which addresses are in use, whatever the leases say.
+/// Returns which addresses are in use, whatever the leases say.
 type Testimony = dyn Fn() -> Result<Vec<InUse>, Error>;
 
-/// One who is asked for it, if there is one.
+/// The caller's function for that, if there is one.
 #[derive(Default)]
 struct Witness(Option<Box<Testimony>>);
 
@@ -54,20 +54,26 @@ impl fmt::Debug for Witness {
 pub struct InUse {
     /// The address.
     pub address: IpAddr,
-    /// Who uses it, for a message.
+    /// The user of the address, for a message.
     pub by: String,
 }
 
 impl Leases {
-    /// Opens `dir` (`<dataDir>/<network>`), making it if it is missing; the index lies in `index_dir`.
+    /// Opens `dir` (`<dataDir>/<network>`), making it if it is missing; the index is in `index_dir`.
     ///
-    /// `boot` is the id of this boot: leases that rnet wrote in another are free. An `index_dir` that can't be
-    /// used makes everything slow and [`Leases::lease`] fail, nothing else.
+    /// `boot` is the id of this boot: leases that rnet wrote in another are free. If `index_dir` cannot be used,
+    /// everything is slow and [`Leases::lease`] fails; the other operations work.
+    ///
+    /// # Errors
+    /// If the directory cannot be made or opened, or its path leads through a symbolic link.
     pub fn open(dir: impl Into<Folder>, index_dir: impl Into<Folder>, boot: &str) -> Result<Self, Error> {
         Ok(Self::of(Directory::open(&dir.into())?, index_dir.into(), boot))
     }
 
     /// The same without making the directory; `None` if there is none, and so no lease.
+    ///
+    /// # Errors
+    /// If the directory exists but cannot be opened, or its path leads through a symbolic link.
     pub fn find(
         dir: impl Into<Folder>,
         index_dir: impl Into<Folder>,
@@ -82,7 +88,7 @@ impl Leases {
         Self { patience, ..self }
     }
 
-    /// The same, giving these addresses before any other where nothing is requested and they are free.
+    /// The same, giving these addresses before any other if nothing is requested and they are free.
     pub fn preferring(self, preferred: Vec<IpAddr>) -> Self {
         Self { preferred, ..self }
     }
@@ -93,22 +99,22 @@ impl Leases {
         Self { expected, ..self }
     }
 
-    /// The same, with somebody who knows which addresses are in use. Asked only by [`Leases::lease`] while leases may have
-    /// been lost: after the index had to be built anew, until an ADD finds a lease for every address that is in use. Those
-    /// without one are not given.
+    /// The same, with a function that returns which addresses are in use. Only [`Leases::lease`] calls it, and only while
+    /// leases may have been lost: from a rebuild of the index until an ADD finds a lease for every address in use. Addresses
+    /// in use without a lease are not given.
     pub fn seeing(self, witness: impl Fn() -> Result<Vec<InUse>, Error> + 'static) -> Self {
         Self { witness: Witness(Some(Box::new(witness))), ..self }
     }
 
     /// Leases one address out of each of `sets`, in their order: all or none.
     ///
-    /// Each set gives at most one of the `requested` addresses that lie in it, or else the one that `choice`
-    /// finds; the owner's old address comes first if its lease is of another boot, then a preferred one. `netns`
-    /// (device and inode) is what [`Leases::gc`] later asks about.
+    /// Each set gives at most one of the `requested` addresses that are in it. Otherwise it gives the owner's old address if
+    /// its lease is of another boot, then a preferred one, then the one that `choice` finds. [`Leases::gc`] later asks
+    /// whether `netns` (device and inode) is alive.
     ///
     /// # Errors
-    /// [`Error::Refused`] tells which set has none and why, [`Error::Unfulfilled`] which requested addresses lie
-    /// nowhere. An exhausted set first frees dead leases.
+    /// [`Error::Refused`] names the set that gives none and why, [`Error::Unfulfilled`] the requested addresses that are in
+    /// no set, [`Error::Busy`] the holder of the lock. An exhausted set first frees dead leases.
     pub fn lease(
         &self,
         sets: &[RangeSet],
@@ -121,49 +127,64 @@ impl Leases {
         let witness = || self.witness.0.as_ref().map_or(Ok(Vec::new()), |ask| ask());
         let preferred = &self.preferred;
         let job = Job { sets, owner: *owner, netns, requested, preferred, choice, witness: &witness };
-        self.locked(|session| session.lease(&job))
+        self.with_lock(|session| session.lease(&job))
     }
 
-    /// Frees the owner's addresses and tells which; none is no error.
+    /// Frees the owner's addresses and returns them; none is no error.
     ///
-    /// As in the reference, files in the old format (container id alone) count if there is no other.
-    pub fn release(&self, owner: &Owner<'_>) -> Result<Vec<IpAddr>, Error> {
-        self.locked(|session| session.release(owner, &self.expected))
-    }
-
-    /// The owner's addresses; a lease of another boot is none.
-    pub fn held(&self, owner: &Owner<'_>) -> Result<Vec<IpAddr>, Error> {
-        self.locked(|session| session.held(owner, &self.expected))
-    }
-
-    /// Who has `ip`, container id and ifname; a lease of another boot is none.
-    pub fn holder(&self, ip: IpAddr) -> Result<Option<(String, String)>, Error> {
-        self.locked(|session| session.holder(ip))
-    }
-
-    /// Whether each of `sets` has an address to give (STATUS).
-    pub fn free(&self, sets: &[RangeSet]) -> Result<bool, Error> {
-        self.locked(|session| session.free(sets))
-    }
-
-    /// Frees leases that are over, and files that name nobody; tells which addresses.
-    ///
-    /// With `valid` (container id, ifname) every other lease is over, whoever wrote it. Without, only what is
-    /// provably dead: rnet wrote it in another boot, or its namespace (device, inode) is not `alive`.
+    /// As in the reference, files in the old format (only the container id) count if there is no other.
     ///
     /// # Errors
-    /// [`Error::Incomplete`] after everything else was freed.
+    /// [`Error::Busy`] if the lock is not free in time, or a file that cannot be read or removed.
+    pub fn release(&self, owner: &Owner<'_>) -> Result<Vec<IpAddr>, Error> {
+        self.with_lock(|session| session.release(owner, &self.expected))
+    }
+
+    /// The owner's addresses; a lease of another boot does not count.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the lock is not free in time, or a file that cannot be read.
+    pub fn held(&self, owner: &Owner<'_>) -> Result<Vec<IpAddr>, Error> {
+        self.with_lock(|session| session.addresses_of(owner, &self.expected))
+    }
+
+    /// The holder of `ip`, container id and ifname; a lease of another boot does not count.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the lock is not free in time, or a file that cannot be read.
+    pub fn holder(&self, ip: IpAddr) -> Result<Option<(String, String)>, Error> {
+        self.with_lock(|session| session.holder(ip))
+    }
+
+    /// Whether each of `sets` has a free address (STATUS).
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the lock is not free in time, or a file that cannot be read.
+    pub fn free(&self, sets: &[RangeSet]) -> Result<bool, Error> {
+        self.with_lock(|session| session.free(sets))
+    }
+
+    /// Frees leases that are over, and files that name no owner; returns their addresses.
+    ///
+    /// With `valid` (container id, ifname) every other lease is over, no matter which program wrote it. Without it, only
+    /// what is provably dead: rnet wrote it in another boot, or its namespace (device, inode) is not `alive`.
+    ///
+    /// # Errors
+    /// [`Error::Incomplete`] after all others were freed; [`Error::Busy`] if the lock is not free in time.
     pub fn gc(
         &self,
         valid: Option<&[(String, String)]>,
         alive: &dyn Fn(u64, u64) -> bool,
     ) -> Result<Vec<IpAddr>, Error> {
-        self.locked(|session| session.gc(valid, alive))
+        self.with_lock(|session| session.gc(valid, alive))
     }
 
     /// All leases, by address.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if the lock is not free in time, or a file that cannot be read.
     pub fn list(&self) -> Result<Vec<Lease>, Error> {
-        self.locked(|session| session.list())
+        self.with_lock(|session| session.list())
     }
 
     /// Where the directory is.
@@ -177,8 +198,8 @@ impl Leases {
         Self { directory, shelf, boot: boot_number(boot), patience: PATIENCE, preferred, expected, witness }
     }
 
-    /// Does `work` under the directory's lock, again from the start whenever the index proves stale.
-    fn locked<T>(&self, mut work: impl FnMut(&mut Session<'_>) -> Result<T, Stop>) -> Result<T, Error> {
+    /// Does `work` under the directory's lock; starts again whenever the index proves stale.
+    fn with_lock<T>(&self, mut work: impl FnMut(&mut Session<'_>) -> Result<T, Stop>) -> Result<T, Error> {
         let _lock = self.directory.lock(self.patience)?;
         let mut session = Session::enter(&self.directory, &self.shelf, self.boot)?;
         for _ in 0..TRIES {

@@ -2,9 +2,9 @@
 //! holds which.
 //!
 //! [`RangeSet`] and the order of [`Choice`] are pure: values in, values out. [`Leases`] keeps host-local's
-//! directory byte for byte, so that a live host can change between the reference plugins and rnet, and beside it
-//! an index that makes every operation cost the same with 60,000 leases as with none. The files are the truth;
-//! the index is thrown away and built anew whenever the two might differ.
+//! directory byte for byte, so that a live host can change between the reference plugins and rnet. Beside it is an
+//! index that makes every operation cost the same with 60,000 leases as with none. The files are authoritative; the
+//! index is rebuilt whenever the two might differ.
 
 mod config;
 mod directory;

@@ -1,7 +1,7 @@
 //! A hash table of records of one size in pages of a file, each page with a checksum.
 //!
-//! A page that is torn, zeroed or garbled is noticed when it is read: then the whole table is built anew from
-//! what it was made of. A record lies in the page that its hash names, or, if that is full, in one of the next.
+//! A page that is torn, zeroed or garbled is noticed when it is read, and the whole table is rebuilt from its sources.
+//! A record is in the page that its hash names, or, if that is full, in one of the next.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -11,19 +11,19 @@ use rustix::io::Errno;
 
 /// Bytes in a page.
 pub(crate) const PAGE: usize = 4096;
-/// Checksum (8), number of records (2), flag for "a record that belongs here lies further on" (1), unused (5).
+/// Checksum (8), number of records (2), flag for "a record of this page is in a later one" (1), unused (5).
 const HEAD: usize = 16;
 
-/// A page does not hold what was written to it, or can't be read: the table must be built anew.
+/// A page does not have the bytes that were written to it, or cannot be read: the table must be rebuilt.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unreadable;
 
-/// Where pages lie.
+/// The bytes of the pages.
 #[derive(Debug)]
 pub(crate) enum Storage {
     /// A file, each of whose pages is read once: it is locked as long as this lives.
     File { file: OwnedFd, read: RefCell<HashMap<u64, Box<[u8; PAGE]>>> },
-    /// When the disk is full or read-only, for the rest of one operation.
+    /// Memory, for the rest of one operation, if the disk is full or read-only.
     Memory(Vec<u8>),
 }
 
@@ -111,7 +111,7 @@ fn write_at(file: &OwnedFd, bytes: &[u8], offset: u64) -> Result<(), Errno> {
     }
 }
 
-/// Where a table lies and what it holds.
+/// The place of a table and the size of its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     /// Its first page.
@@ -134,7 +134,7 @@ impl Table {
         self.pages * ((PAGE - HEAD) / self.record) as u64 * 3 / 5
     }
 
-    /// The pages that records of `hash` may lie in, their home first.
+    /// The pages that may have records of `hash`, the page that it names first.
     pub fn chain(&self, storage: &Storage, hash: u64) -> Result<Vec<Page>, Unreadable> {
         let mut chain = Vec::with_capacity(1);
         for step in 0..self.pages {
@@ -155,7 +155,7 @@ impl Table {
         if page.is_sound() { Ok(page) } else { Err(Unreadable) }
     }
 
-    /// Adds a record to a chain that lacks it; the pages to be written come back. `None` if the table is full.
+    /// Adds a record to a chain that lacks it and returns the pages to write; `None` if the table is full.
     pub fn add(&self, storage: &Storage, hash: u64, record: &[u8]) -> Result<Option<Vec<Page>>, Unreadable> {
         let mut full = Vec::new();
         for step in 0..self.pages {
@@ -204,11 +204,11 @@ impl Page {
     /// Writes the page with its checksum.
     pub fn write(&mut self, storage: &mut Storage) -> Result<(), Errno> {
         let number = self.number;
-        storage.write_page(number, self.sealed())
+        storage.write_page(number, self.with_checksum())
     }
 
     /// The page's bytes with its checksum.
-    pub fn sealed(&mut self) -> &[u8; PAGE] {
+    pub fn with_checksum(&mut self) -> &[u8; PAGE] {
         let sum = self.sum();
         self.bytes[..8].copy_from_slice(&sum.to_le_bytes());
         &self.bytes
@@ -254,7 +254,8 @@ impl Page {
     }
 }
 
-/// A sum that differs, all but surely, if a byte differs; never 0 for zeroes. Not against forgers: the file is root's.
+/// A sum that almost certainly differs if a byte differs; never 0 for zeroes. It does not stop forgers: the file is
+/// root's.
 pub(crate) fn checksum(seed: u64, bytes: &[u8]) -> u64 {
     bytes.chunks(8).fold(seed ^ 0x9e37_79b9_7f4a_7c15, |sum, chunk| {
         let mut word = [0; 8];
@@ -270,7 +271,7 @@ mod tests {
     const RECORD: usize = 80;
 
     fn table(pages: u64) -> (Table, Storage) {
-        let bytes = (0..pages).flat_map(|number| *Page::empty(number, RECORD).sealed()).collect();
+        let bytes = (0..pages).flat_map(|number| *Page::empty(number, RECORD).with_checksum()).collect();
         (Table { first: 0, pages, record: RECORD }, Storage::Memory(bytes))
     }
 

@@ -1,4 +1,4 @@
-//! Which address comes next, given which are taken; pure.
+//! The choice of the next address, given those that are taken; pure.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,10 @@ pub struct Span {
 
 /// The address that comes next, or `None` if all are taken.
 ///
-/// `last` is the address given last; `first_free` tells the first address in a span that is not taken.
+/// `last` is the address given last; `first_free` returns the first address in a span that is not taken.
+///
+/// # Errors
+/// The error of `first_free`.
 pub fn next<E>(
     set: &RangeSet,
     choice: Choice,
@@ -42,7 +45,7 @@ pub fn next<E>(
 /// The set's addresses in the order in which they are tried, without those that are never given.
 ///
 /// Round robin starts after `last` if it lies in the set, goes through the ranges in order, wraps, and ends with
-/// `last`; else it starts at the first range.
+/// `last`; otherwise it starts at the first range.
 pub fn order(set: &RangeSet, choice: Choice, last: Option<IpAddr>) -> Vec<Span> {
     let last = last.filter(|_| choice == Choice::RoundRobin);
     let spans = match last.and_then(|last| Some((last, place_of(set, last)?))) {
@@ -175,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn network_and_broadcast_address_are_not_given_though_they_are_the_ends() {
+    fn network_and_broadcast_address_are_not_given_even_as_ends_of_a_range() {
         let whole = set(&[("10.9.0.0/30", "10.9.0.0", "10.9.0.3")]);
         let podmans = set(&[("10.9.0.0/29", "10.9.0.4", "10.9.0.7")]);
         let nothing = set(&[("10.9.0.0/29", "10.9.0.7", "10.9.0.7")]);

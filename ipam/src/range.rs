@@ -9,7 +9,7 @@ use crate::RangeError;
 use crate::error::join;
 
 /// Addresses of one subnet from `start` to `end`, both included. The gateway, the network's own address and, in IPv4, the
-/// broadcast address are never given, even where they lie between the two.
+/// broadcast address are never given, even if they are between the two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Range {
     /// The subnet; its prefix is that of every address given.
@@ -18,7 +18,7 @@ pub struct Range {
     pub start: IpAddr,
     /// The last address.
     pub end: IpAddr,
-    /// The containers' way out.
+    /// The containers' gateway.
     pub gateway: Option<IpAddr>,
 }
 
@@ -28,6 +28,9 @@ impl Range {
     /// Without `start` it starts at the first host, without `end` it ends before the broadcast address (IPv6: at
     /// the last address), without `gateway` the first host is the gateway, which may lie outside the subnet. The
     /// network and the broadcast address may be the ends, as podman writes them.
+    ///
+    /// # Errors
+    /// If the subnet has host bits or is too small, or an end is outside it or before the start.
     pub fn new(
         subnet: IpNetwork,
         start: Option<IpAddr>,
@@ -51,8 +54,8 @@ impl Range {
         same_family(ip, self.start) && self.start <= ip && ip <= self.end
     }
 
-    /// What `ip` is, if no host of this subnet can have it. In IPv6 the network's own address is that of every router in
-    /// it (RFC 4291, 2.6.1), and there is no broadcast address.
+    /// `network` or `broadcast`, if `ip` is an address that no host of this subnet can have. In IPv6 the network's own
+    /// address is that of every router in it (RFC 4291, 2.6.1), and there is no broadcast address.
     pub fn reserved(&self, ip: IpAddr) -> Option<&'static str> {
         match ip {
             _ if ip == self.subnet.network() => Some("network"),
@@ -76,7 +79,7 @@ impl Range {
         Ok(())
     }
 
-    /// The parts of this range that are left without `holes`.
+    /// The parts of this range without `holes`.
     fn without(&self, holes: &[IpAddr]) -> Vec<Range> {
         stretches(number(self.start), number(self.end), holes.iter().filter(|hole| self.contains(**hole)))
             .into_iter()
@@ -96,12 +99,15 @@ impl fmt::Display for Range {
     }
 }
 
-/// Ranges of one family without overlap, out of which an attachment gets one address.
+/// Ranges of one family without overlap, of which an attachment gets one address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RangeSet(Vec<Range>);
 
 impl RangeSet {
     /// A set of `ranges`, in the order in which they are used up.
+    ///
+    /// # Errors
+    /// If there is no range, two overlap, or they are of both families.
     pub fn new(ranges: Vec<Range>) -> Result<Self, RangeError> {
         let first = ranges.first().ok_or(RangeError::Empty)?;
         if ranges.iter().any(|range| !same_family(range.start, first.start)) {
@@ -135,12 +141,12 @@ impl RangeSet {
         self.gateways().any(|gateway| gateway == ip)
     }
 
-    /// What `ip` is, if no host can have it; see [`Range::reserved`].
+    /// `network` or `broadcast`, if no host can have `ip`; see [`Range::reserved`].
     pub fn reserved(&self, ip: IpAddr) -> Option<&'static str> {
         self.range_of(ip)?.reserved(ip)
     }
 
-    /// Whether `ip` may be given to somebody: it lies in the set and is no gateway, network or broadcast address.
+    /// Whether `ip` may be given: it is in the set and no gateway, network or broadcast address.
     pub fn gives(&self, ip: IpAddr) -> bool {
         self.range_of(ip).is_some_and(|range| range.reserved(ip).is_none()) && !self.is_gateway(ip)
     }
@@ -150,14 +156,14 @@ impl RangeSet {
         self.0.iter().any(|one| other.0.iter().any(|two| one.overlaps(two)))
     }
 
-    /// This set with `reserved` cut out, so that those addresses are given to nobody; `None` if nothing is left.
+    /// This set without `reserved`, so that those addresses are not given; `None` if nothing is left.
     pub fn without(&self, reserved: &[IpAddr]) -> Option<RangeSet> {
         let ranges: Vec<Range> = self.0.iter().flat_map(|range| range.without(reserved)).collect();
         (!ranges.is_empty()).then_some(RangeSet(ranges))
     }
 
-    /// The addresses that are never given. Those of one range that lie in another can be given by that one, except
-    /// gateways.
+    /// The addresses that are never given. Another range that contains such an address may give it, unless it is a
+    /// gateway.
     pub(crate) fn holes(&self) -> Vec<IpAddr> {
         let ends = self.0.iter().flat_map(|range| {
             let ends = [range.subnet.network(), range.subnet.broadcast()];
@@ -194,7 +200,7 @@ pub(crate) fn address(like: IpAddr, number: u128) -> IpAddr {
     }
 }
 
-/// What is left of `first..=last` without `holes` (all within), as inclusive stretches in rising order.
+/// `first..=last` without `holes` (all within), as inclusive stretches in rising order.
 pub(crate) fn stretches<'a>(
     first: u128,
     last: u128,
@@ -256,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subnet_alone_gives_all_hosts_and_the_first_is_the_gateway() {
+    fn a_subnet_without_ends_gives_all_hosts_and_the_first_is_the_gateway() {
         let four = range("10.9.0.0/29", "", "", "").unwrap();
         let six = range("fd00::/64", "", "", "").unwrap();
 
@@ -266,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_range_is_refused_in_the_reference_s_words() {
+    fn an_invalid_range_is_refused_in_the_reference_s_words() {
         assert_eq!(
             text(range("10.0.0.1/24", "", "", "")),
             "Network has host bits set. For a subnet mask of length 24 the network address is 10.0.0.0"
@@ -292,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn network_and_broadcast_address_may_be_ends_and_a_gateway_may_be_far() {
+    fn network_and_broadcast_address_may_be_ends_and_a_gateway_may_be_outside() {
         let all = range("10.0.0.0/24", "10.0.0.0", "10.0.0.255", "10.0.1.1").unwrap();
 
         assert_eq!(all.to_string(), "10.0.0.0-10.0.0.255");

@@ -1,9 +1,9 @@
 //! resolv.conf as host-local's `resolvConf` reads it; pure.
 
-/// What a resolv.conf says, in its order.
+/// The content of a resolv.conf, in its order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ResolvConf {
-    /// The addresses after `nameserver`, one a line.
+    /// The addresses after `nameserver`, one per line.
     pub nameservers: Vec<String>,
     /// The last `domain`.
     pub domain: Option<String>,
@@ -14,7 +14,7 @@ pub struct ResolvConf {
 }
 
 impl ResolvConf {
-    /// Reads the text of a resolv.conf (resolv.conf(5)); what is not understood is passed over.
+    /// Reads the text of a resolv.conf (resolv.conf(5)); unknown lines are skipped.
     pub fn parse(text: &str) -> Self {
         let mut conf = Self::default();
         for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_keyword_is_read_and_all_else_is_not() {
+    fn every_keyword_is_read_and_other_lines_are_not() {
         let text = "# comment\n; nameserver 9.9.9.9\n  nameserver 10.0.0.1 # mine\nnameserver fd00::1\nnameserver\n\
                     domain a.example\ndomain b.example\nsearch one two\nsearch three\noptions ndots:2 rotate\nsortlist x\n";
 

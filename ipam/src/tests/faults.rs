@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::directory::Directory;
-use crate::index::{Life, Record, Written, boot_number, owner_key};
+use crate::index::{Life, Record, Writer, boot_number, owner_key};
 use crate::session::{Job, Session, Shelf};
 use crate::{Origin, Refusal};
 
@@ -43,8 +43,8 @@ impl Drop for Disk {
     }
 }
 
-/// Does `work` as a process does that is killed before it ends the operation.
-fn killed<T>(lab: &Lab, work: impl FnOnce(&mut Session<'_>) -> T) -> T {
+/// Does `work` as a process would that is killed before it ends the operation.
+fn kill_after<T>(lab: &Lab, work: impl FnOnce(&mut Session<'_>) -> T) -> T {
     let directory = Directory::open(&(&lab.net()).into()).unwrap();
     let shelf = Shelf::new((&lab.shelf()).into(), &directory.real_path());
     let _lock = directory.lock(Duration::from_secs(10)).unwrap();
@@ -74,7 +74,7 @@ fn empty_and_garbage_files_hold_no_address() {
 }
 
 #[test]
-fn what_is_no_plain_file_is_left_alone_and_its_address_not_given() {
+fn an_entry_that_is_no_plain_file_is_kept_and_its_address_not_given() {
     let lab = Lab::new();
     let (leases, sets) = (lab.leases(), small());
     fs::create_dir(lab.net().join("10.9.0.2")).unwrap();
@@ -88,7 +88,7 @@ fn what_is_no_plain_file_is_left_alone_and_its_address_not_given() {
 }
 
 #[test]
-fn garbage_that_got_a_second_name_after_the_index_was_made_is_passed_over() {
+fn garbage_that_got_a_second_name_after_the_index_was_made_is_skipped() {
     let lab = Lab::new();
     let (leases, sets) = (lab.leases(), small());
     lab.write("10.9.0.2", b"");
@@ -164,7 +164,7 @@ fn a_lease_written_by_a_process_that_was_killed_before_the_index_was_is_found_an
         witness: &|| Ok(Vec::new()),
     };
 
-    killed(&lab, |session| session.lease(&job)).unwrap();
+    kill_after(&lab, |session| session.lease(&job)).unwrap();
 
     let leases = lab.leases();
     assert_eq!(leases.held(&owner).unwrap(), ips(&["10.9.0.3"]));
@@ -179,10 +179,10 @@ fn a_process_killed_before_its_lease_file_existed_leaves_nothing() {
     let sets = small();
     add(&lab.leases(), &sets, "a", &[]).unwrap();
     let life = Life { boot: boot_number(BOOT), netns: None };
-    let pending = Written::Pending(life);
+    let pending = Writer::Pending(life);
 
-    killed(&lab, |session| {
-        session.note(Record { owner: owner_key(&eth0("b")), address: ip("10.9.0.3"), written: pending });
+    kill_after(&lab, |session| {
+        session.note(Record { owner: owner_key(&eth0("b")), address: ip("10.9.0.3"), writer: pending });
     });
 
     let leases = lab.leases();
@@ -198,14 +198,14 @@ fn a_release_that_was_killed_half_way_is_finished_by_the_next() {
     let sets = sets(r#"[[{"subnet":"10.9.0.0/29"}],[{"subnet":"fd00::/64"}]]"#);
     add(&lab.leases(), &sets, "a", &[]).unwrap();
 
-    killed(&lab, |_| fs::remove_file(lab.net().join("10.9.0.2"))).unwrap();
+    kill_after(&lab, |_| fs::remove_file(lab.net().join("10.9.0.2"))).unwrap();
 
     assert_eq!(lab.leases().release(&eth0("a")).unwrap(), ips(&["fd00::2"]));
     assert_eq!(lab.leases().release(&eth0("a")).unwrap(), NOTHING);
 }
 
 #[test]
-fn an_index_that_cannot_be_written_fails_a_lease_and_nothing_else() {
+fn an_index_that_cannot_be_written_fails_only_a_lease() {
     let lab = Lab::new();
     let (leases, sets) = (lab.leases(), small());
     lab.write("10.9.0.2", "a\r\neth0");
@@ -239,7 +239,7 @@ fn on_a_full_disk_a_lease_leaves_nothing_and_a_release_works() {
 }
 
 #[test]
-fn on_a_full_disk_for_the_index_a_release_works_and_is_remembered() {
+fn on_a_full_disk_for_the_index_a_release_works_and_lasts() {
     let lab = Lab::new();
     let disk = Disk::new(&lab, "index", "size=64k");
     let (leases, sets) = (lab.leases(), small());
@@ -255,7 +255,7 @@ fn on_a_full_disk_for_the_index_a_release_works_and_is_remembered() {
 }
 
 #[test]
-fn a_read_only_index_still_tells_whose_leases_are_dead() {
+fn a_read_only_index_still_shows_which_leases_are_dead() {
     let lab = Lab::new();
     let disk = Disk::new(&lab, "index", "size=64k");
     add(&lab.leases(), &small(), "a", &[]).unwrap();
@@ -288,7 +288,7 @@ fn a_read_only_directory_answers_and_says_what_it_cannot_free() {
 }
 
 #[test]
-fn a_change_by_others_is_seen_although_it_follows_at_once() {
+fn another_program_s_change_is_noticed_even_if_it_follows_at_once() {
     let lab = Lab::new();
     let (leases, sets) = (lab.leases(), small());
 
@@ -317,7 +317,7 @@ fn an_exhausted_pool_looks_again_before_it_says_so() {
 }
 
 #[test]
-fn an_address_that_others_took_unseen_is_not_given_twice() {
+fn an_address_that_another_program_took_unnoticed_is_not_given_twice() {
     let lab = Lab::new();
     let (leases, sets) = (lab.leases(), small());
     add(&leases, &sets, "a", &[]).unwrap();
@@ -361,7 +361,7 @@ fn sixteen_at_once_never_get_the_same_address() {
 }
 
 #[test]
-fn a_stopped_holder_of_the_lock_is_named_and_nothing_happens() {
+fn a_stopped_holder_of_the_lock_is_named_and_nothing_changes() {
     let lab = Lab::new();
     let sets = small();
     let held = Directory::open(&(&lab.net()).into()).unwrap();
@@ -388,6 +388,6 @@ fn a_refusal_carries_what_details_need() {
 
     assert!(matches!(refused(&[]), Refusal::Exhausted { held: 1, .. }));
     assert!(
-        matches!(refused(&["10.9.0.2"]), Refusal::Unavailable { holder: Some(holder), .. } if holder == owned("a", "eth0"))
+        matches!(refused(&["10.9.0.2"]), Refusal::Unavailable { holder: Some(holder), .. } if holder == owner_pair("a", "eth0"))
     );
 }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::*;
 use crate::InUse;
 
-/// The lab's leases with a witness who sees these addresses in use, and how often it was asked.
+/// The lab's leases with a witness that sees these addresses in use, and how often it was called.
 fn seeing(lab: &Lab, addresses: &'static [&'static str]) -> (Leases, Rc<Cell<usize>>) {
     let asked = Rc::new(Cell::new(0));
     let counter = asked.clone();
@@ -19,7 +19,7 @@ fn seeing(lab: &Lab, addresses: &'static [&'static str]) -> (Leases, Rc<Cell<usi
 }
 
 #[test]
-fn what_is_in_use_is_not_given_until_it_is_free_and_then_nobody_is_asked_again() {
+fn addresses_in_use_are_not_given_and_once_all_have_leases_the_witness_is_not_called() {
     let (lab, sets) = (Lab::new(), small());
     let seen: &[&str] = &["10.9.0.1", "10.9.0.2", "10.9.0.4", "10.9.0.6", "192.0.2.7"];
 
@@ -31,7 +31,7 @@ fn what_is_in_use_is_not_given_until_it_is_free_and_then_nobody_is_asked_again()
     assert!(add(&leases, &sets, "c", &[]).unwrap_err().contains("no IP addresses available"));
     assert_eq!(asked.get(), 4);
 
-    // All that is in use has a lease now.
+    // All addresses in use have leases now.
     let (leases, asked) = seeing(&lab, &["10.9.0.1", "10.9.0.3", "10.9.0.5"]);
     assert_eq!(add(&leases, &sets, "c", &[]).unwrap(), ["10.9.0.6"]);
     assert_eq!(add(&leases, &sets, "d", &[]).unwrap(), ["10.9.0.2"]);
@@ -39,7 +39,7 @@ fn what_is_in_use_is_not_given_until_it_is_free_and_then_nobody_is_asked_again()
 }
 
 #[test]
-fn the_doubt_outlasts_a_release_and_a_larger_index() {
+fn the_doubt_survives_a_release_and_a_larger_index() {
     let (lab, sets) = (Lab::new(), sets(r#"[[{"subnet":"10.9.0.0/16"}]]"#));
     for n in 0..200 {
         let (leases, asked) = seeing(&lab, &["10.9.0.100"]);
@@ -69,7 +69,7 @@ fn a_lease_file_that_is_lost_brings_the_doubt_back() {
 }
 
 #[test]
-fn who_cannot_be_asked_stops_an_add_and_nothing_else() {
+fn a_witness_that_fails_stops_only_an_add() {
     let (lab, sets) = (Lab::new(), small());
     let blind = || lab.leases().seeing(|| Err(Error::Unseen { reason: "no socket".into() }));
 

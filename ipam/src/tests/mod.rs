@@ -1,4 +1,4 @@
-//! Stories about a lease directory as a whole: what users see, what faults do, what the reference does.
+//! Stories about a whole lease directory: what users see, what faults do, what the reference does.
 
 mod faults;
 mod lost;
@@ -112,6 +112,6 @@ fn text<T>(result: Result<T, Error>) -> Result<T, String> {
     result.map_err(|error| error.to_string())
 }
 
-fn owned(id: &str, ifname: &str) -> (String, String) {
+fn owner_pair(id: &str, ifname: &str) -> (String, String) {
     (id.to_owned(), ifname.to_owned())
 }

@@ -182,7 +182,7 @@ fn take(step: &Step, lab: &Lab, sets: &[RangeSet], model: &mut Model) {
         Step::Gc { valid } => {
             let is_valid = |owner: u8| valid >> owner & 1 == 1;
             let list: Vec<_> =
-                (0..OWNERS).filter(|owner| is_valid(*owner)).map(|n| owned(&id(n), "eth0")).collect();
+                (0..OWNERS).filter(|owner| is_valid(*owner)).map(|n| owner_pair(&id(n), "eth0")).collect();
             leases.gc(Some(&list), &|_, _| true).unwrap();
             model.drop_where(|model, ip| !is_valid(model.leases[ip].0));
         }
@@ -211,7 +211,7 @@ fn compare(lab: &Lab, sets: &[RangeSet], model: &Model) {
     }
     for ip in (1..7).map(four) {
         let holder = model.leases.get(&ip).filter(|_| !model.is_dead(&ip));
-        assert_eq!(leases.holder(ip).unwrap(), holder.map(|(owner, _)| owned(&id(*owner), "eth0")));
+        assert_eq!(leases.holder(ip).unwrap(), holder.map(|(owner, _)| owner_pair(&id(*owner), "eth0")));
     }
     let has_free = |set: &RangeSet| {
         model.next(set, 9, true).is_some()
@@ -224,7 +224,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_history_is_as_if_the_files_alone_were_asked(steps in steps()) {
+    fn any_history_is_as_if_only_the_files_were_read(steps in steps()) {
         let lab = Lab::new();
         lab.leases();
         let sets = sets(

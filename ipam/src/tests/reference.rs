@@ -99,7 +99,7 @@ fn the_same_calls_give_the_same_answers_and_files() {
         }
         assert_eq!(ours.files(), theirs.files(), "after {verb} {id}");
     }
-    // Last, since here the reference moves a set's pointer although the call fails.
+    // Last, because here the reference moves a set's pointer although the call fails.
     assert_eq!(add(&leases, &sets, "k", &["10.8.0.1"]), reference.add("k", &["10.8.0.1"]));
     assert_eq!(ours.names(), theirs.names());
 }

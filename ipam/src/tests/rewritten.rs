@@ -40,9 +40,9 @@ fn an_empty_file_that_gets_an_owner_is_a_lease() {
     assert_eq!(lab.leases().release(&eth0("new")).unwrap(), ips(&["10.9.0.9"]));
 }
 
-/// With more leases than an operation compares, what the caller knows leads to the file.
+/// With more leases than an operation compares, the address that the caller expects leads to the file.
 #[test]
-fn an_expected_address_is_looked_at_however_many_leases_there_are() {
+fn the_file_of_an_expected_address_is_read_however_many_leases_there_are() {
     let (lab, _) = full(1500);
     lab.write("10.9.2.9", "new\r\neth0");
 
@@ -54,7 +54,7 @@ fn an_expected_address_is_looked_at_however_many_leases_there_are() {
 }
 
 #[test]
-fn a_full_range_is_compared_whole_before_it_is_called_full() {
+fn a_full_range_is_compared_completely_before_it_is_reported_full() {
     let lab = Lab::new();
     let sets = sets(r#"[[{"subnet":"10.9.0.0/25"}]]"#);
     for n in 0..125 {
@@ -75,10 +75,10 @@ fn a_file_that_changed_and_says_the_same_costs_no_new_index() {
     assert_eq!(lab.leases().release(&eth0("c7")).unwrap(), ips(&["10.9.0.9"]));
 }
 
-/// With more leases than an operation compares, the one file that it is about decides: that of the container's own address, and
-/// that of the address that is about to be given.
+/// With more leases than an operation compares, the one file in question decides: that of the container's own address, or
+/// that of the address to be given.
 #[test]
-fn the_file_in_question_is_looked_at_however_many_leases_there_are() {
+fn the_file_in_question_is_read_however_many_leases_there_are() {
     let (lab, sets) = full(1500);
     let holds = |address: &str| std::fs::read_to_string(lab.net().join(address)).unwrap();
     for (n, by) in [(7, "new"), (700, "c701"), (1400, "")] {
@@ -90,11 +90,11 @@ fn the_file_in_question_is_looked_at_however_many_leases_there_are() {
 
         assert_eq!((freed, holds(&address)), (NOTHING.to_vec(), content), "{address} is another's by now");
     }
-    // Asked for by name, an address whose file names somebody is refused, whatever the index thinks.
+    // A requested address whose file names an owner is refused, whatever the index says.
     lab.write("10.9.2.9", "newest\r\neth0");
     let refused = add(&lab.leases(), &sets, "x", &["10.9.2.9"]).unwrap_err();
     assert!(refused.contains("10.9.2.9 is not available"), "{refused}");
-    // The owner of a rewritten file is known though nothing but the file says so.
+    // The owner of a rewritten file is found, although only the file names it.
     assert_eq!(lab.leases().release(&eth0("newest")).unwrap(), ips(&["10.9.2.9"]));
     lab.write("10.9.2.8", "other\r\neth0");
     let given = add_by(&lab.leases(), &sets, "y", &[], Choice::Lowest).unwrap();

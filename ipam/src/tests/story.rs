@@ -54,7 +54,7 @@ fn an_exhausted_range_says_so_and_a_released_address_ends_that() {
 }
 
 #[test]
-fn a_preferred_address_comes_first_while_nobody_has_it() {
+fn a_preferred_address_comes_first_while_it_is_free() {
     let lab = Lab::new();
     let (preferring, sets) = (|texts| lab.leases().preferring(ips(texts)), small());
     let lowest = |leases: &Leases, id| add_by(leases, &sets, id, &[], Choice::Lowest).unwrap();
@@ -68,7 +68,7 @@ fn a_preferred_address_comes_first_while_nobody_has_it() {
 }
 
 #[test]
-fn of_several_sets_all_give_or_none() {
+fn several_sets_give_all_their_addresses_or_none() {
     let lab = Lab::new();
     let leases = lab.leases();
     let sets = sets(r#"[[{"subnet":"10.9.0.0/29"}],[{"subnet":"10.8.0.0/30"}]]"#);
@@ -114,7 +114,7 @@ fn requested_addresses_are_given_or_refused_in_the_reference_s_words() {
 }
 
 #[test]
-fn nobody_gets_two_addresses_of_one_set_even_by_asking() {
+fn no_owner_gets_two_addresses_of_one_set_even_by_request() {
     let lab = Lab::new();
     let (leases, sets) = (lab.leases(), small());
     add(&leases, &sets, "a", &[]).unwrap();
@@ -155,7 +155,7 @@ fn releasing_is_idempotent_and_takes_only_the_owner_s() {
 
     assert_eq!(lab.names(), ["10.9.0.3"]);
     assert_eq!(leases.held(&eth0("b")).unwrap(), ips(&["10.9.0.3"]));
-    assert_eq!(leases.holder(ip("10.9.0.3")).unwrap(), Some(owned("b", "eth0")));
+    assert_eq!(leases.holder(ip("10.9.0.3")).unwrap(), Some(owner_pair("b", "eth0")));
     assert_eq!(leases.holder(ip("10.9.0.2")).unwrap(), None);
 }
 
@@ -211,7 +211,7 @@ fn a_full_pool_frees_the_leases_of_another_boot() {
 }
 
 #[test]
-fn a_dead_lease_gives_way_to_whoever_asks_for_its_address() {
+fn a_dead_lease_is_freed_for_a_request_of_its_address() {
     let lab = Lab::new();
     add(&lab.leases(), &small(), "a", &[]).unwrap();
 
@@ -224,7 +224,7 @@ fn a_reboot_frees_no_foreign_lease() {
     let lab = Lab::new();
     let sets = sets(r#"[[{"subnet":"10.9.0.0/30"}]]"#);
     add(&lab.leases(), &sets, "a", &[]).unwrap();
-    // The reference gave the address to another after our container had gone.
+    // The reference gave the address to another container after rnet's was gone.
     lab.leases().release(&eth0("a")).unwrap();
     lab.write("10.9.0.2", "a\r\neth0");
     lab.leases().list().unwrap();
@@ -250,7 +250,7 @@ fn a_lease_whose_file_was_rewritten_is_no_longer_ours() {
 }
 
 #[test]
-fn gc_keeps_what_is_valid_and_frees_all_else() {
+fn gc_keeps_valid_leases_and_frees_all_others() {
     let lab = Lab::new();
     let (leases, sets) = (lab.leases(), small());
     for id in ["a", "b", "c"] {
@@ -261,7 +261,7 @@ fn gc_keeps_what_is_valid_and_frees_all_else() {
     lab.write("10.9.0.200", "old");
     lab.write("10.9.0.201", "a");
 
-    let freed = leases.gc(Some(&[owned("a", "eth0"), owned("b", "eth1")]), ALL_ALIVE).unwrap();
+    let freed = leases.gc(Some(&[owner_pair("a", "eth0"), owner_pair("b", "eth1")]), ALL_ALIVE).unwrap();
 
     assert_eq!(freed, ips(&["10.9.0.3", "10.9.0.4", "10.9.0.5", "10.9.0.6", "10.9.0.200"]));
     assert_eq!(lab.names(), ["10.9.0.2", "10.9.0.201"]);
@@ -288,7 +288,7 @@ fn gc_without_a_list_frees_only_the_provably_dead() {
 }
 
 #[test]
-fn a_vast_ipv6_range_costs_only_what_is_taken_of_it() {
+fn a_vast_ipv6_range_costs_only_as_much_as_its_taken_addresses() {
     let lab = Lab::new();
     let leases = lab.leases();
     let sets = sets(r#"[[{"subnet":"fd00::/16"}]]"#);
