@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use dns::client;
 use engine::port::Wrong;
-use engine::{Finding, Host, firewall, port, ports, ruleset};
+use engine::{Finding, Host, elements, port, publish, ruleset};
 use ipnetwork::IpNetwork;
 use netlink::Link;
 use nft::{Element, Owner, Refused};
@@ -227,9 +227,9 @@ impl Kernel {
 
     /// One container stands for all on its bridge.
     fn look_at_loopback(&mut self, host: &mut Host, record: &Record) {
-        let bridge = ports::loopback_bridge(record).filter(|bridge| !self.loopback.contains_key(*bridge));
+        let bridge = publish::loopback_bridge(record).filter(|bridge| !self.loopback.contains_key(*bridge));
         let Some(bridge) = bridge else { return };
-        let wrong = ports::wrong_loopback(host, record).ok().flatten().map(|finding| match finding {
+        let wrong = publish::wrong_loopback(host, record).ok().flatten().map(|finding| match finding {
             Finding::NoLoopback { .. } => format!("route_localnet is off on {bridge}"),
             _ => format!("{bridge} has lost its filter for 127.0.0.1"),
         });
@@ -314,12 +314,12 @@ impl Kernel {
         if self.rules.changed && network.kind() == OWN {
             return Some("its ruleset was changed or flushed".into());
         }
-        let bridge = network.bridge().and_then(|bridge| firewall::owner_of_bridge(&bridge));
+        let bridge = network.bridge().and_then(|bridge| elements::owner_of_bridge(&bridge));
         let attachments = users.iter().flat_map(|user| user.with_attachments());
         let mut owners: HashMap<Owner, &Container> = HashMap::new();
         for (user, attachment) in attachments.filter(|(_, attachment)| attachment.is_on(network)) {
             let key = Key::new(&network.name, &user.id, &attachment.ifname);
-            owners.extend(firewall::owner(&key).map(|owner| (owner, user)));
+            owners.extend(elements::owner(&key).map(|owner| (owner, user)));
         }
         self.rules.missing.iter().find_map(|(element, owner)| {
             let of_network = || (bridge == Some(*owner)).then(|| "a rule of it is missing".to_owned());
@@ -358,7 +358,7 @@ fn attachments_on<'a>(
 impl Rules {
     /// A user who may not read the ruleset is told nothing about it.
     fn read(host: &mut Host) -> Self {
-        let Ok(desired) = firewall::desired(host) else { return Self::default() };
+        let Ok(desired) = elements::desired(host) else { return Self::default() };
         if desired.is_empty() {
             return Self::default();
         }
@@ -508,7 +508,7 @@ mod tests {
         assert_eq!(state(&closed), "degraded (net.ipv4.ip_forward is 0)");
         let flushed = Kernel { rules: Rules { changed: true, ..Rules::default() }, ..whole() };
         assert_eq!(state(&flushed), "degraded (its ruleset was changed or flushed)");
-        let owner = firewall::owner(&Key::new("bridge", "", "eth0")).unwrap();
+        let owner = elements::owner(&Key::new("bridge", "", "eth0")).unwrap();
         let element = Element::Masquerade { address: "172.18.0.2".parse().unwrap() };
         let missing = Kernel { rules: Rules { missing: vec![(element, owner)], changed: false }, ..whole() };
         assert_eq!(state(&missing), "degraded (172.18.0.2 of \"web\" is not masqueraded)");

@@ -5,7 +5,7 @@ use store::{LockName, Mode, Record};
 
 use crate::register::Valid;
 use crate::spec::Kept;
-use crate::{Error, Host, failpoint, firewall, former, life, names, network, register, renamed};
+use crate::{Error, Host, elements, failpoint, features, flows, life, network, register, renamed};
 
 /// The plugins of this kind.
 const PLUGINS: [&str; 2] = ["portmap", "dnsname"];
@@ -91,10 +91,10 @@ pub fn remove_all(host: &mut Host, attachment: &Record) -> Result<(), Error> {
 }
 
 fn remove(host: &mut Host, record: &Record) -> Result<(), Error> {
-    names::withdraw(host, record);
+    features::withdraw(host, record);
     failpoint::pass("del.names")?;
-    let dismissed = firewall::dismiss(host, record);
-    former::forget_later(host);
+    let dismissed = elements::dismiss(host, record);
+    flows::forget_later(host);
     dismissed?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     failpoint::pass("del.record")?;

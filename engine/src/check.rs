@@ -6,10 +6,7 @@ use nft::{Element, Owner};
 use store::{Address, Record};
 
 use crate::spec::{self, Addresses, Interface, Outcome, Spec, first_host, subnet};
-use crate::{
-    Error, Finding, Host, far, firewall, life, link, mac_check, names, network, port, ports, register,
-    ruleset,
-};
+use crate::{Error, Finding, Host, elements, far, features, life, link, network, port, register, ruleset};
 
 /// No table in particular (linux/rtnetlink.h).
 const RT_TABLE_UNSPEC: u32 = 0;
@@ -28,19 +25,27 @@ pub fn attachment(spec: &Spec, previous: &Outcome) -> Result<(), Error> {
     gateways(&mut host, spec, &bridge, &record, previous)?;
     pair(&mut host, spec, &record, &bridge)?;
     container(spec, previous)?;
-    mac_check::check(&mut host, &record)?;
-    names::check(&host, &record)?;
-    elements(&mut host, &record)
+    health(&mut host, &record)
 }
 
-/// Every element of a record and of its network is in the kernel and its own, the rules are those that rnet wrote,
-/// and the host's loopback reaches what is published there.
-pub fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
+/// Everything of an attachment besides its interface: its elements, and what features have besides.
+///
+/// # Errors
+/// The first thing that is not as ADD left it.
+pub fn health(host: &mut Host, record: &Record) -> Result<(), Error> {
+    elements(host, record)?;
+    let mut found = Vec::new();
+    features::each(|feature| feature.look(host, record, &mut |finding| found.push(finding)))?;
+    found.into_iter().next().map_or(Ok(()), |finding| Err(finding.into()))
+}
+
+/// Every element of a record and of its network is in the kernel and its own, and the rules are those that rnet wrote.
+fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
     let network = host.store.network(&record.network, &record.plugin)?;
-    let mut wanted = firewall::attachment(record);
-    let of_network: Vec<_> = network.iter().flat_map(firewall::network_elements).collect();
+    let mut wanted = elements::attachment(record);
+    let of_network: Vec<_> = network.iter().flat_map(elements::network_elements).collect();
     // A subnet that another one of its bridge contains is not in the ruleset by itself.
-    let of_all = firewall::of_all(&host.store.networks()?);
+    let of_all = elements::of_all(&host.store.networks()?);
     wanted.extend(of_network.into_iter().filter(|element| of_all.contains(element)));
     if wanted.is_empty() {
         return Ok(());
@@ -54,10 +59,7 @@ pub fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
         let element = first_missing(host, &wanted)?.map_or_else(String::new, |element| element.to_string());
         return Err(Finding::NoElement { element }.into());
     }
-    if let Some(finding) = finding {
-        return Err(finding.into());
-    }
-    ports::check_loopback(host, record)
+    finding.map_or(Ok(()), |finding| Err(finding.into()))
 }
 
 fn first_missing<'e>(host: &mut Host, wanted: &'e [(Element, Owner)]) -> Result<Option<&'e Element>, Error> {

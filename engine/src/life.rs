@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use netlink::{Link, Mac, Netlink, Netns, VethPair};
 use store::{Address, Lock, LockName, Mode, Record, Stage};
 
+use crate::features::{self, Making, publish, sticky};
+use crate::network::Held;
 use crate::pool::Pool;
 use crate::register::Valid;
 use crate::spec::{Addresses, Interface, Kept, Lease, Outcome, Spec};
 use crate::{
-    Error, Host, chained, claims, failpoint, firewall, former, link, lost, mac_check, macs, names, network,
-    port, ports, probe, register, renamed, sticky,
+    Error, Host, chained, elements, failpoint, flows, link, lost, network, port, probe, register, renamed,
 };
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
@@ -26,12 +27,14 @@ pub fn add(spec: &Spec, container: &Netns) -> Result<Outcome, Error> {
     let mut host = Host::open(format!("ADD {}", spec.id))?;
     host.require_descriptors()?;
     host.store.require_folders()?;
-    let mut record = spec.record();
-    record.netns = Some(register::namespace(container));
+    let netns = Some(register::namespace(container));
+    let record = Record { netns, ..spec.record() };
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     failpoint::pass("add.lock")?;
     clear_the_way(&mut host, spec, &record)?;
-    let attached = attach(&mut host, spec, container, &mut record);
+    let mut making = Making { spec, container, record, lease: Lease::default(), has_news: false };
+    let attached = attach(&mut host, &mut making);
+    let record = making.record;
     let result = attached.or_else(|error| {
         if let Some(second) = lost::undo(&mut host, spec, &record, &error)? {
             host.store.retire(lock)?;
@@ -57,65 +60,64 @@ fn has_lease(record: &Record, addresses: &Addresses, error: &Error) -> bool {
 }
 
 /// What ADD does, in the order in which it happens.
-fn attach(host: &mut Host, spec: &Spec, container: &Netns, record: &mut Record) -> Result<Outcome, Error> {
-    host.store.write_record(record)?;
+fn attach(host: &mut Host, making: &mut Making<'_>) -> Result<Outcome, Error> {
+    let spec = making.spec;
+    host.store.write_record(&making.record)?;
     failpoint::pass("add.intent")?;
 
-    let lease = lease_addresses(host, spec)?;
-    record_lease(host, spec, record, &lease)?;
-    let usual = spec.usual_mac(&lease, &record.key());
-    let is_news = macs::is_news(host, record, usual)?;
+    making.lease = lease_addresses(host, spec)?;
+    record_lease(host, making)?;
     failpoint::pass("add.lease")?;
 
-    let (bridge, mut network) = network::hold(host, spec, &lease)?;
-    let pair = link::create(host, spec, record, &bridge, container)?;
+    let (bridge, network) = network::hold(host, spec, &making.lease)?;
+    let pair = link::create(host, spec, &mut making.record, &bridge, making.container)?;
     failpoint::pass("add.veth")?;
-    claims::claim(host, spec, record)?;
 
     // Before its port comes up, and the container can send: its guard is among them.
-    mac_check::admit(host, record)?;
-    let mut ruleset = rules(host, record)?;
+    features::each(|feature| feature.admit(host, making))?;
+    let ruleset = elements::admit(host, &mut making.record)?;
 
-    set_port(host, spec, record, &bridge, &pair)?;
+    set_port(host, spec, &making.record, &bridge, &pair)?;
     failpoint::pass("add.port")?;
 
-    let mut inside = Netlink::inside(container)?;
-    link::dress(host, &mut inside, spec, &record.ifname, pair.container, &lease, is_news)?;
+    let mut inside = Netlink::inside(making.container)?;
+    features::each(|feature| feature.prepare(host, &mut inside, making))?;
+    link::dress(host, &mut inside, making, pair.container)?;
     failpoint::pass("add.inside")?;
 
     link::notice_carrier(host, &mut inside, &pair)?;
-    if spec.duplicate_detection {
-        // That takes two seconds, which nobody should wait for. The network stays, for it has a record by now; what a
-        // rebuild of the ruleset loses meanwhile comes back.
-        drop((ruleset, network));
-        link::probe(&mut inside, spec, container, &record.ifname, pair.container, &lease)?;
-        (_, network) = network::hold(host, spec, &lease)?;
-        ruleset = rules(host, record)?;
-    }
-    if is_news {
-        link::announce(&mut inside, record, pair.container)?;
-        macs::are_told(host, record, usual);
-    }
-    link::await_addresses(&mut inside, spec, container, &lease)?;
-    record.stage = Stage::Committed;
-    host.store.write_record(record)?;
+    let (ruleset, network) = match spec.duplicate_detection {
+        true => probe_addresses(host, making, &mut inside, &pair, (ruleset, network))?,
+        false => (ruleset, network),
+    };
+    features::each(|feature| feature.announce(host, &mut inside, making))?;
+    link::await_addresses(&mut inside, spec, making.container, &making.lease)?;
+    making.record.stage = Stage::Committed;
+    host.store.write_record(&making.record)?;
     drop(ruleset);
     failpoint::pass("add.commit")?;
 
-    names::announce(host, record, network)?;
-    sticky::remember(host, spec, &lease);
+    features::each_with(Some(network), |feature, held| feature.publish(host, making, held))?;
     failpoint::pass("add.names")?;
 
-    let result = answer(spec, record, &bridge, lease);
+    let outcome = outcome(making, &bridge);
     failpoint::pass("add.reply")?;
-    Ok(result)
+    Ok(outcome)
 }
 
-/// All rules of an attachment; to ask for them twice is the same as once, but for published ports. The lock is to be held
-/// until the record is committed.
-fn rules(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error> {
-    let ruleset = firewall::admit(host, record)?;
-    mac_check::confirm(host, record, ruleset)
+/// Looks for duplicates of the container's addresses. That takes two seconds, which nobody should wait for, so the locks are let go.
+/// The network stays, for it has a record by now; what a rebuild of the ruleset loses meanwhile comes back.
+fn probe_addresses(
+    host: &mut Host,
+    making: &mut Making<'_>,
+    inside: &mut Netlink,
+    pair: &VethPair,
+    locks: (Option<Lock>, Held),
+) -> Result<(Option<Lock>, Held), Error> {
+    drop(locks);
+    link::probe(inside, making, pair.container)?;
+    let (_, network) = network::hold(host, making.spec, &making.lease)?;
+    Ok((elements::admit(host, &mut making.record)?, network))
 }
 
 /// DEL: by the record and by names derived from the call, whatever is left of the container. Repeating it succeeds.
@@ -163,18 +165,17 @@ pub fn del(
 /// failed: as long as it is there, DEL can be repeated. The lease goes after all that still leads to its address; `known` are
 /// addresses that the caller says it has.
 fn detach(host: &mut Host, addresses: &Addresses, record: &Record, known: &[IpAddr]) -> Result<(), Error> {
-    names::withdraw(host, record);
+    features::withdraw(host, record);
     failpoint::pass("del.names")?;
     // First, and without going on: the container may be alive, and its guard is among the rules.
     let link = silence(host, record)?;
     let mut failures = Vec::new();
-    failures.extend(firewall::dismiss(host, record).err());
-    failures.extend(mac_check::dismiss(host, record).err());
+    failures.extend(elements::dismiss(host, record).err());
+    failures.extend(features::all(|feature| feature.dismiss(host, record)).err());
     failures.extend(remove_link(host, link).err());
-    former::forget_later(host);
+    flows::forget_later(host);
     Error::all(failures)?;
-    macs::release(host, record)?;
-    claims::release(host, record)?;
+    features::each(|feature| feature.release(host, record))?;
     release_lease(host, addresses, record, known)?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     failpoint::pass("del.record")?;
@@ -320,13 +321,14 @@ pub(crate) fn own_pool(host: &Host, spec: &Spec) -> Result<Pool, Error> {
 }
 
 /// Writes down all that will be made, before it is made.
-fn record_lease(host: &mut Host, spec: &Spec, record: &mut Record, lease: &Lease) -> Result<(), Error> {
+fn record_lease(host: &mut Host, making: &mut Making<'_>) -> Result<(), Error> {
+    let Making { spec, record, lease, .. } = making;
     record.mac = Some(store::Mac(spec.container_mac(lease, &record.key()).0));
     record.addresses = lease.addresses.clone();
-    record.ports = ports::resolve(&spec.ports, &lease.addresses)?;
+    record.ports = publish::resolve(&spec.ports, &lease.addresses)?;
     record.leases = own_leases(host, &spec.addresses, record);
     host.store.write_record(record)?;
-    macs::claim(host, spec, record)
+    features::each(|feature| feature.claim(host, making))
 }
 
 /// The host end's flags, its owner's name, and the bridge's knowledge of who has the address now; then it comes up.
@@ -408,7 +410,8 @@ fn remove_link(host: &mut Host, link: Option<Link>) -> Result<(), Error> {
 }
 
 /// Bridge, host end, container; every address belongs to the container.
-fn answer(spec: &Spec, record: &Record, bridge: &Link, lease: Lease) -> Outcome {
+fn outcome(making: &Making<'_>, bridge: &Link) -> Outcome {
+    let Making { spec, record, lease, .. } = making;
     let netns = record.netns.as_ref().map(|netns| netns.path.to_string_lossy().into_owned());
     let interface = |name: &str, mac: Option<Mac>, netns| Interface {
         name: name.to_owned(),
@@ -420,9 +423,9 @@ fn answer(spec: &Spec, record: &Record, bridge: &Link, lease: Lease) -> Outcome 
         interface(record.link.as_deref().unwrap_or_default(), Some(link::host_mac(record)), None),
         interface(&record.ifname, record.mac.map(|mac| Mac(mac.0)), netns),
     ];
-    let (routes, resolver) = (spec.routes(&lease), spec.resolver(&lease));
-    let address = |address| Address { gateway: spec.gateway_of(&address), ..address };
-    let addresses = lease.addresses.into_iter().map(address).collect();
+    let (routes, resolver) = (spec.routes(lease), spec.resolver(lease));
+    let address = |found: &Address| Address { gateway: spec.gateway_of(found), ..found.clone() };
+    let addresses = lease.addresses.iter().map(address).collect();
     Outcome { interfaces, lease: Lease { addresses, routes, resolver } }
 }
 

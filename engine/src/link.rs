@@ -9,8 +9,9 @@ use netlink::{Link, Mac, Netlink, Netns, Probed, Request, Route, Veth, VethPair}
 use rustix::io::Errno;
 use store::Record;
 
+use crate::features::Making;
 use crate::spec::{Lease, Spec, hashed_mac};
-use crate::{Error, Host, far, former, lost};
+use crate::{Error, Host, far, flows, lost};
 
 /// So many names are tried before the host end's name is said to be taken.
 const ATTEMPTS: usize = 4;
@@ -83,18 +84,12 @@ fn has_ipv6(host: &Host, link: &str) -> Result<bool, Error> {
     Ok(disabled.is_some_and(|disabled| disabled == "0"))
 }
 
-/// Gives the container's end its addresses and routes and takes it up: one send inside the container. With `is_news` the
-/// kernel is told that [`announce`] follows.
-pub fn dress(
-    host: &Host,
-    inside: &mut Netlink,
-    spec: &Spec,
-    ifname: &str,
-    index: u32,
-    lease: &Lease,
-    is_news: bool,
-) -> Result<(), Error> {
-    set_sysctls(host, inside, spec, ifname, lease, is_news)?;
+/// Gives the container's end its addresses and routes and takes it up: one send inside the container. Where neighbours
+/// must be told of its MAC, the kernel is prepared for that.
+pub fn dress(host: &Host, inside: &mut Netlink, making: &Making<'_>, index: u32) -> Result<(), Error> {
+    set_sysctls(host, inside, making)?;
+    let Making { spec, lease, .. } = making;
+    let ifname = &making.record.ifname;
     let name = ifname.to_owned();
     let (v4, v6): (Vec<IpNetwork>, Vec<IpNetwork>) =
         lease.addresses.iter().map(|ip| ip.address).partition(|address| address.is_ipv4());
@@ -193,14 +188,9 @@ pub fn notice_carrier(host: &mut Host, inside: &mut Netlink, pair: &VethPair) ->
 /// Gives the container its IPv6 addresses where they are to be probed for duplicates, and waits for the verdict.
 ///
 /// Not earlier than its port forwards: a question that nobody hears is answered by nobody.
-pub fn probe(
-    inside: &mut Netlink,
-    spec: &Spec,
-    container: &Netns,
-    ifname: &str,
-    index: u32,
-    lease: &Lease,
-) -> Result<(), Error> {
+pub fn probe(inside: &mut Netlink, making: &Making<'_>, index: u32) -> Result<(), Error> {
+    let Making { spec, container, lease, .. } = making;
+    let ifname = &making.record.ifname;
     let v6: Vec<IpNetwork> = lease.addresses.iter().map(|ip| ip.address).filter(IpNetwork::is_ipv6).collect();
     if !spec.duplicate_detection || v6.is_empty() {
         return Ok(());
@@ -224,15 +214,6 @@ pub fn probe(
             Err(Error::StillTentative { ifname, address, patience: PROBE_PATIENCE })
         }
     }
-}
-
-/// Tells everybody on the network which MAC has the container's addresses now: what they remember is another container's.
-/// (Mostly an address has always the same MAC.)
-///
-/// The kernel sends the announcements when a MAC is set, also to what it is (`arp_notify`, `ndisc_notify`).
-pub fn announce(inside: &mut Netlink, record: &Record, container: u32) -> Result<(), Error> {
-    let Some(mac) = record.mac.map(|mac| Mac(mac.0)) else { return Ok(()) };
-    Ok(inside.send(&[Request::LinkMac { index: container, name: record.ifname.clone(), mac }])?)
 }
 
 /// Returns when the kernel takes packets for the container's addresses. It mostly does by now; on a busy host an
@@ -300,7 +281,7 @@ pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
     let has_stale = std::mem::take(&mut host.has_stale);
     let then = || {
         if has_stale {
-            former::forget();
+            flows::forget();
         }
     };
     netlink::delete_link_then(index, &keep, wait, then)?;
@@ -334,15 +315,10 @@ pub fn is_own(link: &Link, record: &Record) -> bool {
     }
 }
 
-fn set_sysctls(
-    host: &Host,
-    inside: &Netlink,
-    spec: &Spec,
-    ifname: &str,
-    lease: &Lease,
-    is_news: bool,
-) -> Result<(), Error> {
-    if is_news {
+fn set_sysctls(host: &Host, inside: &Netlink, making: &Making<'_>) -> Result<(), Error> {
+    let Making { spec, lease, has_news, .. } = making;
+    let ifname = &making.record.ifname;
+    if *has_news {
         inside.set_sysctl(&format!("ipv4/conf/{ifname}/arp_notify"), "1")?;
     }
     let has_v6 = lease.addresses.iter().any(|ip| ip.address.is_ipv6());
@@ -357,7 +333,7 @@ fn set_sysctls(
             // Its own question that comes back, by a hairpin say, is no duplicate (RFC 7527).
             inside.set_sysctl(&format!("ipv6/conf/{ifname}/enhanced_dad"), "1")?;
         }
-        if is_news {
+        if *has_news {
             inside.set_sysctl(&format!("ipv6/conf/{ifname}/ndisc_notify"), "1")?;
         }
     } else if spec.ipv4_only {

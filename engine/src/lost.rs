@@ -14,9 +14,10 @@ use netlink::{Link, Mac, Netlink};
 use nft::{Element, Owner};
 use store::{Address, Id, LockName, Mode, Network, Record};
 
+use crate::features::publish;
 use crate::host_id::bridge_mac;
 use crate::spec::{Addresses, Outcome, Spec, subnet};
-use crate::{Error, Host, firewall, former, life, macs, moments, network, ports, register, ruleset};
+use crate::{Error, Host, elements, features, flows, life, moments, network, register, ruleset};
 
 /// Which addresses containers on `bridge` use, and those of rnet's that have lost their bridge.
 pub fn in_use(bridge: &str) -> Result<Vec<InUse>, Error> {
@@ -118,15 +119,15 @@ pub fn cut_off(host: &mut Host, network: &str, plugin: &str, bridge: &str) -> Re
 /// Refuses ports that such a container publishes on one address, as claims do for those on record. Only while claims may have
 /// been lost: reads all published ports.
 pub fn refuse_claimed(host: &mut Host, record: &Record) -> Result<(), Error> {
-    let on_any: Vec<Element> = record.ports.iter().filter_map(ports::on_any_address).collect();
+    let on_any: Vec<Element> = record.ports.iter().filter_map(publish::on_any_address).collect();
     if on_any.is_empty() || !host.store.are_macs_doubtful()? {
         return Ok(());
     }
     let of_lost = elements(host)?;
     for wanted in on_any {
-        let clash = of_lost.iter().find(|(held, _)| firewall::is_same_port_on_one_address(held, &wanted));
+        let clash = of_lost.iter().find(|(held, _)| elements::is_same_port_on_one_address(held, &wanted));
         if let Some((_, holder)) = clash {
-            return Err(ports::taken(host, &wanted, Some(*holder)));
+            return Err(publish::taken(host, &wanted, Some(*holder)));
         }
     }
     Ok(())
@@ -163,7 +164,7 @@ pub fn elements(host: &mut Host) -> Result<Vec<(Element, Owner)>, Error> {
     let bridges: HashSet<u32> = ports.iter().filter_map(|port| port.master).collect();
     for index in bridges {
         let bridge = host.netlink.link_by_index(index)?;
-        owners.extend(bridge.and_then(|bridge| firewall::owner_of_bridge(&bridge.name)));
+        owners.extend(bridge.and_then(|bridge| elements::owner_of_bridge(&bridge.name)));
     }
     // What another version of rnet wrote may not be readable.
     let found = host.firewall()?.elements().unwrap_or_default();
@@ -206,7 +207,7 @@ pub fn undo(host: &mut Host, spec: &Spec, record: &Record, error: &Error) -> Res
     if !error.is_second() || port(host, record)?.is_none() {
         return Ok(None);
     }
-    macs::release(host, record)?;
+    features::each(|feature| feature.release(host, record))?;
     // This error comes from making the link: the second ADD has leased an address of its own before.
     if matches!(error, Error::AlreadyAttached { .. }) {
         life::release_lease(host, &spec.addresses, record, &[])?;
@@ -232,30 +233,30 @@ pub fn withdraw(
     let port = port(host, &unknown)?;
     let none = Outcome::default();
     let previous = previous.unwrap_or(&none);
-    let ports = ports::resolve(&spec.ports, &previous.lease.addresses).unwrap_or_default();
+    let ports = publish::resolve(&spec.ports, &previous.lease.addresses).unwrap_or_default();
     let record = Record { ports, ..fill_in(host, port.as_ref(), previous, unknown) };
-    if port.is_none() && !firewall::holds_own(host, &record)? {
+    if port.is_none() && !elements::holds_own(host, &record)? {
         return Ok(record);
     }
     remember_network(host, spec)?;
     life::silence(host, &record)?;
     // All in one transaction, while the port still proves whose they are: a DEL that is killed is repeated from here.
-    let left = former::addresses(host, &record)?;
-    firewall::purge_leaving(host, &record.plugin, &record.key(), &left)?;
-    ports::close_unclaimed_loopback(host, &spec.bridge)?;
+    let left = flows::addresses(host, &record)?;
+    elements::purge_leaving(host, &record.plugin, &record.key(), &left)?;
+    publish::close_unclaimed_loopback(host, &spec.bridge)?;
     Ok(record)
 }
 
 /// The same for a plugin that follows another in a list, and whose record would be `unknown`.
 pub fn unpublish(host: &mut Host, unknown: &Record) -> Result<(), Error> {
     let port = port(host, unknown)?;
-    if port.is_none() && !firewall::holds_own(host, unknown)? {
+    if port.is_none() && !elements::holds_own(host, unknown)? {
         return Ok(());
     }
-    firewall::purge(host, &unknown.plugin, &unknown.key())?;
+    elements::purge(host, &unknown.plugin, &unknown.key())?;
     let bridge = port.and_then(|port| port.master);
     let bridge = bridge.map(|index| host.netlink.link_by_index(index)).transpose()?.flatten();
-    bridge.map_or(Ok(()), |bridge| ports::close_unclaimed_loopback(host, &bridge.name))
+    bridge.map_or(Ok(()), |bridge| publish::close_unclaimed_loopback(host, &bridge.name))
 }
 
 /// Addresses and MAC by the kernel, or, if there is no port any more, by the result of ADD.

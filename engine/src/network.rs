@@ -6,12 +6,10 @@ use ipnetwork::IpNetwork;
 use netlink::{Link, Mac, Request};
 use store::{Lock, LockName, Mode, Network, Record, Stage, Zone};
 
+use crate::features::{self, FEATURES};
 use crate::host_id::bridge_mac;
 use crate::spec::{Lease, Spec, subnet};
-use crate::{
-    Error, Host, failpoint, far, firewall, forward_v6, life, link, lost, moments, names, port, ports,
-    register,
-};
+use crate::{Error, Host, elements, failpoint, far, forward_v6, life, link, lost, moments, port, register};
 
 /// A network that stays while this is held.
 pub struct Held {
@@ -68,13 +66,13 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
     // The next caller after a kill finds something to be made whole. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_network(&Network { stage: Stage::Intent, ..network.clone() });
     failpoint::pass("del.network")?;
-    firewall::dismiss_network(host, &network)?;
+    elements::dismiss_network(host, &network)?;
     failpoint::pass("del.elements")?;
     for made in network.former.iter().chain([&network]).filter(|network| network.owns_bridge) {
         remove_bridge(host, made)?;
     }
     failpoint::pass("del.bridge")?;
-    names::forget_network(host, &network);
+    FEATURES.iter().for_each(|feature| feature.forget(host, &network));
     failpoint::pass("del.forgotten")?;
     host.store.remove_network(name, plugin)?;
     failpoint::pass("del.network-record")?;
@@ -96,7 +94,7 @@ pub fn redirect_names(host: &mut Host, held: Held, moved: Vec<SocketAddr>) -> Re
     let after = Network { stage: Stage::Intent, zone, ..before.clone() };
     host.store.write_network(&after)?;
     failpoint::pass("add.moved")?;
-    firewall::change_network(host, &before, &after)?;
+    elements::change_network(host, &before, &after)?;
     failpoint::pass("add.redirected")?;
     moments::network_comes(host)?;
     Ok(host.store.write_network(&Network { stage: before.stage, ..after })?)
@@ -166,7 +164,7 @@ pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
     let mut network = described(host, planned, false)?;
     host.store.write_network(&network)?;
     failpoint::pass("add.network")?;
-    firewall::admit_network(host, &network)?;
+    elements::admit_network(host, &network)?;
     failpoint::pass("add.elements")?;
     commit(host, &mut network)?;
     Ok(Held { network, lock })
@@ -233,7 +231,7 @@ fn make(
     };
     failpoint::pass("add.bridge")?;
     set_up(host, spec, &bridge, &network, gateways)?;
-    firewall::admit_network(host, &network)?;
+    elements::admit_network(host, &network)?;
     failpoint::pass("add.elements")?;
     moments::network_comes(host)?;
     failpoint::pass("add.moment")?;
@@ -499,7 +497,7 @@ fn reattach(host: &mut Host, spec: &Spec, bridge: &Link) -> Result<(), Error> {
             failpoint::pass("add.reattach")?;
         }
     }
-    ports::restore_loopback(host, &records)
+    features::each(|feature| feature.reattach(host, &records))
 }
 
 /// A bridge that others have put ports on, or that another network uses, stays.

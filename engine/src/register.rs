@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use netlink::Netns;
 use store::{Id, Namespace, Record, Stage};
 
-use crate::{Error, Finding, Host, firewall, link, living};
+use crate::{Error, Finding, Host, elements, link, living};
 
 /// The plugins that make an interface and keep a record of it.
 pub const INTERFACE_PLUGINS: [&str; 2] = ["rnet", "bridge"];
@@ -45,7 +45,7 @@ pub(crate) fn is_there(namespace: &Namespace) -> bool {
 pub(crate) fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
     match host.store.record(&planned.network, &planned.plugin, &planned.key())? {
         Some(garbage) if garbage.container.is_empty() => {
-            firewall::purge(host, &planned.plugin, &planned.key())?;
+            elements::purge(host, &planned.plugin, &planned.key())?;
             host.store.forget_aside(&planned.network, &planned.plugin, &planned.key())?;
             Ok(Some(planned.clone()))
         }

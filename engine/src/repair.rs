@@ -3,7 +3,7 @@
 use store::{Address, Record, Stage};
 
 use crate::spec::{Lease, Spec};
-use crate::{Error, Host, names, network, register, ruleset};
+use crate::{Error, Host, features, network, register, ruleset};
 
 /// Makes a network whole, if any container is on it: its bridge with addresses and forwarding, its ports with their flags, the
 /// guard of the loopback, the ruleset, the names.
@@ -17,7 +17,9 @@ pub fn repair(spec: &Spec) -> Result<(), Error> {
     if let Some(held) = network::make_whole(&mut host, spec, &lease(&records))? {
         ruleset::restore(&mut host)?;
         match records.first() {
-            Some(record) => names::announce(&mut host, record, held)?,
+            Some(record) => {
+                features::each_with(Some(held), |feature, held| feature.repaired(&mut host, record, held))?
+            }
             None => drop(held),
         }
     }

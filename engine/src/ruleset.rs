@@ -13,8 +13,9 @@ use nft::{Element, Firewall, LeftOut, Owner, Ruleset};
 use store::{Lock, LockName, Mode, Store};
 
 use crate::Finding;
-use crate::firewall::desired;
-use crate::{Error, Host, firewall, former, lost, mac_check, moments, ports};
+use crate::elements::desired;
+use crate::features::publish;
+use crate::{Error, Host, elements, features, flows, lost, moments};
 
 /// The note that says what rnet last wrote or saw.
 const NOTE: &str = "ruleset";
@@ -91,7 +92,7 @@ pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> 
     elements.extend(lost::elements(host)?);
     refuse_taken(host, &elements, more)?;
     elements.extend_from_slice(more);
-    let stale = former::stale(host)?;
+    let stale = flows::stale(host)?;
     let alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
     let (before, commits) = (host.firewall()?.generation()?, host.firewall()?.commits());
     let rebuilt = host.firewall()?.rebuild(&elements, &stale)?;
@@ -99,18 +100,18 @@ pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> 
     let generation = before.wrapping_add(host.firewall()?.commits().wrapping_sub(commits));
     Seen { identity: identity(), generation, state: rebuilt.state.to_string() }.write(host)?;
     drop(alone);
-    former::restored(host)?;
+    flows::restored(host)?;
     tell_left_out(host, &rebuilt.left_out)?;
-    mac_check::restore(host)
+    features::each(|feature| feature.restore(host))
 }
 
 /// Where the tables were gone or unknown, the kernel did not refuse a host port that is another's.
 fn refuse_taken(host: &mut Host, held: &[(Element, Owner)], more: &[(Element, Owner)]) -> Result<(), Error> {
     for (element, owner) in more {
         let holder =
-            held.iter().find(|(other, holder)| holder != owner && firewall::is_same_port(other, element));
+            held.iter().find(|(other, holder)| holder != owner && elements::is_same_port(other, element));
         if let Some((_, holder)) = holder {
-            return Err(ports::taken(host, element, Some(*holder)));
+            return Err(publish::taken(host, element, Some(*holder)));
         }
     }
     Ok(())
@@ -131,7 +132,7 @@ fn tell_left_out(host: &Host, left_out: &[LeftOut]) -> Result<(), Error> {
     let holder = |owner: &Owner| {
         let key = owner.to_string();
         let record = records.iter().find(|record| record.key().as_str() == key);
-        record.map_or_else(|| "a network".to_owned(), ports::holder_text)
+        record.map_or_else(|| "a network".to_owned(), publish::holder_text)
     };
     let line =
         |left: &LeftOut| format!("{}{}: {}\n", beginning(&left.element), holder(&left.owner), left.why);
@@ -190,7 +191,7 @@ fn add(host: &mut Host, elements: &[(Element, Owner)]) -> Result<bool, Error> {
     let Some(seen) = Seen::read(host)?.filter(Seen::is_of_this_version) else { return Ok(false) };
     let before = host.firewall()?.generation()?;
     match host.firewall()?.add(elements) {
-        Err(nft::Error::Taken { element, holder }) => return Err(ports::taken(host, &element, holder)),
+        Err(nft::Error::Taken { element, holder }) => return Err(publish::taken(host, &element, holder)),
         Err(nft::Error::Absent) => return Ok(false),
         other => other?,
     }

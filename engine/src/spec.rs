@@ -8,7 +8,7 @@ use ipnetwork::IpNetwork;
 use netlink::Mac;
 use store::{Address, Id, Key, Namespace, Protocol, Record};
 
-use crate::names::Names;
+use crate::features::names::Served;
 use crate::pool::Ranges;
 use crate::{Error, far};
 
@@ -192,7 +192,7 @@ pub struct Spec<'a> {
     /// Resolver settings that win over those of the lease.
     pub resolver: Option<Resolver>,
     /// Names, where they are served.
-    pub names: Option<Names>,
+    pub names: Option<Served>,
     /// The container's name gets the addresses that it had before.
     pub sticky: bool,
     /// The container's name, where the runtime tells it.

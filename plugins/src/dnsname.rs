@@ -4,9 +4,9 @@
 use std::io::Write;
 
 use cni::{Args, CniResult, Plugin, Request};
-use engine::names::{self, Names};
+use engine::names::{self, Served};
 use engine::spec::subnet;
-use engine::{Host, network, pass};
+use engine::{Host, check, network, pass};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
 use store::{Network, Record, Stage};
@@ -48,7 +48,7 @@ impl Plugin for Dnsname {
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
         // A record that was lost had names: of a container without a name and aliases, for the server asks for none.
         let mut lost = Record::of(PLUGIN, &call::id(request));
-        Names::default().describe(&mut lost);
+        Served::default().describe(&mut lost);
         let _ = engine::chained::del(lost, &call::kept(request), |_, _| Ok(()));
         Ok(())
     }
@@ -85,7 +85,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
 fn publish(
     host: &mut Host,
     record: &mut Record,
-    names: &Names,
+    names: &Served,
     gateways: &[IpNetwork],
 ) -> Result<(), engine::Error> {
     host.store.write_record(record)?;
@@ -105,16 +105,16 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
     if request.config.prev_result()?.is_none() {
         return Err(Error::NoPrevResult);
     }
-    let host = chained::open("CHECK", request)?;
+    let mut host = chained::open("CHECK", request)?;
     let record = chained::recorded(&host, PLUGIN, request)?;
-    Ok(names::check(&host, &record)?)
+    Ok(check::health(&mut host, &record)?)
 }
 
 fn gc(request: &Request<'_>) -> Result<(), Error> {
     Ok(engine::chained::gc(PLUGIN, &request.config.name, &call::valid(request))?)
 }
 
-fn parse(request: &Request<'_>) -> Result<Names, Error> {
+fn parse(request: &Request<'_>) -> Result<Served, Error> {
     let config: Config = request.config.section()?;
     // Only the names are for us; what cannot be read is a fault all the same, as for Podman's.
     let args = Args::parse(&request.call.args, &[]).map_err(Error::Cni)?;
@@ -122,7 +122,7 @@ fn parse(request: &Request<'_>) -> Result<Names, Error> {
     let dns = cni::Dns { nameservers: config.remote_servers, domain, ..cni::Dns::default() };
     let RuntimeConfig { aliases, dns: runtime } = config.runtime_config;
     let names = wanted_names(&request.config.name, dns, runtime, &aliases, args.hostname())?;
-    Ok(Names { rebinding_guard: config.rebinding_guard, ..names })
+    Ok(Served { rebinding_guard: config.rebinding_guard, ..names })
 }
 
 /// As for Podman's, the container runs. Its name is known on other networks of those that are on this one; who is on no
@@ -153,7 +153,7 @@ fn is_global(address: &IpNetwork) -> bool {
     }
 }
 
-fn described(record: &Record, names: &Names, gateways: &[IpNetwork]) -> Network {
+fn described(record: &Record, names: &Served, gateways: &[IpNetwork]) -> Network {
     let subnets = record.addresses.iter().map(|address| subnet(address.address)).collect();
     Network {
         name: record.network.clone(),
@@ -165,7 +165,7 @@ fn described(record: &Record, names: &Names, gateways: &[IpNetwork]) -> Network 
 }
 
 /// The bridge's addresses before the servers of the plugins before this one, the domain after their list.
-fn with_names(previous: CniResult, names: &Names, gateways: &[IpNetwork]) -> CniResult {
+fn with_names(previous: CniResult, names: &Served, gateways: &[IpNetwork]) -> CniResult {
     let mut dns = previous.dns.clone();
     let own = gateways.iter().map(|gateway| gateway.ip().to_string());
     dns.nameservers = own.chain(dns.nameservers).collect();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use cni::Dns;
 use dns::{askable, valid_name};
-use engine::names::{Names, PORT};
+use engine::names::{PORT, Served};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -75,7 +75,7 @@ pub fn names(
     runtime: RuntimeDns,
     aliases: &Aliases,
     hostname: Option<&str>,
-) -> Result<Names, Error> {
+) -> Result<Served, Error> {
     if let Some(domain) = dns.domain.as_ref().filter(|domain| !valid_name(domain)) {
         return Err(Error::Config(Fault::Domain(domain.clone())));
     }
@@ -83,7 +83,7 @@ pub fn names(
         return Err(Error::Config(Fault::Hostname(bad.to_owned())));
     }
     let pick = |own: Vec<String>, of_network: Vec<String>| if own.is_empty() { of_network } else { own };
-    Ok(Names {
+    Ok(Served {
         domain: dns.domain,
         upstreams: upstreams(&dns.nameservers)?,
         aliases: valid_aliases(network, aliases)?,

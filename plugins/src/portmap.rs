@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use cni::{CniResult, Plugin, Request};
 use engine::spec::subnet;
-use engine::{Host, check, firewall, lost, network, pass, ports};
+use engine::{Host, check, elements, lost, network, pass, publish};
 use nft::Element;
 use serde::Deserialize;
 use serde_json::Value;
@@ -81,7 +81,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     }
     let mut host = chained::open("ADD", request)?;
     let mut record = planned(&config, request, &previous)?;
-    engine::chained::add(&mut host, &mut record, publish)?;
+    engine::chained::add(&mut host, &mut record, make)?;
     Ok(previous)
 }
 
@@ -110,13 +110,13 @@ fn unknown(request: &Request<'_>) -> Record {
     planned.unwrap_or(bare)
 }
 
-fn publish(host: &mut Host, record: &mut Record) -> Result<(), engine::Error> {
+fn make(host: &mut Host, record: &mut Record) -> Result<(), engine::Error> {
     find_bridge(host, record)?;
     host.store.write_record(record)?;
     pass("add.intent")?;
     let _network = network::remember(host, described(record))?;
     pass("add.address")?;
-    let _ruleset = firewall::admit(host, record)?;
+    let _ruleset = elements::admit(host, record)?;
     record.stage = Stage::Committed;
     host.store.write_record(record)?;
     pass("add.commit")?;
@@ -133,7 +133,7 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
     }
     let mut host = chained::open("CHECK", request)?;
     let record = chained::recorded(&host, PLUGIN, request)?;
-    Ok(check::elements(&mut host, &record)?)
+    Ok(check::health(&mut host, &record)?)
 }
 
 fn parse(request: &Request<'_>) -> Result<Config, Error> {
@@ -192,7 +192,7 @@ impl Config {
 /// The record of the mappings before anything is made.
 fn planned(config: &Config, request: &Request<'_>, previous: &CniResult) -> Result<Record, Error> {
     let addresses = call::container_addresses(previous, &request.call.ifname);
-    let ports = ports::resolve(&config.runtime_config.publish()?, &addresses)?;
+    let ports = publish::resolve(&config.runtime_config.publish()?, &addresses)?;
     Ok(Record {
         ports,
         exceptions: config.exceptions()?,

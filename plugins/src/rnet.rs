@@ -1,7 +1,7 @@
 //! The plugin `rnet`: bridge, lease, addresses, published ports, isolation and guards, all in one process.
 
 use cni::{Args, CniResult, Dns, Plugin, Request, Verb};
-use engine::names::Names;
+use engine::names::Served;
 use engine::pool::Ranges;
 use engine::spec::{Addresses, Spec};
 use engine::{check, life};
@@ -153,7 +153,7 @@ pub fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
         true => {
             let dns = dns.clone().unwrap_or_default();
             let names = names::names(name, dns, runtime.dns, &runtime.aliases, args.hostname())?;
-            Some(Names { rebinding_guard: config.rebinding_guard, ..names })
+            Some(Served { rebinding_guard: config.rebinding_guard, ..names })
         }
         false => None,
     };

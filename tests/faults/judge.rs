@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use engine::firewall;
+use engine::elements;
 use netlink::Netns;
 use netns_fixtures::{HttpServer, http_get};
 use store::Stage;
@@ -67,8 +67,8 @@ pub fn elements(site: &Site) -> Vec<String> {
     let networks = store.networks().unwrap();
     let records = store.records().unwrap();
     let committed = records.iter().filter(|record| record.stage == Stage::Committed);
-    let of_networks = networks.iter().flat_map(firewall::network_elements);
-    let wanted: Vec<_> = of_networks.chain(committed.flat_map(firewall::attachment)).collect();
+    let of_networks = networks.iter().flat_map(elements::network_elements);
+    let wanted: Vec<_> = of_networks.chain(committed.flat_map(elements::attachment)).collect();
     let missing = |one| !site.lab.firewall(|firewall| firewall.holds(std::slice::from_ref(one)).unwrap());
     wanted.iter().filter(|one| missing(one)).map(|(element, _)| format!("{element} is missing")).collect()
 }

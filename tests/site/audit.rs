@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use engine::firewall;
+use engine::elements;
 use nft::Subject;
 use store::{Record, Stage};
 
@@ -89,8 +89,8 @@ impl Site {
         let networks = self.store().networks().unwrap();
         let wanted = networks
             .iter()
-            .flat_map(firewall::network_elements)
-            .chain(records.iter().flat_map(firewall::attachment));
+            .flat_map(elements::network_elements)
+            .chain(records.iter().flat_map(elements::attachment));
         let wanted = wanted.map(|(element, owner)| (element.to_string(), Some(owner))).collect();
         let found = self.lab.elements().into_iter().map(|(element, owner)| (element.to_string(), owner));
         differences("element", &found.collect(), &wanted, "has no record", "is recorded and not there")

@@ -3,14 +3,40 @@
 //! The reference plugin's rules in its own table, `bridge nat`, which others share, so that whoever looks for them
 //! there finds them. They are no elements of the constant ruleset, but the records tell of them as of these.
 
-use nft::{MacCheck, Subject};
+use nft::Subject;
 use store::{Lock, LockName, Mode, Record, Stage};
 
-use crate::Finding;
-use crate::{Error, Host, ruleset};
+use super::{Feature, Making};
+use crate::{Error, Finding, Host, ruleset};
+
+/// The feature of this file.
+pub struct MacCheck;
+
+impl Feature for MacCheck {
+    fn admit(&self, host: &mut Host, making: &mut Making<'_>) -> Result<(), Error> {
+        admit(host, &making.record)
+    }
+
+    fn confirm(&self, host: &mut Host, record: &Record, ruleset: &mut Option<Lock>) -> Result<(), Error> {
+        confirm(host, record, ruleset)
+    }
+
+    fn dismiss(&self, host: &mut Host, record: &Record) -> Result<(), Error> {
+        dismiss(host, record)
+    }
+
+    fn look(&self, host: &mut Host, record: &Record, tell: &mut dyn FnMut(Finding)) -> Result<(), Error> {
+        look(host, record)?.into_iter().for_each(tell);
+        Ok(())
+    }
+
+    fn restore(&self, host: &mut Host) -> Result<(), Error> {
+        restore(host)
+    }
+}
 
 /// Puts a record's rules in, if it wants any, and those of all others where somebody flushed the table.
-pub fn admit(host: &mut Host, record: &Record) -> Result<(), Error> {
+fn admit(host: &mut Host, record: &Record) -> Result<(), Error> {
     let Some(check) = of(record) else { return Ok(()) };
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     if host.firewall()?.has_bridge_nat()? {
@@ -21,26 +47,24 @@ pub fn admit(host: &mut Host, record: &Record) -> Result<(), Error> {
     ruleset::write(host, |firewall| firewall.check_macs(&[check]))
 }
 
-/// Looks once more, for a flush since [`admit`] that a restoration followed did not bring back what is no committed
-/// record's. The ruleset's lock, which [`firewall::admit`](crate::firewall::admit) may have taken, is to be held until
-/// it is.
-pub fn confirm(host: &mut Host, record: &Record, ruleset: Option<Lock>) -> Result<Option<Lock>, Error> {
-    let Some(check) = of(record) else { return Ok(ruleset) };
-    let lock = match ruleset {
-        Some(lock) => lock,
-        None => host.lock(LockName::Ruleset, Mode::Shared)?,
-    };
+/// Looks once more: if there was a flush since [`admit`], the restoration after it did not bring back what is not committed
+/// yet. The ruleset's lock is to be held until it is.
+fn confirm(host: &mut Host, record: &Record, ruleset: &mut Option<Lock>) -> Result<(), Error> {
+    let Some(check) = of(record) else { return Ok(()) };
+    if ruleset.is_none() {
+        *ruleset = Some(host.lock(LockName::Ruleset, Mode::Shared)?);
+    }
     if !host.firewall()?.knows_mac_check(&check.subject)? {
         ruleset::write(host, |firewall| firewall.check_macs(&[check]))?;
     }
-    Ok(Some(lock))
+    Ok(())
 }
 
 /// Puts in what every committed record wants, if the table was flushed. Under the exclusive ruleset lock.
-pub fn restore(host: &mut Host) -> Result<(), Error> {
+fn restore(host: &mut Host) -> Result<(), Error> {
     let records = host.store.records()?;
     let committed = records.iter().filter(|record| record.stage == Stage::Committed);
-    let checks: Vec<MacCheck> = committed.filter_map(of).collect();
+    let checks: Vec<nft::MacCheck> = committed.filter_map(of).collect();
     if checks.is_empty() || host.firewall()?.has_bridge_nat()? {
         return Ok(());
     }
@@ -54,9 +78,9 @@ pub fn restore(host: &mut Host) -> Result<(), Error> {
 }
 
 /// Takes a record's rules out again: by container id and interface name, whatever the port was called.
-pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
+fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
     let Some(subject) = subject(record) else { return Ok(()) };
-    // As in `firewall::dismiss`: the undo of an ADD that did not come so far needs no locks.
+    // As in `elements::dismiss`: the undo of an ADD that did not come so far needs no locks.
     if record.stage != Stage::Committed && !host.firewall()?.knows_mac_check(&subject)? {
         return Ok(());
     }
@@ -71,19 +95,18 @@ pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
     Ok(())
 }
 
-/// CHECK's part.
-pub fn check(host: &mut Host, record: &Record) -> Result<(), Error> {
-    let Some(check) = of(record) else { return Ok(()) };
+fn look(host: &mut Host, record: &Record) -> Result<Option<Finding>, Error> {
+    let Some(check) = of(record) else { return Ok(None) };
     if host.firewall()?.checks_mac(&check)? {
-        return Ok(());
+        return Ok(None);
     }
-    Err(Finding::NoMacCheck { link: check.link, chain: check.subject.chain() }.into())
+    Ok(Some(Finding::NoMacCheck { link: check.link, chain: check.subject.chain() }))
 }
 
 fn subject(record: &Record) -> Option<Subject> {
     Subject::new(&record.container, &record.ifname).filter(|_| record.mac_checked)
 }
 
-fn of(record: &Record) -> Option<MacCheck> {
-    Some(MacCheck { subject: subject(record)?, link: record.link.clone()?, mac: record.mac?.0 })
+fn of(record: &Record) -> Option<nft::MacCheck> {
+    Some(nft::MacCheck { subject: subject(record)?, link: record.link.clone()?, mac: record.mac?.0 })
 }

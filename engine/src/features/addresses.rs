@@ -7,18 +7,34 @@ use std::net::IpAddr;
 
 use store::{LockName, Mode, Record, Stage};
 
+use super::publish::holder_text;
+use super::{Feature, Making};
 use crate::spec::Spec;
-use crate::{Error, Host, ports, register};
+use crate::{Error, Host, register};
+
+/// The feature of this file.
+pub struct Addresses;
+
+impl Feature for Addresses {
+    /// Not before the interface is made: there it turns out if the attachment lives and its record was lost.
+    fn admit(&self, host: &mut Host, making: &mut Making<'_>) -> Result<(), Error> {
+        claim(host, making.spec, &making.record)
+    }
+
+    fn release(&self, host: &mut Host, record: &Record) -> Result<(), Error> {
+        release(host, record)
+    }
+}
 
 /// The place of addresses to which the host has a route.
 const HOST: &str = "";
 
 /// Claims a record's addresses: on the host where the bridge is their gateway, otherwise on the bridge.
-pub fn claim(host: &mut Host, spec: &Spec, record: &Record) -> Result<(), Error> {
+fn claim(host: &mut Host, spec: &Spec, record: &Record) -> Result<(), Error> {
     let place = if spec.gateway { HOST } else { &spec.bridge };
     for ip in of(record) {
         if let Some(holder) = claim_one(host, place, ip, record)? {
-            let (network, holder) = (spec.id.network.clone(), ports::holder_text(&holder));
+            let (network, holder) = (spec.id.network.clone(), holder_text(&holder));
             return Err(Error::AddressTaken { ip, network, holder });
         }
     }
@@ -26,7 +42,7 @@ pub fn claim(host: &mut Host, spec: &Spec, record: &Record) -> Result<(), Error>
 }
 
 /// Gives a record's claims back.
-pub fn release(host: &Host, record: &Record) -> Result<(), Error> {
+fn release(host: &Host, record: &Record) -> Result<(), Error> {
     for ip in of(record) {
         for place in [HOST].into_iter().chain(record.bridge.as_deref()) {
             host.store.release_address(place, ip, record)?;

@@ -11,8 +11,20 @@ use std::path::PathBuf;
 
 use store::{Key, NetworkKey};
 
-use crate::Host;
+use super::{Feature, Making};
+use crate::network::Held;
 use crate::spec::{Lease, Spec};
+use crate::{Error, Host};
+
+/// The feature of this file.
+pub struct Sticky;
+
+impl Feature for Sticky {
+    fn publish(&self, host: &mut Host, making: &Making<'_>, _: &mut Option<Held>) -> Result<(), Error> {
+        remember(host, making.spec, &making.lease);
+        Ok(())
+    }
+}
 
 /// So many of a key's hex digits choose the place: 4,096 places for each network.
 const DIGITS: usize = 3;
@@ -26,7 +38,7 @@ pub fn remembered(host: &Host, spec: &Spec) -> Vec<IpAddr> {
 }
 
 /// Remembers them for the next time. A disk that is full is no reason not to start a container.
-pub fn remember(host: &Host, spec: &Spec, lease: &Lease) {
+fn remember(host: &Host, spec: &Spec, lease: &Lease) {
     let Some(key) = key(spec) else { return };
     let addresses: String = lease.ips().map(|ip| format!(" {ip}")).collect();
     let text = format!("{}{addresses}\n", key.as_str());

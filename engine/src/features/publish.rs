@@ -7,14 +7,61 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use nft::{Element, Owner, Protocol};
-use store::{Address, Key, Lock, LockName, Mode, Port, Record, Stage};
+use netlink::Netlink;
+use nft::{Element, Firewall, Flow, Owner, Protocol, Range};
+use store::{Address, Exception, Key, Lock, LockName, Mode, Port, Record, Stage};
 
+use super::Feature;
+use super::names::owner_of_questions;
 use crate::error::host_text;
-use crate::spec::Publish;
-use crate::{Error, Finding, Host, firewall, lost, register, ruleset};
+use crate::{Error, Finding, Host, elements, lost, register, ruleset, spec};
+
+/// The feature of this file.
+pub struct Publish;
+
+impl Feature for Publish {
+    fn elements(&self, record: &Record) -> Vec<Element> {
+        record.ports.iter().flat_map(|port| published(record, port)).collect()
+    }
+
+    fn lock(&self, host: &Host, record: &Record) -> Result<Option<Lock>, Error> {
+        lock(host, record)
+    }
+
+    fn reserve(&self, host: &mut Host, record: &mut Record) -> Result<(), Error> {
+        if record.ports.is_empty() { Ok(()) } else { reserve(host, record) }
+    }
+
+    /// Each dead holder is buried once, and each port left to another once.
+    fn settle(&self, host: &mut Host, record: &mut Record, refusal: &Error) -> Result<bool, Error> {
+        let Error::PortTaken { key: Some(key), .. } = refusal else { return Ok(false) };
+        Ok(bury_dead_holder(host, key)? || leave_to(host, record, key)?)
+    }
+
+    fn confirm(&self, host: &mut Host, record: &Record, _: &mut Option<Lock>) -> Result<(), Error> {
+        open_loopback(host, record)?;
+        flush_udp(host, udp_ports(record).map(to).collect())
+    }
+
+    fn holds_any(&self, host: &mut Host, record: &Record) -> Result<bool, Error> {
+        has_claims(host, record)
+    }
+
+    fn free(&self, host: &mut Host, record: &Record) -> Result<(), Error> {
+        release(host, record)
+    }
+
+    fn reattach(&self, host: &mut Host, records: &[Record]) -> Result<(), Error> {
+        restore_loopback(host, records)
+    }
+
+    fn look(&self, host: &mut Host, record: &Record, tell: &mut dyn FnMut(Finding)) -> Result<(), Error> {
+        wrong_loopback(host, record)?.into_iter().for_each(tell);
+        Ok(())
+    }
+}
 
 /// Who wants a bridge's loopback open claims this and the bridge's name.
 const LOOPBACK_CLAIM: &str = "loopback-";
@@ -23,7 +70,7 @@ const LOOPBACK_CLAIM: &str = "loopback-";
 ///
 /// # Errors
 /// One host port is to lead to two ports of the container.
-pub fn resolve(wanted: &[Publish], addresses: &[Address]) -> Result<Vec<Port>, Error> {
+pub fn resolve(wanted: &[spec::Publish], addresses: &[Address]) -> Result<Vec<Port>, Error> {
     let v4 = addresses.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv4);
     let v6 = addresses.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv6);
     let addresses: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
@@ -43,8 +90,8 @@ pub fn resolve(wanted: &[Publish], addresses: &[Address]) -> Result<Vec<Port>, E
 }
 
 /// One for each address whose family it fits.
-fn opened(wanted: &Publish, addresses: &[IpAddr]) -> impl Iterator<Item = Port> {
-    let &Publish { host, host_port, container_port, protocol } = wanted;
+fn opened(wanted: &spec::Publish, addresses: &[IpAddr]) -> impl Iterator<Item = Port> {
+    let &spec::Publish { host, host_port, container_port, protocol } = wanted;
     let fits = move |to: &&IpAddr| host.is_none_or(|host| host.is_ipv4() == to.is_ipv4());
     let host = host.filter(|host| !host.is_unspecified());
     let port = move |to: &IpAddr| Port { host, host_port, container: *to, container_port, protocol };
@@ -167,14 +214,6 @@ pub fn restore_loopback(host: &mut Host, records: &[Record]) -> Result<(), Error
     Ok(())
 }
 
-/// CHECK's part of [`open_loopback`].
-pub fn check_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
-    match wrong_loopback(host, record)? {
-        Some(finding) => Err(finding.into()),
-        None => Ok(()),
-    }
-}
-
 /// What is wrong with the way of the host's loopback to a record's ports, and with what guards it.
 pub fn wrong_loopback(host: &mut Host, record: &Record) -> Result<Option<Finding>, Error> {
     let Some(bridge) = loopback_bridge(record).map(str::to_owned) else { return Ok(None) };
@@ -196,7 +235,7 @@ pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error
     let Element::Publish { host: address, host_port, to, .. } = element else {
         return Error::Nft(nft::Error::Taken { element: element.clone(), holder });
     };
-    let served = holder.is_some() && holder == firewall::owner_of_questions();
+    let served = holder.is_some() && holder == owner_of_questions();
     let key = holder.map(|owner| owner.to_string());
     let holder = key.as_deref().and_then(|key| holder_of(host, key));
     let mut unrecorded = || key.as_deref().and_then(|key| lost::holder_text(host, key));
@@ -245,7 +284,7 @@ fn is_same(held: &Port, wanted: &Port) -> bool {
 /// What else a dead container left is its DEL's or gc's to remove.
 fn bury(host: &mut Host, holder: &Record) -> Result<(), Error> {
     let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
-    ruleset::remove(host, &firewall::attachment(holder))?;
+    ruleset::remove(host, &elements::attachment(holder))?;
     release(host, holder)?;
     Ok(host.store.write_record(&Record { ports: Vec::new(), ..holder.clone() })?)
 }
@@ -282,7 +321,7 @@ fn refuse_if_on_any_address(host: &mut Host, record: &Record) -> Result<(), Erro
     if keys.is_empty() {
         return Ok(());
     }
-    let own = firewall::owner(&record.key());
+    let own = elements::owner(&record.key());
     let owners = host.firewall()?.owners(&keys)?;
     let mut buried = Vec::new();
     for ((key, port), owner) in keys.iter().zip(single).zip(owners) {
@@ -316,7 +355,7 @@ pub fn protocol(port: &Port) -> Protocol {
 /// The same port on any address of the host.
 pub fn on_any_address(port: &Port) -> Option<Element> {
     let protocol = protocol(port);
-    Some(Element::Publish { host: None, protocol, host_port: port.host_port, to: firewall::endpoint(port) })
+    Some(Element::Publish { host: None, protocol, host_port: port.host_port, to: endpoint(port) })
 }
 
 /// DNAT applies to local addresses only, so a port on another host's address would be dead (CVE-2020-8554).
@@ -366,7 +405,7 @@ pub fn close_unclaimed_loopback(host: &mut Host, bridge: &str) -> Result<(), Err
         return Ok(());
     }
     let elements = host.firewall()?.elements()?;
-    let questions = firewall::owner_of_questions();
+    let questions = owner_of_questions();
     let homes: Vec<_> = elements.iter().filter_map(|(element, _)| element.home_on(bridge)).collect();
     let is_used = |(element, owner): &(Element, Option<Owner>)| match element {
         Element::Publish { to, .. } => *owner != questions && homes.iter().any(|home| home.contains(to.ip())),
@@ -424,13 +463,70 @@ pub fn holder_text(record: &Record) -> String {
     format!("{:?} on {:?}", record.who(), record.network)
 }
 
+/// Where a published port leads.
+pub fn endpoint(port: &Port) -> SocketAddr {
+    SocketAddr::new(port.container, port.container_port)
+}
+
+fn published(record: &Record, port: &Port) -> Vec<Element> {
+    let protocol = protocol(port);
+    let to = endpoint(port);
+    let mut elements = vec![Element::Publish { host: port.host, protocol, host_port: port.host_port, to }];
+    elements.extend(exceptions(record, port, protocol));
+    if record.snat {
+        elements.push(Element::Published { to, protocol });
+    }
+    if record.masquerade_all {
+        elements.push(Element::MasqueradeAll { to, protocol });
+    }
+    elements
+}
+
+/// What a port is not for, of its own host address alone: on others it may be somebody else's.
+fn exceptions(record: &Record, port: &Port, protocol: Protocol) -> Vec<Element> {
+    let of_its_family = |except: &&Exception| except.sources.0.is_ipv4() == port.container.is_ipv4();
+    let element = |except: &Exception| {
+        let (first, last) = except.destinations;
+        let destinations = match port.host {
+            None => Range::new(first, last)?,
+            Some(host) => (first <= host && host <= last).then(|| Range::from(host))?,
+        };
+        let sources = Range::new(except.sources.0, except.sources.1)?;
+        Some(Element::Except { protocol, host_port: port.host_port, sources, destinations })
+    };
+    record.exceptions.iter().filter(of_its_family).filter_map(element).collect()
+}
+
+fn udp_ports(record: &Record) -> impl Iterator<Item = &Port> {
+    record.ports.iter().filter(|port| port.protocol == store::Protocol::Udp)
+}
+
+/// The flows that went to a host port, whoever had it before.
+fn to(port: &Port) -> Flow {
+    Flow::To { host: port.host, port: port.host_port, v6: port.container.is_ipv6() }
+}
+
+/// Forgets UDP flows that began before their port was published: they would go on to its former holder. A child does that, for
+/// it takes 15 ms and more where conntrack knows many; nobody is harmed meanwhile.
+fn flush_udp(host: &mut Host, flows: Vec<Flow>) -> Result<(), Error> {
+    if flows.is_empty() || host.firewall()?.tracked()? == 0 {
+        return Ok(());
+    }
+    let forget = move || {
+        let (Ok(mut firewall), Ok(mut netlink)) = (Firewall::open(), Netlink::here()) else { return };
+        // Who cannot be asked may be the host: a flow too many is found again with its next packet.
+        let _ = firewall.forget(&flows, |ip| netlink.is_local(ip).unwrap_or(true));
+    };
+    Ok(netlink::fork_keeping(&[], forget)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn publish(host: &str, host_port: u16, container_port: u16, protocol: store::Protocol) -> Publish {
+    fn publish(host: &str, host_port: u16, container_port: u16, protocol: store::Protocol) -> spec::Publish {
         let host = (!host.is_empty()).then(|| host.parse().unwrap());
-        Publish { host, host_port, container_port, protocol }
+        spec::Publish { host, host_port, container_port, protocol }
     }
 
     fn addresses(addresses: &[&str]) -> Vec<Address> {
@@ -442,7 +538,7 @@ mod tests {
     fn what_is_asked_for_twice_is_one_port_and_two_ways_of_one_are_refused() {
         use store::Protocol::{Tcp, Udp};
         let one = addresses(&["172.18.0.2/16"]);
-        let ports = |wanted: &[Publish]| resolve(wanted, &one).map_err(|error| error.to_string());
+        let ports = |wanted: &[spec::Publish]| resolve(wanted, &one).map_err(|error| error.to_string());
         let same =
             [publish("", 8080, 80, Tcp), publish("0.0.0.0", 8080, 80, Tcp), publish("", 8080, 80, Udp)];
         let two = [publish("10.0.0.1", 8080, 80, Tcp), publish("10.0.0.1", 8080, 81, Tcp)];

@@ -3,7 +3,7 @@
 //! The records are the truth, and the server is told of changes to them: at ADD after the record is committed, at DEL
 //! after it is an intent again. So a server that starts at any moment knows no less and no more.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -11,8 +11,10 @@ use std::process::{Command, Stdio};
 
 use dns::{Endpoint, Known, Listening, Resolv, client};
 use ipnetwork::IpNetwork;
-use store::{LockName, Mode, Network, Record, Stage, Store, Zone};
+use nft::{Element, Owner, Protocol};
+use store::{LockName, Mode, Network, NetworkKey, Record, Stage, Store, Zone};
 
+use super::{Feature, Making};
 use crate::network::{self, Held};
 use crate::spec::Resolver;
 use crate::{Error, Finding, Host};
@@ -26,9 +28,42 @@ pub const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// The characters of a container's id that docker shows, and that it answers to.
 const SHORT_ID: usize = 12;
 
+/// The feature of this file.
+pub struct Names;
+
+impl Feature for Names {
+    fn network_elements(&self, network: &Network) -> Vec<(Element, Owner)> {
+        questions(network)
+    }
+
+    fn publish(&self, host: &mut Host, making: &Making<'_>, held: &mut Option<Held>) -> Result<(), Error> {
+        self.repaired(host, &making.record, held)
+    }
+
+    fn repaired(&self, host: &mut Host, record: &Record, held: &mut Option<Held>) -> Result<(), Error> {
+        match held.take_if(|held| held.network.zone.is_some()) {
+            Some(held) => announce(host, record, held),
+            None => Ok(()),
+        }
+    }
+
+    fn withdraw(&self, host: &Host, record: &Record) {
+        withdraw(host, record);
+    }
+
+    fn forget(&self, host: &Host, network: &Network) {
+        forget_network(host, network);
+    }
+
+    fn look(&self, host: &mut Host, record: &Record, tell: &mut dyn FnMut(Finding)) -> Result<(), Error> {
+        look(host, record)?.into_iter().for_each(tell);
+        Ok(())
+    }
+}
+
 /// How names are served to a container.
 #[derive(Clone, Debug, Default)]
-pub struct Names {
+pub struct Served {
     /// The domain that names also have.
     pub domain: Option<String>,
     /// The network's own servers for all other questions.
@@ -47,7 +82,7 @@ pub struct Names {
     pub rebinding_guard: bool,
 }
 
-impl Names {
+impl Served {
     /// The container's part, in its record.
     pub fn describe(&self, record: &mut Record) {
         record.names = self.of_container(record.name.as_deref(), &record.container);
@@ -134,18 +169,18 @@ pub fn forget_network(host: &Host, network: &Network) {
     }
 }
 
-/// CHECK: the name server answers, in this namespace, and knows what is on record.
-pub fn check(host: &Host, record: &Record) -> Result<(), Error> {
+/// Whether the name server answers, in this namespace, and knows what is on record.
+fn look(host: &Host, record: &Record) -> Result<Option<Finding>, Error> {
     if record.names.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let Some(network) = host.store.network(&record.network, &record.plugin)? else {
-        return Err(Finding::Names(format!("nothing is on record of network {}", record.network)).into());
+        return Ok(Some(Finding::Names(format!("nothing is on record of network {}", record.network))));
     };
-    let Some(zone) = &network.zone else { return Ok(()) };
+    let Some(zone) = &network.zone else { return Ok(None) };
     let socket = host.store.paths().name_server();
     let known = client::check(&socket, &served(&network, zone), &endpoint(record));
-    known.map_err(|error| Finding::Names(error.to_string()).into())
+    Ok(known.err().map(|error| Finding::Names(error.to_string())))
 }
 
 /// Tells all that is on record, networks first: what a server that starts is to know.
@@ -250,6 +285,30 @@ fn start(host: &Host, socket: &Path) -> Result<(), Error> {
     Err(Error::NameServer { said: said.trim().trim_start_matches("error: ").to_owned() })
 }
 
+/// Where questions to the gateways go: to the name server's own port where somebody else has port 53, and else where they
+/// went anyway. Said aloud, that keeps them from whoever publishes port 53 on every address.
+fn questions(network: &Network) -> Vec<(Element, Owner)> {
+    let Some(owner) = owner_of_questions() else { return Vec::new() };
+    let zones = [network].into_iter().chain(&network.former).filter_map(|network| network.zone.as_ref());
+    let leads: BTreeMap<IpAddr, SocketAddr> = zones.rev().flat_map(ways).collect();
+    let published =
+        |(gateway, to), protocol| Element::Publish { host: Some(gateway), protocol, host_port: PORT, to };
+    let both = |way| [Protocol::Udp, Protocol::Tcp].map(|protocol| (published(way, protocol), owner));
+    leads.into_iter().flat_map(both).collect()
+}
+
+/// The gateways of a zone and where each one's questions go.
+fn ways(zone: &Zone) -> impl Iterator<Item = (IpAddr, SocketAddr)> {
+    let stay = zone.gateways.iter().map(|gateway| SocketAddr::new(*gateway, PORT));
+    stay.chain(zone.moved.iter().copied()).map(|to| (to.ip(), to))
+}
+
+/// No bridge, as of the rest: a network may change its bridge's name and keep its gateway.
+pub fn owner_of_questions() -> Option<Owner> {
+    // No name of a bridge has a blank.
+    Owner::new(NetworkKey::new("port 53").as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,17 +316,17 @@ mod tests {
     #[test]
     fn a_container_answers_to_its_name_its_aliases_its_short_id_and_its_hostname() {
         let aliases = vec!["www".to_owned(), "4f2a9c001122".to_owned()];
-        let names = Names { aliases, hostname: Some("app".into()), ..Names::default() };
+        let names = Served { aliases, hostname: Some("app".into()), ..Served::default() };
         let id = "4f2a9c00112233445566";
         assert_eq!(names.of_container(Some("web"), id), ["web", "www", "4f2a9c001122", "app"]);
         assert_eq!(names.of_container(Some("app"), id), ["app", "www", "4f2a9c001122"]);
-        assert_eq!(Names::default().of_container(None, "lab-1"), ["lab-1"]);
+        assert_eq!(Served::default().of_container(None, "lab-1"), ["lab-1"]);
     }
 
     #[test]
     fn a_container_asks_its_gateway_and_tries_its_own_domain_first() {
         let (domain, search) = (Some("dns.rnet".into()), vec!["lan".into()]);
-        let names = Names { domain, search, options: vec!["ndots:2".into()], ..Names::default() };
+        let names = Served { domain, search, options: vec!["ndots:2".into()], ..Served::default() };
 
         let resolver = names.resolver(["172.18.0.1".parse().unwrap()].into_iter());
 

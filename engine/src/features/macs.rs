@@ -3,18 +3,55 @@
 //! Each attachment claims its own by a symbolic link, `macs/<bridge>-<mac>`, which leads to its record: one system call, and
 //! the holder is known without reading a list.
 
-use netlink::Mac;
+use netlink::{Mac, Netlink, Request};
 use store::{LockName, Mode, Record, Stage};
 
+use super::publish::holder_text;
+use super::{Feature, Making};
 use crate::spec::{Spec, hashed_mac};
-use crate::{Error, Host, lost, ports, register};
+use crate::{Error, Finding, Host, lost, register};
+
+/// The feature of this file.
+pub struct Macs;
+
+impl Feature for Macs {
+    fn claim(&self, host: &mut Host, making: &mut Making<'_>) -> Result<(), Error> {
+        claim(host, making.spec, &mut making.record)?;
+        making.has_news = has_news(host, making)?;
+        Ok(())
+    }
+
+    /// Tells all neighbours which MAC has the container's addresses now: what they remember is another container's. (Mostly an
+    /// address always has the same MAC.)
+    ///
+    /// The kernel sends the announcements when a MAC is set, also to what it is (`arp_notify`, `ndisc_notify`).
+    fn announce(&self, host: &Host, inside: &mut Netlink, making: &Making<'_>) -> Result<(), Error> {
+        let record = &making.record;
+        let Some(mac) = record.mac.filter(|_| making.has_news) else { return Ok(()) };
+        let link = inside.link(&record.ifname)?;
+        let link = link.ok_or_else(|| Finding::NoContainerLink(record.ifname.clone()))?;
+        inside.send(&[Request::LinkMac {
+            index: link.index,
+            name: record.ifname.clone(),
+            mac: Mac(mac.0),
+        }])?;
+        if record.mac == usual(making) {
+            marks(record).for_each(|name| host.store.unmark(&name));
+        }
+        Ok(())
+    }
+
+    fn release(&self, host: &mut Host, record: &Record) -> Result<(), Error> {
+        release(host, record)
+    }
+}
 
 /// So many MACs are derived for a container before one is said to be taken.
 const ATTEMPTS: u8 = 8;
 
 /// Claims the MAC that a record says: one that was asked for is refused if another on the bridge has it, a derived one gives
 /// way. The record is written before each try, so that whatever is claimed is on record.
-pub fn claim(host: &mut Host, spec: &Spec, record: &mut Record) -> Result<(), Error> {
+fn claim(host: &mut Host, spec: &Spec, record: &mut Record) -> Result<(), Error> {
     let Some(usual) = record.mac else { return Ok(()) };
     let taken = |holder| Error::MacTaken { mac: usual.to_string(), bridge: spec.bridge.clone(), holder };
     if spec.mac.is_some()
@@ -38,7 +75,7 @@ pub fn claim(host: &mut Host, spec: &Spec, record: &mut Record) -> Result<(), Er
 }
 
 /// Gives a record's claim back.
-pub fn release(host: &Host, record: &Record) -> Result<(), Error> {
+fn release(host: &Host, record: &Record) -> Result<(), Error> {
     match (&record.bridge, record.mac) {
         (Some(bridge), Some(mac)) => Ok(host.store.release_mac(bridge, mac, record)?),
         _ => Ok(()),
@@ -64,7 +101,7 @@ fn claim_one(host: &mut Host, record: &Record, mac: store::Mac) -> Result<Option
     let Some(holder) = claimed else { return Ok(None) };
     let holder =
         if has_it(host, holder.as_ref(), &bridge, mac)? { holder } else { take(host, record, &bridge, mac)? };
-    Ok(holder.as_ref().map(ports::holder_text))
+    Ok(holder.as_ref().map(holder_text))
 }
 
 /// Takes over what a killed process left. Two who find that at once must not both have it: the living holder, if the other
@@ -88,25 +125,24 @@ fn has_it(host: &mut Host, holder: Option<&Record>, bridge: &str, mac: store::Ma
     }
 }
 
-/// Whether neighbours must be told of the MAC of these addresses: it is not the usual one, or was not the last time.
-pub fn is_news(host: &Host, record: &Record, usual: Mac) -> Result<bool, Error> {
-    let unusual = record.mac != Some(store::Mac(usual.0));
-    let mut news = unusual;
+/// Whether neighbours must be told of the MAC of these addresses: it is not the usual one, or was not the last time. That it is
+/// not is on record before anybody learns of it.
+fn has_news(host: &Host, making: &Making<'_>) -> Result<bool, Error> {
+    let record = &making.record;
+    let is_unusual = record.mac != usual(making);
+    let mut has_news = is_unusual;
     for name in marks(record) {
-        if unusual {
+        if is_unusual {
             host.store.mark(&name)?;
         } else {
-            news |= host.store.is_marked(&name)?;
+            has_news |= host.store.is_marked(&name)?;
         }
     }
-    Ok(news)
+    Ok(has_news)
 }
 
-/// Neighbours know that the addresses have their usual MAC again.
-pub fn are_told(host: &Host, record: &Record, usual: Mac) {
-    if record.mac == Some(store::Mac(usual.0)) {
-        marks(record).for_each(|name| host.store.unmark(&name));
-    }
+fn usual(making: &Making<'_>) -> Option<store::Mac> {
+    Some(store::Mac(making.spec.usual_mac(&making.lease, &making.record.key()).0))
 }
 
 /// A mark for each address of a bridge that had a MAC which is not made of it.

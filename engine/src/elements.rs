@@ -3,63 +3,76 @@
 //! The ruleset's text never changes. Networks and attachments add elements, so everything that belongs into
 //! the kernel can be told from the records alone.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnetwork::IpNetwork;
-use netlink::{Mac, Netlink};
-use nft::{Element, Firewall, Flow, Owner, Protocol, Range};
-use store::{Exception, Key, Lock, LockName, Mode, Network, NetworkKey, Port, Record, Stage, Zone};
+use nft::{Element, Owner, Protocol};
+use store::{Key, Lock, LockName, Mode, Network, NetworkKey, Record, Stage};
 
-use crate::{Error, Host, failpoint, former, lost, moments, names, network, ports, ruleset};
+use crate::features::{self, FEATURES, names, publish};
+use crate::{Error, Host, failpoint, flows, lost, moments, network, ruleset};
 
 /// Puts an attachment's elements into the ruleset. The lock that comes back is to be held until the record is
 /// committed: a rebuild in between would not know of them.
+///
+/// # Errors
+/// A living attachment has what one of them is for, or the kernel refuses it.
 pub fn admit(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error> {
-    let _ports = ports::lock(host, record)?;
-    // Each dead holder is buried once, and each port left to another once, so this ends.
-    let lock = loop {
-        match claim(host, record) {
-            Err(Error::PortTaken { key: Some(key), .. })
-                if ports::bury_dead_holder(host, &key)? || ports::leave_to(host, record, &key)? => {}
+    let _locks = locks(host, record)?;
+    let mut ruleset = loop {
+        match put(host, record) {
+            Err(refusal) if settle(host, record, &refusal)? => {}
             other => break other?,
         }
     };
     failpoint::pass("add.rules")?;
-    if lock.is_none() {
-        return Ok(None);
-    }
-    ports::open_loopback(host, record)?;
-    flush_udp(host, udp_ports(record).map(to).collect())?;
+    features::each(|feature| feature.confirm(host, record, &mut ruleset))?;
     failpoint::pass("add.conntrack")?;
-    Ok(lock)
+    Ok(ruleset)
 }
 
-/// None for an attachment without elements, and so without ports.
-fn claim(host: &mut Host, record: &Record) -> Result<Option<Lock>, Error> {
+fn locks(host: &Host, record: &Record) -> Result<Vec<Lock>, Error> {
+    FEATURES.iter().filter_map(|feature| feature.lock(host, record).transpose()).collect()
+}
+
+/// True if a feature has settled a refusal. Each settles one only so often, so this ends.
+fn settle(host: &mut Host, record: &mut Record, refusal: &Error) -> Result<bool, Error> {
+    for feature in FEATURES {
+        if feature.settle(host, record, refusal)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// None for an attachment without elements.
+fn put(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error> {
     let elements = attachment(record);
     if elements.is_empty() {
-        // What keeps others from it is the network's.
-        return if record.isolated { ruleset::confirm(host).map(Some) } else { Ok(None) };
+        let needs_rules = FEATURES.iter().any(|feature| feature.needs_rules(record));
+        return if needs_rules { ruleset::confirm(host).map(Some) } else { Ok(None) };
     }
-    ports::reserve(host, record)?;
+    features::each(|feature| feature.reserve(host, record))?;
     let lock = ruleset::put(host, &elements, &elements)?;
-    former::take_over(host, record)?;
+    flows::take_over(host, record)?;
     Ok(Some(lock))
 }
 
-/// Takes an attachment's elements out again, whoever may have its address by now.
+/// Takes an attachment's elements out again, also if another has its address by now.
+///
+/// # Errors
+/// Something could not be taken out.
 pub fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
     let elements = attachment(record);
     if elements.is_empty() {
         return failpoint::pass("del.rules");
     }
-    // An ADD that did not come so far, because somebody holds the locks, must not need them for its undo.
+    // An ADD that did not come so far, because another call holds the locks, must not need them for its undo.
     if record.stage == Stage::Committed || holds_any(host, record)? {
         withdraw(host, record, &elements)?;
     } else if !record.addresses.is_empty() {
         // One that was killed when its elements were gone left the flows to this one.
-        former::finish(host, record, &[])?;
+        flows::finish(host, record, &[])?;
     }
     failpoint::pass("del.conntrack")
 }
@@ -83,23 +96,31 @@ fn is_anothers(host: &mut Host, record: &Record) -> Result<bool, Error> {
 
 /// True if anything of an attachment is in the ruleset or claimed.
 fn holds_any(host: &mut Host, record: &Record) -> Result<bool, Error> {
-    Ok(holds_own(host, record)? || ports::has_claims(host, record)?)
+    if holds_own(host, record)? {
+        return Ok(true);
+    }
+    for feature in FEATURES {
+        if feature.holds_any(host, record)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn withdraw(host: &mut Host, record: &Record, elements: &[(Element, Owner)]) -> Result<(), Error> {
-    let _ports = ports::lock(host, record)?;
+    let _locks = locks(host, record)?;
     let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
     // From here on a rebuild must not bring them back. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
-    let left = former::addresses(host, record)?;
+    let left = flows::addresses(host, record)?;
     if ruleset::withdraw(host, elements, &left)? {
         host.has_stale |= !left.is_empty();
     } else if !is_anothers(host, record)? {
         // Where it held nothing any more, its elements may be another's, and then so are the flows.
-        former::finish(host, record, &left)?;
+        flows::finish(host, record, &left)?;
     }
     failpoint::pass("del.rules")?;
-    ports::release(host, record)
+    features::each(|feature| feature.free(host, record))
 }
 
 /// Takes out whatever a plugin has put in under an attachment's key, and its claims: for an attachment whose record
@@ -119,7 +140,7 @@ pub fn purge_leaving(host: &mut Host, plugin: &str, key: &Key, left: &[IpAddr]) 
     if ruleset::withdraw(host, &elements, left)? {
         host.has_stale |= !left.is_empty();
     }
-    if plugin == "portmap" || plugin == "rnet" { ports::release_all(host, key) } else { Ok(()) }
+    if plugin == "portmap" || plugin == "rnet" { publish::release_all(host, key) } else { Ok(()) }
 }
 
 /// In a chain one plugin attaches and another publishes, under the same key.
@@ -182,7 +203,7 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
     let others = network::others_in_use(host, network)?;
     // Containers of which there is no record still need their guards.
     if others.is_empty() && lost::unrecorded(host)?.is_empty() {
-        former::tables_go(host)?;
+        flows::tables_go(host)?;
         ruleset::forget(host)?;
         moments::last_network_goes(host)?;
         return host.note_deletion();
@@ -279,27 +300,23 @@ pub fn of_all(networks: &[Network]) -> Vec<(Element, Owner)> {
 /// The elements of one attachment, each owned by its key.
 pub fn attachment(record: &Record) -> Vec<(Element, Owner)> {
     let Some(owner) = owner(&record.key()) else { return Vec::new() };
-    let ports = record.ports.iter().flat_map(|port| published(record, port));
-    let addresses = record.addresses.iter().map(|address| address.address.ip());
-    let masqueraded = addresses.filter(|_| record.masquerade).map(|address| Element::Masquerade { address });
-    let guard = if record.guarded { guards(record) } else { Vec::new() };
-    ports.chain(masqueraded).chain(guard).map(|element| (element, owner)).collect()
+    let elements = FEATURES.iter().flat_map(|feature| feature.elements(record));
+    elements.map(|element| (element, owner)).collect()
 }
 
 /// The elements of one network and of what it was: networks that share a bridge share them.
 pub fn network_elements(network: &Network) -> Vec<(Element, Owner)> {
-    let bridges = network.former.iter().chain([network]).flat_map(elements_of_bridge);
-    bridges.chain(questions(network)).collect()
+    let bridges = network.former.iter().chain([network]).flat_map(homes);
+    let of_features = FEATURES.iter().flat_map(|feature| feature.network_elements(network));
+    bridges.chain(of_features).collect()
 }
 
-fn elements_of_bridge(network: &Network) -> Vec<(Element, Owner)> {
+/// Which subnets live on its bridge.
+fn homes(network: &Network) -> Vec<(Element, Owner)> {
     let Some(owner) = owner_of_bridge(&network.bridge) else { return Vec::new() };
-    let homes = network
-        .subnets
-        .iter()
-        .map(|subnet| Element::Home { subnet: *subnet, bridge: network.bridge.clone() });
-    let isolated = network.isolated.then(|| Element::Isolated { bridge: network.bridge.clone() });
-    homes.chain(isolated).map(|element| (element, owner)).chain(subnets(network)).collect()
+    let home = |subnet: &IpNetwork| Element::Home { subnet: *subnet, bridge: network.bridge.clone() };
+    let homes = network.subnets.iter().map(home).map(|element| (element, owner));
+    homes.chain(subnets(network)).collect()
 }
 
 /// The subnets whose addresses come in by their bridge only. Of a network that others attach to nobody knows all ways in.
@@ -310,34 +327,6 @@ fn subnets(network: &Network) -> Vec<(Element, Owner)> {
     network.subnets.iter().filter_map(element).collect()
 }
 
-/// Where questions to the gateways go: to the name server's own port where somebody else has port 53, and else where they
-/// went anyway. Said aloud, that keeps them from whoever publishes port 53 on every address.
-fn questions(network: &Network) -> Vec<(Element, Owner)> {
-    let Some(owner) = owner_of_questions() else { return Vec::new() };
-    let zones = [network].into_iter().chain(&network.former).filter_map(|network| network.zone.as_ref());
-    let leads: BTreeMap<IpAddr, SocketAddr> = zones.rev().flat_map(ways).collect();
-    let published = |(gateway, to), protocol| Element::Publish {
-        host: Some(gateway),
-        protocol,
-        host_port: names::PORT,
-        to,
-    };
-    let both = |way| [Protocol::Udp, Protocol::Tcp].map(|protocol| (published(way, protocol), owner));
-    leads.into_iter().flat_map(both).collect()
-}
-
-/// The gateways of a zone and where each one's questions go.
-fn ways(zone: &Zone) -> impl Iterator<Item = (IpAddr, SocketAddr)> {
-    let stay = zone.gateways.iter().map(|gateway| SocketAddr::new(*gateway, names::PORT));
-    stay.chain(zone.moved.iter().copied()).map(|to| (to.ip(), to))
-}
-
-/// No bridge, as of the rest: a network may change its bridge's name and keep its gateway.
-pub fn owner_of_questions() -> Option<Owner> {
-    // No name of a bridge has a blank.
-    Owner::new(NetworkKey::new("port 53").as_str())
-}
-
 /// The owner that the elements of the networks on a bridge bear.
 pub fn owner_of_bridge(bridge: &str) -> Option<Owner> {
     Owner::new(NetworkKey::new(bridge).as_str())
@@ -346,92 +335,4 @@ pub fn owner_of_bridge(bridge: &str) -> Option<Owner> {
 /// The owner that an attachment's elements bear.
 pub fn owner(key: &Key) -> Option<Owner> {
     Owner::new(key.as_str())
-}
-
-/// Where a published port leads.
-pub fn endpoint(port: &Port) -> SocketAddr {
-    SocketAddr::new(port.container, port.container_port)
-}
-
-fn published(record: &Record, port: &Port) -> Vec<Element> {
-    let protocol = ports::protocol(port);
-    let to = endpoint(port);
-    let mut elements = vec![Element::Publish { host: port.host, protocol, host_port: port.host_port, to }];
-    elements.extend(exceptions(record, port, protocol));
-    if record.snat {
-        elements.push(Element::Published { to, protocol });
-    }
-    if record.masquerade_all {
-        elements.push(Element::MasqueradeAll { to, protocol });
-    }
-    elements
-}
-
-/// What a port is not for, of its own host address alone: on others it may be somebody else's.
-fn exceptions(record: &Record, port: &Port, protocol: Protocol) -> Vec<Element> {
-    let of_its_family = |except: &&Exception| except.sources.0.is_ipv4() == port.container.is_ipv4();
-    let element = |except: &Exception| {
-        let (first, last) = except.destinations;
-        let destinations = match port.host {
-            None => Range::new(first, last)?,
-            Some(host) => (first <= host && host <= last).then(|| Range::from(host))?,
-        };
-        let sources = Range::new(except.sources.0, except.sources.1)?;
-        Some(Element::Except { protocol, host_port: port.host_port, sources, destinations })
-    };
-    record.exceptions.iter().filter(of_its_family).filter_map(element).collect()
-}
-
-/// What a container's port may send from: its addresses, and for IPv6 its link-local and the unspecified one.
-fn guards(record: &Record) -> Vec<Element> {
-    let (Some(link), Some(mac)) = (&record.link, record.mac.map(|mac| Mac(mac.0))) else { return Vec::new() };
-    let own = record.addresses.iter().map(|address| address.address.ip());
-    let has_v6 = record.addresses.iter().any(|address| address.address.is_ipv6());
-    let v6 = if has_v6 {
-        vec![IpAddr::V6(link_local(mac)), IpAddr::V6(Ipv6Addr::UNSPECIFIED)]
-    } else {
-        Vec::new()
-    };
-    let addresses =
-        own.chain(v6).map(|address| Element::PortAddress { link: link.clone(), mac: mac.0, address });
-    std::iter::once(Element::Port { link: link.clone() }).chain(addresses).collect()
-}
-
-/// The link-local address that the kernel derives from a MAC (RFC 4291, appendix A).
-fn link_local(Mac(mac): Mac) -> Ipv6Addr {
-    let [a, b, c, d, e, f] = mac.map(u16::from);
-    Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
-}
-
-fn udp_ports(record: &Record) -> impl Iterator<Item = &Port> {
-    record.ports.iter().filter(|port| port.protocol == store::Protocol::Udp)
-}
-
-/// The flows that went to a host port, whoever had it before.
-fn to(port: &Port) -> Flow {
-    Flow::To { host: port.host, port: port.host_port, v6: port.container.is_ipv6() }
-}
-
-/// Forgets UDP flows that began before their port was published: they would go on to its former holder. A child does that, for
-/// it takes 15 ms and more where conntrack knows many; nobody is harmed meanwhile.
-fn flush_udp(host: &mut Host, flows: Vec<Flow>) -> Result<(), Error> {
-    if flows.is_empty() || host.firewall()?.tracked()? == 0 {
-        return Ok(());
-    }
-    let forget = move || {
-        let (Ok(mut firewall), Ok(mut netlink)) = (Firewall::open(), Netlink::here()) else { return };
-        // Who cannot be asked may be the host: a flow too many is found again with its next packet.
-        let _ = firewall.forget(&flows, |ip| netlink.is_local(ip).unwrap_or(true));
-    };
-    Ok(netlink::fork_keeping(&[], forget)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_link_local_address_is_the_kernels() {
-        assert_eq!(link_local(Mac([0x02, 0x42, 0xac, 0x12, 0, 2])).to_string(), "fe80::42:acff:fe12:2");
-    }
 }
