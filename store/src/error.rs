@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-/// A failure of the state folder, told so that a person can act on it.
+/// A failure of the state folder, in words that a person can act on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A system call on a file or folder failed.
@@ -18,27 +18,27 @@ pub enum Error {
         /// The kernel's answer.
         errno: Errno,
     },
-    /// A symbolic link stands where rnet makes or opens a folder or file, and leads nowhere, or may not be there.
+    /// A symbolic link is where rnet makes or opens a folder or file, and leads nowhere or is not allowed there.
     #[error("{} is a symbolic link to {}, {}", path.display(), target.display(), advice(*dangling))]
     Link {
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// Its target.
         target: PathBuf,
-        /// There is nothing.
+        /// Whether the target is missing.
         dangling: bool,
     },
     /// A lock was not free within the time allowed; nothing was changed.
     #[error("another rnet holds {what} ({holder}) and did not let go within {} s; nothing was changed", waited.as_secs())]
     Busy {
-        /// The lock, in a person's words: `network "mynet"`.
+        /// The lock, in words: `the network "mynet"`.
         what: String,
         /// The process that took it last: `pid 4711: ADD web/eth0`.
         holder: String,
         /// How long the caller waited.
         waited: Duration,
     },
-    /// A file that rnet writes does not hold what rnet writes.
+    /// A file that rnet writes has other content.
     #[error("{} is not a record of rnet's: {reason}", path.display())]
     Garbage {
         /// The file.
@@ -49,20 +49,20 @@ pub enum Error {
 }
 
 impl Error {
-    /// For `map_err`: a failed `action` on `path`.
+    /// For `map_err`: the error of `action` on `path`.
     pub(crate) fn file(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(Errno) -> Error {
         let path = path.as_ref().to_owned();
         move |errno| Error::File { action, path, errno }
     }
 
-    /// The same for a path that may lead over a symbolic link which is to blame. The last component is never followed.
+    /// The same for a path on which a symbolic link may be the cause. The last component is never followed.
     pub(crate) fn on_path(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(Errno) -> Error {
         let path = path.as_ref().to_owned();
-        move |errno| blamed_link(&path, errno).unwrap_or(Error::File { action, path, errno })
+        move |errno| find_link(&path, errno).unwrap_or(Error::File { action, path, errno })
     }
 }
 
-/// What a `name` below `base` failed of: no link on the way is followed there.
+/// The error of `action` on `name` below `base`, where no link on the way is followed.
 pub(crate) fn below<'a>(
     action: &'static str,
     base: &Path,
@@ -70,17 +70,17 @@ pub(crate) fn below<'a>(
 ) -> impl FnOnce(Errno) -> Error + use<'a> {
     let (base, path) = (base.to_owned(), base.join(name));
     move |errno| {
-        let blamed = path.ancestors().take_while(|link| *link != base).find_map(|link| {
+        let link = path.ancestors().take_while(|link| *link != base).find_map(|link| {
             let target = std::fs::read_link(link).ok()?;
             Some(Error::Link { path: link.to_owned(), target, dangling: !link.exists() })
         });
         let is_about_links = [Errno::LOOP, Errno::NOTDIR, Errno::EXIST, Errno::NOENT].contains(&errno);
-        blamed.filter(|_| is_about_links).unwrap_or(Error::File { action, path, errno })
+        link.filter(|_| is_about_links).unwrap_or(Error::File { action, path, errno })
     }
 }
 
-/// The link on the way to `path` that leads nowhere, or `path` itself if it is one.
-fn blamed_link(path: &Path, errno: Errno) -> Option<Error> {
+/// The link on the way to `path` that leads nowhere, or `path` itself if it is a link.
+fn find_link(path: &Path, errno: Errno) -> Option<Error> {
     if ![Errno::NOENT, Errno::NOTDIR, Errno::LOOP, Errno::EXIST].contains(&errno) {
         return None;
     }

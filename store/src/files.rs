@@ -12,10 +12,13 @@ use crate::Error;
 use crate::error::below;
 use crate::paths::trusted_env;
 
-/// Opens the folder at `path`, making it and its parents (mode 0755, the last `mode`) where they are missing.
+/// Opens the folder at `path`, and makes it and its parents (mode 0755, the last `mode`) if they are missing.
 ///
-/// The last component is not followed if it is a symbolic link. Its parents are: where a folder lies (`dataDir`, `/var/lib`
-/// on another disk) is for the administrator to say, and whoever can plant links there could as well change the configuration.
+/// The last component is not followed if it is a symbolic link. Its parents are: the administrator decides where a folder
+/// is (`dataDir`, `/var/lib` on another disk), and a user who can plant links there could also change the configuration.
+///
+/// # Errors
+/// If the folder cannot be made or opened; [`Error::Link`] if a symbolic link is the cause.
 pub fn open_dir(path: &Path, mode: u32) -> Result<OwnedFd, Error> {
     match open_existing(path) {
         Err(Errno::NOENT) => make_dir(path, mode).and_then(|()| open_existing(path)),
@@ -25,6 +28,9 @@ pub fn open_dir(path: &Path, mode: u32) -> Result<OwnedFd, Error> {
 }
 
 /// Opens the folder at `path` if there is one; see [`open_dir`].
+///
+/// # Errors
+/// If the folder exists but cannot be opened; [`Error::Link`] if a symbolic link is the cause.
 pub fn find_dir(path: &Path) -> Result<Option<OwnedFd>, Error> {
     match open_existing(path) {
         // No folder can have a name that is too long.
@@ -33,7 +39,7 @@ pub fn find_dir(path: &Path) -> Result<Option<OwnedFd>, Error> {
     }
 }
 
-/// Where a folder is: at a path, or below a folder that is open.
+/// The place of a folder: at a path, or below an open folder.
 #[derive(Clone, Debug)]
 pub struct Folder {
     path: PathBuf,
@@ -42,7 +48,7 @@ pub struct Folder {
 }
 
 impl Folder {
-    /// A folder at `path`, in the manner of [`open_dir`].
+    /// A folder at `path`, opened as by [`open_dir`].
     pub fn at(path: &Path) -> Self {
         Self { path: path.to_owned(), below: None }
     }
@@ -58,7 +64,10 @@ impl Folder {
         &self.path
     }
 
-    /// Opens it, making it (0700 below another folder, else `mode`) where it is missing.
+    /// Opens it, and makes it (0700 below another folder, otherwise `mode`) if it is missing.
+    ///
+    /// # Errors
+    /// If it cannot be made or opened; [`Error::Link`] if a symbolic link is the cause.
     pub fn open(&self, mode: u32) -> Result<OwnedFd, Error> {
         let Some((base, name)) = &self.below else { return open_dir(&self.path, mode) };
         let opened = match open_below(base.as_fd(), name, READABLE) {
@@ -67,19 +76,22 @@ impl Folder {
             }
             other => other,
         };
-        opened.map_err(|errno| self.failed(name, errno))
+        opened.map_err(|errno| self.error(name, errno))
     }
 
-    /// Opens it if it is there.
+    /// Opens it if it exists.
+    ///
+    /// # Errors
+    /// If it exists but cannot be opened; [`Error::Link`] if a symbolic link is the cause.
     pub fn find(&self) -> Result<Option<OwnedFd>, Error> {
         let Some((base, name)) = &self.below else { return find_dir(&self.path) };
         match open_below(base.as_fd(), name, READABLE) {
             Err(Errno::NOENT | Errno::NAMETOOLONG) => Ok(None),
-            other => other.map(Some).map_err(|errno| self.failed(name, errno)),
+            other => other.map(Some).map_err(|errno| self.error(name, errno)),
         }
     }
 
-    fn failed(&self, name: &str, errno: Errno) -> Error {
+    fn error(&self, name: &str, errno: Errno) -> Error {
         let levels = name.split('/').count();
         let base = self.path.ancestors().nth(levels).unwrap_or(&self.path);
         below("open the folder", base, name)(errno)
@@ -107,13 +119,16 @@ impl From<&PathBuf> for Folder {
 /// A folder whose entries are read.
 const READABLE: OFlags = OFlags::DIRECTORY;
 
-/// Whether files can be made in the folder at `path` or, where it is missing, it can itself; else the kernel's reason.
+/// Makes sure that files can be made in the folder at `path` or, if it is missing, that it can be made itself.
+///
+/// # Errors
+/// The kernel's reason why they cannot be made.
 pub fn check_writable(path: &Path) -> Result<(), Error> {
     let access =
         |folder| rustix::fs::accessat(CWD, folder, Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
     for folder in path.ancestors() {
         match access(folder) {
-            // Below a link that leads nowhere nothing can be made.
+            // Nothing can be made below a link that leads nowhere.
             Err(Errno::NOENT) if std::fs::read_link(folder).is_ok() => {
                 return Err(Error::on_path("write to", folder)(Errno::NOENT));
             }
@@ -129,7 +144,7 @@ fn open_existing(path: &Path) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-/// A parent that is a link which leads nowhere is there and is not: then it ends with ENOENT.
+/// Fails with ENOENT if a parent is a link that leads nowhere: it cannot be made, because the link exists.
 fn make_dir(path: &Path, mode: u32) -> Result<(), Errno> {
     let made = match rustix::fs::mkdir(path, Mode::from_raw_mode(mode)) {
         Err(Errno::NOENT) => {
@@ -142,12 +157,12 @@ fn make_dir(path: &Path, mode: u32) -> Result<(), Errno> {
     if made == Err(Errno::EXIST) { Ok(()) } else { made }
 }
 
-/// Opens `path` below `dir` without following any link, wherever on the way it is (ELOOP).
+/// Opens `path` below `dir` without following any link on the way (ELOOP).
 pub(crate) fn open_below(dir: BorrowedFd<'_>, path: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
     let flags = flags | OFlags::CLOEXEC;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
     match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
-        // Where a filter of system calls does not know it (docker before 20.10), component by component.
+        // A filter of system calls may not know it (docker before 20.10): open component by component.
         Err(Errno::NOSYS | Errno::PERM) => open_step_by_step(dir, path, flags),
         other => other,
     }
@@ -181,6 +196,9 @@ pub(crate) fn make_below(dir: BorrowedFd<'_>, path: &str) -> Result<(), Errno> {
 }
 
 /// Reads the regular file `name` in `dir`; `None` if there is none.
+///
+/// # Errors
+/// If the file cannot be opened or read, or a symbolic link has its name.
 pub fn read_whole(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>, Error> {
     let file = match open_below(dir, name, OFlags::RDONLY) {
         Err(Errno::NOENT) => return Ok(None),
@@ -196,7 +214,7 @@ pub fn read_whole(dir: BorrowedFd<'_>, name: &str) -> Result<Option<Vec<u8>>, Er
     Ok(Some(bytes))
 }
 
-/// What a file of the kernel's says, of which one read(2) gives all: at most 1 KiB.
+/// The content of a kernel file that one read(2) returns completely: at most 1 KiB.
 pub(crate) fn read_short(path: &str) -> Result<Vec<u8>, Errno> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     let mut bytes = Vec::with_capacity(1024);
@@ -204,12 +222,14 @@ pub(crate) fn read_short(path: &str) -> Result<Vec<u8>, Errno> {
     Ok(bytes)
 }
 
-/// Creates `name` in `dir` with `bytes`, complete from the first moment it can be seen (O_TMPFILE, linkat).
+/// Creates `name` in `dir` with `bytes`, complete from the first moment it is visible (O_TMPFILE, linkat).
 ///
-/// Returns false, and changes nothing, if the name exists. Not synced: what needs to outlive a power loss
-/// does not belong here.
+/// Returns false, and changes nothing, if the name exists. Not synced: it need not survive a power loss.
+///
+/// # Errors
+/// If the file cannot be written.
 pub fn create_whole(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], mode: u32) -> Result<bool, Error> {
-    let linked = unnamed(dir, bytes, mode).and_then(|file| {
+    let linked = create_unnamed(dir, bytes, mode).and_then(|file| {
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         rustix::fs::linkat(CWD, path, dir, name, AtFlags::SYMLINK_FOLLOW)
     });
@@ -224,12 +244,15 @@ pub fn create_whole(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], mode: u32) ->
     }
 }
 
-/// Writes `name` in `dir`, replacing what is there in one step (temporary file, rename). Not synced.
+/// Writes `name` in `dir` and replaces an existing file in one step (temporary file, rename). Not synced.
+///
+/// # Errors
+/// If the file cannot be written; then the old one stays.
 pub fn replace_whole(dir: BorrowedFd<'_>, name: &str, bytes: &[u8], mode: u32) -> Result<(), Error> {
     rename_new(dir, name, bytes, mode, RenameFlags::empty()).map_err(Error::file("write", name))
 }
 
-fn unnamed(dir: BorrowedFd<'_>, bytes: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
+fn create_unnamed(dir: BorrowedFd<'_>, bytes: &[u8], mode: u32) -> Result<OwnedFd, Errno> {
     let flags = OFlags::TMPFILE | OFlags::WRONLY | OFlags::CLOEXEC;
     let file = rustix::fs::openat(dir, ".", flags, Mode::from_raw_mode(mode))?;
     write_all(file.as_fd(), bytes)?;
@@ -246,13 +269,13 @@ fn rename_new(
     let temporary = write_temporary(dir, ".new-", bytes, mode)?;
     let renamed = rustix::fs::renameat_with(dir, &temporary, dir, name, how);
     if renamed.is_err() {
-        // The name is ours alone; the error to report is the first one.
+        // No other process uses this name; the error to report is the first one.
         let _ = rustix::fs::unlinkat(dir, &temporary, AtFlags::empty());
     }
     renamed
 }
 
-/// Writes a file of a name that nobody has, beginning with `prefix`, and returns the name; no file if it fails.
+/// Writes a file with an unused name that begins with `prefix`, and returns the name. If it fails, no file is left.
 pub(crate) fn write_temporary(
     dir: BorrowedFd<'_>,
     prefix: &str,
@@ -267,7 +290,7 @@ pub(crate) fn write_temporary(
     written.map(|()| name)
 }
 
-/// A process that was killed may have had our number and left its file: then the next name is free.
+/// A killed process may have had the same number and left its file: then the next name is tried.
 fn create_temporary(dir: BorrowedFd<'_>, prefix: &str, mode: u32) -> Result<(String, OwnedFd), Errno> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -289,10 +312,13 @@ fn write_all(file: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
     Ok(())
 }
 
-/// The variable that says which boot this is (tests).
+/// The variable that replaces the boot id (tests).
 pub(crate) const BOOT_ID: &str = "RNET_BOOT_ID";
 
-/// The kernel's id of this boot (/proc/sys/kernel/random/boot_id), or what `RNET_BOOT_ID` says (tests).
+/// The kernel's id of this boot (/proc/sys/kernel/random/boot_id), or the value of `RNET_BOOT_ID` (tests).
+///
+/// # Errors
+/// If /proc is not mounted.
 pub fn boot_id() -> Result<String, Error> {
     static READ: OnceLock<String> = OnceLock::new();
     if let Some(id) = trusted_env(BOOT_ID) {
@@ -338,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_process_of_our_number_left_is_in_nobodys_way() {
+    fn files_of_a_killed_process_with_the_same_number_do_not_disturb() {
         let (folder, dir) = folder();
         let leftover = write_temporary(dir.as_fd(), ".new-", b"half", 0o600).unwrap();
         let (prefix, count) = leftover.rsplit_once('-').unwrap();
@@ -360,7 +386,7 @@ mod tests {
         std::os::unix::fs::symlink(&victim, folder.path().join("record")).unwrap();
 
         assert!(matches!(read_whole(dir.as_fd(), "record"), Err(Error::File { errno: Errno::LOOP, .. })));
-        replace_whole(dir.as_fd(), "record", b"ours", 0o600).unwrap();
+        replace_whole(dir.as_fd(), "record", b"new", 0o600).unwrap();
 
         assert_eq!(std::fs::read_to_string(&victim).unwrap(), "secret");
     }

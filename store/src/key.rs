@@ -1,4 +1,4 @@
-//! The names that everything rnet makes is derived from.
+//! The names from which the names of everything that rnet makes derive.
 
 use std::fmt;
 
@@ -16,19 +16,19 @@ pub struct Id {
     pub ifname: String,
 }
 
-/// The key of one attachment: 16 hex digits out of (network, container id, ifname).
+/// The key of one attachment: 16 hex digits, a hash of (network, container id, ifname).
 ///
 /// Host veth, record and the comment of every nftables element derive from it, so DEL finds them without
-/// having to remember anything.
+/// any record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key(String);
 
-/// The key of one network: 16 hex digits out of its name.
+/// The key of one network: 16 hex digits, a hash of its name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct NetworkKey(String);
 
 impl Id {
-    /// For a call that is about all attachments of a network.
+    /// The id for a call about all attachments of a network.
     pub fn of_network(network: &str) -> Self {
         Self { network: network.to_owned(), ..Self::default() }
     }
@@ -39,7 +39,7 @@ impl Id {
     }
 }
 
-/// `CONTAINER/IFNAME`, as those who wait for a lock are told.
+/// `CONTAINER/IFNAME`, as an error about a busy lock shows it.
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.container, self.ifname)
@@ -57,7 +57,7 @@ impl Key {
         &self.0
     }
 
-    /// The host end's name, `veth` and eight hex digits; `attempt` counts the names already taken by others.
+    /// The host end's name, `veth` and eight hex digits; `attempt` counts the names that other interfaces have.
     pub fn link(&self, attempt: usize) -> String {
         let again = digest(&[&self.0, &attempt.to_string()]);
         let digits = if attempt == 0 { &self.0 } else { &again };
@@ -89,7 +89,7 @@ impl fmt::Display for NetworkKey {
     }
 }
 
-/// The first 64 bits of SHA-256 over the parts, each ended by a NUL so that no two lists of parts run together.
+/// The first 64 bits of SHA-256 over the parts, each followed by a NUL, so that no two lists of parts have the same bytes.
 fn digest(parts: &[&str]) -> String {
     let mut hash = Sha256::new();
     for part in parts {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_do_not_run_together() {
+    fn different_parts_give_different_keys() {
         assert_ne!(Key::new("a", "bc", "eth0"), Key::new("ab", "c", "eth0"));
     }
 

@@ -1,5 +1,5 @@
-//! What rnet remembers: records of attachments and networks, the locks around them, where files live, and how
-//! they are written so that each appears whole or not at all.
+//! rnet's state: records of attachments and networks, the locks around them, the paths of files, and writing them so
+//! that each appears whole or not at all.
 //!
 //! Nothing here knows the kernel's network: the other crates decide what a record means.
 

@@ -1,7 +1,7 @@
-//! Locks with a bounded wait, which name their holder when they are not free.
+//! Locks with a bounded wait; the error names the holder.
 //!
-//! They are flock(2) locks: gone with the process that held them, however it ended. The order in which one
-//! caller may take several is the order of [`LockName`].
+//! They are flock(2) locks: the kernel releases them with the process that held them, however it ended. The order in
+//! which one caller may take several is the order of [`LockName`].
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::mpsc;
@@ -17,30 +17,30 @@ use crate::{Error, Key, NetworkKey};
 pub enum LockName {
     /// One attachment: its ADD, DEL and CHECK.
     Attachment(Key),
-    /// A network: shared by its attachments' calls, exclusive while its bridge comes or goes.
+    /// A network: shared by its attachments' calls, exclusive while its bridge is made or removed.
     Network(String),
     /// All published host ports of this host.
     Ports,
-    /// Our nftables tables: shared from the first element until the record is changed, exclusive for a rebuild.
+    /// rnet's nftables tables: shared from the first element until the record is changed, exclusive for a rebuild.
     Ruleset,
-    /// A transaction of rnet's, until its generation is noted: others' are told from it by that.
+    /// One of rnet's transactions, until its generation is written down: that distinguishes it from other programs'.
     Transaction,
-    /// What is said to firewalld, whose objects change their numbers with each reload.
+    /// Calls to firewalld, whose objects change their numbers with each reload.
     Firewalld,
     /// The start of the name server.
     Names,
-    /// A probe of the host's firewalls: its links have fixed names. That of a transaction may follow.
+    /// A probe of the host's firewalls: its links have fixed names. The lock of a transaction may follow.
     Probe,
-    /// Forgetting the flows of containers that are gone. Of the others, that of the ruleset may follow.
+    /// Deleting the flows of containers that are gone. Of the other locks, only that of the ruleset may follow.
     Flows,
 }
 
-/// Shared or alone.
+/// Shared or exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
-    /// With others that share.
+    /// Together with others that share it.
     Shared,
-    /// Alone.
+    /// Held by one process only.
     Exclusive,
 }
 
@@ -66,7 +66,7 @@ impl LockName {
             LockName::Ports => "the published ports".into(),
             LockName::Ruleset => "the ruleset".into(),
             LockName::Transaction => "the transaction on the ruleset".into(),
-            LockName::Firewalld => "the talk with firewalld".into(),
+            LockName::Firewalld => "the calls to firewalld".into(),
             LockName::Names => "the start of the name server".into(),
             LockName::Probe => "the probe of the firewalls".into(),
             LockName::Flows => "the flows of containers that are gone".into(),
@@ -74,7 +74,7 @@ impl LockName {
     }
 }
 
-/// A lock that is held; letting it go out of scope releases it, even if a forked child still has the descriptor.
+/// A lock that is held. Dropping it releases it, even if a forked child still has the descriptor.
 #[derive(Debug)]
 pub struct Lock {
     name: LockName,
@@ -83,7 +83,7 @@ pub struct Lock {
 }
 
 impl Lock {
-    /// Takes `name` in the folder `dir`, waiting at most `patience`; `what` is written for those who wait in vain.
+    /// Takes `name` in the folder `dir`, waiting at most `patience`; `what` is written into the file for the errors of those that wait.
     pub(crate) fn take(
         dir: BorrowedFd<'_>,
         name: LockName,
@@ -95,10 +95,10 @@ impl Lock {
             let file = open(dir, &name.file()).map_err(Error::file("open the lock", name.file()))?;
             let mut lock = Lock { name: name.clone(), file, patience };
             if mode == Mode::Shared {
-                lock.let_those_who_wait_go_first(dir);
+                lock.yield_to_exclusive(dir);
             }
             lock.wait(dir, mode)?;
-            // The file may have been removed with its attachment while we waited: then it locks nothing.
+            // The file may have been removed with its attachment during the wait: then it locks nothing.
             if lock.is_linked()? {
                 lock.sign(what);
                 return Ok(lock);
@@ -106,18 +106,18 @@ impl Lock {
         }
     }
 
-    /// Takes the lock anew in another mode; false if its file was removed meanwhile and it locks nothing.
+    /// Changes the mode; false if the file was removed meanwhile and locks nothing.
     pub(crate) fn change(&mut self, dir: BorrowedFd<'_>, mode: Mode) -> Result<bool, Error> {
         self.wait(dir, mode)?;
         self.is_linked()
     }
 
-    /// Lets go; what it locked.
+    /// Releases it and returns its name.
     pub(crate) fn into_name(self) -> LockName {
         self.name.clone()
     }
 
-    /// Removes the lock's file: its attachment is gone. Others that wait for it find out and make a new one.
+    /// Removes the lock's file, because its attachment is gone. Others that wait for it notice and make a new one.
     pub(crate) fn remove(self, dir: BorrowedFd<'_>) -> Result<(), Error> {
         match rustix::fs::unlinkat(dir, self.name.file(), AtFlags::empty()) {
             Err(Errno::NOENT) => Ok(()),
@@ -131,7 +131,7 @@ impl Lock {
             Mode::Exclusive => (FlockOperation::NonBlockingLockExclusive, FlockOperation::LockExclusive),
         };
         match rustix::fs::flock(&self.file, now) {
-            // A lock that was shared until now is lost at this moment (flock(2)), so nobody waits for us.
+            // A lock that was shared until now is released here (flock(2)), so no other process waits for this one.
             Err(Errno::WOULDBLOCK) => {
                 let _turn = (mode == Mode::Exclusive).then(|| Turn::take(dir, &self.name, self.patience));
                 self.wait_patiently(later)
@@ -140,9 +140,9 @@ impl Lock {
         }
     }
 
-    /// Not for one who changes from alone to shared: the others wait for exactly that. A turn that cannot be taken, or does not
-    /// end in time, keeps nobody from sharing.
-    fn let_those_who_wait_go_first(&self, dir: BorrowedFd<'_>) {
+    /// Lets processes go first that wait for the exclusive lock. Not used when an exclusive lock becomes shared: the others
+    /// wait for exactly that. A turn that cannot be taken, or does not end in time, prevents no sharing.
+    fn yield_to_exclusive(&self, dir: BorrowedFd<'_>) {
         if let Ok(turn) = open_at(dir, &Turn::file_of(&self.name), OFlags::RDONLY) {
             let _ = flock_within(&turn, FlockOperation::LockShared, self.patience);
         }
@@ -163,14 +163,14 @@ impl Lock {
         Ok(stat.st_nlink > 0)
     }
 
-    /// Who holds it is a courtesy to those who wait; a full disk must not keep anybody from locking. The first line counts:
-    /// what follows is left of a longer one.
+    /// Writes the holder into the file, for the errors of those that wait. A full disk must not prevent locking. The first
+    /// line counts: the rest is left from a longer one.
     fn sign(&self, what: &str) {
         let line = format!("pid {}: {what}\n", rustix::process::getpid());
         let _ = rustix::io::pwrite(&self.file, line.as_bytes(), 0);
     }
 
-    /// Who holds the lock, as the kernel says; what for, if it was the last to sign.
+    /// The holder of the lock according to the kernel, and its purpose, if it was the last to sign.
     fn holder(&self) -> String {
         let signed = self.signature();
         let holders = self.holders();
@@ -188,7 +188,7 @@ impl Lock {
         text.lines().next().unwrap_or_default().to_owned()
     }
 
-    /// The processes that hold the lock (proc(5), /proc/locks); none where they cannot be seen.
+    /// The processes that hold the lock (proc(5), /proc/locks); none if they cannot be seen.
     fn holders(&self) -> Vec<u32> {
         let Ok(stat) = rustix::fs::fstat(&self.file) else { return Vec::new() };
         let inode = format!(":{}", stat.st_ino);
@@ -197,13 +197,13 @@ impl Lock {
         let held = fields.filter(|fields| {
             fields.get(1) == Some(&"FLOCK") && fields.get(5).is_some_and(|file| file.ends_with(&inode))
         });
-        // One that waits has an arrow in the second field; a process of another namespace is 0.
+        // A waiting one has an arrow in the second field; a process of another pid namespace is 0.
         held.filter_map(|fields| fields.get(4)?.parse().ok()).filter(|pid| *pid > 0).collect()
     }
 }
 
-/// Held by those who wait to have a lock alone. flock(2) lets sharers pass as long as others share, so one who waits could wait
-/// for ever: sharers who come later stop here until the lock was had. Only the lock itself protects anything.
+/// Held by a process that waits for an exclusive lock. flock(2) admits sharers as long as others share, so it could wait for
+/// ever: later sharers stop here until it had the lock. Only the lock itself protects anything.
 struct Turn<'d> {
     dir: BorrowedFd<'d>,
     name: String,
@@ -215,7 +215,7 @@ impl<'d> Turn<'d> {
         format!("{}.turn", name.file())
     }
 
-    /// None where there can be no such file: then it is a wait without a turn.
+    /// `None` if the file cannot be made: then the wait has no turn.
     fn take(dir: BorrowedFd<'d>, name: &LockName, patience: Duration) -> Option<Self> {
         let name = Self::file_of(name);
         let file = open_at(dir, &name, OFlags::CREATE | OFlags::RDWR).ok()?;
@@ -226,12 +226,12 @@ impl<'d> Turn<'d> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        // Who waits for it finds out that it is gone when they have it, and goes on.
+        // A process that waits for it notices that the file is gone when it has it, and continues.
         let _ = rustix::fs::unlinkat(self.dir, &self.name, AtFlags::empty());
     }
 }
 
-/// False if that took too long. flock(2) knows no time limit, so a thread waits in it and this one waits for the thread.
+/// False if that took too long. flock(2) has no time limit, so a thread waits in it and this one waits for the thread.
 fn flock_within(file: &OwnedFd, operation: FlockOperation, patience: Duration) -> Result<bool, Errno> {
     let file = file.try_clone().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
     let (done, result) = mpsc::channel();
@@ -241,7 +241,7 @@ fn flock_within(file: &OwnedFd, operation: FlockOperation, patience: Duration) -
     result.recv_timeout(patience).map_or(Ok(false), |locked| locked.map(|()| true))
 }
 
-/// Read-only where it cannot be had otherwise: flock(2) is content with that, and a DEL must go on.
+/// Opens the file read-only if it cannot be written: flock(2) needs no more, and a DEL must continue.
 fn open(dir: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
     open_at(dir, name, OFlags::CREATE | OFlags::RDWR)
         .or_else(|errno| open_at(dir, name, OFlags::RDONLY).map_err(|_| errno))
@@ -283,20 +283,20 @@ mod tests {
     }
 
     #[test]
-    fn the_lock_of_a_network_is_told_by_its_name() {
+    fn the_lock_of_a_network_is_reported_by_its_name() {
         let folder = tempfile::tempdir().unwrap();
         let dir = open_dir(folder.path(), 0o700).unwrap();
         let network = || LockName::Network("mynet".into());
         let take = || Lock::take(dir.as_fd(), network(), Mode::Exclusive, "ADD web/eth0", SOON);
         let _held = take().unwrap();
 
-        let told = take().unwrap_err().to_string();
+        let error = take().unwrap_err().to_string();
 
-        assert!(told.starts_with("another rnet holds the network \"mynet\" (pid "), "{told}");
+        assert!(error.starts_with("another rnet holds the network \"mynet\" (pid "), "{error}");
     }
 
     #[test]
-    fn a_sharer_who_signed_and_left_is_not_named_for_the_one_who_stays() {
+    fn a_sharer_that_signed_and_left_is_not_named_as_the_holder() {
         let folder = tempfile::tempdir().unwrap();
         let dir = open_dir(folder.path(), 0o700).unwrap();
         let held = take(&dir, Mode::Shared).unwrap();
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_with_a_short_name_is_not_told_with_the_end_of_a_longer_one() {
+    fn a_holder_with_a_short_name_is_not_shown_with_the_end_of_a_longer_one() {
         let folder = tempfile::tempdir().unwrap();
         let dir = open_dir(folder.path(), 0o700).unwrap();
         let long = "ADD a-very-long-name-of-a-container/eth0";
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn sharers_share_and_one_alone_waits_for_them() {
+    fn sharers_share_and_an_exclusive_lock_waits_for_them() {
         let folder = tempfile::tempdir().unwrap();
         let dir = open_dir(folder.path(), 0o700).unwrap();
         let first = take(&dir, Mode::Shared).unwrap();
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn one_alone_gets_its_turn_although_others_share_all_the_time() {
+    fn an_exclusive_lock_gets_its_turn_although_others_share_all_the_time() {
         let folder = tempfile::tempdir().unwrap();
         let dir = open_dir(folder.path(), 0o700).unwrap();
         let (over, patience) = (AtomicBool::new(false), Duration::from_secs(20));
@@ -365,14 +365,14 @@ mod tests {
         std::thread::scope(|scope| {
             (0..8).for_each(|_| drop(scope.spawn(share_on)));
             std::thread::sleep(SOON);
-            let alone = take(Mode::Exclusive, Duration::from_secs(2)).map(drop);
+            let exclusive = take(Mode::Exclusive, Duration::from_secs(2)).map(drop);
             over.store(true, Ordering::Relaxed);
-            alone.unwrap();
+            exclusive.unwrap();
         });
     }
 
     #[test]
-    fn a_removed_lock_locks_nobody_out_and_nobody_in() {
+    fn a_removed_lock_locks_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let dir = open_dir(folder.path(), 0o700).unwrap();
         let held = take(&dir, Mode::Exclusive).unwrap();

@@ -1,4 +1,4 @@
-//! The one place that knows where files live.
+//! The paths of all files that rnet keeps.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,16 +10,16 @@ use crate::user::UserFolders;
 /// The variable that moves all files below another folder.
 const ROOT: &str = "RNET_ROOT";
 
-/// So much of the kernel's boot id tells one boot from another.
+/// How many characters of the kernel's boot id identify a boot.
 const BOOT: usize = 8;
 
 /// Where rnet keeps its files; `RNET_ROOT` moves all of them below another folder (tests, labs).
 #[derive(Clone, Debug)]
 pub struct Paths {
     root: PathBuf,
-    /// A user's own folders, where the host's cannot be written.
+    /// A user's own folders, if the host's cannot be written.
     user: Option<UserFolders>,
-    /// The folder of what lives as long as this host and this boot.
+    /// The name of the folder that belongs to this host and this boot.
     host: String,
 }
 
@@ -32,14 +32,14 @@ impl Paths {
             return Self::under(Path::new(&root), cookie);
         }
         match UserFolders::where_needed() {
-            // Which may lie on a disk.
+            // They may be on a disk.
             Some(user) => Self { user: Some(user), ..Self::under(Path::new("/"), cookie) },
             None => Self { root: "/".into(), user: None, host: cookie.to_string() },
         }
     }
 
-    /// The same below `root`, which may lie on a disk, where /run does not: what an earlier boot has left is not to be
-    /// taken for what is there now.
+    /// The same below `root`. Unlike /run it may be on a disk, so the boot is part of the path: files of an earlier boot
+    /// must not count.
     pub fn under(root: &Path, cookie: u64) -> Self {
         Self::in_boot(root, cookie, &boot_id().unwrap_or_default())
     }
@@ -50,7 +50,7 @@ impl Paths {
         Self { root: root.to_owned(), user: None, host }
     }
 
-    /// What lives as long as the boot: records, locks, leases of `rnet` networks.
+    /// The folder of files that last until the next boot: records, locks, leases of `rnet` networks.
     ///
     /// Several host namespaces may share one /run, so the namespace's cookie is part of the path.
     pub fn run(&self) -> PathBuf {
@@ -61,7 +61,7 @@ impl Paths {
         folder.join(&self.host)
     }
 
-    /// What outlives a boot: the index of leases, reservations.
+    /// The folder of files that survive a reboot: the index of leases, reservations.
     pub fn state(&self) -> PathBuf {
         match &self.user {
             Some(user) => user.data.join("rnet"),
@@ -69,7 +69,7 @@ impl Paths {
         }
     }
 
-    /// While this file is there, other firewalls of the host are left alone.
+    /// While this file exists, rnet changes no other firewall of the host.
     pub fn interop_off(&self) -> PathBuf {
         self.state().join("interop-off")
     }
@@ -95,14 +95,14 @@ impl Paths {
         self.run().join("leases")
     }
 
-    /// What a program of ours has to find in its environment to use the same paths.
+    /// The variables with which another rnet program uses the same paths.
     pub fn environment(&self) -> impl Iterator<Item = (&'static str, OsString)> {
         let moved = (self.root != Path::new("/")).then(|| (ROOT, self.root.clone().into()));
         let user = self.user.iter().flat_map(UserFolders::environment);
         moved.into_iter().chain(trusted_env(BOOT_ID).map(|boot| (BOOT_ID, boot))).chain(user)
     }
 
-    /// The same for a program that is to have all its files below `root`.
+    /// The same for a program that shall have all its files below `root`.
     pub fn environment_below(root: &Path) -> impl Iterator<Item = (&'static str, OsString)> {
         let boot = trusted_env(BOOT_ID).map(|boot| (BOOT_ID, boot));
         [(ROOT, root.to_owned().into())].into_iter().chain(boot)
@@ -113,23 +113,23 @@ impl Paths {
         self.run().join("locks/dns")
     }
 
-    /// What the name server has to say.
+    /// The name server's log.
     pub fn name_server_log(&self) -> PathBuf {
         self.run().join("locks/dns.log")
     }
 
-    /// `path`, an absolute path out of a configuration, below the root.
+    /// An absolute path of a configuration, moved below the root.
     pub fn rooted(&self, path: &Path) -> PathBuf {
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 }
 
-/// The environment variable `name`, unless whoever called us has fewer rights than we (setuid, file capabilities).
+/// The environment variable `name`, unless the caller has fewer rights than this process (setuid, file capabilities).
 pub(crate) fn trusted_env(name: &str) -> Option<OsString> {
     std::env::var_os(name).filter(|_| !runs_with_raised_rights())
 }
 
-/// AT_SECURE of the auxiliary vector (getauxval(3)); taken as raised when it cannot be read.
+/// AT_SECURE of the auxiliary vector (getauxval(3)); true if it cannot be read.
 fn runs_with_raised_rights() -> bool {
     const AT_SECURE: usize = 23;
     const WORD: usize = size_of::<usize>();
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_path_lies_below_the_root() {
+    fn every_path_is_below_the_root() {
         let paths = Paths::under(Path::new("/lab"), 7);
 
         let run = format!("/lab/run/rnet/7-{}", &boot_id().unwrap()[..8]);

@@ -1,4 +1,4 @@
-//! What is remembered of an attachment, of a network, and of a published port.
+//! The records of an attachment, of a network and of a published port, as JSON.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Id, Key, Mac, Protocol};
 
-/// How far an ADD has come.
+/// How far an ADD got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// Begun: whoever finds this under the attachment's lock has found a dead ADD.
+    /// Begun. A process that finds this under the attachment's lock has found a killed ADD.
     #[default]
     Intent,
     /// Everything the record says is in the kernel.
@@ -23,7 +23,7 @@ pub enum Stage {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Record {
-    /// How far its ADD has come.
+    /// How far its ADD got.
     pub stage: Stage,
     /// The plugin that wrote it: `rnet`, `bridge`, `portmap`.
     pub plugin: String,
@@ -33,13 +33,13 @@ pub struct Record {
     pub container: String,
     /// CNI_IFNAME.
     pub ifname: String,
-    /// The container's name, where the runtime tells it.
+    /// The container's name, if the runtime passes it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// The container's network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub netns: Option<Namespace>,
-    /// The bridge it is attached to, or the interface that its ports are reached by.
+    /// The bridge it is attached to, or the interface through which its ports are reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
     /// The host end of its veth pair.
@@ -54,7 +54,7 @@ pub struct Record {
     /// The host ports that lead to it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<Port>,
-    /// Packets to those ports that they are not for.
+    /// Packets that are excluded from those ports.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exceptions: Vec<Exception>,
     /// Its traffic to other networks is masqueraded.
@@ -66,10 +66,10 @@ pub struct Record {
     /// Frames with a source that is not its own are dropped at its port.
     #[serde(skip_serializing_if = "is_false")]
     pub guarded: bool,
-    /// Frames may leave by its port that came in by it, as configured.
+    /// A frame may leave through the port by which it came in, as configured.
     #[serde(skip_serializing_if = "is_false")]
     pub hairpin: bool,
-    /// Its port reaches the gateway only.
+    /// Its port reaches only the gateway.
     #[serde(skip_serializing_if = "is_false")]
     pub port_isolated: bool,
     /// Frames with a MAC that is not its own are dropped by the rules of `macspoofchk`.
@@ -81,17 +81,17 @@ pub struct Record {
     /// All clients of its ports are masqueraded.
     #[serde(skip_serializing_if = "is_false")]
     pub masquerade_all: bool,
-    /// What it answers to on its network, where names are served: the container's name, aliases, its short id.
+    /// Its names on its network, if names are served: the container's name, aliases, its short id.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
-    /// The servers that its questions about the world go to, before the network's.
+    /// The upstream servers for its questions, before the network's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<SocketAddr>,
-    /// What its ADD was given, by which a DEL under another network name is known to be about it: for a plugin that makes an
-    /// interface a digest of the configuration without its name, for a chained one of the result before it.
+    /// A digest of its ADD's input, by which a DEL under another network name is recognised: for a plugin that makes an
+    /// interface of the configuration without its name, for a chained one of the previous result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
-    /// The folder of our own leases that holds its addresses; none where another plugin leased them.
+    /// The folder of rnet's leases that has its addresses; `None` if another plugin leased them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leases: Option<PathBuf>,
 }
@@ -114,14 +114,14 @@ impl Record {
         Key::new(&self.network, &self.container, &self.ifname)
     }
 
-    /// A person's word for the container: its name, else the first twelve characters of its id.
+    /// The container in a message: its name, or the first twelve characters of its id.
     pub fn who(&self) -> &str {
         let short = self.container.char_indices().nth(12).map_or(self.container.len(), |(end, _)| end);
         self.name.as_deref().unwrap_or(&self.container[..short])
     }
 }
 
-/// A network namespace: where it was found and which it was.
+/// A network namespace: its path and its identity.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Namespace {
     /// CNI_NETNS.
@@ -146,7 +146,7 @@ pub struct Address {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Port {
-    /// The host address it is published on; none is any local address of the container address's family.
+    /// The host address it is published on; `None` is any local address of the container address's family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<IpAddr>,
     /// The host port.
@@ -159,7 +159,7 @@ pub struct Port {
     pub protocol: Protocol,
 }
 
-/// Sources and destinations that an attachment's published ports are not for.
+/// Sources and destinations that are excluded from an attachment's published ports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exception {
     /// The first and the last source address.
@@ -168,66 +168,66 @@ pub struct Exception {
     pub destinations: (IpAddr, IpAddr),
 }
 
-/// What rnet made for a network and takes away with its last attachment.
+/// What rnet made for a network and removes with its last attachment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Network {
-    /// Committed: everything of it is in the kernel. An intent is made whole by the next ADD, whether it was about to come
-    /// or to go.
+    /// Committed: everything of it is in the kernel. The next ADD completes an intent, whether the network was being made
+    /// or removed.
     pub stage: Stage,
     /// The network's name.
     pub name: String,
     /// The plugin that serves it.
     pub plugin: String,
-    /// Its bridge, or the interface that its containers are reached by.
+    /// Its bridge, or the interface through which its containers are reached.
     pub bridge: String,
     /// rnet made the bridge, and removes it.
     pub owns_bridge: bool,
     /// Its subnets, in CIDR form.
     pub subnets: Vec<IpNetwork>,
-    /// The gateways of its containers, which the bridge bears as long as it lasts.
+    /// The gateways of its containers, which are the bridge's addresses while it exists.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpNetwork>,
-    /// It is cut off from other networks but for published ports.
+    /// It is cut off from other networks except for published ports.
     pub isolated: bool,
-    /// Its definition asks to leave other firewalls alone: they may stop its traffic.
+    /// Its definition says that rnet must not change other firewalls: they may stop its traffic.
     #[serde(skip_serializing_if = "is_false")]
     pub no_interop: bool,
-    /// Its names, where they are served.
+    /// Its names, if they are served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<Zone>,
-    /// What it was before its definition named another bridge: containers of that time may be there still.
+    /// Its records from before its definition named another bridge: containers of that time may still exist.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub former: Vec<Network>,
 }
 
-/// The names of a network, as the name server is told of them.
+/// The names of a network, as the name server gets them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Zone {
-    /// The domain that its names also have, besides `name.NETWORK`.
+    /// The domain under which its names exist too, besides `name.NETWORK`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
-    /// Where its containers ask.
+    /// The addresses at which its containers ask.
     pub gateways: Vec<IpAddr>,
-    /// Whose addresses belong to it.
+    /// The subnets whose addresses belong to it.
     pub subnets: Vec<IpNetwork>,
-    /// No question leaves the host.
+    /// No question is forwarded.
     #[serde(skip_serializing_if = "is_false")]
     pub internal: bool,
-    /// Its servers for all other questions; none means the host's.
+    /// Its upstream servers for all other questions; none means the host's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<SocketAddr>,
-    /// Answers from outside that point into a subnet of ours are dropped.
+    /// Answers of upstream servers with an address in one of rnet's subnets are dropped.
     #[serde(skip_serializing_if = "is_false")]
     pub rebinding_guard: bool,
-    /// The gateways whose port 53 somebody else has: where the name server listens instead.
+    /// Where the name server listens instead, for gateways whose port 53 another program has.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub moved: Vec<SocketAddr>,
 }
 
 impl Zone {
-    /// True if this is `planned`, or that and more.
+    /// True if this has all that `planned` has.
     pub fn covers(&self, planned: &Zone) -> bool {
         let kept =
             |zone: &Zone| (zone.domain.clone(), zone.internal, zone.upstreams.clone(), zone.rebinding_guard);
@@ -236,7 +236,7 @@ impl Zone {
             && planned.subnets.iter().all(|subnet| self.subnets.contains(subnet))
     }
 
-    /// This in place of `past`, whose gateways and subnets its older containers still need.
+    /// This zone in place of `past`, whose gateways and subnets its older containers still need.
     pub fn after(mut self, past: Zone) -> Self {
         let (gateways, subnets) = (past.gateways.into_iter(), past.subnets.into_iter());
         let gateways: Vec<_> = gateways.filter(|gateway| !self.gateways.contains(gateway)).collect();
@@ -266,7 +266,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_says_only_what_is_so_and_comes_back_equal() {
+    fn a_record_has_only_the_members_that_are_set_and_is_read_back_equal() {
         let record = Record {
             plugin: "rnet".into(),
             network: "mynet".into(),
@@ -284,7 +284,7 @@ mod tests {
 
     /// As the version before wrote it.
     #[test]
-    fn a_record_with_a_mac_and_ports_is_read_and_one_with_other_words_is_not() {
+    fn a_record_with_a_mac_and_ports_is_read_and_one_with_unknown_words_is_not() {
         let old = r#"{"stage":"committed","plugin":"rnet","network":"n","container":"c","ifname":"eth0",
             "mac":"02:42:ac:12:00:02","addresses":[{"address":"172.18.0.2/16","gateway":"172.18.0.1"}],
             "ports":[{"hostPort":8080,"container":"172.18.0.2","containerPort":80,"protocol":"tcp"}]}"#;
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn a_container_without_a_name_goes_by_its_short_id() {
+    fn a_container_without_a_name_is_shown_by_its_short_id() {
         let mut record = Record { container: "4f2a9c00112233445566".into(), ..Record::default() };
         assert_eq!(record.who(), "4f2a9c001122");
 

@@ -1,4 +1,5 @@
-//! The folders of root in a user namespace, who is no root of the host's files: those of the XDG base directory specification.
+//! The folders of root in a user namespace, who does not own the host's files: those of the XDG base directory
+//! specification.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -15,18 +16,18 @@ const DATA: &str = "XDG_DATA_HOME";
 /// A user's own folders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UserFolders {
-    /// What lives as long as the boot.
+    /// Files that last until the next boot.
     pub run: PathBuf,
-    /// What is configured; `cni/net.d` is the folder that nerdctl reads too.
+    /// Configuration; nerdctl reads `cni/net.d` in it too.
     pub config: PathBuf,
-    /// What outlives a boot.
+    /// Files that survive a reboot.
     pub data: PathBuf,
 }
 
 impl UserFolders {
-    /// The folders to use in place of the host's; none where these can be written, or are not ours to avoid.
+    /// The folders to use instead of the host's; `None` if those can be written, or this is no user namespace.
     pub fn where_needed() -> Option<Self> {
-        // The host's root ends here, after two system calls.
+        // For the host's root this is all: two system calls.
         let is_writable = |path: &str| access(path, Access::WRITE_OK).is_ok();
         if is_writable("/run") && (is_writable("/etc/cni/net.d") || is_writable("/etc")) {
             return None;
@@ -45,14 +46,14 @@ impl UserFolders {
         }
     }
 
-    /// By which rnet's own programs find the same.
+    /// The variables by which rnet's own programs find the same folders.
     pub fn environment(&self) -> [(&'static str, OsString); 3] {
         let of = |path: &Path| path.to_owned().into_os_string();
         [(RUNTIME, of(&self.run)), (CONFIG, of(&self.config)), (DATA, of(&self.data))]
     }
 }
 
-/// True in a user namespace other than the host's first: its users are not those of the host.
+/// True in a user namespace other than the host's initial one: its users are not those of the host.
 pub fn in_user_namespace() -> bool {
     let map = read_short("/proc/self/uid_map").unwrap_or_default();
     let map = String::from_utf8_lossy(&map);

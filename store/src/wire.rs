@@ -1,4 +1,4 @@
-//! What records hold of the wire: parsed once, when a record is read. A record that says anything else is garbage.
+//! The types of the wire in records, parsed once when a record is read. A record with other texts is garbage.
 
 use std::fmt;
 use std::str::FromStr;
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mac_is_read_as_it_was_written_and_nothing_else_is() {
+    fn a_mac_is_read_as_it_was_written_and_other_texts_are_refused() {
         let mac = Mac([2, 0x42, 0xac, 0x12, 0, 2]);
         assert_eq!(serde_json::to_string(&mac).unwrap(), "\"02:42:ac:12:00:02\"");
         assert_eq!(serde_json::from_str::<Mac>("\"02:42:ac:12:00:02\"").unwrap(), mac);
