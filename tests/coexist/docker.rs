@@ -7,7 +7,8 @@ use netlink::Netns;
 use netns_fixtures::HttpServer;
 
 use crate::Test;
-use crate::site::{Daemon, Site, gets, never_reaches, wait_until};
+use crate::common::Host;
+use crate::works::{Daemon, gets, never_reaches, wait_until};
 
 pub const TESTS: &[Test] = &[
     ("docker::first", first),
@@ -22,7 +23,7 @@ pub const TESTS: &[Test] = &[
 pub const SOCKET: &str = "unix:///run/rnet-docker/docker.sock";
 
 /// Its own folders; it needs no image to set its rules.
-pub fn dockerd(site: &Site) -> anyhow::Result<Daemon> {
+pub fn dockerd(host: &Host) -> anyhow::Result<Daemon> {
     let dir = "/run/rnet-docker";
     let _ = std::fs::remove_dir_all(dir);
     std::fs::create_dir_all(dir)?;
@@ -30,8 +31,8 @@ pub fn dockerd(site: &Site) -> anyhow::Result<Daemon> {
         "--data-root {dir}/data --exec-root {dir}/exec --pidfile {dir}/pid -H {SOCKET} --storage-driver vfs \
          --iptables=true --experimental --ip6tables=true"
     );
-    let daemon = site.start(&format!("dockerd {options}"))?;
-    let is_up = || docker(site, "info").map(drop);
+    let daemon = host.start(&format!("dockerd {options}"))?;
+    let is_up = || docker(host, "info").map(drop);
     wait_until("dockerd answers", is_up).with_context(|| {
         let log = std::fs::read_to_string("/run/dockerd.log").unwrap_or_default();
         log.lines().rev().take(15).collect::<Vec<_>>().join("\n")
@@ -39,18 +40,18 @@ pub fn dockerd(site: &Site) -> anyhow::Result<Daemon> {
     Ok(daemon)
 }
 
-fn docker(site: &Site, line: &str) -> anyhow::Result<String> {
-    site.run(&format!("curl -sSf --unix-socket {} http://d/v1.41/{line}", &SOCKET[7..]))
+fn docker(host: &Host, line: &str) -> anyhow::Result<String> {
+    host.execute(&format!("curl -sSf --unix-socket {} http://d/v1.41/{line}", &SOCKET[7..]))
 }
 
 /// `docker network create`; returns the bridge.
-fn network(site: &Site, name: &str, bridge: Option<&str>, more: &str) -> anyhow::Result<String> {
+fn network(host: &Host, name: &str, bridge: Option<&str>, more: &str) -> anyhow::Result<String> {
     let options = bridge.map_or(String::new(), |bridge| {
         format!(r#","Options":{{"com.docker.network.bridge.name":"{bridge}"}}"#)
     });
     let body = format!(r#"{{"Name":"{name}","Driver":"bridge"{options}{more}}}"#);
     let socket = &SOCKET[7..];
-    let made = site.run(&format!(
+    let made = host.execute(&format!(
         "curl -sSf --unix-socket {socket} -H Content-Type:application/json -d {body} http://d/v1.41/networks/create"
     ))?;
     let made: serde_json::Value = serde_json::from_str(&made)?;
@@ -65,145 +66,145 @@ struct Container {
     address: std::net::IpAddr,
 }
 
-fn container(site: &Site, bridge: &str) -> anyhow::Result<Container> {
-    let shown = site.run(&format!("ip -json addr show dev {bridge}"))?;
+fn container(host: &Host, bridge: &str) -> anyhow::Result<Container> {
+    let shown = host.execute(&format!("ip -json addr show dev {bridge}"))?;
     let shown: serde_json::Value = serde_json::from_str(&shown)?;
     let own = shown[0]["addr_info"][0]["local"].as_str().context("no address")?.to_owned();
     let (beginning, _) = own.rsplit_once('.').context("no IPv4")?;
     let (netns, name) = (Netns::create()?, format!("d{}", bridge.len()));
     let path = format!("/run/rnet-docker/{bridge}.netns");
     netns.pin(Path::new(&path))?;
-    site.run(&format!("ip link add {name} type veth peer name eth0 netns {path}"))
-        .or_else(|_| site.run(&format!("nsenter --net={path} true")).map(drop).map(|()| String::new()))?;
-    site.run(&format!("ip link set {name} master {bridge} up"))?;
+    host.execute(&format!("ip link add {name} type veth peer name eth0 netns {path}"))
+        .or_else(|_| host.execute(&format!("nsenter --net={path} true")).map(drop).map(|()| String::new()))?;
+    host.execute(&format!("ip link set {name} master {bridge} up"))?;
     for line in [
         format!("addr add {beginning}.77/24 dev eth0"),
         "link set eth0 up".into(),
         format!("route add default via {own}"),
     ] {
-        site.run(&format!("nsenter --net={path} ip {line}"))?;
+        host.execute(&format!("nsenter --net={path} ip {line}"))?;
     }
     let page = HttpServer::start(&netns, "0.0.0.0:80".parse()?, "a page")?;
     Netns::unpin(Path::new(&path))?;
     let address = format!("{beginning}.77").parse()?;
     // The host itself reaches it, so it is there.
     wait_until("docker's container answers", || {
-        gets(site.host.netns(), address, 80, std::time::Duration::from_secs(1))
+        gets(host.netns(), address, 80, std::time::Duration::from_secs(1))
     })?;
     Ok(Container { netns, _page: page, address })
 }
 
 fn first() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    let _docker = dockerd(&site)?;
-    ensure!(site.run("iptables -S FORWARD")?.contains("-P FORWARD DROP"), "docker drops nothing");
-    let before = site.snapshot()?;
-    let guests = site.guests()?;
-    site.works(&guests)?;
-    site.tells_nothing()?;
-    site.is_closed(&guests)?;
-    network(&site, "d1", None, "")?;
-    site.works(&guests)?;
-    docker(&site, "networks/prune -X POST")?;
-    site.clear()?;
-    site.ensure_nothing_left(&before)
+    let host = Host::on_the_way_out()?;
+    let _docker = dockerd(&host)?;
+    ensure!(host.execute("iptables -S FORWARD")?.contains("-P FORWARD DROP"), "docker drops nothing");
+    let before = host.network_snapshot()?;
+    let guests = host.guests()?;
+    host.works(&guests)?;
+    host.tells_nothing()?;
+    host.is_closed(&guests)?;
+    network(&host, "d1", None, "")?;
+    host.works(&guests)?;
+    docker(&host, "networks/prune -X POST")?;
+    host.clear()?;
+    host.ensure_nothing_left(&before)
 }
 
 fn later() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    let guests = site.guests()?;
-    let _docker = dockerd(&site)?;
-    site.comes_to_work(&guests)?;
+    let host = Host::on_the_way_out()?;
+    let guests = host.guests()?;
+    let _docker = dockerd(&host)?;
+    host.comes_to_work(&guests)?;
     // Wherever it did not turn forwarding on itself, somebody may do by hand what it does else.
-    site.run("iptables -P FORWARD DROP")?;
-    site.run("ip6tables -P FORWARD DROP")?;
-    site.comes_to_work(&guests)?;
-    network(&site, "d1", None, "")?;
-    site.comes_to_work(&guests)?;
-    site.iptables_reads_us()?;
-    site.comes_to_work(&guests)?;
-    site.clear()?;
-    site.ensure_no_rules_left()
+    host.execute("iptables -P FORWARD DROP")?;
+    host.execute("ip6tables -P FORWARD DROP")?;
+    host.comes_to_work(&guests)?;
+    network(&host, "d1", None, "")?;
+    host.comes_to_work(&guests)?;
+    host.iptables_reads_us()?;
+    host.comes_to_work(&guests)?;
+    host.clear()?;
+    host.ensure_no_rules_left()
 }
 
 fn restarted() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    let docker = dockerd(&site)?;
-    let guests = site.guests()?;
-    site.works(&guests)?;
+    let host = Host::on_the_way_out()?;
+    let docker = dockerd(&host)?;
+    let guests = host.guests()?;
+    host.works(&guests)?;
     drop(docker);
-    site.comes_to_work(&guests)?;
-    let _docker = dockerd(&site)?;
-    site.comes_to_work(&guests)?;
-    site.clear()?;
-    site.ensure_no_rules_left()
+    host.comes_to_work(&guests)?;
+    let _docker = dockerd(&host)?;
+    host.comes_to_work(&guests)?;
+    host.clear()?;
+    host.ensure_no_rules_left()
 }
 
 fn isolated() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    let _docker = dockerd(&site)?;
+    let host = Host::on_the_way_out()?;
+    let _docker = dockerd(&host)?;
     let bridges =
-        ["docker0".to_owned(), network(&site, "d1", None, "")?, network(&site, "d2", Some("mydocker"), "")?];
-    let guests = site.guests()?;
+        ["docker0".to_owned(), network(&host, "d1", None, "")?, network(&host, "d2", Some("mydocker"), "")?];
+    let guests = host.guests()?;
     for bridge in bridges {
-        let container = container(&site, &bridge)?;
+        let container = container(&host, &bridge)?;
         never_reaches(&guests.web.netns, container.address, 80).with_context(|| format!("by {bridge}"))?;
-        never_reaches(site.outside.netns(), container.address, 80)
+        never_reaches(host.neighbour().netns(), container.address, 80)
             .with_context(|| format!("{bridge}, from outside"))?;
     }
-    site.works(&guests)?;
-    site.clear()?;
-    site.ensure_no_rules_left()
+    host.works(&guests)?;
+    host.clear()?;
+    host.ensure_no_rules_left()
 }
 
 /// docker turns IPv6 forwarding on and sets FORWARD to DROP, when no ADD happens.
 fn ipv6_later() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    let guests = site.guests()?;
-    let _docker = dockerd(&site)?;
-    network(&site, "d6", None, r#","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"fd55::/64"}]}"#)?;
-    site.comes_to_work(&guests)?;
-    site.run("ip6tables -P FORWARD DROP")?;
-    site.comes_to_work(&guests)?;
-    site.clear()?;
-    site.ensure_no_rules_left()
+    let host = Host::on_the_way_out()?;
+    let guests = host.guests()?;
+    let _docker = dockerd(&host)?;
+    network(&host, "d6", None, r#","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"fd55::/64"}]}"#)?;
+    host.comes_to_work(&guests)?;
+    host.execute("ip6tables -P FORWARD DROP")?;
+    host.comes_to_work(&guests)?;
+    host.clear()?;
+    host.ensure_no_rules_left()
 }
 
 /// In either order: where rnet has left FORWARD open, docker does too.
 fn unreached() -> anyhow::Result<()> {
     for docker_first in [true, false] {
-        let site = Site::new()?;
-        let early = docker_first.then(|| dockerd(&site)).transpose()?;
-        let guests = site.guests()?;
-        let _docker = early.map_or_else(|| dockerd(&site), Ok)?;
-        site.comes_to_work(&guests)?;
-        let bridges = ["docker0".to_owned(), network(&site, "d1", None, "")?];
+        let host = Host::on_the_way_out()?;
+        let early = docker_first.then(|| dockerd(&host)).transpose()?;
+        let guests = host.guests()?;
+        let _docker = early.map_or_else(|| dockerd(&host), Ok)?;
+        host.comes_to_work(&guests)?;
+        let bridges = ["docker0".to_owned(), network(&host, "d1", None, "")?];
         for bridge in bridges {
-            let container = container(&site, &bridge)?;
+            let container = container(&host, &bridge)?;
             for address in guests.web.addresses.iter().filter(|address| address.is_ipv4()) {
                 never_reaches(&container.netns, *address, 80)
                     .with_context(|| format!("from {bridge}, docker first: {docker_first}"))?;
             }
         }
-        site.clear()?;
+        host.clear()?;
     }
     Ok(())
 }
 
 /// rnet returns what goes to docker's bridges, whose names begin with `br-`.
 fn uplink_like_a_bridge() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    site.run("ip link set out0 down")?;
-    site.run("ip link set out0 name br-lan")?;
-    site.run("ip link set br-lan up")?;
-    site.run("ip -6 address replace fd77::1/64 dev br-lan nodad")?;
-    site.run("ip route replace default via 192.168.77.2")?;
-    site.run("ip -6 route replace default via fd77::2")?;
+    let host = Host::on_the_way_out()?;
+    host.execute("ip link set out0 down")?;
+    host.execute("ip link set out0 name br-lan")?;
+    host.execute("ip link set br-lan up")?;
+    host.execute("ip -6 address replace fd77::1/64 dev br-lan nodad")?;
+    host.execute("ip route replace default via 192.168.77.2")?;
+    host.execute("ip -6 route replace default via fd77::2")?;
     for program in ["iptables", "ip6tables"] {
-        site.run(&format!("{program} -P FORWARD DROP"))?;
+        host.execute(&format!("{program} -P FORWARD DROP"))?;
     }
-    let guests = site.guests()?;
-    site.works(&guests)?;
-    ensure!(site.said("rnet ls")?.is_empty(), "{}", site.said("rnet ls")?);
-    site.clear()
+    let guests = host.guests()?;
+    host.works(&guests)?;
+    ensure!(host.said("rnet ls")?.is_empty(), "{}", host.said("rnet ls")?);
+    host.clear()
 }

@@ -11,13 +11,16 @@
 // Its output is a test report; and a test that cannot go on returns an error.
 #![allow(clippy::print_stdout)]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod bare;
 mod docker;
 mod firewalld;
 mod ports;
-mod site;
 mod told;
 mod ufw;
+mod works;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;

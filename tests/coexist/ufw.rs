@@ -3,7 +3,7 @@
 use anyhow::ensure;
 
 use crate::Test;
-use crate::site::Site;
+use crate::common::Host;
 
 pub const TESTS: &[Test] = &[
     ("ufw::first", first),
@@ -14,17 +14,17 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// ufw, off again when this goes.
-pub struct Ufw<'a>(&'a Site);
+pub struct Ufw<'a>(&'a Host);
 
 impl<'a> Ufw<'a> {
-    pub fn on(site: &'a Site, word: &str) -> anyhow::Result<Self> {
-        reset(site)?;
-        site.run("ufw allow in on out0")?;
+    pub fn on(host: &'a Host, word: &str) -> anyhow::Result<Self> {
+        reset(host)?;
+        host.execute("ufw allow in on out0")?;
         for direction in ["incoming", "routed"] {
-            site.run(&format!("ufw default {word} {direction}"))?;
+            host.execute(&format!("ufw default {word} {direction}"))?;
         }
-        site.run("ufw --force enable")?;
-        Ok(Self(site))
+        host.execute("ufw --force enable")?;
+        Ok(Self(host))
     }
 }
 
@@ -35,70 +35,70 @@ impl Drop for Ufw<'_> {
 }
 
 /// Without what an earlier reset has put aside: ufw refuses a second one in the same second.
-fn reset(site: &Site) -> anyhow::Result<()> {
-    site.run("find /etc/ufw -name *.rules.2* -delete")?;
-    site.run("ufw --force reset").map(drop)
+fn reset(host: &Host) -> anyhow::Result<()> {
+    host.execute("find /etc/ufw -name *.rules.2* -delete")?;
+    host.execute("ufw --force reset").map(drop)
 }
 
 fn first() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    let _ufw = Ufw::on(&site, "deny")?;
-    let before = site.snapshot()?;
-    let guests = site.guests()?;
-    site.works(&guests)?;
-    site.tells_nothing()?;
-    site.is_closed(&guests)?;
-    site.clear()?;
-    site.ensure_nothing_left(&before)
+    let host = Host::on_the_way_out()?;
+    let _ufw = Ufw::on(&host, "deny")?;
+    let before = host.network_snapshot()?;
+    let guests = host.guests()?;
+    host.works(&guests)?;
+    host.tells_nothing()?;
+    host.is_closed(&guests)?;
+    host.clear()?;
+    host.ensure_nothing_left(&before)
 }
 
 fn later() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    let guests = site.guests()?;
-    let _ufw = Ufw::on(&site, "deny")?;
-    site.comes_to_work(&guests)?;
-    site.iptables_reads_us()?;
-    site.comes_to_work(&guests)?;
-    site.clear()?;
-    site.ensure_no_rules_left()
+    let host = Host::on_the_way_out()?;
+    let guests = host.guests()?;
+    let _ufw = Ufw::on(&host, "deny")?;
+    host.comes_to_work(&guests)?;
+    host.iptables_reads_us()?;
+    host.comes_to_work(&guests)?;
+    host.clear()?;
+    host.ensure_no_rules_left()
 }
 
 fn reloaded() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    let _ufw = Ufw::on(&site, "deny")?;
-    let guests = site.guests()?;
+    let host = Host::on_the_way_out()?;
+    let _ufw = Ufw::on(&host, "deny")?;
+    let guests = host.guests()?;
     for line in ["ufw reload", "ufw disable", "ufw --force enable"] {
-        site.run(line)?;
-        site.comes_to_work(&guests)?;
+        host.execute(line)?;
+        host.comes_to_work(&guests)?;
     }
-    site.clear()?;
-    site.ensure_no_rules_left()
+    host.clear()?;
+    host.ensure_no_rules_left()
 }
 
 /// Then the end of the chains is too late.
 fn rejecting() -> anyhow::Result<()> {
     for other_first in [true, false] {
-        let site = Site::new()?;
-        let early = other_first.then(|| Ufw::on(&site, "reject")).transpose()?;
-        let guests = site.guests()?;
-        let _ufw = early.map_or_else(|| Ufw::on(&site, "reject"), Ok)?;
-        site.comes_to_work(&guests)?;
-        site.run("ufw reload")?;
-        site.comes_to_work(&guests)?;
-        site.clear()?;
-        site.ensure_no_rules_left()?;
+        let host = Host::on_the_way_out()?;
+        let early = other_first.then(|| Ufw::on(&host, "reject")).transpose()?;
+        let guests = host.guests()?;
+        let _ufw = early.map_or_else(|| Ufw::on(&host, "reject"), Ok)?;
+        host.comes_to_work(&guests)?;
+        host.execute("ufw reload")?;
+        host.comes_to_work(&guests)?;
+        host.clear()?;
+        host.ensure_no_rules_left()?;
     }
     Ok(())
 }
 
 fn own_rules() -> anyhow::Result<()> {
-    let site = Site::new()?;
-    let guests = site.guests()?;
-    let _ufw = Ufw::on(&site, "deny")?;
-    site.comes_to_work(&guests)?;
-    site.run("ufw route deny in on rnet-+")?;
-    ensure!(site.works(&guests).is_err(), "the administrator's own rule does not count");
-    site.run("ufw route delete deny in on rnet-+")?;
-    site.comes_to_work(&guests)?;
-    site.clear()
+    let host = Host::on_the_way_out()?;
+    let guests = host.guests()?;
+    let _ufw = Ufw::on(&host, "deny")?;
+    host.comes_to_work(&guests)?;
+    host.execute("ufw route deny in on rnet-+")?;
+    ensure!(host.works(&guests).is_err(), "the administrator's own rule does not count");
+    host.execute("ufw route delete deny in on rnet-+")?;
+    host.comes_to_work(&guests)?;
+    host.clear()
 }

@@ -1,12 +1,12 @@
 //! The demo: every line that it shows as a command can be typed.
 
-use super::Lab;
+use crate::common::Host;
 
 #[test]
 fn what_the_demo_shows_can_be_copied() {
-    let lab = Lab::new();
+    let host = Host::forwarding();
     let output =
-        lab.host.command(env!("CARGO_BIN_EXE_rnet")).env_remove("RNET_ROOT").arg("demo").output().unwrap();
+        host.command(env!("CARGO_BIN_EXE_rnet")).env_remove("RNET_ROOT").arg("demo").output().unwrap();
     let shown = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(output.status.success() && shown.ends_with("All steps worked.\n"), "{output:?}");
 
@@ -16,7 +16,7 @@ fn what_the_demo_shows_can_be_copied() {
     // In their order, as a person would.
     for line in lines {
         let script = format!("rnet() {{ {} \"$@\"; }}; {line}", env!("CARGO_BIN_EXE_rnet"));
-        lab.on_host(&script);
+        host.on_host(&script);
     }
-    lab.nobody_is_left();
+    host.nobody_is_left();
 }

@@ -3,19 +3,19 @@
 use netlink::Netns;
 use netns_fixtures::{http_get, ping};
 
-use super::{LONG, Lab};
+use crate::common::{Host, LONG};
 
 /// A machine outside, and a network whose bridge bears that gateway.
-fn lab(subnet: &str, gateway: &str, options: &str) -> (Lab, netns_fixtures::Outside) {
-    let lab = Lab::new();
-    lab.ok(&format!("install {}", lab.plugins().display()));
+fn host(subnet: &str, gateway: &str, options: &str) -> (Host, netns_fixtures::Outside) {
+    let host = Host::forwarding();
+    host.ok(&format!("install {}", host.installed_plugins().display()));
     let subnets = ["192.168.77.0/24", "fd77::/64"].map(|subnet| subnet.parse().unwrap());
-    let outside = lab.host.outside(&subnets).unwrap();
-    lab.host.default_route_via(&outside).unwrap();
-    lab.ok(&format!("create {options} --subnet {subnet} --gateway {gateway} far"));
-    lab.ok("run -d --name web --net far -p 8080:80 busybox httpd -f -p 80 -h /usr/share/common-licenses");
-    lab.ok("run -d --name other --net far sleep 1000");
-    (lab, outside)
+    let outside = host.outside(&subnets).unwrap();
+    host.default_route_via(&outside).unwrap();
+    host.ok(&format!("create {options} --subnet {subnet} --gateway {gateway} far"));
+    host.ok("run -d --name web --net far -p 8080:80 busybox httpd -f -p 80 -h /usr/share/common-licenses");
+    host.ok("run -d --name other --net far sleep 1000");
+    (host, outside)
 }
 
 #[test]
@@ -25,18 +25,18 @@ fn a_network_with_its_gateway_elsewhere_works() {
     {
         for options in ["", "--chain"] {
             let case = format!("{subnet} {gateway} {options}");
-            let (lab, outside) = lab(subnet, gateway, options);
-            assert_eq!(lab.state("far"), "ok", "{case}");
-            let shown = lab.json("inspect --type network far");
+            let (host, outside) = host(subnet, gateway, options);
+            assert_eq!(host.state("far"), "ok", "{case}");
+            let shown = host.json("inspect --type network far");
             assert_eq!(shown[0]["subnets"][0]["gateway"], gateway, "{case}");
-            let address = lab.json("inspect web")[0]["networks"][0]["addresses"][0].clone();
+            let address = host.json("inspect web")[0]["networks"][0]["addresses"][0].clone();
             let address = address.as_str().unwrap().split('/').next().unwrap().to_owned();
             let v6 = address.contains(':');
-            let (own, host) = match v6 {
+            let (own, published) = match v6 {
                 true => (format!("[{address}]"), "[fd77::1]"),
                 false => (address.clone(), "192.168.77.1"),
             };
-            for (from, place) in [(lab.host.netns(), own.as_str()), (outside.netns(), host)] {
+            for (from, place) in [(host.netns(), own.as_str()), (outside.netns(), published)] {
                 let page = http_get(
                     from,
                     &format!("http://{place}:{}/GPL-2", if place == own { 80 } else { 8080 }),
@@ -45,18 +45,18 @@ fn a_network_with_its_gateway_elsewhere_works() {
                 assert!(page.is_ok_and(|page| page.status == 200), "{case}: {place}");
             }
             let out = if v6 { "fd77::2" } else { "192.168.77.2" };
-            let other = Netns::open(format!("/proc/{}/ns/net", lab.pid("other")).as_ref()).unwrap();
+            let other = Netns::open(format!("/proc/{}/ns/net", host.pid("other")).as_ref()).unwrap();
             for target in [out, &address] {
                 assert!(ping(&other, target.parse().unwrap(), LONG).unwrap().is_some(), "{case}: {target}");
             }
             // Link-local addresses are no name servers: which link they are on, a resolv.conf cannot say.
             if options.is_empty() && gateway != "fe80::1" {
-                let get = lab.script("exec other", "busybox wget -q -O - http://web/GPL-2 | head -c 3");
-                assert_eq!(get.exit, 0, "{case}: {get:?}");
+                let get = host.script("exec other", "busybox wget -q -O - http://web/GPL-2 | head -c 3");
+                assert_eq!(get.status, 0, "{case}: {get:?}");
             }
-            lab.ok("stop web other");
-            lab.ok("rm far");
-            lab.nobody_is_left();
+            host.ok("stop web other");
+            host.ok("rm far");
+            host.nobody_is_left();
         }
     }
 }

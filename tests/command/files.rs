@@ -1,20 +1,20 @@
 //! resolv.conf and hosts of a program, whatever becomes of the host's.
 
-use super::Lab;
+use crate::common::Host;
 
 /// A line of shell that gives a host's /etc of this test's own, then `run`s and `exec`s, with what happens to the
 /// host's files between; `$RNET` is the command, `$T` a folder of this test's.
-fn in_own_etc(lab: &Lab, script: &str) -> String {
-    let folder = lab.host.root().join("t");
+fn in_own_etc(host: &Host, script: &str) -> String {
+    let folder = host.root().join("t");
     std::fs::create_dir_all(&folder).unwrap();
     let prepare = "set -e
         mkdir -p $T/etc/folder
         cp /etc/passwd /etc/nsswitch.conf $T/etc/
         echo host > $T/etc/hosts; echo before > $T/etc/folder/file; ln -s folder/file $T/etc/link
         mount --bind $T/etc /etc\n";
-    let program = lab.host.command("unshare").args(["--mount", "sh", "-c", &format!("{prepare}{script}")]);
+    let program = host.command("unshare").args(["--mount", "sh", "-c", &format!("{prepare}{script}")]);
     let program = program.env("T", &folder).env("RNET", env!("CARGO_BIN_EXE_rnet"));
-    let output = program.env("CNI_PATH", lab.plugins()).output().unwrap();
+    let output = program.env("CNI_PATH", host.installed_plugins()).output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     let (stdout, stderr) = (text(output.stdout), text(output.stderr));
     assert!(output.status.success(), "{stdout}{stderr}");
@@ -42,8 +42,8 @@ fn a_running_program_keeps_its_files_when_the_hosts_are_replaced() {
         ("a link that leads nowhere", "ln -s $T/nowhere /etc/resolv.conf", "$T/nowhere"),
     ];
     for (what, prepare, replaced) in links {
-        let lab = Lab::new();
-        lab.ok("create --subnet 10.9.0.0/24 mynet");
+        let host = Host::forwarding();
+        host.ok("create --subnet 10.9.0.0/24 mynet");
         let script = format!(
             "{prepare}
             $RNET run --name web --net mynet sh -c '
@@ -58,7 +58,7 @@ fn a_running_program_keeps_its_files_when_the_hosts_are_replaced() {
             done
             touch $T/replaced; wait; cat $T/out; cat /etc/resolv.conf",
         );
-        let said = in_own_etc(&lab, &script);
+        let said = in_own_etc(&host, &script);
         let hosts = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n10.9.0.2\tweb\n";
         let expected = format!("{}{OWN}{hosts}nameserver 192.0.2.66\n", OWN.repeat(4));
         assert_eq!(said, expected, "{what}");
@@ -67,8 +67,8 @@ fn a_running_program_keeps_its_files_when_the_hosts_are_replaced() {
 
 #[test]
 fn everything_else_in_etc_is_the_hosts() {
-    let lab = Lab::new();
-    lab.ok("create --subnet 10.9.0.0/24 mynet");
+    let host = Host::forwarding();
+    host.ok("create --subnet 10.9.0.0/24 mynet");
     let script = "
         echo nameserver 192.0.2.1 > /etc/resolv.conf
         cd $T
@@ -76,12 +76,12 @@ fn everything_else_in_etc_is_the_hosts() {
             pwd; ls /etc; cat /etc/link; echo by the program > /etc/folder/file; cmp /etc/passwd $T/etc/passwd
             touch /etc/new 2>&1; echo added >> /etc/hosts; tail -n 1 /etc/hosts'
         cat /etc/folder/file; cat /etc/hosts; ls /etc";
-    let said = in_own_etc(&lab, script);
+    let said = in_own_etc(&host, script);
     let expected = format!(
         "{}\nfolder\nhosts\nlink\nnsswitch.conf\npasswd\nresolv.conf\nbefore\n\
          touch: cannot touch '/etc/new': Read-only file system\nadded\nby the program\nhost\n\
          folder\nhosts\nlink\nnsswitch.conf\npasswd\nresolv.conf\n",
-        lab.host.root().join("t").display()
+        host.root().join("t").display()
     );
     assert_eq!(said, expected);
 }
@@ -89,30 +89,30 @@ fn everything_else_in_etc_is_the_hosts() {
 /// Options that say how to look names up; others are about the file, or about what nobody does any more.
 #[test]
 fn the_hosts_options_are_passed_on_where_they_concern_lookups() {
-    let lab = Lab::new();
-    lab.ok("create --subnet 10.9.0.0/24 mynet");
-    lab.ok("create --subnet 10.8.0.0/24 --no-dns bare");
+    let host = Host::forwarding();
+    host.ok("create --subnet 10.9.0.0/24 mynet");
+    host.ok("create --subnet 10.8.0.0/24 --no-dns bare");
     let script = "
         printf 'nameserver 192.0.2.1\\noptions ndots:2 debug timeout:1\\noptions edns0 no-reload trust-ad ndots:3\\n' \\
             > /etc/resolv.conf
         $RNET run --net mynet cat /etc/resolv.conf
         $RNET run --net bare cat /etc/resolv.conf | head -n 1";
-    let said = in_own_etc(&lab, script);
+    let said = in_own_etc(&host, script);
     assert_eq!(said, format!("{OWN}options timeout:1 edns0 trust-ad ndots:3\nnameserver 192.0.2.1\n"));
 }
 
 /// It is told before anything is done.
 #[test]
 fn a_name_that_cannot_be_looked_up_is_told() {
-    let lab = Lab::new();
-    lab.ok("create --subnet 10.9.0.0/24 mynet");
-    let refused = lab.rnet("run --net mynet --network-alias localhost true");
-    assert!(refused.exit == 2 && refused.stderr.contains("own loopback"), "{refused:?}");
-    let (long, host) = ("x".repeat(64), "localhost");
-    for name in [long.as_str(), host] {
-        let said = lab.rnet(&format!("run --name {name} --net mynet true"));
+    let host = Host::forwarding();
+    host.ok("create --subnet 10.9.0.0/24 mynet");
+    let refused = host.rnet("run --net mynet --network-alias localhost true");
+    assert!(refused.status == 2 && refused.stderr.contains("own loopback"), "{refused:?}");
+    let long = "x".repeat(64);
+    for name in [long.as_str(), "localhost"] {
+        let said = host.rnet(&format!("run --name {name} --net mynet true"));
         let expected = format!("warning: no other container can look up the name {name:?}: ");
-        assert!(said.exit == 0 && said.stderr.starts_with(&expected), "{said:?}");
+        assert!(said.status == 0 && said.stderr.starts_with(&expected), "{said:?}");
     }
-    assert_eq!(lab.rnet("run --name web.1 --net mynet true").stderr, "");
+    assert_eq!(host.rnet("run --name web.1 --net mynet true").stderr, "");
 }

@@ -1,13 +1,17 @@
 //! The command as a person uses it: the built program on a throw-away host.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod demo;
+mod docker_words;
 mod ended;
 mod far_gateway;
 mod files;
 mod installs;
 mod json;
-mod lab;
+
 mod lookup;
 mod mistakes;
 mod names;
@@ -16,8 +20,7 @@ mod ports;
 mod repair;
 mod runs;
 mod session;
+mod shell;
 mod spoof_guard;
 mod states;
 mod subnets;
-
-use lab::{LONG, Lab, is_dead, kill, started, wait_until};

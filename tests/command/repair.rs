@@ -2,7 +2,7 @@
 
 use netns_fixtures::http_get;
 
-use super::{LONG, Lab};
+use crate::common::{Host, LONG};
 
 /// What somebody does to `web` (port VETH) on `mynet`, and what `ls` says of it then.
 const HARMS: [(&str, &str); 12] = [
@@ -20,84 +20,84 @@ const HARMS: [(&str, &str); 12] = [
     ("echo 0 > /proc/sys/net/ipv4/ip_forward", "net.ipv4.ip_forward is 0"),
 ];
 
-fn lab(options: &str) -> (Lab, String) {
-    let lab = Lab::new();
-    lab.ok(&format!("install {}", lab.plugins().display()));
-    lab.ok(&format!("create {options} --subnet 10.9.0.0/24 mynet"));
-    lab.ok("run -d --name web --net mynet -p 8080:80 busybox httpd -f -p 80 -h /usr/share/common-licenses");
-    lab.ok("run -d --name other --net mynet sleep 1000");
-    let veth = lab.json("inspect web")[0]["networks"][0]["link"].as_str().unwrap().to_owned();
-    assert_eq!(lab.state("mynet"), "ok");
-    (lab, veth)
+fn host(options: &str) -> (Host, String) {
+    let host = Host::forwarding();
+    host.ok(&format!("install {}", host.installed_plugins().display()));
+    host.ok(&format!("create {options} --subnet 10.9.0.0/24 mynet"));
+    host.ok("run -d --name web --net mynet -p 8080:80 busybox httpd -f -p 80 -h /usr/share/common-licenses");
+    host.ok("run -d --name other --net mynet sleep 1000");
+    let veth = host.json("inspect web")[0]["networks"][0]["link"].as_str().unwrap().to_owned();
+    assert_eq!(host.state("mynet"), "ok");
+    (host, veth)
 }
 
 #[test]
 fn what_was_done_to_a_network_is_told_and_the_hint_makes_it_whole() {
-    let (lab, veth) = lab("");
+    let (host, veth) = host("");
     for (harm, told) in HARMS {
-        lab.on_host(&harm.replace("VETH", &veth));
+        host.on_host(&harm.replace("VETH", &veth));
 
-        let said = lab.rnet("ls");
+        let said = host.rnet("ls");
 
         let told = told.replace("VETH", &veth);
         assert!(said.stdout.contains(&format!("({told})\n")), "{harm}: {said:?}");
         assert_eq!(said.stderr, " hint: rnet repair mynet\n", "{harm}");
-        assert_eq!(lab.ok("repair mynet"), "mynet\n", "{harm}");
-        let after = lab.rnet("ls");
+        assert_eq!(host.ok("repair mynet"), "mynet\n", "{harm}");
+        let after = host.rnet("ls");
         assert!(after.stdout.contains("ok\n") && after.stderr.is_empty(), "{harm}: {after:?}");
         for page in ["http://127.0.0.1:8080/GPL-2", "http://10.9.0.2/GPL-2"] {
-            let got = http_get(lab.host.netns(), page, LONG);
+            let got = http_get(host.netns(), page, LONG);
             assert!(got.is_ok_and(|page| page.status == 200), "{harm}: {page}");
         }
         assert_eq!(
-            lab.script("exec other", "busybox wget -q -O - http://web/GPL-2 | head -c 3").exit,
+            host.script("exec other", "busybox wget -q -O - http://web/GPL-2 | head -c 3").status,
             0,
             "{harm}"
         );
     }
-    lab.ok("stop web other");
-    lab.nobody_is_left();
+    host.ok("stop web other");
+    host.nobody_is_left();
 }
 
 #[test]
 fn so_does_it_for_the_standard_plugins() {
-    let (lab, veth) = lab("--chain");
+    let (host, veth) = host("--chain");
     // Of these plugins no port has a guard, and another program may set what they do not ask for.
     let of_rnet = |harm: &str| ["hairpin", "isolated", "group_fwd"].iter().any(|word| harm.contains(word));
     for (harm, told) in HARMS.into_iter().filter(|(harm, _)| !of_rnet(harm)) {
-        lab.on_host(&harm.replace("VETH", &veth));
+        host.on_host(&harm.replace("VETH", &veth));
 
-        let said = lab.rnet("ls");
+        let said = host.rnet("ls");
 
         assert!(said.stdout.contains(&format!("({})\n", told.replace("VETH", &veth))), "{harm}: {said:?}");
         assert_eq!(said.stderr, " hint: rnet repair mynet\n", "{harm}");
-        assert_eq!(lab.ok("repair mynet"), "mynet\n", "{harm}");
-        assert_eq!(lab.state("mynet"), "ok", "{harm}");
-        let got = http_get(lab.host.netns(), "http://127.0.0.1:8080/GPL-2", LONG);
+        assert_eq!(host.ok("repair mynet"), "mynet\n", "{harm}");
+        assert_eq!(host.state("mynet"), "ok", "{harm}");
+        let got = http_get(host.netns(), "http://127.0.0.1:8080/GPL-2", LONG);
         assert!(got.is_ok_and(|page| page.status == 200), "{harm}");
     }
 }
 
 #[test]
 fn repair_without_a_name_is_for_all_networks_in_use_and_changes_nothing_that_is_whole() {
-    let (lab, veth) = lab("");
-    lab.ok("create --subnet 10.10.0.0/24 unused");
-    lab.ok("run -d --name third sleep 1000");
-    let before = lab.snapshot();
-    let repaired = lab.json("repair --json");
+    let (host, veth) = host("");
+    host.ok("create --subnet 10.10.0.0/24 unused");
+    host.ok("run -d --name third sleep 1000");
+    let before = host.network_snapshot();
+    let repaired = host.json("repair --json");
     let names: Vec<_> =
         repaired.as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["bridge", "mynet"]);
-    netns_fixtures::assert_same(&before, &lab.snapshot());
+    netns_fixtures::assert_same(&before, &host.network_snapshot());
 
-    lab.host_ip(&format!("link set {veth} nomaster"));
-    assert_eq!(lab.ok("reload"), "bridge\nmynet\n");
-    assert_eq!(lab.state("mynet"), "ok");
-    assert_eq!(lab.ok("network repair unused"), "unused\n", "nothing is left to do");
-    lab.fails("repair nosuch", 3, "error: no network \"nosuch\"\n hint: rnet ls\n");
+    host.host_ip(&format!("link set {veth} nomaster"));
+    assert_eq!(host.ok("reload"), "bridge\nmynet\n");
+    assert_eq!(host.state("mynet"), "ok");
+    assert_eq!(host.ok("network repair unused"), "unused\n", "nothing is left to do");
+    host.fails("repair nosuch", 3, "error: no network \"nosuch\"\n hint: rnet ls\n");
     // One whose name server is dead gets another.
-    let server: u32 = lab.json("dns status --json")["pid"].as_u64().unwrap() as u32;
-    super::kill(server, rustix::process::Signal::KILL);
-    lab.ok("repair mynet");
-    super::wait_until("names are served", || lab.state("mynet") == "ok");
+    let server: u32 = host.json("dns status --json")["pid"].as_u64().unwrap() as u32;
+    crate::common::signal(server, rustix::process::Signal::KILL);
+    host.ok("repair mynet");
+    crate::common::wait_until("names are served", || host.state("mynet") == "ok");
 }

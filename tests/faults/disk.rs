@@ -1,7 +1,6 @@
 //! No room left, and no right to write.
 
-use crate::common::Disk;
-use crate::site::{Member, Network, Site};
+use crate::common::{Disk, Guest, Host, Network};
 
 /// CNI: input or output failed.
 const IO_FAILURE: u64 = 5;
@@ -18,13 +17,13 @@ fn an_add_of_the_chain_that_finds_no_room_fails_clean_and_del_needs_none() {
 
 #[test]
 fn a_del_on_a_read_only_disk_takes_the_kernels_part_away_and_says_what_is_left() {
-    let site = Site::new();
-    let disk = Disk::mount(site.lab.host.root().join("run"));
+    let host = Host::with_outside();
+    let disk = Disk::mount(host.root().join("run"));
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let web = site.member(&network, "web").publishing(8080);
-    let before = site.state(&[&web]);
+    let web = host.guest(&network, "web").publishing(8080);
+    let before = host.state(&[&web]);
     web.add().unwrap();
-    let key = site.store().records().unwrap()[0].key().to_string();
+    let key = host.store().records().unwrap()[0].key().to_string();
 
     disk.read_only(true);
     let (code, sentence) = web.del().unwrap_err().refusal();
@@ -32,45 +31,45 @@ fn a_del_on_a_read_only_disk_takes_the_kernels_part_away_and_says_what_is_left()
     assert!(code == IO_FAILURE && sentence.contains("Read-only file system"), "{code} {sentence}");
     assert!(web.addresses().is_empty());
     let owner = nft::Owner::new(&key);
-    assert!(site.lab.elements().iter().all(|(_, found)| *found != owner));
+    assert!(host.elements().iter().all(|(_, found)| *found != owner));
     disk.read_only(false);
     web.del().unwrap();
-    before.assert_same(&site.state(&[&web]));
+    before.assert_same(&host.state(&[&web]));
 }
 
 fn run_out_of_room(network: &Network) {
-    let site = Site::new();
-    let root = site.lab.host.root().to_path_buf();
+    let host = Host::with_outside();
+    let root = host.root().to_path_buf();
     let disks = [Disk::mount(root.join("run")), Disk::mount(root.join("var"))];
-    let members: Vec<Member<'_>> =
-        (0..20).map(|n| site.member(network, &format!("c{n}")).publishing(8000 + n)).collect();
-    let everybody: Vec<&Member<'_>> = members.iter().collect();
+    let guests: Vec<Guest<'_>> =
+        (0..20).map(|n| host.guest(network, &format!("c{n}")).publishing(8000 + n)).collect();
+    let everybody: Vec<&Guest<'_>> = guests.iter().collect();
     // A chain's bridge stays once it is made, as upstream's does.
-    members[0].add().unwrap();
-    members[0].del().unwrap();
-    let empty = site.state(&everybody);
+    guests[0].add().unwrap();
+    guests[0].del().unwrap();
+    let empty = host.state(&everybody);
 
-    let (last, code) = add_until_one_fails(&site, &everybody);
+    let (last, code) = add_until_one_fails(&host, &everybody);
 
     assert_eq!(code, IO_FAILURE);
-    site.assert_balanced(&everybody[..last]);
-    assert!(members[..last].iter().all(Member::works));
+    host.assert_balanced(&everybody[..last]);
+    assert!(guests[..last].iter().all(Guest::works));
     disks.iter().for_each(Disk::fill);
-    members.iter().for_each(|member| member.del().unwrap());
+    guests.iter().for_each(|guest| guest.del().unwrap());
     disks.iter().for_each(Disk::tidy);
-    empty.assert_same(&site.state(&everybody));
+    empty.assert_same(&host.state(&everybody));
 }
 
 /// How many fit, and the code of the one that did not, of which nothing may be left.
-fn add_until_one_fails(site: &Site, members: &[&Member<'_>]) -> (usize, u64) {
-    for (nth, member) in members.iter().enumerate() {
-        let before = site.state(members);
-        if let Err(outcome) = member.add() {
+fn add_until_one_fails(host: &Host, guests: &[&Guest<'_>]) -> (usize, u64) {
+    for (nth, guest) in guests.iter().enumerate() {
+        let before = host.state(guests);
+        if let Err(outcome) = guest.add() {
             // The plugins of the chain that did not fail are the runtime's to undo.
-            member.del().unwrap();
-            before.assert_same(&site.state(members));
+            guest.del().unwrap();
+            before.assert_same(&host.state(guests));
             return (nth, outcome.refusal().0);
         }
     }
-    panic!("80 KiB were enough for {} containers", members.len());
+    panic!("80 KiB were enough for {} containers", guests.len());
 }

@@ -3,9 +3,8 @@
 use netlink::Request;
 use nft::{Element, Owner};
 
-use crate::common::SOON;
+use crate::common::{Guest, Host, Network, SOON};
 use crate::judge;
-use crate::site::{Member, Network, Site};
 
 const SUBNET: &str = "10.7.0.0/24";
 const OTHER: &str = "10.8.0.0/24";
@@ -27,24 +26,24 @@ const REMOVED: [Removed; 7] = [
 fn an_element_that_was_removed_comes_back_with_the_next_add_of_any_network() {
     for (what, is_removed) in REMOVED {
         eprintln!("{what}");
-        let scene = Scene::new();
-        let (old, new) = (scene.member("old", 8080), scene.stranger("new", 8081));
+        let host = host();
+        let (old, new) = (guest(&host, "old", 8080), stranger(&host, "new", 8081));
         old.add().unwrap();
-        scene.remove(is_removed);
-        assert_ne!(judge::elements(&scene.site), Vec::<String>::new(), "{what} was not removed");
+        remove(&host, is_removed);
+        assert_ne!(judge::elements(&host), Vec::<String>::new(), "{what} was not removed");
 
         new.add().unwrap();
 
-        assert_eq!(judge::isolated(&scene.site, &old, &[&new]), Vec::<String>::new(), "{what}");
+        assert_eq!(judge::isolated(&host, &old, &[&new]), Vec::<String>::new(), "{what}");
     }
 }
 
 #[test]
 fn a_port_that_leads_elsewhere_leads_to_its_container_again() {
-    let scene = Scene::new();
-    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
+    let host = host();
+    let (old, new) = (guest(&host, "old", 8080), guest(&host, "new", 8081));
     old.add().unwrap();
-    scene.site.lab.firewall(|firewall| {
+    host.firewall(|firewall| {
         let is_port =
             |element: &Element| matches!(element, Element::Publish { protocol: nft::Protocol::Tcp, .. });
         let found = firewall.elements().unwrap().into_iter().find(|(element, _)| is_port(element)).unwrap();
@@ -63,15 +62,15 @@ fn a_port_that_leads_elsewhere_leads_to_its_container_again() {
 
 #[test]
 fn an_element_without_its_owner_gets_it_again() {
-    let scene = Scene::new();
-    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
+    let host = host();
+    let (old, new) = (guest(&host, "old", 8080), guest(&host, "new", 8081));
     // With the last network the tables go, whatever is in them.
-    let resident = scene.stranger("resident", 9000);
+    let resident = stranger(&host, "resident", 9000);
     resident.add().unwrap();
-    let before = scene.site.state(&[&old, &new]);
+    let before = host.state(&[&old, &new]);
     old.add().unwrap();
     let nobody = Owner::new("0000000000000000").unwrap();
-    scene.site.lab.firewall(|firewall| {
+    host.firewall(|firewall| {
         let found = firewall.elements().unwrap();
         let masquerade = found.into_iter().find(|(element, _)| matches!(element, Element::Masquerade { .. }));
         let (element, owner) = masquerade.unwrap();
@@ -83,17 +82,17 @@ fn an_element_without_its_owner_gets_it_again() {
 
     new.del().unwrap();
     old.del().unwrap();
-    before.assert_same(&scene.site.state(&[&old, &new]));
+    before.assert_same(&host.state(&[&old, &new]));
 }
 
 #[test]
 fn check_says_what_is_missing_and_its_hint_is_true() {
-    let scene = Scene::new();
-    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
+    let host = host();
+    let (old, new) = (guest(&host, "old", 8080), guest(&host, "new", 8081));
     old.add().unwrap();
-    let check = |member: &Member<'_>| member.call("CHECK", "rnet", member.remembered().as_ref(), None).run();
+    let check = |guest: &Guest<'_>| guest.call("CHECK", "rnet", guest.remembered().as_ref(), None).run();
     assert_eq!(check(&old).status, 0, "{:?}", check(&old));
-    scene.remove(|element| matches!(element, Element::Isolated { .. }));
+    remove(&host, |element| matches!(element, Element::Isolated { .. }));
 
     let (_, said) = check(&old).refusal();
     new.add().unwrap();
@@ -104,33 +103,33 @@ fn check_says_what_is_missing_and_its_hint_is_true() {
 
 #[test]
 fn a_bridge_that_was_deleted_comes_back_with_the_containers_that_were_on_it() {
-    let scene = Scene::new();
-    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
-    let before = scene.site.state(&[&old, &new]);
+    let host = host();
+    let (old, new) = (guest(&host, "old", 8080), guest(&host, "new", 8081));
+    let before = host.state(&[&old, &new]);
     old.add().unwrap();
-    let port = scene.port_of(&old);
-    let bridge = scene.site.lab.link(&scene.mynet.bridge()).unwrap();
-    scene.site.lab.host.run(|| netlink::delete_link(bridge.index, &[], true).unwrap()).unwrap();
+    let port = port_of(&old);
+    let bridge = host.link(&mynet().bridge()).unwrap();
+    host.run(|| netlink::delete_link(bridge.index, &[], true).unwrap()).unwrap();
     assert!(!old.answers_within(SOON));
 
     new.add().unwrap();
 
-    assert_eq!(scene.port_of(&old), port, "its flags");
-    assert_eq!(judge::isolated(&scene.site, &old, &[]), Vec::<String>::new());
-    assert_eq!(judge::isolated(&scene.site, &new, &[]), Vec::<String>::new());
+    assert_eq!(port_of(&old), port, "its flags");
+    assert_eq!(judge::isolated(&host, &old, &[]), Vec::<String>::new());
+    assert_eq!(judge::isolated(&host, &new, &[]), Vec::<String>::new());
     new.del().unwrap();
     old.del().unwrap();
-    before.assert_same(&scene.site.state(&[&old, &new]));
+    before.assert_same(&host.state(&[&old, &new]));
 }
 
 /// As systemd-networkd does with a catch-all .network: the bridge loses its address, and its ports.
 #[test]
 fn a_bridge_that_somebody_took_over_gets_its_address_and_ports_back() {
-    let scene = Scene::new();
-    let (old, new) = (scene.member("old", 8080), scene.member("new", 8081));
+    let host = host();
+    let (old, new) = (guest(&host, "old", 8080), guest(&host, "new", 8081));
     old.add().unwrap();
-    let bridge = scene.site.lab.link(&scene.mynet.bridge()).unwrap();
-    let mut netlink = scene.site.lab.netlink();
+    let bridge = host.link(&mynet().bridge()).unwrap();
+    let mut netlink = host.netlink();
     let port = netlink.links().unwrap().into_iter().find(|link| link.master == Some(bridge.index)).unwrap();
     let address = "10.7.0.1/24".parse().unwrap();
     let (index, name) = (bridge.index, bridge.name.clone());
@@ -143,8 +142,8 @@ fn a_bridge_that_somebody_took_over_gets_its_address_and_ports_back() {
 
     new.add().unwrap();
 
-    assert_eq!(judge::isolated(&scene.site, &old, &[]), Vec::<String>::new());
-    assert_eq!(judge::isolated(&scene.site, &new, &[]), Vec::<String>::new());
+    assert_eq!(judge::isolated(&host, &old, &[]), Vec::<String>::new());
+    assert_eq!(judge::isolated(&host, &new, &[]), Vec::<String>::new());
 }
 
 #[test]
@@ -155,19 +154,17 @@ fn forwarding_that_was_turned_off_is_on_again_after_the_next_add() {
         (Network::chain("mynet", SUBNET), &["ipv4/ip_forward"]),
     ] {
         for key in keys {
-            let site = Site::new();
-            judge::know_the_way(&site, &[SUBNET]);
-            let (old, new) = (
-                site.member(&network, "old").publishing(8080),
-                site.member(&network, "new").publishing(8081),
-            );
+            let host = Host::with_outside();
+            judge::know_the_way(&host, &[SUBNET]);
+            let (old, new) =
+                (host.guest(&network, "old").publishing(8080), host.guest(&network, "new").publishing(8081));
             old.add().unwrap();
-            site.lab.set_sysctl(key, "0");
+            host.set_sysctl(key, "0");
 
             new.add().unwrap();
 
-            assert_eq!(site.lab.sysctl("ipv4/ip_forward").as_deref(), Some("1"), "{key}");
-            assert_eq!(judge::connected(&site, &old), Vec::<String>::new(), "{key}");
+            assert_eq!(host.sysctl("ipv4/ip_forward").as_deref(), Some("1"), "{key}");
+            assert_eq!(judge::connected(&host, &old), Vec::<String>::new(), "{key}");
         }
     }
 }
@@ -177,16 +174,16 @@ fn so_is_that_of_ipv6() {
     let mut network = Network::rnet("mynet", SUBNET);
     network.list["plugins"][0]["ipam"]["ranges"] =
         serde_json::json!([[{"subnet": SUBNET}], [{"subnet": "fd07::/64"}]]);
-    let site = Site::new();
-    let (old, new) = (site.member(&network, "old"), site.member(&network, "new"));
+    let host = Host::with_outside();
+    let (old, new) = (host.guest(&network, "old"), host.guest(&network, "new"));
     old.add().unwrap();
-    let off = |key: &str| site.lab.sysctl(key).is_some().then(|| site.lab.set_sysctl(key, "0"));
+    let off = |key: &str| host.sysctl(key).is_some().then(|| host.set_sysctl(key, "0"));
     off("ipv6/conf/all/forwarding");
     off("ipv6/conf/all/force_forwarding");
 
     new.add().unwrap();
 
-    let bridge = site.lab.link(&network.bridge()).unwrap();
+    let bridge = host.link(&network.bridge()).unwrap();
     assert_eq!(bridge.forwards_v6, Some(true));
 }
 
@@ -195,52 +192,48 @@ fn so_is_that_of_ipv6() {
 fn ipv6_is_forwarded_again_by_every_interface_after_all_forwarding_was_set_to_0() {
     let mut network = Network::rnet("mynet", SUBNET);
     network.list["plugins"][0]["ipam"]["ranges"] = serde_json::json!([[{"subnet": "fd07::/64"}]]);
-    let site = Site::new();
-    let (old, new) = (site.member(&network, "old"), site.member(&network, "new"));
-    site.lab.set_sysctl("ipv6/conf/all/forwarding", "0");
+    let host = Host::with_outside();
+    let (old, new) = (host.guest(&network, "old"), host.guest(&network, "new"));
+    host.set_sysctl("ipv6/conf/all/forwarding", "0");
     old.add().unwrap();
-    ["1", "0"].iter().for_each(|value| site.lab.set_sysctl("ipv6/conf/all/forwarding", value));
+    ["1", "0"].iter().for_each(|value| host.set_sysctl("ipv6/conf/all/forwarding", value));
 
     new.add().unwrap();
 
     // Answers come in by another interface than the bridge.
-    let forwards = |key: &str| site.lab.sysctl(&format!("ipv6/conf/{key}")).as_deref() == Some("1");
+    let forwards = |key: &str| host.sysctl(&format!("ipv6/conf/{key}")).as_deref() == Some("1");
     assert!(forwards("all/forwarding") || forwards("lo/force_forwarding"));
 }
 
-struct Scene {
-    site: Site,
-    mynet: Network,
-    other: Network,
+/// A host whose machine outside knows the way to the containers of both networks.
+fn host() -> Host {
+    let host = Host::with_outside();
+    judge::know_the_way(&host, &[SUBNET, OTHER]);
+    host
 }
 
-impl Scene {
-    fn new() -> Self {
-        let site = Site::new();
-        judge::know_the_way(&site, &[SUBNET, OTHER]);
-        Self { site, mynet: Network::rnet("mynet", SUBNET), other: Network::rnet("other", OTHER) }
-    }
+fn mynet() -> Network {
+    Network::rnet("mynet", SUBNET)
+}
 
-    fn member(&self, name: &str, port: u16) -> Member<'_> {
-        self.site.member(&self.mynet, name).publishing(port)
-    }
+fn guest<'h>(host: &'h Host, name: &str, port: u16) -> Guest<'h> {
+    host.guest(&mynet(), name).publishing(port)
+}
 
-    fn stranger(&self, name: &str, port: u16) -> Member<'_> {
-        self.site.member(&self.other, name).publishing(port)
-    }
+fn stranger<'h>(host: &'h Host, name: &str, port: u16) -> Guest<'h> {
+    host.guest(&Network::rnet("other", OTHER), name).publishing(port)
+}
 
-    fn remove(&self, is_removed: fn(&Element) -> bool) {
-        self.site.lab.firewall(|firewall| {
-            let found = firewall.elements().unwrap().into_iter().filter(|(element, _)| is_removed(element));
-            let found: Vec<_> = found.filter_map(|(element, owner)| Some((element, owner?))).collect();
-            firewall.remove(&found).unwrap();
-        });
-    }
+fn remove(host: &Host, is_removed: fn(&Element) -> bool) {
+    host.firewall(|firewall| {
+        let found = firewall.elements().unwrap().into_iter().filter(|(element, _)| is_removed(element));
+        let found: Vec<_> = found.filter_map(|(element, owner)| Some((element, owner?))).collect();
+        firewall.remove(&found).unwrap();
+    });
+}
 
-    /// What the kernel says of the port of a container, in the lines of a snapshot; its bridge has another index by now.
-    fn port_of(&self, member: &Member<'_>) -> Vec<String> {
-        let key = store::Key::new(member.network.name(), &member.who.id, &member.who.ifname);
-        let name = key.link(0);
-        self.site.state(&[]).lines().iter().filter(|line| line.contains(&name)).cloned().collect()
-    }
+/// What the kernel says of the port of a container, in the lines of a snapshot; its bridge has another index by now.
+fn port_of(guest: &Guest<'_>) -> Vec<String> {
+    let name = store::Key::new(guest.network.name(), &guest.who.id, &guest.who.ifname).link(0);
+    guest.host.state(&[]).lines().iter().filter(|line| line.contains(&name)).cloned().collect()
 }

@@ -4,66 +4,64 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,
 };
 
-use crate::common::{Lab, SOON};
-use crate::site::{Member, Network, Site};
+use crate::common::{Guest, Host, Network, SOON};
 
 #[test]
 fn tables_that_were_deleted_come_back_whole() {
-    restore_after(|lab| lab.firewall(|firewall| firewall.drop_tables().unwrap()));
+    restore_after(|host| host.firewall(|firewall| firewall.drop_tables().unwrap()));
 }
 
 #[test]
 fn rules_that_were_flushed_come_back_although_the_maps_were_left() {
-    restore_after(|lab| lab.host.run(|| flush_rules(INET)).unwrap());
+    restore_after(|host| host.run(|| flush_rules(INET)).unwrap());
 }
 
 #[test]
 fn so_do_the_guards_of_the_bridge_ports() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let (old, new) = (site.member(&network, "old"), site.member(&network, "new"));
+    let (old, new) = (host.guest(&network, "old"), host.guest(&network, "new"));
     old.add().unwrap();
-    let before = rules(&site);
+    let before = rules(&host);
 
-    site.lab.host.run(|| flush_rules(BRIDGE)).unwrap();
-    assert_ne!(rules(&site), before);
+    host.run(|| flush_rules(BRIDGE)).unwrap();
+    assert_ne!(rules(&host), before);
     new.add().unwrap();
 
-    assert_eq!(rules(&site), before);
+    assert_eq!(rules(&host), before);
 }
 
-fn restore_after(flush: fn(&Lab)) {
-    let site = Site::new();
+fn restore_after(flush: fn(&Host)) {
+    let host = Host::with_outside();
     let (mynet, chain) = (Network::rnet("mynet", "10.7.0.0/24"), Network::chain("chain", "10.8.0.0/24"));
-    let (web, db) = (site.member(&mynet, "web").publishing(8080), site.member(&mynet, "db").publishing(8081));
-    let (old, new) =
-        (site.member(&chain, "old").publishing(8082), site.member(&chain, "new").publishing(8083));
+    let (web, db) = (host.guest(&mynet, "web").publishing(8080), host.guest(&mynet, "db").publishing(8081));
+    let (old, new) = (host.guest(&chain, "old").publishing(8082), host.guest(&chain, "new").publishing(8083));
     let residents = [&web, &db, &old];
-    residents.iter().for_each(|member| drop(member.add().unwrap()));
-    assert!(residents.iter().all(|member| member.works()));
-    let before = rules(&site);
+    residents.iter().for_each(|guest| drop(guest.add().unwrap()));
+    assert!(residents.iter().all(|guest| guest.works()));
+    let before = rules(&host);
 
-    flush(&site.lab);
-    assert!(residents.iter().all(|member| !member.answers_within(SOON)), "nothing was flushed");
+    flush(&host);
+    assert!(residents.iter().all(|guest| !guest.answers_within(SOON)), "nothing was flushed");
     new.add().unwrap();
 
-    assert!(residents.iter().chain([&&new]).all(|member| member.works()));
-    assert_eq!(rules(&site), before);
-    site.assert_balanced(&[&web, &db, &old, &new]);
-    second_add_changes_nothing(&site, &new);
+    assert!(residents.iter().chain([&&new]).all(|guest| guest.works()));
+    assert_eq!(rules(&host), before);
+    host.assert_balanced(&[&web, &db, &old, &new]);
+    second_add_changes_nothing(&host, &new);
 }
 
 /// What was restored is intact: nobody restores it again.
-fn second_add_changes_nothing(site: &Site, new: &Member<'_>) {
-    let state = site.lab.firewall(|firewall| firewall.state().unwrap());
+fn second_add_changes_nothing(host: &Host, new: &Guest<'_>) {
+    let state = host.firewall(|firewall| firewall.state().unwrap());
     new.del().unwrap();
     new.add().unwrap();
-    assert_eq!(site.lab.firewall(|firewall| firewall.state().unwrap()), state);
+    assert_eq!(host.firewall(|firewall| firewall.state().unwrap()), state);
 }
 
 /// The constant part, without the handles that differ.
-fn rules(site: &Site) -> Vec<String> {
-    let lines = site.state(&[]).lines().to_vec();
+fn rules(host: &Host) -> Vec<String> {
+    let lines = host.state(&[]).lines().to_vec();
     lines.into_iter().filter(|line| line.starts_with("rule ") && line.contains("rnet")).collect()
 }
 

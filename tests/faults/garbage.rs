@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::site::{Network, Site};
+use crate::common::{Host, Network};
 
 /// What becomes of a file's content.
 type Spoil = fn(&[u8]) -> Vec<u8>;
@@ -18,21 +18,21 @@ const SPOILS: [Spoil; 3] = [
 fn a_del_whose_record_is_garbage_takes_all_away_by_its_key() {
     for of in [Network::rnet, Network::chain, Network::restricted] {
         let network = of("mynet", "10.7.0.0/24");
-        let site = Site::new();
-        let web = site.member(&network, "web").publishing(8080);
-        let neighbour = site.member(&network, "neighbour").publishing(9000);
+        let host = Host::with_outside();
+        let web = host.guest(&network, "web").publishing(8080);
+        let neighbour = host.guest(&network, "neighbour").publishing(9000);
         neighbour.add().unwrap();
-        let before = site.state(&[&web, &neighbour]);
+        let before = host.state(&[&web, &neighbour]);
         for spoil in SPOILS {
             web.add().unwrap();
-            records_of(&site, "web").iter().for_each(|file| spoil_file(file, spoil));
+            records_of(&host, "web").iter().for_each(|file| spoil_file(file, spoil));
             // It looks at all records, and sets these aside.
             neighbour.gc(&["web", "neighbour"]).unwrap();
 
             web.del().unwrap();
 
-            before.assert_same(&site.state(&[&web, &neighbour]));
-            site.assert_balanced(&[&web, &neighbour]);
+            before.assert_same(&host.state(&[&web, &neighbour]));
+            host.assert_balanced(&[&web, &neighbour]);
             assert!(neighbour.works());
         }
     }
@@ -41,32 +41,32 @@ fn a_del_whose_record_is_garbage_takes_all_away_by_its_key() {
 #[test]
 fn an_add_over_a_garbage_record_attaches_anew() {
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let site = Site::new();
-    let web = site.member(&network, "web").publishing(8080);
-    let before = site.state(&[&web]);
+    let host = Host::with_outside();
+    let web = host.guest(&network, "web").publishing(8080);
+    let before = host.state(&[&web]);
     for spoil in SPOILS {
         web.add().unwrap();
-        records_of(&site, "web").iter().for_each(|file| spoil_file(file, spoil));
+        records_of(&host, "web").iter().for_each(|file| spoil_file(file, spoil));
 
         web.add().unwrap();
 
         assert!(web.works());
-        site.assert_balanced(&[&web]);
+        host.assert_balanced(&[&web]);
         web.del().unwrap();
-        before.assert_same(&site.state(&[&web]));
+        before.assert_same(&host.state(&[&web]));
     }
 }
 
 #[test]
 fn what_is_noted_of_the_ruleset_and_the_lease_index_are_made_anew() {
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let site = Site::new();
+    let host = Host::with_outside();
     let (web, db) =
-        (site.member(&network, "web").publishing(8080), site.member(&network, "db").publishing(8081));
-    let before = site.state(&[&web, &db]);
+        (host.guest(&network, "web").publishing(8080), host.guest(&network, "db").publishing(8081));
+    let before = host.state(&[&web, &db]);
     web.add().unwrap();
     for spoil in SPOILS {
-        let run = site.store().paths().run();
+        let run = host.store().paths().run();
         spoil_file(&run.join("ruleset"), spoil);
         let index = fs::read_dir(run.join("index")).unwrap();
         index.for_each(|file| spoil_file(&file.unwrap().path(), spoil));
@@ -74,16 +74,16 @@ fn what_is_noted_of_the_ruleset_and_the_lease_index_are_made_anew() {
         db.add().unwrap();
 
         assert!(web.works() && db.works());
-        site.assert_balanced(&[&web, &db]);
+        host.assert_balanced(&[&web, &db]);
         db.del().unwrap();
     }
     web.del().unwrap();
-    before.assert_same(&site.state(&[&web, &db]));
+    before.assert_same(&host.state(&[&web, &db]));
 }
 
 /// The files that hold the records of a container.
-fn records_of(site: &Site, container: &str) -> Vec<std::path::PathBuf> {
-    let folders = fs::read_dir(site.store().paths().run().join("records")).unwrap();
+fn records_of(host: &Host, container: &str) -> Vec<std::path::PathBuf> {
+    let folders = fs::read_dir(host.store().paths().run().join("records")).unwrap();
     let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
     let files = files.map(|file| file.unwrap().path());
     files.filter(|file| fs::read_to_string(file).unwrap().contains(&format!("\"{container}\""))).collect()

@@ -7,34 +7,33 @@ use netlink::Netns;
 use netns_fixtures::{HttpServer, http_get};
 use store::Stage;
 
-use crate::common::{LONG, SOON};
-use crate::site::{Member, Site};
+use crate::common::{Guest, Host, LONG, SOON};
 
 /// A port of the container that nobody has published.
 const UNPUBLISHED: u16 = 81;
 
 /// Makes the machine outside a hostile neighbour, who knows the way to the containers.
-pub fn know_the_way(site: &Site, subnets: &[&str]) {
+pub fn know_the_way(host: &Host, subnets: &[&str]) {
     for subnet in subnets {
-        site.outside.route_via_host(subnet.parse().unwrap()).unwrap();
+        host.neighbour().route_via_host(subnet.parse().unwrap()).unwrap();
     }
 }
 
 /// What is wrong with an isolated container, in sentences; `strangers` are on other networks.
-pub fn isolated(site: &Site, member: &Member<'_>, strangers: &[&Member<'_>]) -> Vec<String> {
-    let mut findings = open(site, member, strangers);
-    findings.extend(connected(site, member));
-    findings.extend(elements(site));
+pub fn isolated(host: &Host, guest: &Guest<'_>, strangers: &[&Guest<'_>]) -> Vec<String> {
+    let mut findings = open(host, guest, strangers);
+    findings.extend(connected(host, guest));
+    findings.extend(elements(host));
     findings
 }
 
 /// Who reaches what nobody has published.
-pub fn open(site: &Site, member: &Member<'_>, strangers: &[&Member<'_>]) -> Vec<String> {
-    let Some(address) = member.addresses().first().copied() else {
+pub fn open(host: &Host, guest: &Guest<'_>, strangers: &[&Guest<'_>]) -> Vec<String> {
+    let Some(address) = guest.addresses().first().copied() else {
         return vec!["it has no address".into()];
     };
-    let _page = serve(member, UNPUBLISHED);
-    let outside = ("the machine outside", site.outside.netns());
+    let _page = serve(guest, UNPUBLISHED);
+    let outside = ("the machine outside", host.neighbour().netns());
     let others = strangers.iter().map(|stranger| (stranger.who.id.as_str(), stranger.container.netns()));
     let attempts = std::iter::once(outside).chain(others);
     std::thread::scope(|scope| {
@@ -43,38 +42,38 @@ pub fn open(site: &Site, member: &Member<'_>, strangers: &[&Member<'_>]) -> Vec<
             .collect();
         let through =
             attempts.into_iter().filter_map(|(who, attempt)| attempt.join().unwrap().then_some(who));
-        through.map(|who| format!("{who} reaches an unpublished port of {}", member.who.id)).collect()
+        through.map(|who| format!("{who} reaches an unpublished port of {}", guest.who.id)).collect()
     })
 }
 
 /// What it must be able to do and is not: to be reached by its published port, and to get out.
-pub fn connected(site: &Site, member: &Member<'_>) -> Vec<String> {
+pub fn connected(host: &Host, guest: &Guest<'_>) -> Vec<String> {
     let mut findings = Vec::new();
-    if !member.works() {
-        findings.push(format!("{} is not reached by its published port", member.who.id));
+    if !guest.works() {
+        findings.push(format!("{} is not reached by its published port", guest.who.id));
     }
-    let there = site.outside.addresses()[0].ip();
-    let _page = HttpServer::start(site.outside.netns(), (there, 80).into(), "theirs").unwrap();
-    if http_get(member.container.netns(), &format!("http://{there}:80"), LONG).is_err() {
-        findings.push(format!("{} does not get out", member.who.id));
+    let there = host.neighbour().addresses()[0].ip();
+    let _page = HttpServer::start(host.neighbour().netns(), (there, 80).into(), "theirs").unwrap();
+    if http_get(guest.container.netns(), &format!("http://{there}:80"), LONG).is_err() {
+        findings.push(format!("{} does not get out", guest.who.id));
     }
     findings
 }
 
 /// What the networks and the committed records ask for and the kernel has not.
-pub fn elements(site: &Site) -> Vec<String> {
-    let store = site.store();
+pub fn elements(host: &Host) -> Vec<String> {
+    let store = host.store();
     let networks = store.networks().unwrap();
     let records = store.records().unwrap();
     let committed = records.iter().filter(|record| record.stage == Stage::Committed);
     let of_networks = networks.iter().flat_map(elements::network_elements);
     let wanted: Vec<_> = of_networks.chain(committed.flat_map(elements::attachment)).collect();
-    let missing = |one| !site.lab.firewall(|firewall| firewall.holds(std::slice::from_ref(one)).unwrap());
+    let missing = |one| !host.firewall(|firewall| firewall.holds(std::slice::from_ref(one)).unwrap());
     wanted.iter().filter(|one| missing(one)).map(|(element, _)| format!("{element} is missing")).collect()
 }
 
-fn serve(member: &Member<'_>, port: u16) -> HttpServer {
-    HttpServer::start(member.container.netns(), ([0, 0, 0, 0], port).into(), &member.who.id).unwrap()
+fn serve(guest: &Guest<'_>, port: u16) -> HttpServer {
+    HttpServer::start(guest.container.netns(), ([0, 0, 0, 0], port).into(), &guest.who.id).unwrap()
 }
 
 fn reaches(from: &Netns, to: IpAddr, port: u16) -> bool {

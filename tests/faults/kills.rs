@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 
+use crate::books::audit::doubles;
+use crate::common::{Guest, Host, Network};
 use crate::judge;
-use crate::site::audit::doubles;
-use crate::site::{Member, Network, Site};
 
 /// Unless `RNET_KILL_ROUNDS` says otherwise.
 const ROUNDS: usize = 100;
@@ -43,27 +43,27 @@ fn the_chain_killed_at_random() {
 
 fn kill_at_random(network: &Network) {
     let mut dice = Dice::seeded();
-    let site = Site::new();
-    let members: Vec<Member<'_>> =
-        (0..MEMBERS).map(|n| site.member(network, &format!("c{n}")).publishing(8000 + n as u16)).collect();
-    let everybody: Vec<&Member<'_>> = members.iter().collect();
+    let host = Host::with_outside();
+    let guests: Vec<Guest<'_>> =
+        (0..MEMBERS).map(|n| host.guest(network, &format!("c{n}")).publishing(8000 + n as u16)).collect();
+    let everybody: Vec<&Guest<'_>> = guests.iter().collect();
     // A chain's bridge stays once it is made, as upstream's does.
-    members[0].add().unwrap();
-    members[0].del().unwrap();
+    guests[0].add().unwrap();
+    guests[0].del().unwrap();
     let other = Network::rnet("other", "10.8.0.0/24");
-    let stranger = site.member(&other, "stranger").publishing(9000);
-    judge::know_the_way(&site, &["10.7.0.0/24", "10.8.0.0/24"]);
-    let before = site.state(&everybody);
+    let stranger = host.guest(&other, "stranger").publishing(9000);
+    judge::know_the_way(&host, &["10.7.0.0/24", "10.8.0.0/24"]);
+    let before = host.state(&everybody);
     let mut moments = Moments { latest: LATEST, hits: 0 };
     let rounds = rounds();
     for round in 1..=rounds {
-        moments.after(kill_a_round(&mut dice, &members, moments.latest));
+        moments.after(kill_a_round(&mut dice, &guests, moments.latest));
         assert_eq!(doubles(&everybody), Vec::<String>::new(), "round {round}");
         if round % BETWEEN_CLEARINGS == 0 {
-            nobody_is_open(&site, network, &everybody, &stranger);
-            clear(&members, (round / BETWEEN_CLEARINGS).is_multiple_of(2));
-            site.assert_balanced(&everybody);
-            before.assert_same(&site.state(&everybody));
+            nobody_is_open(&host, network, &everybody, &stranger);
+            clear(&guests, (round / BETWEEN_CLEARINGS).is_multiple_of(2));
+            host.assert_balanced(&everybody);
+            before.assert_same(&host.state(&everybody));
         }
     }
     let kills = rounds * AT_ONCE;
@@ -76,14 +76,14 @@ fn rounds() -> usize {
 }
 
 /// Whatever was killed: the next ADD finds everything in its place, and nobody reaches an isolated container.
-fn nobody_is_open(site: &Site, network: &Network, members: &[&Member<'_>], stranger: &Member<'_>) {
+fn nobody_is_open(host: &Host, network: &Network, guests: &[&Guest<'_>], stranger: &Guest<'_>) {
     stranger.add().unwrap();
     if network.main_plugin() == "rnet" {
-        assert_eq!(judge::elements(site), Vec::<String>::new());
-        let there = members.iter().copied().filter(|member| !member.addresses().is_empty());
+        assert_eq!(judge::elements(host), Vec::<String>::new());
+        let there = guests.iter().copied().filter(|guest| !guest.addresses().is_empty());
         let open: Vec<String> = std::thread::scope(|scope| {
             let judged: Vec<_> =
-                there.map(|member| scope.spawn(move || judge::open(site, member, &[stranger]))).collect();
+                there.map(|guest| scope.spawn(move || judge::open(host, guest, &[stranger]))).collect();
             judged.into_iter().flat_map(|one| one.join().unwrap()).collect()
         });
         assert_eq!(open, Vec::<String>::new());
@@ -107,12 +107,12 @@ impl Moments {
 
 /// Different containers, each by one process: it may meet what earlier rounds have left, and others of the network.
 /// Returns how many of them were still running.
-fn kill_a_round(dice: &mut Dice, members: &[Member<'_>], latest: Duration) -> usize {
+fn kill_a_round(dice: &mut Dice, guests: &[Guest<'_>], latest: Duration) -> usize {
     let first = dice.below(MEMBERS);
     let start = Instant::now();
     let children: Vec<(Child, Instant)> = (0..AT_ONCE)
         .map(|nth| {
-            let child = start_one(dice, &members[(first + nth) % MEMBERS]);
+            let child = start_one(dice, &guests[(first + nth) % MEMBERS]);
             (child, start + latest.mul_f64(dice.fraction()))
         })
         .collect();
@@ -120,20 +120,20 @@ fn kill_a_round(dice: &mut Dice, members: &[Member<'_>], latest: Duration) -> us
 }
 
 /// One plugin of an ADD or a DEL; what comes before it in the list goes undisturbed.
-fn start_one(dice: &mut Dice, member: &Member<'_>) -> Child {
-    let plugins = member.network.plugins();
+fn start_one(dice: &mut Dice, guest: &Guest<'_>) -> Child {
+    let plugins = guest.network.plugins();
     let verb = if dice.below(2) == 0 { "ADD" } else { "DEL" };
     let plugin = plugins[dice.below(plugins.len())];
     if verb == "ADD" && plugin != plugins[0] {
-        let outcome = member.call("ADD", plugins[0], None, None).run();
+        let outcome = guest.call("ADD", plugins[0], None, None).run();
         // Refused if it is there from before: then the result of that ADD is the one to go on from.
         if outcome.status == 0 {
-            member.remember(Some(outcome.json()));
-        } else if member.remembered().is_none() {
-            return member.spawn("DEL", plugin);
+            guest.remember(Some(outcome.json()));
+        } else if guest.remembered().is_none() {
+            return guest.spawn("DEL", plugin);
         }
     }
-    member.spawn(verb, plugin)
+    guest.spawn(verb, plugin)
 }
 
 /// True if the kill ended it, not it itself.
@@ -147,12 +147,12 @@ fn kill_at(mut child: Child, moment: Instant) -> bool {
     child.wait().unwrap().signal() == Some(Signal::KILL.as_raw())
 }
 
-fn clear(members: &[Member<'_>], by_gc: bool) {
+fn clear(guests: &[Guest<'_>], by_gc: bool) {
     if by_gc {
-        members[0].gc(&[]).unwrap();
+        guests[0].gc(&[]).unwrap();
     }
     // A runtime sends DEL until it succeeds, which here must be at once.
-    members.iter().for_each(|member| member.del().unwrap());
+    guests.iter().for_each(|guest| guest.del().unwrap());
 }
 
 /// xorshift64; its seed is told, so that a failure can be had again (as far as the moments allow).

@@ -2,17 +2,16 @@
 
 use std::ops::RangeInclusive;
 
-use crate::common::Outcome;
-use crate::site::{Member, Network, Site};
+use crate::common::{Guest, Host, Network, Outcome};
 
 /// From too few to begin with to more than enough.
 const FILES: RangeInclusive<u32> = 5..=44;
 
 #[test]
 fn an_add_that_may_open_few_files_works_or_leaves_nothing() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let web = site.member(&network, "web").publishing(8080);
+    let web = host.guest(&network, "web").publishing(8080);
 
     let worked: Vec<bool> = FILES.map(|files| works_or_leaves_nothing(&web, "rnet", files)).collect();
 
@@ -22,8 +21,8 @@ fn an_add_that_may_open_few_files_works_or_leaves_nothing() {
 #[test]
 fn an_add_that_starts_a_name_server_or_runs_another_plugin_works_or_leaves_nothing_too() {
     for network in [Network::named("mynet", "10.7.0.0/24"), Network::chain("mynet", "10.7.0.0/24")] {
-        let site = Site::new();
-        let web = site.member(&network, "web").publishing(8080);
+        let host = Host::with_outside();
+        let web = host.guest(&network, "web").publishing(8080);
         // A chain's bridge stays once it is made, as upstream's does.
         web.add().unwrap();
         web.del().unwrap();
@@ -35,10 +34,10 @@ fn an_add_that_starts_a_name_server_or_runs_another_plugin_works_or_leaves_nothi
 
 #[test]
 fn a_del_that_may_open_few_files_can_be_repeated() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let web = site.member(&network, "web").publishing(8080);
-    let before = site.state(&[&web]);
+    let web = host.guest(&network, "web").publishing(8080);
+    let before = host.state(&[&web]);
     for files in 5..=20 {
         web.add().unwrap();
 
@@ -47,30 +46,30 @@ fn a_del_that_may_open_few_files_can_be_repeated() {
         // Below that it cannot even read its books.
         assert!(files < 14 || outcome.status == 0, "{files}: {outcome:?}");
         web.del().unwrap();
-        before.assert_same(&site.state(&[&web]));
+        before.assert_same(&host.state(&[&web]));
     }
 }
 
 /// True if ADD worked; afterwards everything is as before.
-fn works_or_leaves_nothing(member: &Member<'_>, plugin: &str, files: u32) -> bool {
-    let before = member.site.state(&[member]);
+fn works_or_leaves_nothing(guest: &Guest<'_>, plugin: &str, files: u32) -> bool {
+    let before = guest.host.state(&[guest]);
 
-    let outcome = limited(member, "ADD", plugin, files);
+    let outcome = limited(guest, "ADD", plugin, files);
 
     if outcome.status != 0 {
         assert_ne!(outcome.refusal().1, "", "{files}");
-        before.assert_same(&member.site.state(&[member]));
+        before.assert_same(&guest.host.state(&[guest]));
     }
-    member.del().unwrap();
-    before.assert_same(&member.site.state(&[member]));
+    guest.del().unwrap();
+    before.assert_same(&guest.host.state(&[guest]));
     outcome.status == 0
 }
 
 /// A call of a plugin that may have `files` open at once.
-fn limited(member: &Member<'_>, verb: &str, plugin: &str, files: u32) -> Outcome {
-    let lab = &member.site.lab;
-    let program = lab.plugins.join(plugin);
-    lab.install_script("limited", &format!("#!/bin/sh\nulimit -n {files}\nexec {}\n", program.display()));
-    let config = member.network.config(plugin, &member.ports, None);
-    lab.cni(verb, "limited", &member.who, &config)
+fn limited(guest: &Guest<'_>, verb: &str, plugin: &str, files: u32) -> Outcome {
+    let host = &guest.host;
+    let program = host.plugins.join(plugin);
+    host.install_script("limited", &format!("#!/bin/sh\nulimit -n {files}\nexec {}\n", program.display()));
+    let config = guest.network.config(plugin, &guest.ports, None);
+    host.cni(verb, "limited", &guest.who, &config)
 }

@@ -8,9 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use crate::common::Outcome;
-use crate::site::member::Fault;
-use crate::site::{Member, Network, Site};
+use crate::common::{Fault, Guest, Host, Network, Outcome};
 
 /// CNI: try again later.
 const TRY_AGAIN_LATER: u64 = 11;
@@ -22,11 +20,11 @@ const BOUND: Duration = Duration::from_secs(10);
 fn a_stopped_holder_is_named_and_nobody_waits_for_ever() {
     // Each step, and the lock that is held there: the attachment's, the network's, the ports'.
     for (step, other) in [("add.lease", "web"), ("add.bridge", "db"), ("add.rules", "db")] {
-        let site = Site::new();
+        let host = Host::with_outside();
         let network = Network::rnet("mynet", "10.7.0.0/24");
         let (web, db) =
-            (site.member(&network, "web").publishing(8080), site.member(&network, "db").publishing(8081));
-        let before = site.state(&[&web, &db]);
+            (host.guest(&network, "web").publishing(8080), host.guest(&network, "db").publishing(8081));
+        let before = host.state(&[&web, &db]);
         let holder = stopped_at(&web, "ADD", step);
         let waiting = if other == "web" { &web } else { &db };
 
@@ -39,18 +37,18 @@ fn a_stopped_holder_is_named_and_nobody_waits_for_ever() {
         assert!(outcome.refusal().1.contains(&named), "{step}: {named:?} in {outcome:?}");
         go_on(holder);
         assert!(web.works());
-        site.assert_balanced(&[&web, &db]);
+        host.assert_balanced(&[&web, &db]);
         web.del().unwrap();
         db.del().unwrap();
-        before.assert_same(&site.state(&[&web, &db]));
+        before.assert_same(&host.state(&[&web, &db]));
     }
 }
 
 #[test]
 fn the_patience_is_ten_seconds() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let web = site.member(&network, "web");
+    let web = host.guest(&network, "web");
     let holder = stopped_at(&web, "ADD", "add.lease");
 
     let start = Instant::now();
@@ -66,13 +64,13 @@ fn the_patience_is_ten_seconds() {
 
 #[test]
 fn a_stopped_holder_of_the_ruleset_is_named() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let (web, db) = (site.member(&network, "web"), site.member(&network, "db"));
-    let before = site.state(&[&web, &db]);
+    let (web, db) = (host.guest(&network, "web"), host.guest(&network, "db"));
+    let before = host.state(&[&web, &db]);
     let holder = stopped_at(&web, "ADD", "add.rules");
     // From now on the ruleset is to be made anew, which nobody may do while another adds to it.
-    site.lab.firewall(|firewall| firewall.drop_tables().unwrap());
+    host.firewall(|firewall| firewall.drop_tables().unwrap());
 
     let (code, sentence) = add_with_patience(&db, Duration::from_millis(300)).refusal();
 
@@ -83,20 +81,20 @@ fn a_stopped_holder_of_the_ruleset_is_named() {
     go_on(holder);
     db.add().unwrap();
     assert!(web.works() && db.works());
-    site.assert_balanced(&[&web, &db]);
+    host.assert_balanced(&[&web, &db]);
     web.del().unwrap();
     db.del().unwrap();
-    before.assert_same(&site.state(&[&web, &db]));
+    before.assert_same(&host.state(&[&web, &db]));
 }
 
 #[test]
 fn a_stopped_holder_of_the_leases_is_named_and_waited_for_once() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let (web, db) = (site.member(&network, "web"), site.member(&network, "db"));
+    let (web, db) = (host.guest(&network, "web"), host.guest(&network, "db"));
     web.add().unwrap();
-    let before = site.state(&[&web, &db]);
-    let lock = site.lab.run_folder().join("leases/mynet/lock");
+    let before = host.state(&[&web, &db]);
+    let lock = host.run_folder().join("leases/mynet/lock");
     let mut holder = Command::new("flock").arg(&lock).args(["sleep", "1000"]).spawn().unwrap();
     wait_until_locked(&lock);
     kill_process(Pid::from_child(&holder), Signal::STOP).unwrap();
@@ -106,7 +104,7 @@ fn a_stopped_holder_of_the_leases_is_named_and_waited_for_once() {
 
     assert!((patience..patience * 2).contains(&start.elapsed()), "{:?}", start.elapsed());
     assert!(code == TRY_AGAIN_LATER && sentence.contains(&holder.id().to_string()), "{code} {sentence}");
-    before.assert_same(&site.state(&[&web, &db]));
+    before.assert_same(&host.state(&[&web, &db]));
     let sleeper = children(&holder);
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -117,10 +115,10 @@ fn a_stopped_holder_of_the_leases_is_named_and_waited_for_once() {
 /// Its record is gone, so the next ADD is the network's first again, and so is its undo the last.
 #[test]
 fn an_add_that_waits_in_vain_for_the_network_waits_once() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let (web, db) = (site.member(&network, "web"), site.member(&network, "db"));
-    let before = site.state(&[&web, &db]);
+    let (web, db) = (host.guest(&network, "web"), host.guest(&network, "db"));
+    let before = host.state(&[&web, &db]);
     web.add().unwrap();
     let holder = stopped_at(&web, "DEL", "del.bridge");
 
@@ -131,14 +129,14 @@ fn an_add_that_waits_in_vain_for_the_network_waits_once() {
     assert_eq!(code, TRY_AGAIN_LATER);
     go_on(holder);
     db.del().unwrap();
-    before.assert_same(&site.state(&[&web, &db]));
+    before.assert_same(&host.state(&[&web, &db]));
 }
 
 #[test]
 fn a_killed_holder_holds_nothing() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", "10.7.0.0/24");
-    let web = site.member(&network, "web");
+    let web = host.guest(&network, "web");
     let mut holder = stopped_at(&web, "ADD", "add.bridge");
 
     holder.kill().unwrap();
@@ -151,25 +149,25 @@ fn a_killed_holder_holds_nothing() {
 #[test]
 fn who_is_asked_to_end_finishes_first() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let site = Site::new();
+        let host = Host::with_outside();
         let network = Network::rnet("mynet", "10.7.0.0/24");
-        let web = site.member(&network, "web").publishing(8080);
-        let before = site.state(&[&web]);
+        let web = host.guest(&network, "web").publishing(8080);
+        let before = host.state(&[&web]);
         for (verb, step) in [("ADD", "add.veth"), ("DEL", "del.rules")] {
             let child = stopped_at(&web, verb, step);
 
             kill_process(Pid::from_child(&child), signal).unwrap();
             go_on(child);
 
-            site.assert_balanced(&[&web]);
+            host.assert_balanced(&[&web]);
             assert_eq!(verb == "ADD", !web.addresses().is_empty());
         }
-        before.assert_same(&site.state(&[&web]));
+        before.assert_same(&host.state(&[&web]));
     }
 }
 
-fn add_with_patience(member: &Member<'_>, patience: Duration) -> Outcome {
-    member.call("ADD", "rnet", None, None).set("RNET_PATIENCE_MS", &patience.as_millis().to_string()).run()
+fn add_with_patience(guest: &Guest<'_>, patience: Duration) -> Outcome {
+    guest.call("ADD", "rnet", None, None).set("RNET_PATIENCE_MS", &patience.as_millis().to_string()).run()
 }
 
 fn wait_until_locked(lock: &Path) {
@@ -188,9 +186,9 @@ fn children(parent: &Child) -> Vec<Pid> {
 }
 
 /// A call that has stopped at a step.
-fn stopped_at(member: &Member<'_>, verb: &str, step: &str) -> Child {
+fn stopped_at(guest: &Guest<'_>, verb: &str, step: &str) -> Child {
     let fault = Fault { plugin: "rnet".into(), failpoint: format!("{step}:stop") };
-    let child = member.call(verb, "rnet", None, Some(&fault)).spawn();
+    let child = guest.call(verb, "rnet", None, Some(&fault)).spawn();
     let process = WaitId::Pid(Pid::from_child(&child));
     let status = waitid(process, WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT);
     assert!(status.unwrap().is_some_and(|status| status.stopped()), "{verb} never came to {step}");

@@ -11,8 +11,7 @@ use nft::{Element, Owner};
 use serde_json::{Value, json};
 use store::Key;
 
-use crate::common::{Outcome, inside, ranges};
-use crate::site::{Member, Network, Site};
+use crate::common::{Guest, Host, Network, Outcome, inside, ranges};
 
 const V4: &str = "10.7.0.0/24";
 const V6: &str = "fd07::/64";
@@ -32,8 +31,8 @@ fn networks(subnets: &[&str]) -> [Network; 2] {
 }
 
 /// Every part that is there, one after the other, as the path of a file or a folder.
-fn parts(site: &Site, first: &str) -> Vec<Vec<PathBuf>> {
-    let (run, root) = (site.store().paths().run(), site.lab.host.root());
+fn parts(host: &Host, first: &str) -> Vec<Vec<PathBuf>> {
+    let (run, root) = (host.store().paths().run(), host.root());
     let of_boot = OF_BOOT.map(|part| vec![run.join(part.replace("FIRST", first))]);
     let of_root = OF_ROOT.map(|part| match part {
         "ALL" => ["run/rnet", "var/lib/rnet", "var/lib/cni"].map(|part| root.join(part)).into(),
@@ -47,92 +46,92 @@ fn remove(path: &Path) -> bool {
 }
 
 /// Deletes everything that rnet keeps.
-fn lose_all(site: &Site) {
-    for path in parts(site, "").pop().unwrap() {
+fn lose_all(host: &Host) {
+    for path in parts(host, "").pop().unwrap() {
         remove(&path);
     }
 }
 
 /// The addresses of a member but link-local ones, and its MAC, as the kernel has them.
-fn identity(member: &Member<'_>) -> (Vec<IpAddr>, String) {
-    let mut inside = inside(member.container.netns());
-    let link = inside.link(&member.who.ifname).unwrap().unwrap();
+fn identity(guest: &Guest<'_>) -> (Vec<IpAddr>, String) {
+    let mut inside = inside(guest.container.netns());
+    let link = inside.link(&guest.who.ifname).unwrap().unwrap();
     let found = inside.addresses(Some(link.index)).unwrap().into_iter().filter(|found| found.scope == 0);
     (found.map(|found| found.address.ip()).collect(), link.mac.unwrap().to_string())
 }
 
 /// Fails if two have an address or a MAC in common, or if one is not reached.
 #[track_caller]
-fn assert_apart(members: &[&Member<'_>], case: &str) {
+fn assert_apart(guests: &[&Guest<'_>], case: &str) {
     let (mut addresses, mut macs) = (BTreeSet::new(), BTreeSet::new());
-    for member in members {
-        let (own, mac) = identity(member);
-        assert!(!own.is_empty(), "{case}: {} has no address", member.who.id);
+    for guest in guests {
+        let (own, mac) = identity(guest);
+        assert!(!own.is_empty(), "{case}: {} has no address", guest.who.id);
         for ip in own {
-            assert!(addresses.insert(ip), "{case}: {} got {ip}, which another has", member.who.id);
-            let answers = (0..5).any(|_| answers(member, ip));
-            assert!(answers, "{case}: {ip} of {} does not answer", member.who.id);
+            assert!(addresses.insert(ip), "{case}: {} got {ip}, which another has", guest.who.id);
+            let answers = (0..5).any(|_| answers(guest, ip));
+            assert!(answers, "{case}: {ip} of {} does not answer", guest.who.id);
         }
-        assert!(macs.insert(mac.clone()), "{case}: {} got {mac}, which another has", member.who.id);
+        assert!(macs.insert(mac.clone()), "{case}: {} got {mac}, which another has", guest.who.id);
     }
 }
 
-fn answers(member: &Member<'_>, ip: IpAddr) -> bool {
-    ping(member.site.lab.host.netns(), ip, Duration::from_secs(1)).unwrap().is_some()
+fn answers(guest: &Guest<'_>, ip: IpAddr) -> bool {
+    ping(guest.host.netns(), ip, Duration::from_secs(1)).unwrap().is_some()
 }
 
 /// The same call for all, which must succeed.
 #[track_caller]
-fn all<'a, T, const N: usize>(members: [&Member<'a>; N], call: impl Fn(&Member<'a>) -> Result<T, Outcome>) {
-    members.into_iter().for_each(|member| drop(call(member).unwrap()));
+fn all<'a, T, const N: usize>(guests: [&Guest<'a>; N], call: impl Fn(&Guest<'a>) -> Result<T, Outcome>) {
+    guests.into_iter().for_each(|guest| drop(call(guest).unwrap()));
 }
 
 /// A host as most are: what tells it from others does not lie in rnet's own folders.
-fn site() -> Site {
-    let site = Site::new();
-    let etc = site.lab.host.root().join("etc");
+fn host() -> Host {
+    let host = Host::with_outside();
+    let etc = host.root().join("etc");
     fs::create_dir_all(&etc).unwrap();
     fs::write(etc.join("machine-id"), "0123456789abcdef0123456789abcdef\n").unwrap();
-    site
+    host
 }
 
-fn key(member: &Member<'_>) -> Key {
-    Key::new(member.network.name(), &member.who.id, &member.who.ifname)
+fn key(guest: &Guest<'_>) -> Key {
+    Key::new(guest.network.name(), &guest.who.id, &guest.who.ifname)
 }
 
 /// rnet's elements that belong to a member.
-fn elements_of(member: &Member<'_>) -> BTreeSet<Element> {
-    let owner = Owner::new(key(member).as_str());
-    let all = member.site.lab.elements().into_iter();
+fn elements_of(guest: &Guest<'_>) -> BTreeSet<Element> {
+    let owner = Owner::new(key(guest).as_str());
+    let all = guest.host.elements().into_iter();
     all.filter(|(_, found)| *found == owner).map(|(element, _)| element).collect()
 }
 
 /// Two that live, a part that is deleted, two more, and what is left when all are gone.
 fn lose_a_part(network: &Network, part: usize) {
-    let site = site();
-    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| site.member(network, name));
-    all([&a, &b], Member::add);
+    let host = host();
+    let [a, b, c, d] = ["a", "b", "c", "d"].map(|name| host.guest(network, name));
+    all([&a, &b], Guest::add);
     let first = identity(&a).0[0].to_string();
-    let paths = parts(&site, &first).swap_remove(part);
+    let paths = parts(&host, &first).swap_remove(part);
     let case =
         format!("{} {:?} without {paths:?}", network.main_plugin(), network.list["plugins"][0]["ipam"]);
     if paths.iter().filter(|path| remove(path)).count() == 0 {
         return;
     }
 
-    for member in [&c, &d] {
-        member.add().unwrap_or_else(|outcome| panic!("{case}: {outcome:?}"));
+    for guest in [&c, &d] {
+        guest.add().unwrap_or_else(|outcome| panic!("{case}: {outcome:?}"));
     }
 
     assert_apart(&[&a, &b, &c, &d], &case);
-    for member in [&c, &a, &d, &b] {
-        member.del().unwrap_or_else(|outcome| panic!("{case}: {outcome:?}"));
-        let name = key(member).link(0);
-        assert!(site.lab.link(&name).is_none(), "{case}: {name} of {} is left", member.who.id);
+    for guest in [&c, &a, &d, &b] {
+        guest.del().unwrap_or_else(|outcome| panic!("{case}: {outcome:?}"));
+        let name = key(guest).link(0);
+        assert!(host.link(&name).is_none(), "{case}: {name} of {} is left", guest.who.id);
     }
-    let left = site.lab.elements();
+    let left = host.elements();
     assert!(left.is_empty(), "{case}: {left:?}");
-    site.assert_balanced(&[&a, &b, &c, &d]);
+    host.assert_balanced(&[&a, &b, &c, &d]);
 }
 
 #[test]
@@ -154,16 +153,16 @@ fn no_address_and_no_mac_of_a_living_container_is_given_again_ipv6() {
 #[test]
 fn a_requested_address_or_mac_of_a_container_without_a_record_is_refused_and_its_port_named() {
     for network in networks(&[V4]) {
-        let site = site();
-        let [a, b, c] = ["a", "b", "c"].map(|name| site.member(&network, name));
-        let asking = |member: &Member<'_>, more: Value| {
+        let host = host();
+        let [a, b, c] = ["a", "b", "c"].map(|name| host.guest(&network, name));
+        let asking = |guest: &Guest<'_>, more: Value| {
             let mut config = network.config(network.main_plugin(), &json!([]), None);
             config["runtimeConfig"] = more;
-            site.lab.cni("ADD", network.main_plugin(), &member.who, &config)
+            host.cni("ADD", network.main_plugin(), &guest.who, &config)
         };
         assert_eq!(asking(&a, json!({"mac": "02:00:00:00:00:07"})).status, 0);
         let port = key(&a).link(0);
-        lose_all(&site);
+        lose_all(&host);
 
         let refused = asking(&b, json!({"ips": ["10.7.0.2"]})).error();
         let details = refused["details"].as_str().unwrap();
@@ -181,18 +180,18 @@ fn a_requested_address_or_mac_of_a_container_without_a_record_is_refused_and_its
 #[test]
 fn what_a_dead_container_without_a_record_had_is_free_again() {
     for network in networks(&["10.7.0.0/29"]) {
-        let site = site();
-        let [a, b, c, d, e] = ["a", "b", "c", "d", "e"].map(|name| site.member(&network, name));
-        all([&a, &b], Member::add);
+        let host = host();
+        let [a, b, c, d, e] = ["a", "b", "c", "d", "e"].map(|name| host.guest(&network, name));
+        all([&a, &b], Guest::add);
         let had = identity(&b).0[0];
-        lose_all(&site);
-        all([&c, &d, &e], Member::add);
-        let full = site.member(&network, "full");
+        lose_all(&host);
+        all([&c, &d, &e], Guest::add);
+        let full = host.guest(&network, "full");
         assert_eq!(full.add().unwrap_err().refusal().0, 100);
 
         let port = key(&b).link(0);
         drop(b);
-        while site.lab.link(&port).is_some() {
+        while host.link(&port).is_some() {
             std::thread::sleep(Duration::from_millis(5));
         }
 
@@ -206,12 +205,12 @@ fn what_a_dead_container_without_a_record_had_is_free_again() {
 fn a_second_add_of_a_container_without_a_record_is_refused_without_harm() {
     for network in networks(&[V4]) {
         for part in ["records", ""] {
-            let site = site();
-            let [a, b] = ["a", "b"].map(|name| site.member(&network, name));
-            all([&a], Member::add);
+            let host = host();
+            let [a, b] = ["a", "b"].map(|name| host.guest(&network, name));
+            all([&a], Guest::add);
             let (had, result) = (identity(&a), a.remembered());
-            remove(&site.store().paths().run().join(part));
-            all([&b], Member::add);
+            remove(&host.store().paths().run().join(part));
+            all([&b], Guest::add);
 
             let (code, text) = a.add().unwrap_err().refusal();
 
@@ -219,9 +218,9 @@ fn a_second_add_of_a_container_without_a_record_is_refused_without_harm() {
             assert_eq!(identity(&a), had);
             assert_apart(&[&a, &b], part);
             a.remember(result);
-            all([&a, &b], Member::del);
-            assert_eq!(site.lab.elements(), []);
-            site.assert_balanced(&[&a, &b]);
+            all([&a, &b], Guest::del);
+            assert_eq!(host.elements(), []);
+            host.assert_balanced(&[&a, &b]);
         }
     }
 }
@@ -229,31 +228,31 @@ fn a_second_add_of_a_container_without_a_record_is_refused_without_harm() {
 #[test]
 fn a_network_with_names_serves_them_after_its_state_was_lost() {
     let network = Network::named("n", V4);
-    let site = site();
-    let [a, b] = ["a", "b"].map(|name| site.member(&network, name));
-    all([&a], Member::add);
-    lose_all(&site);
+    let host = host();
+    let [a, b] = ["a", "b"].map(|name| host.guest(&network, name));
+    all([&a], Guest::add);
+    lose_all(&host);
 
-    all([&b], Member::add);
+    all([&b], Guest::add);
 
     assert_apart(&[&a, &b], "names");
-    all([&a, &b], Member::del);
-    assert_eq!(site.lab.elements(), []);
-    site.assert_balanced(&[&a, &b]);
+    all([&a, &b], Guest::del);
+    assert_eq!(host.elements(), []);
+    host.assert_balanced(&[&a, &b]);
 }
 
 #[test]
 fn a_lease_that_another_program_emptied_is_not_given_again_while_its_container_lives() {
     for network in networks(&[V4]) {
-        let site = site();
-        let [a, b, c] = ["a", "b", "c"].map(|name| site.member(&network, name));
-        all([&a, &b], Member::add);
-        let folders = [site.store().leases("n"), site.host_local().join("n")];
+        let host = host();
+        let [a, b, c] = ["a", "b", "c"].map(|name| host.guest(&network, name));
+        all([&a, &b], Guest::add);
+        let folders = [host.store().leases("n"), host.host_local().join("n")];
         let file = |folder: &PathBuf| folder.join(identity(&a).0[0].to_string());
         let file = folders.iter().map(file).find(|file| file.exists()).unwrap();
         fs::write(file, "").unwrap();
 
-        all([&c], Member::add);
+        all([&c], Guest::add);
 
         assert_apart(&[&a, &b, &c], network.main_plugin());
     }
@@ -264,48 +263,47 @@ fn a_container_without_a_record_keeps_its_guards_and_its_del_takes_them_away() {
     let mut network = Network::rnet("n", V4);
     // Which empty tables of iptables rnet has made is in the folder too.
     network.list["plugins"][0]["interop"] = false.into();
-    let site = site();
-    let before = site.state(&[]);
-    let a = site.member(&network, "a").publishing(8080);
-    let [b, c] = ["b", "c"].map(|name| site.member(&network, name));
+    let host = host();
+    let before = host.state(&[]);
+    let a = host.guest(&network, "a").publishing(8080);
+    let [b, c] = ["b", "c"].map(|name| host.guest(&network, name));
     a.add().unwrap();
     let own = elements_of(&a);
-    let of_bridge = |site: &Site| {
-        let all = site.lab.elements().into_iter().map(|(element, _)| element);
+    let of_bridge = |host: &Host| {
+        let all = host.elements().into_iter().map(|(element, _)| element);
         let shared = |element: &Element| {
             matches!(element, Element::Home { .. } | Element::Subnet { .. } | Element::Isolated { .. })
         };
         all.filter(shared).collect::<BTreeSet<_>>()
     };
-    let shared = of_bridge(&site);
-    lose_all(&site);
+    let shared = of_bridge(&host);
+    lose_all(&host);
 
     // The first makes the ruleset anew; with the last that is on record, no network is left on record.
-    all([&b, &c], Member::add);
+    all([&b, &c], Guest::add);
     assert_eq!(elements_of(&a), own);
-    all([&b, &c], Member::del);
-    assert_eq!((elements_of(&a), of_bridge(&site)), (own.clone(), shared.clone()));
+    all([&b, &c], Guest::del);
+    assert_eq!((elements_of(&a), of_bridge(&host)), (own.clone(), shared.clone()));
     assert!(a.works());
     let mut other = Network::rnet("other", "10.8.0.0/24");
     other.list["plugins"][0]["interop"] = false.into();
-    let elsewhere = site.member(&other, "elsewhere");
+    let elsewhere = host.guest(&other, "elsewhere");
     elsewhere.add().unwrap();
     elsewhere.del().unwrap();
-    assert_eq!((elements_of(&a), of_bridge(&site)), (own, shared));
+    assert_eq!((elements_of(&a), of_bridge(&host)), (own, shared));
 
     a.del().unwrap();
 
-    before.assert_same(&site.state(&[]));
+    before.assert_same(&host.state(&[]));
 }
 
 #[test]
 fn a_port_of_a_container_without_a_record_is_taken() {
     for network in networks(&[V4]) {
-        let site = site();
-        let (a, b) =
-            (site.member(&network, "a").publishing(8080), site.member(&network, "b").publishing(8080));
+        let host = host();
+        let (a, b) = (host.guest(&network, "a").publishing(8080), host.guest(&network, "b").publishing(8080));
         a.add().unwrap();
-        lose_all(&site);
+        lose_all(&host);
 
         let (code, text) = b.add().unwrap_err().refusal();
 
@@ -316,36 +314,36 @@ fn a_port_of_a_container_without_a_record_is_taken() {
         b.add().unwrap();
         assert!(b.works(), "{}", network.main_plugin());
         b.del().unwrap();
-        assert_eq!(site.lab.elements(), []);
+        assert_eq!(host.elements(), []);
     }
 }
 
 #[test]
 fn the_last_container_of_a_network_takes_everything_along_though_nothing_is_on_record() {
     for network in networks(&[V4, V6]) {
-        let site = site();
-        let a = site.member(&network, "a").publishing(8080);
-        all([&a], Member::add);
-        lose_all(&site);
+        let host = host();
+        let a = host.guest(&network, "a").publishing(8080);
+        all([&a], Guest::add);
+        lose_all(&host);
 
-        all([&a], Member::del);
+        all([&a], Guest::del);
 
-        assert_eq!(site.lab.elements(), []);
-        assert_eq!(site.lab.firewall(|firewall| firewall.state().unwrap()), None);
-        assert_eq!(site.lab.firewall(|firewall| firewall.passage_rules().unwrap()), []);
-        assert_eq!(site.lab.link("rnet-n"), None);
-        assert!(site.lab.links().iter().all(|name| !name.starts_with("veth")), "{:?}", site.lab.links());
-        site.assert_balanced(&[&a]);
+        assert_eq!(host.elements(), []);
+        assert_eq!(host.firewall(|firewall| firewall.state().unwrap()), None);
+        assert_eq!(host.firewall(|firewall| firewall.passage_rules().unwrap()), []);
+        assert_eq!(host.link("rnet-n"), None);
+        assert!(host.links().iter().all(|name| !name.starts_with("veth")), "{:?}", host.links());
+        host.assert_balanced(&[&a]);
     }
 }
 
 #[test]
 fn a_port_on_one_address_of_a_container_without_a_record_is_taken_on_all() {
     for network in networks(&[V4]) {
-        let site = site();
-        let (a, mut b) = (site.member(&network, "a").publishing(8080), site.member(&network, "b"));
-        all([&a], Member::add);
-        lose_all(&site);
+        let host = host();
+        let (a, mut b) = (host.guest(&network, "a").publishing(8080), host.guest(&network, "b"));
+        all([&a], Guest::add);
+        lose_all(&host);
         // `a` has its UDP on one address.
         b.ports = json!([{"hostPort": 8080, "containerPort": 53, "protocol": "udp"}]);
 
@@ -353,25 +351,24 @@ fn a_port_on_one_address_of_a_container_without_a_record_is_taken_on_all() {
 
         assert_eq!(code, 102, "{text}");
         assert!(text.contains(&key(&a).link(0)), "{text}");
-        all([&b, &a], Member::del);
-        all([&b], Member::add);
-        all([&b], Member::del);
-        assert_eq!(site.lab.elements(), []);
+        all([&b, &a], Guest::del);
+        all([&b], Guest::add);
+        all([&b], Guest::del);
+        assert_eq!(host.elements(), []);
     }
 }
 
 #[test]
 fn a_dead_container_without_a_record_is_removed_by_what_the_runtime_kept() {
     for network in networks(&[V4]) {
-        let site = site();
-        let (a, b) =
-            (site.member(&network, "a").publishing(8080), site.member(&network, "b").publishing(8081));
-        all([&a, &b], Member::add);
+        let host = host();
+        let (a, b) = (host.guest(&network, "a").publishing(8080), host.guest(&network, "b").publishing(8081));
+        all([&a, &b], Guest::add);
         let port = key(&a).link(0);
-        lose_all(&site);
+        lose_all(&host);
         // Its namespace is gone, and with it the pair.
-        let index = site.lab.link(&port).unwrap().index;
-        site.lab.host.run(|| netlink::delete_link(index, &[], true).unwrap()).unwrap();
+        let index = host.link(&port).unwrap().index;
+        host.run(|| netlink::delete_link(index, &[], true).unwrap()).unwrap();
 
         a.del().unwrap();
 

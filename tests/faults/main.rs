@@ -4,10 +4,10 @@
 //! Everything is done to the built binary, on throw-away hosts.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+#[path = "../books/mod.rs"]
+mod books;
 #[path = "../common/mod.rs"]
 mod common;
-#[path = "../site/mod.rs"]
-mod site;
 
 mod boot;
 mod del;

@@ -3,9 +3,8 @@
 use engine::STEPS;
 use store::Stage;
 
-use crate::common::Outcome;
-use crate::site::member::Fault;
-use crate::site::{Member, Network, Site, State};
+use crate::books::State;
+use crate::common::{Fault, Guest, Host, Network, Outcome};
 use crate::watch::watching;
 
 /// What the runtime does after a call has died or failed.
@@ -123,24 +122,24 @@ fn run_until_one_fails(
     cases: &[Case],
     at: &mut usize,
 ) -> Option<String> {
-    let site = Site::new();
+    let host = Host::with_outside();
     let other = Network::rnet("other", "10.8.0.0/24");
-    let stranger = site.member(&other, "stranger").publishing(9000);
+    let stranger = host.guest(&other, "stranger").publishing(9000);
     stranger.add().unwrap();
-    let sibling = site.member(network, "sibling").publishing(9001);
+    let sibling = host.guest(network, "sibling").publishing(9001);
     sibling.add().unwrap();
     if company == Company::Alone {
         // A bridge of the chain stays, as upstream's does; that is no difference then.
         sibling.del().unwrap();
     }
-    let residents: Vec<&Member<'_>> =
+    let residents: Vec<&Guest<'_>> =
         if company == Company::Alone { vec![&stranger] } else { vec![&stranger, &sibling] };
-    let member = site.member(network, "web").publishing(8080);
+    let guest = host.guest(network, "web").publishing(8080);
     watching(&residents, || {
-        let before = site.state(&[&residents[..], &[&member]].concat());
+        let before = host.state(&[&residents[..], &[&guest]].concat());
         while let Some(case) = cases.get(*at) {
             *at += 1;
-            if let Err(failure) = case.run(&site, &before, &residents, &member) {
+            if let Err(failure) = case.run(&host, &before, &residents, &guest) {
                 return Some(failure);
             }
         }
@@ -225,21 +224,21 @@ impl Case {
     /// The fault, the recovery, and then all must be as before.
     fn run(
         &self,
-        site: &Site,
+        host: &Host,
         before: &State,
-        residents: &[&Member<'_>],
-        member: &Member<'_>,
+        residents: &[&Guest<'_>],
+        guest: &Guest<'_>,
     ) -> Result<(), String> {
-        let everybody = [residents, &[member]].concat();
-        self.fail(site, &everybody, member)?;
-        if self.undoes_itself(member) {
-            compare("after the failed ADD", before, &site.state(&everybody))?;
+        let everybody = [residents, &[guest]].concat();
+        self.fail(host, &everybody, guest)?;
+        if self.undoes_itself(guest) {
+            compare("after the failed ADD", before, &host.state(&everybody))?;
         }
-        if self.recover(site, residents, member)? == Recovered::Whole {
-            balanced("after the recovery", site, &everybody)?;
+        if self.recover(host, residents, guest)? == Recovered::Whole {
+            balanced("after the recovery", host, &everybody)?;
         }
-        member.del().map_err(|outcome| told("the last DEL", &outcome))?;
-        compare("after the last DEL", before, &site.state(&everybody))
+        guest.del().map_err(|outcome| told("the last DEL", &outcome))?;
+        compare("after the last DEL", before, &host.state(&everybody))
     }
 
     fn is_add(&self) -> bool {
@@ -247,19 +246,19 @@ impl Case {
     }
 
     /// An ADD that fails, not dies, and is the only plugin that has done anything.
-    fn undoes_itself(&self, member: &Member<'_>) -> bool {
+    fn undoes_itself(&self, guest: &Guest<'_>) -> bool {
         self.is_add()
             && self.fault.failpoint.ends_with(":error")
-            && self.fault.plugin == member.network.main_plugin()
+            && self.fault.plugin == guest.network.main_plugin()
     }
 
-    fn fail(&self, site: &Site, everybody: &[&Member<'_>], member: &Member<'_>) -> Result<(), String> {
+    fn fail(&self, host: &Host, everybody: &[&Guest<'_>], guest: &Guest<'_>) -> Result<(), String> {
         let outcome = if self.is_add() {
-            member.add_with(Some(&self.fault)).map(drop)
+            guest.add_with(Some(&self.fault)).map(drop)
         } else {
-            member.add().map_err(|outcome| told("the ADD before", &outcome))?;
-            balanced("before the fault", site, everybody)?;
-            member.del_with(Some(&self.fault))
+            guest.add().map_err(|outcome| told("the ADD before", &outcome))?;
+            balanced("before the fault", host, everybody)?;
+            guest.del_with(Some(&self.fault))
         };
         match outcome {
             Ok(()) => Err("the failpoint was not met".into()),
@@ -268,18 +267,13 @@ impl Case {
         }
     }
 
-    fn recover(
-        &self,
-        site: &Site,
-        residents: &[&Member<'_>],
-        member: &Member<'_>,
-    ) -> Result<Recovered, String> {
+    fn recover(&self, host: &Host, residents: &[&Guest<'_>], guest: &Guest<'_>) -> Result<Recovered, String> {
         match self.after {
-            After::AddAgain => return add_again(site, member),
-            After::Del => member.del().map_err(|outcome| told("DEL", &outcome))?,
+            After::AddAgain => return add_again(host, guest),
+            After::Del => guest.del().map_err(|outcome| told("DEL", &outcome))?,
             After::Gc => {
                 let valid: Vec<&str> = residents.iter().map(|resident| resident.who.id.as_str()).collect();
-                member.gc(&valid).map_err(|outcome| told("GC", &outcome))?;
+                guest.gc(&valid).map_err(|outcome| told("GC", &outcome))?;
             }
         }
         Ok(Recovered::Whole)
@@ -287,33 +281,31 @@ impl Case {
 }
 
 /// Half an attachment is made whole; a whole one, of which only the runtime does not know, is refused and unharmed.
-fn add_again(site: &Site, member: &Member<'_>) -> Result<Recovered, String> {
+fn add_again(host: &Host, guest: &Guest<'_>) -> Result<Recovered, String> {
     const ALREADY_ATTACHED: u64 = 103;
-    let addresses = member.addresses();
-    let whole = is_whole(site, member);
-    match (member.add(), whole) {
-        (Ok(_), false) if member.works() => Ok(Recovered::Whole),
+    let addresses = guest.addresses();
+    let whole = is_whole(host, guest);
+    match (guest.add(), whole) {
+        (Ok(_), false) if guest.works() => Ok(Recovered::Whole),
         (Ok(_), false) => Err("the container is not reached after the second ADD".into()),
         (Ok(_), true) => Err("a second ADD was not refused".into()),
-        (Err(outcome), true)
-            if outcome.refusal().0 == ALREADY_ATTACHED && member.addresses() == addresses =>
-        {
+        (Err(outcome), true) if outcome.refusal().0 == ALREADY_ATTACHED && guest.addresses() == addresses => {
             Ok(Recovered::NotYet)
         }
         (Err(outcome), _) => Err(told("ADD again", &outcome)),
     }
 }
 
-fn is_whole(site: &Site, member: &Member<'_>) -> bool {
-    site.store().records().unwrap().iter().any(|record| {
-        record.container == member.who.id
-            && record.plugin == member.network.main_plugin()
+fn is_whole(host: &Host, guest: &Guest<'_>) -> bool {
+    host.store().records().unwrap().iter().any(|record| {
+        record.container == guest.who.id
+            && record.plugin == guest.network.main_plugin()
             && record.stage == Stage::Committed
     })
 }
 
-fn balanced(when: &str, site: &Site, members: &[&Member<'_>]) -> Result<(), String> {
-    let findings = site.audit(members);
+fn balanced(when: &str, host: &Host, guests: &[&Guest<'_>]) -> Result<(), String> {
+    let findings = host.audit(guests);
     if findings.is_empty() { Ok(()) } else { Err(format!("{when}:\n  {}", findings.join("\n  "))) }
 }
 

@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
+use crate::common::{Fault, Guest, Host, Network};
 use crate::judge;
-use crate::site::member::Fault;
-use crate::site::{Member, Network, Site};
 
 const SUBNET: &str = "10.7.0.0/24";
 const OTHER: &str = "10.8.0.0/24";
@@ -38,7 +37,7 @@ const RETIRING: [&str; 7] = [
 
 /// Who else is on the host.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Host {
+enum Company {
     /// Nobody: with the network our tables come and go.
     Empty,
     /// A container of another network.
@@ -47,30 +46,30 @@ enum Host {
 
 #[test]
 fn the_second_container_of_a_network_that_died_in_the_making_is_isolated() {
-    each(&Network::rnet("mynet", SUBNET), &MAKING, &["abort", "error"], Host::InUse);
+    each(&Network::rnet("mynet", SUBNET), &MAKING, &["abort", "error"], Company::InUse);
 }
 
 #[test]
 fn so_it_is_on_the_first_network_of_a_host() {
-    each(&Network::rnet("mynet", SUBNET), &MAKING, &["abort"], Host::Empty);
+    each(&Network::rnet("mynet", SUBNET), &MAKING, &["abort"], Company::Empty);
 }
 
 #[test]
 fn so_it_is_with_ipv6() {
     let network = dual();
     let steps: Vec<&str> = MAKING.into_iter().chain(MAKING_V6).collect();
-    each(&network, &steps, &["abort"], Host::InUse);
+    each(&network, &steps, &["abort"], Company::InUse);
 }
 
 #[test]
 fn so_it_is_with_names() {
-    each(&Network::named("mynet", SUBNET), &MAKING, &["abort"], Host::InUse);
+    each(&Network::named("mynet", SUBNET), &MAKING, &["abort"], Company::InUse);
 }
 
 #[test]
 fn the_next_container_of_a_network_that_died_while_it_went_is_isolated() {
-    for host in [Host::InUse, Host::Empty] {
-        each(&Network::rnet("mynet", SUBNET), &RETIRING, &["abort", "error"], host);
+    for company in [Company::InUse, Company::Empty] {
+        each(&Network::rnet("mynet", SUBNET), &RETIRING, &["abort", "error"], company);
     }
 }
 
@@ -78,7 +77,7 @@ fn the_next_container_of_a_network_that_died_while_it_went_is_isolated() {
 fn the_next_container_of_a_chain_is_connected() {
     let steps =
         ["add.network", "add.bridge", "add.advertisements", "add.gateway", "add.forward", "add.elements"];
-    each(&Network::chain("mynet", SUBNET), &steps, &["abort"], Host::InUse);
+    each(&Network::chain("mynet", SUBNET), &steps, &["abort"], Company::InUse);
 }
 
 fn dual() -> Network {
@@ -87,31 +86,32 @@ fn dual() -> Network {
     network
 }
 
-fn each(network: &Network, steps: &[&str], ways: &[&str], host: Host) {
+fn each(network: &Network, steps: &[&str], ways: &[&str], company: Company) {
     let mut failures = Vec::new();
     for step in steps {
         for how in ways {
-            let findings = story(network, &format!("{step}:{how}"), host);
-            failures.extend(findings.into_iter().map(|finding| format!("{step}:{how}, {host:?}: {finding}")));
+            let findings = story(network, &format!("{step}:{how}"), company);
+            failures
+                .extend(findings.into_iter().map(|finding| format!("{step}:{how}, {company:?}: {finding}")));
         }
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 /// The first container dies with its network half made or half gone; the second is judged, and then all goes.
-fn story(network: &Network, failpoint: &str, host: Host) -> Vec<String> {
-    let site = Site::new();
+fn story(network: &Network, failpoint: &str, company: Company) -> Vec<String> {
+    let host = Host::with_outside();
     let other = Network::rnet("other", OTHER);
-    let stranger = site.member(&other, "stranger").publishing(9000);
-    judge::know_the_way(&site, &[SUBNET, OTHER]);
-    if host == Host::InUse {
+    let stranger = host.guest(&other, "stranger").publishing(9000);
+    judge::know_the_way(&host, &[SUBNET, OTHER]);
+    if company == Company::InUse {
         stranger.add().unwrap();
     }
     let (first, second) =
-        (site.member(network, "first").publishing(8080), site.member(network, "second").publishing(8081));
+        (host.guest(network, "first").publishing(8080), host.guest(network, "second").publishing(8081));
     let everybody = [&stranger, &first, &second];
-    let before = site.state(&everybody);
-    site.lab.set_sysctl("ipv4/ip_forward", "0");
+    let before = host.state(&everybody);
+    host.set_sysctl("ipv4/ip_forward", "0");
 
     if !meets(network, &first, failpoint) {
         return Vec::new();
@@ -120,25 +120,25 @@ fn story(network: &Network, failpoint: &str, host: Host) -> Vec<String> {
         return vec![format!("the second ADD ended with {}: {}", outcome.status, outcome.stdout)];
     }
 
-    let strangers: &[&Member<'_>] = if host == Host::InUse { &[&stranger] } else { &[] };
-    let mut findings = judge::elements(&site);
-    findings.extend(judge::connected(&site, &second));
+    let strangers: &[&Guest<'_>] = if company == Company::InUse { &[&stranger] } else { &[] };
+    let mut findings = judge::elements(&host);
+    findings.extend(judge::connected(&host, &second));
     if network.main_plugin() == "rnet" {
-        findings.extend(judge::open(&site, &second, strangers));
+        findings.extend(judge::open(&host, &second, strangers));
     }
     first.del().unwrap();
     second.del().unwrap();
     if network.main_plugin() == "rnet" {
         // A chain's bridge stays once it is made, as upstream's does.
-        findings.extend(before.difference(&site.state(&everybody)));
+        findings.extend(before.difference(&host.state(&everybody)));
     }
     findings
 }
 
 /// False where this kernel has no such step: forced forwarding came with Linux 6.17.
-fn meets(network: &Network, first: &Member<'_>, failpoint: &str) -> bool {
+fn meets(network: &Network, first: &Guest<'_>, failpoint: &str) -> bool {
     if MAKING_V6.iter().any(|step| failpoint.starts_with(step))
-        && first.site.lab.sysctl("ipv6/conf/all/force_forwarding").is_none()
+        && first.host.sysctl("ipv6/conf/all/force_forwarding").is_none()
     {
         eprintln!("this kernel has no force_forwarding: {failpoint} was not tried");
         return false;

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use netns_fixtures::http_get;
 
-use crate::common::{LONG, Outcome, SOON};
+use crate::common::{Guest, Host, LONG, Network, Outcome, SOON};
 use crate::judge;
-use crate::site::{Member, Network, Site};
 
 const SUBNET: &str = "10.7.0.0/24";
 
@@ -17,60 +16,60 @@ const CHAIN: &str = "output";
 
 #[test]
 fn an_upgrade_brings_its_rules_with_the_next_add() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", SUBNET);
-    judge::know_the_way(&site, &[SUBNET]);
+    judge::know_the_way(&host, &[SUBNET]);
     let (old, new) =
-        (site.member(&network, "old").publishing(8080), site.member(&network, "new").publishing(8081));
+        (host.guest(&network, "old").publishing(8080), host.guest(&network, "new").publishing(8081));
     add_by_another_version(&old);
-    assert!(!reaches_within(&site, &old, SOON), "the chain is there already");
+    assert!(!reaches_within(&host, &old, SOON), "the chain is there already");
     let (_, said) = check(&old).refusal();
     assert!(said.contains("another version of rnet wrote the ruleset"), "{said}");
 
     new.add().unwrap();
 
-    assert!(host_reaches(&site, &old) && host_reaches(&site, &new));
+    assert!(host_reaches(&host, &old) && host_reaches(&host, &new));
     assert_eq!(check(&old).status, 0, "{:?}", check(&old));
-    assert_eq!(judge::isolated(&site, &old, &[]), Vec::<String>::new());
-    assert_eq!(judge::isolated(&site, &new, &[]), Vec::<String>::new());
+    assert_eq!(judge::isolated(&host, &old, &[]), Vec::<String>::new());
+    assert_eq!(judge::isolated(&host, &new, &[]), Vec::<String>::new());
 }
 
 #[test]
 fn a_downgrade_takes_them_away_again_and_harms_nobody() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", SUBNET);
-    judge::know_the_way(&site, &[SUBNET]);
+    judge::know_the_way(&host, &[SUBNET]);
     let (old, new) =
-        (site.member(&network, "old").publishing(8080), site.member(&network, "new").publishing(8081));
-    let before = site.state(&[&old, &new]);
+        (host.guest(&network, "old").publishing(8080), host.guest(&network, "new").publishing(8081));
+    let before = host.state(&[&old, &new]);
     old.add().unwrap();
-    assert!(host_reaches(&site, &old));
+    assert!(host_reaches(&host, &old));
 
     add_by_another_version(&new);
 
-    assert!(!reaches_within(&site, &old, SOON), "its chain is not that version's");
-    assert_eq!(judge::isolated(&site, &old, &[]), Vec::<String>::new());
-    assert_eq!(judge::isolated(&site, &new, &[]), Vec::<String>::new());
+    assert!(!reaches_within(&host, &old, SOON), "its chain is not that version's");
+    assert_eq!(judge::isolated(&host, &old, &[]), Vec::<String>::new());
+    assert_eq!(judge::isolated(&host, &new, &[]), Vec::<String>::new());
     old.del().unwrap();
     new.del().unwrap();
-    before.assert_same(&site.state(&[&old, &new]));
+    before.assert_same(&host.state(&[&old, &new]));
 }
 
 /// The note of a version that knew of no identity.
 #[test]
 fn what_an_earlier_version_noted_is_no_reason_to_trust_its_rules() {
-    let site = Site::new();
+    let host = Host::with_outside();
     let network = Network::rnet("mynet", SUBNET);
     let (old, new) =
-        (site.member(&network, "old").publishing(8080), site.member(&network, "new").publishing(8081));
+        (host.guest(&network, "old").publishing(8080), host.guest(&network, "new").publishing(8081));
     add_by_another_version(&old);
-    let note = site.store().note("ruleset").unwrap().unwrap();
+    let note = host.store().note("ruleset").unwrap().unwrap();
     let earlier = note.split_once(' ').unwrap().1;
-    site.store().write_note("ruleset", earlier).unwrap();
+    host.store().write_note("ruleset", earlier).unwrap();
 
     new.add().unwrap();
 
-    assert!(host_reaches(&site, &old) && host_reaches(&site, &new));
+    assert!(host_reaches(&host, &old) && host_reaches(&host, &new));
 }
 
 #[test]
@@ -78,37 +77,37 @@ fn a_container_without_elements_of_its_own_is_looked_after_too() {
     let mut network = Network::rnet("mynet", SUBNET);
     network.list["plugins"][0]["ipMasq"] = false.into();
     network.list["plugins"][0]["spoofGuard"] = false.into();
-    let site = Site::new();
-    judge::know_the_way(&site, &[SUBNET]);
-    let (old, new) = (site.member(&network, "old"), site.member(&network, "new"));
+    let host = Host::with_outside();
+    judge::know_the_way(&host, &[SUBNET]);
+    let (old, new) = (host.guest(&network, "old"), host.guest(&network, "new"));
     old.add().unwrap();
-    site.lab.firewall(|firewall| firewall.drop_tables().unwrap());
+    host.firewall(|firewall| firewall.drop_tables().unwrap());
 
     new.add().unwrap();
 
-    assert_eq!(judge::open(&site, &old, &[]), Vec::<String>::new());
-    assert_eq!(judge::open(&site, &new, &[]), Vec::<String>::new());
+    assert_eq!(judge::open(&host, &old, &[]), Vec::<String>::new());
+    assert_eq!(judge::open(&host, &new, &[]), Vec::<String>::new());
 }
 
-fn add_by_another_version(member: &Member<'_>) {
-    let outcome = member.call("ADD", "rnet", None, None).set("RNET_RULESET_WITHOUT", CHAIN).run();
+fn add_by_another_version(guest: &Guest<'_>) {
+    let outcome = guest.call("ADD", "rnet", None, None).set("RNET_RULESET_WITHOUT", CHAIN).run();
     assert_eq!(outcome.status, 0, "{outcome:?}");
-    member.remember(Some(outcome.json()));
+    guest.remember(Some(outcome.json()));
 }
 
-fn check(member: &Member<'_>) -> Outcome {
-    member.call("CHECK", "rnet", member.remembered().as_ref(), None).run()
+fn check(guest: &Guest<'_>) -> Outcome {
+    guest.call("CHECK", "rnet", guest.remembered().as_ref(), None).run()
 }
 
 /// Whether a client on the host reaches the published port by one of the host's addresses.
-fn host_reaches(site: &Site, member: &Member<'_>) -> bool {
-    reaches_within(site, member, LONG)
+fn host_reaches(host: &Host, guest: &Guest<'_>) -> bool {
+    reaches_within(host, guest, LONG)
 }
 
-fn reaches_within(site: &Site, member: &Member<'_>, patience: Duration) -> bool {
+fn reaches_within(host: &Host, guest: &Guest<'_>, patience: Duration) -> bool {
     let address = ([0, 0, 0, 0], 80).into();
-    let _page = netns_fixtures::HttpServer::start(member.container.netns(), address, &member.who.id).unwrap();
-    let url = format!("http://127.0.0.1:{}", member.ports[0]["hostPort"]);
-    let page = http_get(site.lab.host.netns(), &url, patience);
-    page.is_ok_and(|page| page.body == member.who.id)
+    let _page = netns_fixtures::HttpServer::start(guest.container.netns(), address, &guest.who.id).unwrap();
+    let url = format!("http://127.0.0.1:{}", guest.ports[0]["hostPort"]);
+    let page = http_get(host.netns(), &url, patience);
+    page.is_ok_and(|page| page.body == guest.who.id)
 }

@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use netns_fixtures::{Host, HttpServer, Outside, http_get, ping};
+use netns_fixtures::{HttpServer, http_get, ping};
 
-use crate::common::LONG;
-use crate::site::{HOST, Member};
+use crate::books::HOST;
+use crate::common::{Guest, Host, LONG};
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -15,16 +15,15 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// A container whose traffic is watched: its published port from outside, itself from the host.
 struct Watched<'a> {
     host: &'a Host,
-    outside: &'a Outside,
     address: IpAddr,
     url: String,
     id: String,
 }
 
 /// Runs `work` while the containers are pinged and their pages fetched all the time; panics if anything was lost.
-pub fn watching<T>(members: &[&Member<'_>], work: impl FnOnce() -> T) -> T {
-    let servers: Vec<HttpServer> = members.iter().map(|member| serve(member)).collect();
-    let watched: Vec<Watched<'_>> = members.iter().map(|member| Watched::of(member)).collect();
+pub fn watching<T>(guests: &[&Guest<'_>], work: impl FnOnce() -> T) -> T {
+    let servers: Vec<HttpServer> = guests.iter().map(|guest| serve(guest)).collect();
+    let watched: Vec<Watched<'_>> = guests.iter().map(|guest| Watched::of(guest)).collect();
     let (done, looks) = (AtomicBool::new(false), AtomicUsize::new(0));
     let result = std::thread::scope(|scope| {
         let watching = scope.spawn(|| {
@@ -57,14 +56,13 @@ impl Drop for Ends<'_> {
 }
 
 impl<'a> Watched<'a> {
-    fn of(member: &Member<'a>) -> Self {
-        let port = &member.ports[0]["hostPort"];
+    fn of(guest: &Guest<'a>) -> Self {
+        let port = &guest.ports[0]["hostPort"];
         Self {
-            host: &member.site.lab.host,
-            outside: &member.site.outside,
-            address: member.address(),
+            host: guest.host,
+            address: guest.address(),
             url: format!("http://{HOST}:{port}"),
-            id: member.who.id.clone(),
+            id: guest.who.id.clone(),
         }
     }
 
@@ -72,13 +70,13 @@ impl<'a> Watched<'a> {
         if ping(self.host.netns(), self.address, LONG).unwrap().is_none() {
             return Some(format!("{} was not reached", self.address));
         }
-        match http_get(self.outside.netns(), &self.url, LONG) {
+        match http_get(self.host.neighbour().netns(), &self.url, LONG) {
             Ok(page) if page.body == self.id => None,
             other => Some(format!("{}: {other:?}", self.url)),
         }
     }
 }
 
-fn serve(member: &Member<'_>) -> HttpServer {
-    HttpServer::start(member.container.netns(), "0.0.0.0:80".parse().unwrap(), &member.who.id).unwrap()
+fn serve(guest: &Guest<'_>) -> HttpServer {
+    HttpServer::start(guest.container.netns(), "0.0.0.0:80".parse().unwrap(), &guest.who.id).unwrap()
 }

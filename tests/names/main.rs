@@ -4,8 +4,11 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod deaths;
 mod life;
 mod lists;
-mod scene;
+mod log;
+mod port_53;
+mod server;
 mod upgrade;
 mod views;

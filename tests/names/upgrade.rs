@@ -1,24 +1,39 @@
 //! Another version takes over, or what is installed is none: names go on answering.
 
-use std::net::UdpSocket;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use netns_fixtures::lookup;
+use netns_fixtures::{Container, lookup};
 use serde_json::json;
 
-use crate::common::{SOON, with};
-use crate::scene::{GATEWAY, LONG, NOERROR, SERVFAIL, Scene, ask, at, kill, known, mynet, wait_until};
+use crate::common::{Host, SOON, binary, wait_until, with};
+use crate::server::{GATEWAY, LONG, NOERROR, SERVFAIL, ask, at, kill, known, mynet};
 
 /// Lets the plugins lead to a file that can be replaced, and copies this version there.
-fn installed(scene: &Scene) -> PathBuf {
-    let installed = scene.lab.host.root().join("installed");
-    install(&installed, &std::fs::read(env!("CARGO_BIN_EXE_rnet")).unwrap());
-    std::fs::remove_file(scene.lab.plugins.join("rnet")).unwrap();
-    std::os::unix::fs::symlink(&installed, scene.lab.plugins.join("rnet")).unwrap();
+fn installed(host: &Host) -> PathBuf {
+    let installed = host.root().join("installed");
+    install(&installed, &this_version());
+    std::fs::remove_file(host.plugins.join("rnet")).unwrap();
+    std::os::unix::fs::symlink(&installed, host.plugins.join("rnet")).unwrap();
     installed
+}
+
+fn this_version() -> Vec<u8> {
+    std::fs::read(binary()).unwrap()
+}
+
+/// Asks in `web` for `web` without a pause until it is done; how often.
+fn asked_until(done: &AtomicBool, web: &Container, address: IpAddr) -> usize {
+    let mut asked = 0;
+    while !done.load(Ordering::SeqCst) {
+        assert_eq!(ask(web, "web"), known(&[address]));
+        asked += 1;
+    }
+    asked
 }
 
 /// As a package manager does it: whole, under another name, then renamed.
@@ -52,7 +67,7 @@ fn that_crashes() -> Vec<u8> {
 
 /// What may lie there after a failed download, or by a slip of the hand. A shell that is given such a text makes `mark`.
 fn broken(mark: &Path) -> Vec<(&'static str, Vec<u8>)> {
-    let whole = std::fs::read(env!("CARGO_BIN_EXE_rnet")).unwrap();
+    let whole = this_version();
     let text = format!("touch {}\n", mark.display());
     vec![
         ("an empty file", Vec::new()),
@@ -77,91 +92,84 @@ fn is_in_an_environment(words: &str) -> bool {
 
 #[test]
 fn an_upgrade_to_a_broken_file_changes_nothing() {
-    let scene = Scene::new();
-    let installed = installed(&scene);
-    let mark = scene.lab.host.root().join("executed-by-a-shell");
-    let (web, web_who, web_ip) = scene.member("web", &mynet());
-    let server = scene.server();
+    let host = Host::forwarding();
+    let installed = installed(&host);
+    let mark = host.root().join("executed-by-a-shell");
+    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let server = host.server();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let stream = scope.spawn(|| {
-            let mut asked = 0;
-            while !done.load(Ordering::SeqCst) {
-                assert_eq!(ask(&web, "web"), known(&[web_ip]));
-                asked += 1;
-            }
-            asked
-        });
+        let stream = scope.spawn(|| asked_until(&done, &web, web_ip));
         for (what, content) in broken(&mark) {
             install(&installed, &content);
             let begun = Instant::now();
-            let restarted = scene.command(&["dns", "restart"]);
+            let restarted = host.rnet("dns restart");
             let expected = "error: the name server that ran before goes on: the program it was started from cannot be started again: ";
             assert!(restarted.status == 1 && restarted.stderr.starts_with(expected), "{what}: {restarted:?}");
             assert!(restarted.stderr.contains(installed.to_str().unwrap()), "{what}: {restarted:?}");
             assert!(begun.elapsed() < Duration::from_secs(12), "{what}: {:?}", begun.elapsed());
             assert!(!mark.exists(), "{what} was executed");
-            assert_eq!(scene.server(), server, "{what}");
+            assert_eq!(host.server(), server, "{what}");
         }
-        install(&installed, &std::fs::read(env!("CARGO_BIN_EXE_rnet")).unwrap());
-        assert_eq!(scene.command(&["dns", "restart"]).status, 0);
+        install(&installed, &this_version());
+        assert_eq!(host.rnet("dns restart").status, 0);
         done.store(true, Ordering::SeqCst);
         assert!(stream.join().unwrap() > 5);
     });
-    assert_ne!(scene.server().0, server.0);
-    let trial = scene.lab.run_folder().join("trial");
+    assert_ne!(host.server().0, server.0);
+    let trial = host.run_folder().join("trial");
     assert!(!trial.exists());
     wait_until("nobody is left of any trial", || !is_in_an_environment(trial.to_str().unwrap()));
-    scene.lab.del("rnet", &web_who, &mynet());
-    scene.wait_for_its_end();
+    host.del("rnet", &web_who, &mynet());
+    host.wait_for_its_end();
 }
 
 /// The guardian of a version that works must not become one that does not.
 #[test]
 fn a_server_that_dies_after_a_broken_file_was_installed_is_replaced_by_its_own_version() {
-    let scene = Scene::new();
-    let mark = scene.lab.host.root().join("executed-by-a-shell");
-    let installed = installed(&scene);
-    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    let host = Host::forwarding();
+    let mark = host.root().join("executed-by-a-shell");
+    let installed = installed(&host);
+    let (web, web_who, web_ip) = host.member("web", &mynet());
     for (what, content) in broken(&mark) {
-        let before = scene.processes();
+        let before = host.server_processes();
         install(&installed, &content);
         kill(before.parent);
         let answers = || lookup(web.netns(), at(GATEWAY), "web", false, SOON).ok().flatten();
         wait_until(what, || answers() == Some(known(&[web_ip])));
-        wait_until(what, || scene.processes().parent != before.parent);
+        wait_until(what, || host.server_processes().parent != before.parent);
         assert!(!mark.exists(), "{what} was executed");
     }
-    install(&installed, &std::fs::read(env!("CARGO_BIN_EXE_rnet")).unwrap());
-    scene.lab.del("rnet", &web_who, &mynet());
-    scene.wait_for_its_end();
+    install(&installed, &this_version());
+    host.del("rnet", &web_who, &mynet());
+    host.wait_for_its_end();
 }
 
 /// The version that takes over dies before it has a guardian of its own: that of the one before steps in.
 #[test]
 fn whichever_process_dies_after_an_upgrade_names_come_back() {
-    let scene = Scene::new();
-    let installed = installed(&scene);
-    let (web, web_who, web_ip) = scene.member("web", &mynet());
+    let host = Host::forwarding();
+    let installed = installed(&host);
+    let (web, web_who, web_ip) = host.member("web", &mynet());
     for round in 0..4 {
-        install(&installed, &std::fs::read(env!("CARGO_BIN_EXE_rnet")).unwrap());
-        assert_eq!(scene.command(&["dns", "restart"]).status, 0, "round {round}");
-        let all = scene.processes();
+        install(&installed, &this_version());
+        assert_eq!(host.rnet("dns restart").status, 0, "round {round}");
+        let all = host.server_processes();
         kill([all.parent, all.worker, all.guardian][round % 3]);
-        wait_until("another", || scene.processes() != all);
+        wait_until("another", || host.server_processes() != all);
         wait_until("an answer", || {
             lookup(web.netns(), at(GATEWAY), "web", false, SOON).ok().flatten() == Some(known(&[web_ip]))
         });
     }
-    scene.lab.del("rnet", &web_who, &mynet());
-    scene.wait_for_its_end();
+    host.del("rnet", &web_who, &mynet());
+    host.wait_for_its_end();
 }
 
 /// A server outside takes its time, and meanwhile the name server is replaced.
 #[test]
 fn an_upgrade_answers_what_waits_for_a_slow_server() {
-    let scene = Scene::new();
-    let world = scene.lab.host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    let host = Host::forwarding();
+    let world = host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
     let socket = world.netns().run(|| UdpSocket::bind((world.address(), 53)).unwrap()).unwrap();
     let out = socket.try_clone().unwrap();
     socket.set_read_timeout(Some(LONG)).unwrap();
@@ -177,7 +185,7 @@ fn an_upgrade_answers_what_waits_for_a_slow_server() {
         }
     });
     let config = with(&mynet(), json!({"dns": {"nameservers": [world.address().to_string()]}}));
-    let (web, web_who, _) = scene.member("web", &config);
+    let (web, web_who, _) = host.member("web", &config);
     thread::scope(|scope| {
         let waiting: Vec<_> = (0..20)
             .map(|n| {
@@ -187,13 +195,131 @@ fn an_upgrade_answers_what_waits_for_a_slow_server() {
                 })
             })
             .collect();
-        wait_until("all are outside", || scene.status().json()["inFlight"] == 20);
-        assert_eq!(scene.command(&["dns", "restart"]).status, 0);
+        wait_until("all are outside", || host.status().json()["inFlight"] == 20);
+        assert_eq!(host.rnet("dns restart").status, 0);
         for answer in waiting {
             let answer = answer.join().unwrap().expect("an answer, not silence");
             assert!([NOERROR, SERVFAIL].contains(&answer.code), "{answer:?}");
         }
     });
-    scene.lab.del("rnet", &web_who, &config);
-    scene.wait_for_its_end();
+    host.del("rnet", &web_who, &config);
+    host.wait_for_its_end();
+}
+
+#[test]
+fn an_upgrade_loses_no_question_and_no_name() {
+    let host = Host::forwarding();
+    let before = host.snapshot();
+    let installed = installed(&host);
+    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let (_, server) = host.server();
+    let done = AtomicBool::new(false);
+
+    thread::scope(|scope| {
+        // Once each: no resolver asks again for it.
+        let stream = scope.spawn(|| asked_until(&done, &web, web_ip));
+        for round in 0..5 {
+            let (worker, _) = host.server();
+            install(&installed, &this_version());
+            let restarted = host.command(&installed).args(["dns", "restart"]).output().unwrap();
+            assert!(restarted.status.success(), "{restarted:?}");
+            assert_eq!(host.server().1, server, "round {round}");
+            assert_ne!(host.server().0, worker, "round {round}");
+        }
+        done.store(true, Ordering::SeqCst);
+        assert!(stream.join().unwrap() > 5);
+    });
+
+    assert_eq!(std::fs::read_link(format!("/proc/{server}/exe")).unwrap(), installed, "the file of now");
+    let (_db, db_who, db_ip) = host.member("db", &mynet());
+    assert_eq!(ask(&web, "db"), known(&[db_ip]));
+    host.del("rnet", &web_who, &mynet());
+    host.del("rnet", &db_who, &mynet());
+    host.is_as(&before);
+}
+
+/// A server outside takes its time, and meanwhile the name server is replaced.
+#[test]
+fn an_upgrade_answers_what_was_asked_over_tcp() {
+    let host = Host::forwarding();
+    let world = host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
+    let at_port_53 = (world.address(), 53);
+    let outside = world.netns().run(|| TcpListener::bind(at_port_53).unwrap()).unwrap();
+    let config = with(&mynet(), json!({"dns": {"nameservers": [world.address().to_string()]}}));
+    let (web, ..) = host.member("web", &config);
+    let connect = || web.run(|| TcpStream::connect((GATEWAY, 53)).unwrap()).unwrap();
+    // Of example.org's IPv4 address, after its length.
+    let question = b"\0\x1d\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x07example\x03org\0\0\x01\0\x01";
+    let (mut idle, mut asking) = (connect(), connect());
+    asking.write_all(question).unwrap();
+    let (mut asked, _) = outside.accept().unwrap();
+    let mut forwarded = [0; 31];
+    asked.read_exact(&mut forwarded).unwrap();
+
+    thread::scope(|scope| {
+        let restarting = scope.spawn(|| host.rnet("dns restart"));
+        // Whoever does not ask is let go at once, and in order.
+        assert_eq!(idle.read(&mut [0]).unwrap(), 0);
+        forwarded[4] |= 0x80;
+        asked.write_all(&forwarded).unwrap();
+        assert_eq!(restarting.join().unwrap().status, 0);
+    });
+
+    let mut answer = Vec::new();
+    asking.read_to_end(&mut answer).unwrap();
+    assert_eq!(answer.len(), question.len(), "{answer:?}");
+    assert_eq!(answer[..4], question[..4]);
+    assert_eq!(answer[4] & 0x80, 0x80);
+}
+
+#[test]
+fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
+    let host = Host::forwarding();
+    let installed = installed(&host);
+    let (web, web_who, web_ip) = host.member("web", &mynet());
+    std::fs::remove_file(&installed).unwrap();
+
+    let restarted = host.rnet("dns restart");
+
+    let expected = "error: the name server that ran before goes on: the program it was started from cannot be started again: ";
+    assert!(restarted.status == 1 && restarted.stderr.starts_with(expected), "{restarted:?}");
+    assert!(host.rnet("dns log").stdout.contains("no other version can take over"));
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    install(&installed, &this_version());
+    assert_eq!(host.rnet("dns restart").status, 0);
+    host.del("rnet", &web_who, &mynet());
+    host.wait_for_its_end();
+}
+
+/// A message has room for a hundred networks' sockets.
+#[test]
+fn a_successor_gets_the_sockets_of_a_thousand_networks() {
+    const MANY: u16 = 1000;
+    let host = Host::forwarding();
+    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let socket = host.run_folder().join("locks/dns");
+    let network = |nth: u16| dns::Network {
+        name: format!("n{nth}"),
+        bridge: format!("br{nth}"),
+        // Not there yet, which does not keep anybody from listening (L2).
+        gateways: vec![[10, 100 + (nth >> 8) as u8, nth as u8, 1].into()],
+        ..dns::Network::default()
+    };
+    let tell = |nth| drop(dns::client::set(&socket, &network(nth), None).unwrap());
+    host.run(|| (0..MANY).for_each(tell)).unwrap();
+    let listeners = || host.status().json()["listeners"].as_array().unwrap().clone();
+    let before = listeners();
+    assert_eq!(before.len(), usize::from(MANY) + 1);
+
+    host.run(|| dns::client::restart(&socket).unwrap()).unwrap();
+
+    // The new worker reads the records, and the thousand are on none: they are bound again from what was kept.
+    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    host.run(|| (0..MANY).for_each(tell)).unwrap();
+    assert_eq!(listeners(), before, "each at the port that it had");
+    host.run(|| (0..MANY).for_each(|nth| dns::client::remove_network(&socket, &format!("n{nth}")).unwrap()))
+        .unwrap();
+    assert_eq!(listeners().len(), 1);
+    host.del("rnet", &web_who, &mynet());
+    host.wait_for_its_end();
 }

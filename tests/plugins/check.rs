@@ -7,11 +7,11 @@ use netlink::{Netlink, Request};
 use netns_fixtures::{Container, Frames, Snapshot, assert_same};
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Outcome, Who, bridge, inside, publishing, rnet, with};
+use crate::common::{Host, Outcome, Who, bridge, inside, publishing, rnet, with};
 
 /// An attachment that CHECK is content with.
 struct Attached {
-    lab: Lab,
+    host: Host,
     plugin: &'static str,
     container: Container,
     who: Who,
@@ -21,10 +21,10 @@ struct Attached {
 
 impl Attached {
     fn new(plugin: &'static str, config: Value) -> Self {
-        let lab = Lab::new();
-        let (container, who) = lab.container("c1");
-        let result = lab.add(plugin, &who, &config);
-        let attached = Self { lab, plugin, container, who, config, result };
+        let host = Host::new();
+        let (container, who) = host.container("c1");
+        let result = host.add(plugin, &who, &config);
+        let attached = Self { host, plugin, container, who, config, result };
         attached.check().silent();
         attached
     }
@@ -43,7 +43,7 @@ impl Attached {
 
     fn check(&self) -> Outcome {
         let config = with(&self.config, json!({"prevResult": self.result}));
-        self.lab.cni("CHECK", self.plugin, &self.who, &config)
+        self.host.cni("CHECK", self.plugin, &self.who, &config)
     }
 
     fn name(&self, at: usize) -> &str {
@@ -52,7 +52,7 @@ impl Attached {
 
     /// Changes something on the host.
     fn on_host(&self, link: &str, change: impl Fn(u32, String) -> Request) {
-        let mut netlink = self.lab.netlink();
+        let mut netlink = self.host.netlink();
         let index = netlink.link(link).unwrap().unwrap().index;
         netlink.send(&[change(index, link.into())]).unwrap();
     }
@@ -67,11 +67,11 @@ impl Attached {
     /// Types the hint.
     #[track_caller]
     fn repair(&self) {
-        let definition = self.lab.host.root().join("etc/cni/net.d/n.conflist");
+        let definition = self.host.root().join("etc/cni/net.d/n.conflist");
         std::fs::create_dir_all(definition.parent().unwrap()).unwrap();
         let list = json!({"cniVersion": "1.1.0", "name": "n", "plugins": [self.config]});
         std::fs::write(definition, list.to_string()).unwrap();
-        let said = self.lab.host.command(env!("CARGO_BIN_EXE_rnet")).args(["repair", "n"]).output().unwrap();
+        let said = self.host.command(env!("CARGO_BIN_EXE_rnet")).args(["repair", "n"]).output().unwrap();
         assert!(said.status.success(), "{said:?}");
     }
 
@@ -90,9 +90,9 @@ fn both() -> [Attached; 2] {
 fn it_changes_nothing() {
     for attached in both() {
         let everything = || {
-            let host = attached.lab.snapshot();
+            let host = attached.host.snapshot();
             let container = Snapshot::of(attached.container.netns(), &[]).unwrap();
-            let generation = attached.lab.firewall(|firewall| firewall.generation().unwrap());
+            let generation = attached.host.firewall(|firewall| firewall.generation().unwrap());
             (host, container, generation)
         };
         let before = everything();
@@ -107,7 +107,7 @@ fn it_changes_nothing() {
 #[test]
 fn it_is_content_while_somebody_sniffs() {
     for attached in both() {
-        let _host = Frames::on(attached.lab.host.netns(), attached.name(0)).unwrap();
+        let _host = Frames::on(attached.host.netns(), attached.name(0)).unwrap();
         let _container = Frames::on(attached.container.netns(), "eth0").unwrap();
         attached.check().silent();
     }
@@ -116,8 +116,8 @@ fn it_is_content_while_somebody_sniffs() {
 #[test]
 fn it_needs_the_result_of_add() {
     for attached in both() {
-        let lab = &attached.lab;
-        let refused = |config: Value| lab.cni("CHECK", attached.plugin, &attached.who, &config).refusal().1;
+        let host = &attached.host;
+        let refused = |config: Value| host.cni("CHECK", attached.plugin, &attached.who, &config).refusal().1;
         assert_eq!(refused(attached.config.clone()), "Required prevResult missing");
 
         let mut other = attached.result.clone();
@@ -139,9 +139,9 @@ fn it_needs_the_result_of_add() {
 #[test]
 fn it_misses_an_attachment_that_was_never_made() {
     for attached in both() {
-        let (_container, other) = attached.lab.container("other");
+        let (_container, other) = attached.host.container("other");
         let config = with(&attached.config, json!({"prevResult": attached.result}));
-        let refused = attached.lab.cni("CHECK", attached.plugin, &other, &config).refusal();
+        let refused = attached.host.cni("CHECK", attached.plugin, &other, &config).refusal();
         assert_eq!(refused, (107, "host-local: Failed to find address added by container other".into()));
     }
 }
@@ -149,7 +149,7 @@ fn it_misses_an_attachment_that_was_never_made() {
 #[test]
 fn it_misses_the_lease() {
     let attached = Attached::bridge();
-    let folder = attached.lab.host.root().join("var/lib/cni/networks/n");
+    let folder = attached.host.root().join("var/lib/cni/networks/n");
     std::fs::remove_file(folder.join("172.18.0.2")).unwrap();
     // One address of a container is enough.
     attached.check().silent();
@@ -178,8 +178,8 @@ fn it_misses_the_bridge_and_what_the_bridge_has() {
     }
     for attached in both() {
         let bridge = attached.name(0).to_owned();
-        let index = attached.lab.link(&bridge).unwrap().index;
-        attached.lab.host.run(|| netlink::delete_link(index, &[], true).unwrap()).unwrap();
+        let index = attached.host.link(&bridge).unwrap().index;
+        attached.host.run(|| netlink::delete_link(index, &[], true).unwrap()).unwrap();
         attached.finds(&format!("Bridge interface {bridge} not found"));
     }
 }
@@ -248,15 +248,15 @@ fn it_misses_the_port_and_its_flags() {
 #[test]
 fn it_misses_the_filter_that_guards_the_loopback() {
     let attached = Attached::rnet();
-    let index = attached.lab.link("rnet-n").unwrap().index;
-    attached.lab.netlink().remove_loopback_guard(index, "rnet-n").unwrap();
+    let index = attached.host.link("rnet-n").unwrap().index;
+    attached.host.netlink().remove_loopback_guard(index, "rnet-n").unwrap();
     attached
         .finds("the ingress filter of rnet-n that keeps containers from 127.0.0.1 of this host is missing");
     attached.repair();
     attached.check().silent();
     // A setting that another program made on a bridge without our ports is not ours to guard.
     let other = Attached::new("rnet", rnet("n", &["172.18.0.0/16"]));
-    other.lab.set_sysctl("ipv4/conf/rnet-n/route_localnet", "1");
+    other.host.set_sysctl("ipv4/conf/rnet-n/route_localnet", "1");
     other.check().silent();
 }
 
@@ -308,13 +308,13 @@ fn it_misses_the_interface_and_what_the_interface_has() {
 #[test]
 fn it_misses_every_single_element() {
     for attached in both() {
-        let elements = attached.lab.elements();
+        let elements = attached.host.elements();
         assert!(elements.len() >= 4, "{elements:?}");
         for (element, owner) in elements {
             let one = [(element.clone(), owner.unwrap())];
-            attached.lab.firewall(|firewall| firewall.remove(&one).unwrap());
+            attached.host.firewall(|firewall| firewall.remove(&one).unwrap());
             attached.finds(&format!("the ruleset lacks {element}"));
-            attached.lab.firewall(|firewall| firewall.add(&one).unwrap());
+            attached.host.firewall(|firewall| firewall.add(&one).unwrap());
             attached.check().silent();
         }
     }
@@ -323,7 +323,7 @@ fn it_misses_every_single_element() {
 #[test]
 fn it_misses_the_whole_ruleset() {
     for attached in both() {
-        attached.lab.firewall(|firewall| firewall.drop_tables().unwrap());
+        attached.host.firewall(|firewall| firewall.drop_tables().unwrap());
         attached.finds("the ruleset lacks ");
     }
 }
@@ -331,40 +331,40 @@ fn it_misses_the_whole_ruleset() {
 #[test]
 fn it_misses_forwarding_and_the_way_to_the_loopback() {
     for attached in both() {
-        attached.lab.set_sysctl("ipv4/ip_forward", "0");
+        attached.host.set_sysctl("ipv4/ip_forward", "0");
         attached.finds("IPv4 forwarding is off");
-        attached.lab.set_sysctl("ipv4/ip_forward", "1");
+        attached.host.set_sysctl("ipv4/ip_forward", "1");
         attached.check().silent();
-        attached.lab.set_sysctl(&format!("ipv4/conf/{}/forwarding", attached.name(0)), "0");
+        attached.host.set_sysctl(&format!("ipv4/conf/{}/forwarding", attached.name(0)), "0");
         attached.finds("IPv4 forwarding is off");
     }
     let attached = Attached::rnet();
-    attached.lab.set_sysctl("ipv4/conf/rnet-n/route_localnet", "0");
+    attached.host.set_sysctl("ipv4/conf/rnet-n/route_localnet", "0");
     attached.finds("route_localnet is off on rnet-n");
 }
 
 #[test]
 fn portmaps_check_misses_every_element() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let portmap = publishing(&json!({"type": "portmap", "masqAll": true}), &[("", 8080, 80, "tcp")]);
     let list =
         json!({"cniVersion": "1.0.0", "name": "n", "plugins": [bridge("n", &["10.1.0.0/24"]), portmap]});
-    let result = lab.add_list(&list, &who).json();
-    let before = lab.snapshot();
-    assert_eq!(lab.check_list(&list, &who, &result).status, 0);
-    assert_same(&before, &lab.snapshot());
-    for (element, owner) in lab.elements() {
+    let result = host.add_list(&list, &who).json();
+    let before = host.snapshot();
+    assert_eq!(host.check_list(&list, &who, &result).status, 0);
+    assert_same(&before, &host.snapshot());
+    for (element, owner) in host.elements() {
         let one = [(element.clone(), owner.unwrap())];
-        lab.firewall(|firewall| firewall.remove(&one).unwrap());
-        let found = lab.check_list(&list, &who, &result).refusal();
+        host.firewall(|firewall| firewall.remove(&one).unwrap());
+        let found = host.check_list(&list, &who, &result).refusal();
         assert_eq!(found.0, 107);
         assert!(found.1.contains(&format!("the ruleset lacks {element}")), "{found:?}");
-        lab.firewall(|firewall| firewall.add(&one).unwrap());
+        host.firewall(|firewall| firewall.add(&one).unwrap());
     }
     let changed = publishing(&json!({"type": "portmap"}), &[]);
     let without = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [changed]});
-    assert_eq!(lab.check_list(&without, &who, &result).status, 0);
+    assert_eq!(host.check_list(&without, &who, &result).status, 0);
 }
 
 #[test]
@@ -428,22 +428,22 @@ fn it_finds_a_route_however_its_destination_is_written() {
 
 #[test]
 fn it_misses_a_gateway_that_ipam_did_not_name() {
-    let lab = Lab::new();
-    lab.install_script(
+    let host = Host::new();
+    host.install_script(
         "foreign",
         "#!/bin/sh\ncat >/dev/null\n\
          if [ $CNI_COMMAND = ADD ]; then printf '{\"ips\":[{\"address\":\"10.50.0.7/24\"}]}'; fi\n",
     );
-    let (_container, who) = lab.container("c1");
+    let (_container, who) = host.container("c1");
     let keys = json!({"isDefaultGateway": false, "isGateway": true, "ipam": {"type": "foreign"}});
     let config = with(&bridge("n", &[]), keys);
-    let result = lab.add("bridge", &who, &config);
-    let check = || lab.cni("CHECK", "bridge", &who, &with(&config, json!({"prevResult": result})));
+    let result = host.add("bridge", &who, &config);
+    let check = || host.cni("CHECK", "bridge", &who, &with(&config, json!({"prevResult": result})));
     check().silent();
 
-    let index = lab.link("br0").unwrap().index;
+    let index = host.link("br0").unwrap().index;
     let address = "10.50.0.1/24".parse().unwrap();
-    lab.netlink().send(&[Request::AddressDel { index, name: "br0".into(), address }]).unwrap();
+    host.netlink().send(&[Request::AddressDel { index, name: "br0".into(), address }]).unwrap();
 
     assert_eq!(check().refusal(), (107, "gateway address 10.50.0.1 is missing on bridge br0; hint: rnet repair n; so does the next container that is added \
          to it"

@@ -3,7 +3,7 @@
 use netns_fixtures::Container;
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Outcome, Who, bridge, publishing, rnet, with};
+use crate::common::{Host, Outcome, Who, bridge, publishing, rnet, with};
 
 fn valid(who: &[&Who]) -> Value {
     who.iter().map(|who| json!({"containerID": who.id, "ifname": who.ifname})).collect()
@@ -14,19 +14,19 @@ fn collecting(config: &Value, who: &[&Who]) -> Value {
 }
 
 /// Four containers, each with a port of its own.
-fn attached(lab: &Lab, plugin: &str, config: &Value) -> Vec<(Container, Who)> {
+fn attached(host: &Host, plugin: &str, config: &Value) -> Vec<(Container, Who)> {
     let names = ["a", "b", "c", "d"];
     let attach = |(at, name): (usize, &&str)| {
-        let (container, who) = lab.container(name);
+        let (container, who) = host.container(name);
         let port = 8080 + u16::try_from(at).unwrap();
-        lab.add(plugin, &who, &publishing(config, &[("", port, 80, "tcp")]));
+        host.add(plugin, &who, &publishing(config, &[("", port, 80, "tcp")]));
         (container, who)
     };
     names.iter().enumerate().map(attach).collect()
 }
 
-fn veths(lab: &Lab) -> usize {
-    lab.links().iter().filter(|link| link.starts_with("veth")).count()
+fn veths(host: &Host) -> usize {
+    host.links().iter().filter(|link| link.starts_with("veth")).count()
 }
 
 fn nobody() -> Who {
@@ -44,13 +44,13 @@ fn told(outcome: &Outcome) {
 
 #[test]
 fn only_the_invalid_vanish() {
-    let lab = Lab::new();
+    let host = Host::new();
     let config = rnet("n", &["172.18.0.0/16"]);
-    let all = attached(&lab, "rnet", &config);
-    let (_other, elsewhere) = lab.container("a2");
-    lab.add("rnet", &elsewhere, &rnet("m", &["172.19.0.0/16"]));
+    let all = attached(&host, "rnet", &config);
+    let (_other, elsewhere) = host.container("a2");
+    host.add("rnet", &elsewhere, &rnet("m", &["172.19.0.0/16"]));
 
-    let told = lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[&all[0].1, &all[2].1]));
+    let told = host.cni("GC", "rnet", &nobody(), &collecting(&config, &[&all[0].1, &all[2].1]));
 
     let removed = ["b", "d"].map(|name| format!("removed \"{name}\" eth0"));
     assert!(told.status == 0 && told.stdout.is_empty(), "{told:?}");
@@ -58,79 +58,79 @@ fn only_the_invalid_vanish() {
         removed.iter().all(|words| told.stderr.contains(words)) && told.stderr.lines().count() == 2,
         "{told:?}"
     );
-    assert_eq!(veths(&lab), 3);
-    let elements: String = lab.elements().iter().map(|(element, _)| format!("{element}\n")).collect();
+    assert_eq!(veths(&host), 3);
+    let elements: String = host.elements().iter().map(|(element, _)| format!("{element}\n")).collect();
     for (port, stays) in [(8080, true), (8081, false), (8082, true), (8083, false)] {
         assert_eq!(elements.contains(&port.to_string()), stays, "{elements}");
     }
     // The freed addresses and names are free.
-    lab.add("rnet", &all[1].1, &publishing(&config, &[("", 8083, 80, "tcp")]));
+    host.add("rnet", &all[1].1, &publishing(&config, &[("", 8083, 80, "tcp")]));
 }
 
 #[test]
 fn an_empty_list_means_that_nothing_is_valid() {
-    let lab = Lab::new();
-    let before = lab.links();
+    let host = Host::new();
+    let before = host.links();
     let config = rnet("n", &["172.18.0.0/16"]);
-    attached(&lab, "rnet", &config);
-    told(&lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[])));
-    assert_eq!(lab.links(), before);
-    assert_eq!(lab.elements(), []);
-    lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[])).silent();
+    attached(&host, "rnet", &config);
+    told(&host.cni("GC", "rnet", &nobody(), &collecting(&config, &[])));
+    assert_eq!(host.links(), before);
+    assert_eq!(host.elements(), []);
+    host.cni("GC", "rnet", &nobody(), &collecting(&config, &[])).silent();
 }
 
 #[test]
 fn a_missing_list_is_no_empty_list() {
-    let lab = Lab::new();
+    let host = Host::new();
     let config = rnet("n", &["172.18.0.0/16"]);
-    let mut all = attached(&lab, "rnet", &config);
+    let mut all = attached(&host, "rnet", &config);
     let (dead, _) = all.remove(1);
     dead.remove().unwrap();
     drop(dead);
     // The kernel takes the pair away with the namespace, a moment later.
     let mut tries = 0;
-    while veths(&lab) == 4 && tries < 500 {
+    while veths(&host) == 4 && tries < 500 {
         std::thread::sleep(std::time::Duration::from_millis(10));
         tries += 1;
     }
-    told(&lab.cni("GC", "rnet", &nobody(), &config));
-    assert_eq!(veths(&lab), 3);
+    told(&host.cni("GC", "rnet", &nobody(), &config));
+    assert_eq!(veths(&host), 3);
     let published =
-        lab.elements().iter().filter(|(element, _)| matches!(element, nft::Element::Publish { .. })).count();
+        host.elements().iter().filter(|(element, _)| matches!(element, nft::Element::Publish { .. })).count();
     assert_eq!(published, 3);
 }
 
 #[test]
 fn one_attachment_of_a_container_may_be_valid_and_another_not() {
-    let lab = Lab::new();
+    let host = Host::new();
     let config = rnet("n", &["172.18.0.0/16"]);
-    let (_container, eth0) = lab.container("c1");
+    let (_container, eth0) = host.container("c1");
     let eth1 = eth0.clone().ifname("eth1");
-    lab.add("rnet", &eth0, &config);
-    lab.add("rnet", &eth1, &config);
-    told(&lab.cni("GC", "rnet", &nobody(), &collecting(&config, &[&eth1])));
-    assert_eq!(veths(&lab), 1);
-    lab.add("rnet", &eth0, &config);
+    host.add("rnet", &eth0, &config);
+    host.add("rnet", &eth1, &config);
+    told(&host.cni("GC", "rnet", &nobody(), &collecting(&config, &[&eth1])));
+    assert_eq!(veths(&host), 1);
+    host.add("rnet", &eth0, &config);
 }
 
 #[test]
 fn a_chain_is_collected_plugin_by_plugin() {
-    let lab = Lab::new();
+    let host = Host::new();
     let list = |port: u16| {
         let portmap = publishing(&json!({"type": "portmap"}), &[("", port, 80, "tcp")]);
         json!({"cniVersion": "1.1.0", "name": "n", "plugins": [bridge("n", &["10.1.0.0/24"]), portmap]})
     };
-    let ((_kept, stays), (_lost, goes)) = (lab.container("stays"), lab.container("goes"));
-    lab.add_list(&list(8080), &stays).json();
-    lab.add_list(&list(8081), &goes).json();
+    let ((_kept, stays), (_lost, goes)) = (host.container("stays"), host.container("goes"));
+    host.add_list(&list(8080), &stays).json();
+    host.add_list(&list(8081), &goes).json();
     for plugin in ["portmap", "bridge"] {
         let config = with(&bridge("n", &["10.1.0.0/24"]), json!({"type": plugin}));
-        told(&lab.cni("GC", plugin, &nobody(), &collecting(&config, &[&stays])));
+        told(&host.cni("GC", plugin, &nobody(), &collecting(&config, &[&stays])));
     }
-    assert_eq!(veths(&lab), 1);
-    let folder = lab.host.root().join("var/lib/cni/networks/n");
+    assert_eq!(veths(&host), 1);
+    let folder = host.root().join("var/lib/cni/networks/n");
     assert!(folder.join("10.1.0.2").exists() && !folder.join("10.1.0.3").exists());
-    let elements: String = lab.elements().iter().map(|(element, _)| format!("{element}\n")).collect();
+    let elements: String = host.elements().iter().map(|(element, _)| format!("{element}\n")).collect();
     assert!(elements.contains("8080") && !elements.contains("8081"), "{elements}");
     assert!(!elements.contains("10.1.0.3"), "{elements}");
 }
@@ -138,25 +138,25 @@ fn a_chain_is_collected_plugin_by_plugin() {
 /// Concourse attaches `eth0` by one list and `eth1` by another of the same name.
 #[test]
 fn two_lists_may_share_a_name() {
-    let lab = Lab::new();
+    let host = Host::new();
     let (v4, v6) = (bridge("concourse", &["10.80.0.0/16"]), bridge("concourse", &["fd80::/64"]));
-    let (_container, eth0) = lab.container("c1");
+    let (_container, eth0) = host.container("c1");
     let eth1 = eth0.clone().ifname("eth1");
-    lab.add("bridge", &eth0, &v4);
-    lab.add("bridge", &eth1, &v6);
+    host.add("bridge", &eth0, &v4);
+    host.add("bridge", &eth1, &v6);
 
-    lab.cni("GC", "bridge", &nobody(), &collecting(&v4, &[&eth0, &eth1])).silent();
-    assert_eq!(veths(&lab), 2);
-    told(&lab.cni("GC", "bridge", &nobody(), &collecting(&v4, &[&eth0])));
-    assert_eq!(veths(&lab), 1);
-    lab.del("bridge", &eth0, &v4);
-    assert_eq!(veths(&lab), 0);
+    host.cni("GC", "bridge", &nobody(), &collecting(&v4, &[&eth0, &eth1])).silent();
+    assert_eq!(veths(&host), 2);
+    told(&host.cni("GC", "bridge", &nobody(), &collecting(&v4, &[&eth0])));
+    assert_eq!(veths(&host), 1);
+    host.del("bridge", &eth0, &v4);
+    assert_eq!(veths(&host), 0);
 }
 
 #[test]
 fn a_failing_delegate_stops_nobody() {
-    let lab = Lab::new();
-    lab.install_script(
+    let host = Host::new();
+    host.install_script(
         "foreign",
         "#!/bin/sh\ncat >/dev/null\ncase $CNI_COMMAND$CNI_CONTAINERID in\n\
          ADDa) printf '{\"ips\":[{\"address\":\"10.1.0.2/24\"}]}' ;;\n\
@@ -164,33 +164,33 @@ fn a_failing_delegate_stops_nobody() {
          DELa) printf '{\"code\":11,\"msg\":\"not now\"}'; exit 1 ;;\nesac\n",
     );
     let config = with(&bridge("n", &[]), json!({"ipam": {"type": "foreign"}}));
-    let ((_one, a), (_two, b)) = (lab.container("a"), lab.container("b"));
-    lab.add("bridge", &a, &config);
-    lab.add("bridge", &b, &config);
+    let ((_one, a), (_two, b)) = (host.container("a"), host.container("b"));
+    host.add("bridge", &a, &config);
+    host.add("bridge", &b, &config);
 
-    let told = lab.cni("GC", "bridge", &nobody(), &collecting(&config, &[]));
+    let told = host.cni("GC", "bridge", &nobody(), &collecting(&config, &[]));
 
     assert!(told.status == 1 && told.stdout.contains("not now"), "{told:?}");
-    assert_eq!(veths(&lab), 0);
-    assert!(!lab.elements().iter().any(|(element, _)| matches!(element, nft::Element::Masquerade { .. })));
+    assert_eq!(veths(&host), 0);
+    assert!(!host.elements().iter().any(|(element, _)| matches!(element, nft::Element::Masquerade { .. })));
 }
 
 /// An engine may lose the path of a namespace whose processes run on.
 #[test]
 fn who_has_lost_its_path_but_not_its_life_keeps_its_port() {
-    let lab = Lab::new();
+    let host = Host::new();
     let portmap = publishing(&json!({"type": "portmap"}), &[("", 8080, 80, "tcp")]);
     let list =
         json!({"cniVersion": "1.1.0", "name": "n", "plugins": [bridge("n", &["10.1.0.0/24"]), portmap]});
-    let (pathless, who) = lab.container("pathless");
-    lab.add_list(&list, &who).json();
+    let (pathless, who) = host.container("pathless");
+    host.add_list(&list, &who).json();
     pathless.remove().unwrap();
     let published = || {
-        let elements = lab.elements();
+        let elements = host.elements();
         elements.iter().filter(|(element, _)| matches!(element, nft::Element::Publish { .. })).count()
     };
     let collect = || {
-        lab.cni(
+        host.cni(
             "GC",
             "portmap",
             &nobody(),
@@ -201,8 +201,8 @@ fn who_has_lost_its_path_but_not_its_life_keeps_its_port() {
 
     collect();
     assert_eq!(published(), 1);
-    let (_late, late) = lab.container("late");
-    let refused = lab.add_list(&list, &late).refusal();
+    let (_late, late) = host.container("late");
+    let refused = host.add_list(&list, &late).refusal();
     assert_eq!(refused.0, 102, "{refused:?}");
 
     drop(pathless);
@@ -212,5 +212,5 @@ fn who_has_lost_its_path_but_not_its_life_keeps_its_port() {
         tries += 1;
     }
     assert_eq!(published(), 0);
-    lab.add_list(&list, &late).json();
+    host.add_list(&list, &late).json();
 }

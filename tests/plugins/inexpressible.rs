@@ -5,7 +5,7 @@ use std::fs;
 use netlink::{Mac, Request, Route};
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Outcome, Who, bridge, entries, publishing, rnet, with};
+use crate::common::{Host, Outcome, Who, bridge, entries, publishing, rnet, with};
 
 /// A list of `bridge` and portmap that publishes a port.
 fn list(bridge: &Value, port: u16) -> Value {
@@ -19,45 +19,49 @@ fn dbnet(subnet: &str, gateway: &str) -> Value {
     json!({"cniVersion": "1.0.0", "name": "dbnet", "type": "bridge", "bridge": "br0", "ipam": ipam})
 }
 
-fn flush(lab: &Lab) {
-    lab.firewall(|firewall| firewall.drop_tables().unwrap());
+fn flush(host: &Host) {
+    host.firewall(|firewall| firewall.drop_tables().unwrap());
 }
 
 /// A network of `rnet` can be used, also after a flush, and its neighbour's port is there again.
-fn assert_others_go_on(lab: &Lab) {
+fn assert_others_go_on(host: &Host) {
     let other = publishing(&rnet("other", &["172.19.0.0/16"]), &[("", 9000, 80, "tcp")]);
-    let ((_one, one), (_two, two)) = (lab.container("o1"), lab.container("o2"));
-    lab.add("rnet", &one, &other);
-    flush(lab);
-    lab.add("rnet", &two, &rnet("other", &["172.19.0.0/16"]));
-    let elements = lab.elements();
+    let ((_one, one), (_two, two)) = (host.container("o1"), host.container("o2"));
+    host.add("rnet", &one, &other);
+    flush(host);
+    host.add("rnet", &two, &rnet("other", &["172.19.0.0/16"]));
+    let elements = host.elements();
     assert!(elements.iter().any(|(element, _)| element.to_string().contains("9000")), "{elements:?}");
     let nobody = Who::named("", "");
-    lab.cni("STATUS", "rnet", &nobody, &other).silent();
-    lab.del("rnet", &two, &other);
-    lab.del("rnet", &one, &other);
+    host.cni("STATUS", "rnet", &nobody, &other).silent();
+    host.del("rnet", &two, &other);
+    host.del("rnet", &one, &other);
 }
 
 #[test]
 fn a_port_works_where_the_host_has_no_route_to_the_container() {
     for (subnet, gateway) in [("10.1.0.0/16", "10.1.0.1"), ("fd01::/64", "fd01::1")] {
         for default_route in [false, true] {
-            let lab = Lab::new();
-            let outside = lab.host.outside(&["192.168.77.0/24".parse().unwrap()]).unwrap();
+            let host = Host::new();
+            let outside = host.outside(&["192.168.77.0/24".parse().unwrap()]).unwrap();
             if default_route {
-                lab.host.default_route_via(&outside).unwrap();
+                host.default_route_via(&outside).unwrap();
             }
             let list = list(&dbnet(subnet, gateway), 8080);
-            let (_container, who) = lab.container("c1");
+            let (_container, who) = host.container("c1");
 
-            let result = lab.add_list(&list, &who).json();
+            let result = host.add_list(&list, &who).json();
 
-            lab.check_list(&list, &who, &result).silent();
-            assert_others_go_on(&lab);
+            host.check_list(&list, &who, &result).silent();
+            assert_others_go_on(&host);
             let uplink = format!("ipv4/conf/{}/route_localnet", outside.link());
-            assert_eq!(lab.sysctl(&uplink).as_deref(), Some("0"), "{subnet}, default route: {default_route}");
-            lab.del_list(&list, &who, None).silent();
-            assert_eq!(lab.elements(), []);
+            assert_eq!(
+                host.sysctl(&uplink).as_deref(),
+                Some("0"),
+                "{subnet}, default route: {default_route}"
+            );
+            host.del_list(&list, &who, None).silent();
+            assert_eq!(host.elements(), []);
         }
     }
 }
@@ -65,8 +69,8 @@ fn a_port_works_where_the_host_has_no_route_to_the_container() {
 #[test]
 fn a_port_works_behind_an_interface_of_an_odd_name() {
     for name in ["wan*", "a\"b", "x;y$z", "br+0", "br@0", "ü", "-x", "{"] {
-        let lab = Lab::new();
-        let mut netlink = lab.netlink();
+        let host = Host::new();
+        let mut netlink = host.netlink();
         let mac = Mac([6, 0, 0, 0, 0, 1]);
         netlink.send(&[Request::Bridge { name: name.into(), mac, mtu: None, snooping: true }]).unwrap();
         let index = netlink.link(name).unwrap().unwrap().index;
@@ -75,29 +79,29 @@ fn a_port_works_behind_an_interface_of_an_odd_name() {
         let previous = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.1.0.2/16"}]});
         let config = json!({"cniVersion": "1.0.0", "name": "odd", "prevResult": previous});
         let config = publishing(&config, &[("", 8080, 80, "tcp")]);
-        let (_container, who) = lab.container("c1");
+        let (_container, who) = host.container("c1");
 
-        lab.cni("ADD", "portmap", &who, &config).json();
+        host.cni("ADD", "portmap", &who, &config).json();
 
-        lab.cni("CHECK", "portmap", &who, &config).silent();
-        assert_others_go_on(&lab);
-        lab.del("portmap", &who, &config);
-        assert_eq!(lab.elements(), [], "{name}");
+        host.cni("CHECK", "portmap", &who, &config).silent();
+        assert_others_go_on(&host);
+        host.del("portmap", &who, &config);
+        assert_eq!(host.elements(), [], "{name}");
     }
 }
 
 #[test]
 fn a_bridge_is_masqueraded_whatever_name_it_may_have() {
     for name in ["br+0", "br@0", "br+", "br_.-9"] {
-        let lab = Lab::new();
+        let host = Host::new();
         let config = with(&bridge("n", &["10.1.0.0/24"]), json!({"bridge": name}));
-        let (_container, who) = lab.container("c1");
+        let (_container, who) = host.container("c1");
 
-        lab.add("bridge", &who, &config);
+        host.add("bridge", &who, &config);
 
-        let elements: Vec<String> = lab.elements().iter().map(|(element, _)| element.to_string()).collect();
+        let elements: Vec<String> = host.elements().iter().map(|(element, _)| element.to_string()).collect();
         assert!(elements.iter().any(|element| element.contains(&format!("\"{name}\""))), "{elements:?}");
-        lab.del("bridge", &who, &config);
+        host.del("bridge", &who, &config);
     }
 }
 
@@ -115,8 +119,8 @@ const SPOILS: [(&str, &str); 9] = [
 ];
 
 /// Changes one member of the only record of a kind.
-fn spoil(lab: &Lab, kind: &str, pointer: &str, value: &str) {
-    let files = entries(&lab.run_folder().join(kind));
+fn spoil(host: &Host, kind: &str, pointer: &str, value: &str) {
+    let files = entries(&host.run_folder().join(kind));
     let mut files: Vec<_> =
         files.into_iter().flat_map(|path| if path.is_dir() { entries(&path) } else { vec![path] }).collect();
     assert_eq!(files.len(), 1, "{files:?}");
@@ -127,8 +131,8 @@ fn spoil(lab: &Lab, kind: &str, pointer: &str, value: &str) {
     fs::write(file, record.to_string()).unwrap();
 }
 
-fn ls(lab: &Lab) -> Outcome {
-    let outcome = lab.bare_call("rnet").arguments(&["ls"]).run();
+fn ls(host: &Host) -> Outcome {
+    let outcome = host.bare_call("rnet").arguments(&["ls"]).run();
     assert_eq!(outcome.status, 0, "{outcome:?}");
     outcome
 }
@@ -136,73 +140,73 @@ fn ls(lab: &Lab) -> Outcome {
 #[test]
 fn a_record_that_cannot_be_said_stops_nobody_and_can_be_deleted() {
     for (pointer, value) in SPOILS {
-        let lab = Lab::new();
+        let host = Host::new();
         let config = publishing(&rnet("mynet", &["172.18.0.0/16"]), &[("", 8080, 80, "tcp")]);
-        let (_container, who) = lab.container("c1");
-        let before = lab.links();
-        lab.add("rnet", &who, &config);
-        spoil(&lab, "records", pointer, value);
+        let (_container, who) = host.container("c1");
+        let before = host.links();
+        host.add("rnet", &who, &config);
+        spoil(&host, "records", pointer, value);
 
-        assert_others_go_on(&lab);
-        let told = ls(&lab);
+        assert_others_go_on(&host);
+        let told = ls(&host);
         // A wrong bridge is in none of its elements.
         let is_told = told.stderr.contains("c1") || told.stderr.contains("aside") || pointer == "/bridge";
         assert!(is_told, "{pointer}: {told:?}");
-        lab.cni("STATUS", "rnet", &who, &config).silent();
-        lab.del("rnet", &who, &config);
-        assert_eq!(lab.links(), before, "{pointer} {value}");
-        assert_eq!(lab.elements(), [], "{pointer} {value}");
+        host.cni("STATUS", "rnet", &who, &config).silent();
+        host.del("rnet", &who, &config);
+        assert_eq!(host.links(), before, "{pointer} {value}");
+        assert_eq!(host.elements(), [], "{pointer} {value}");
     }
 }
 
 #[test]
 fn a_network_that_cannot_be_said_stops_nobody_and_goes_with_its_last_container() {
     for (pointer, value) in [("/bridge", "\"\""), ("/bridge", "\"a*b\""), ("/subnets", "[\"x\"]")] {
-        let lab = Lab::new();
+        let host = Host::new();
         let config = publishing(&rnet("mynet", &["172.18.0.0/16"]), &[("", 8080, 80, "tcp")]);
-        let (_container, who) = lab.container("c1");
-        lab.add("rnet", &who, &config);
-        spoil(&lab, "networks", pointer, value);
+        let (_container, who) = host.container("c1");
+        host.add("rnet", &who, &config);
+        spoil(&host, "networks", pointer, value);
 
-        assert_others_go_on(&lab);
-        ls(&lab);
-        lab.del("rnet", &who, &config);
-        assert!(!lab.elements().iter().any(|(element, _)| element.to_string().contains("8080")));
+        assert_others_go_on(&host);
+        ls(&host);
+        host.del("rnet", &who, &config);
+        assert!(!host.elements().iter().any(|(element, _)| element.to_string().contains("8080")));
     }
 }
 
 /// Two networks whose records claim one key: neither keeps the other from being restored.
 #[test]
 fn of_two_records_with_one_port_the_rebuild_keeps_one() {
-    let lab = Lab::new();
+    let host = Host::new();
     let config = |port| publishing(&rnet("mynet", &["172.18.0.0/16"]), &[("", port, 80, "tcp")]);
-    let (_one, one) = lab.container("c1");
-    lab.add("rnet", &one, &config(8080));
-    spoil(&lab, "records", "/ports/0/hostPort", "8081");
-    let (_two, two) = lab.container("c2");
-    lab.add("rnet", &two, &config(8081));
+    let (_one, one) = host.container("c1");
+    host.add("rnet", &one, &config(8080));
+    spoil(&host, "records", "/ports/0/hostPort", "8081");
+    let (_two, two) = host.container("c2");
+    host.add("rnet", &two, &config(8081));
 
-    assert_others_go_on(&lab);
+    assert_others_go_on(&host);
 
-    let told = ls(&lab);
+    let told = ls(&host);
     assert!(told.stderr.contains("8081"), "{told:?}");
-    lab.del("rnet", &one, &config(8080));
-    lab.del("rnet", &two, &config(8081));
+    host.del("rnet", &one, &config(8080));
+    host.del("rnet", &two, &config(8081));
 }
 
 /// A subnet that was made wider while containers are there.
 #[test]
 fn a_wider_subnet_on_the_same_bridge_harms_nobody() {
     for (first, second) in [("10.1.0.0/24", "10.1.0.0/16"), ("10.1.0.0/16", "10.1.0.0/24")] {
-        let lab = Lab::new();
+        let host = Host::new();
         let config = |subnet| with(&bridge("n", &[subnet]), json!({"forceAddress": true}));
-        let ((_one, one), (_two, two)) = (lab.container("c1"), lab.container("c2"));
-        lab.add("bridge", &one, &config(first));
+        let ((_one, one), (_two, two)) = (host.container("c1"), host.container("c2"));
+        host.add("bridge", &one, &config(first));
 
-        lab.add("bridge", &two, &config(second));
+        host.add("bridge", &two, &config(second));
 
-        assert_others_go_on(&lab);
-        lab.del("bridge", &one, &config(second));
-        lab.del("bridge", &two, &config(second));
+        assert_others_go_on(&host);
+        host.del("bridge", &one, &config(second));
+        host.del("bridge", &two, &config(second));
     }
 }

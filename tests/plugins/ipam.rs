@@ -5,16 +5,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Lab, PLUGINS, Who, address, bridge, ranges, rnet, with};
+use crate::common::{Host, PLUGINS, Who, address, bridge, ranges, rnet, with};
 
 /// What the script answers to ADD unless a test wants something else.
 const ANSWER: &str = r#"{"ips":[{"address":"10.50.0.7/24","gateway":"10.50.0.1"}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{"nameservers":["10.50.0.53"]}}"#;
 
 /// Puts an IPAM plugin called `foreign` into the plugin folder: it notes its calls and then does what `body` says.
-fn install(lab: &Lab, body: &str) {
-    let log = lab.host.root().join("calls");
+fn install(host: &Host, body: &str) {
+    let log = host.root().join("calls");
     let log = log.display();
-    lab.install_script(
+    host.install_script(
         "foreign",
         &format!(
             "#!/bin/sh\necho \"$CNI_COMMAND $CNI_CONTAINERID $CNI_IFNAME $CNI_NETNS\" >> {log}\n\
@@ -27,9 +27,9 @@ fn answering(answer: &str) -> String {
     format!("if [ $CNI_COMMAND = ADD ]; then printf '%s' '{answer}'; fi")
 }
 
-fn verbs(lab: &Lab) -> Vec<String> {
-    let calls = lab.read("calls").unwrap_or_default();
-    let _ = fs::remove_file(lab.host.root().join("calls"));
+fn verbs(host: &Host) -> Vec<String> {
+    let calls = host.read("calls").unwrap_or_default();
+    let _ = fs::remove_file(host.root().join("calls"));
     calls.lines().map(|line| line.split(' ').next().unwrap().to_owned()).collect()
 }
 
@@ -40,55 +40,55 @@ fn foreign(config: &Value) -> Value {
 #[test]
 fn it_is_called_for_every_verb_with_the_whole_configuration() {
     for (plugin, config) in [("bridge", foreign(&bridge("n", &[]))), ("rnet", foreign(&rnet("n", &[])))] {
-        let lab = Lab::new();
-        install(&lab, &answering(ANSWER));
-        let (_container, who) = lab.container("c1");
+        let host = Host::new();
+        install(&host, &answering(ANSWER));
+        let (_container, who) = host.container("c1");
         let who = who.args("none of its business").args("");
 
-        let result = lab.add(plugin, &who, &config);
+        let result = host.add(plugin, &who, &config);
 
         assert_eq!(
             result["ips"],
             json!([{"address": "10.50.0.7/24", "gateway": "10.50.0.1", "interface": 2}])
         );
         assert_eq!(result["dns"], json!({"nameservers": ["10.50.0.53"]}));
-        let given: Value = serde_json::from_str(&lab.read("calls.ADD").unwrap()).unwrap();
+        let given: Value = serde_json::from_str(&host.read("calls.ADD").unwrap()).unwrap();
         assert_eq!(given, config);
-        assert_eq!(lab.read("calls").unwrap(), format!("ADD c1 eth0 {}\n", who.netns));
+        assert_eq!(host.read("calls").unwrap(), format!("ADD c1 eth0 {}\n", who.netns));
 
         let checked = with(&config, json!({"prevResult": result}));
-        lab.cni("CHECK", plugin, &who, &checked).silent();
-        lab.cni("STATUS", plugin, &who, &config).silent();
+        host.cni("CHECK", plugin, &who, &checked).silent();
+        host.cni("STATUS", plugin, &who, &config).silent();
         let valid = json!({"cni.dev/valid-attachments": [{"containerID": "c1", "ifname": "eth0"}]});
-        lab.cni("GC", plugin, &who, &with(&config, valid)).silent();
-        lab.del(plugin, &who.netns(""), &config);
-        assert_eq!(verbs(&lab), ["ADD", "CHECK", "STATUS", "GC", "DEL"]);
+        host.cni("GC", plugin, &who, &with(&config, valid)).silent();
+        host.del(plugin, &who.netns(""), &config);
+        assert_eq!(verbs(&host), ["ADD", "CHECK", "STATUS", "GC", "DEL"]);
     }
 }
 
 #[test]
 fn its_failure_goes_up_unchanged_and_everything_is_undone() {
     for (plugin, config) in [("bridge", foreign(&bridge("n", &[]))), ("rnet", foreign(&rnet("n", &[])))] {
-        let lab = Lab::new();
+        let host = Host::new();
         let error = r#"{"cniVersion":"0.3.1","code":137,"msg":"pool \"x\" is empty","details":"ask Bob"}"#;
-        install(&lab, &format!("if [ $CNI_COMMAND = ADD ]; then printf '%s' '{error}'; exit 1; fi"));
-        let (_container, who) = lab.container("c1");
-        let before = lab.snapshot();
+        install(&host, &format!("if [ $CNI_COMMAND = ADD ]; then printf '%s' '{error}'; exit 1; fi"));
+        let (_container, who) = host.container("c1");
+        let before = host.snapshot();
 
-        let told = lab.cni("ADD", plugin, &who, &config).error();
+        let told = host.cni("ADD", plugin, &who, &config).error();
 
         assert_eq!(
             (&told["code"], &told["msg"], &told["details"]),
             (&json!(137), &json!("pool \"x\" is empty"), &json!("ask Bob"))
         );
-        assert_eq!(verbs(&lab), ["ADD", "DEL"]);
-        assert_eq!(lab.links(), Vec::<String>::new());
-        assert_eq!(lab.elements(), []);
-        let fresh = before.diff(&lab.snapshot()).unwrap_or_default();
+        assert_eq!(verbs(&host), ["ADD", "DEL"]);
+        assert_eq!(host.links(), Vec::<String>::new());
+        assert_eq!(host.elements(), []);
+        let fresh = before.diff(&host.snapshot()).unwrap_or_default();
         assert!(!fresh.contains("records/"), "{fresh}");
 
-        install(&lab, &answering(ANSWER));
-        lab.add(plugin, &who, &config);
+        install(&host, &answering(ANSWER));
+        host.add(plugin, &who, &config);
     }
 }
 
@@ -111,54 +111,55 @@ fn its_bad_answers_are_told_in_libcnis_words() {
         ("if [ $CNI_COMMAND = ADD ]; then exit 3; fi", 999, "netplugin failed with no error message"),
     ];
     for (body, code, text) in cases {
-        let lab = Lab::new();
-        install(&lab, body);
-        let (_container, who) = lab.container("c1");
-        let refused = lab.cni("ADD", "bridge", &who, &config).refusal();
+        let host = Host::new();
+        install(&host, body);
+        let (_container, who) = host.container("c1");
+        let refused = host.cni("ADD", "bridge", &who, &config).refusal();
         assert!(refused.0 == code && refused.1.contains(text), "{body}: {refused:?}");
-        assert_eq!(verbs(&lab), ["ADD", "DEL"]);
-        assert!(lab.links().is_empty());
+        assert_eq!(verbs(&host), ["ADD", "DEL"]);
+        assert!(host.links().is_empty());
     }
 }
 
 #[test]
 fn what_it_says_on_stderr_is_passed_on() {
-    let lab = Lab::new();
-    install(&lab, &format!("echo hello >&2; {}", answering(ANSWER)));
-    let (_container, who) = lab.container("c1");
-    let outcome = lab.cni("ADD", "bridge", &who, &foreign(&bridge("n", &[])));
+    let host = Host::new();
+    install(&host, &format!("echo hello >&2; {}", answering(ANSWER)));
+    let (_container, who) = host.container("c1");
+    let outcome = host.cni("ADD", "bridge", &who, &foreign(&bridge("n", &[])));
     assert_eq!((outcome.status, outcome.stderr.as_str()), (0, "hello\n"));
 }
 
 #[test]
 fn it_is_told_when_something_later_fails() {
-    let lab = Lab::new();
-    install(&lab, &answering(ANSWER));
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    install(&host, &answering(ANSWER));
+    let (_container, who) = host.container("c1");
     let config = foreign(&bridge("n", &[]));
-    lab.add("bridge", &who, &config);
-    verbs(&lab);
+    host.add("bridge", &who, &config);
+    verbs(&host);
     // Another network wants the same interface name.
     let other = with(&config, json!({"name": "other"}));
 
-    let refused = lab.cni("ADD", "bridge", &who, &other).refusal();
+    let refused = host.cni("ADD", "bridge", &who, &other).refusal();
 
     assert_eq!(refused.0, 104);
     assert!(refused.1.starts_with("container veth name (\"eth0\") peer provided (\"veth"), "{refused:?}");
     assert!(refused.1.ends_with("already exists"));
-    assert_eq!(verbs(&lab), ["ADD", "DEL"]);
-    assert_eq!(lab.links().len(), 2);
+    assert_eq!(verbs(&host), ["ADD", "DEL"]);
+    assert_eq!(host.links().len(), 2);
 }
 
 #[test]
 fn it_gets_no_variables_of_the_dynamic_linker() {
-    let lab = Lab::new();
-    install(&lab, &answering(ANSWER));
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    install(&host, &answering(ANSWER));
+    let (_container, who) = host.container("c1");
     let config = foreign(&bridge("n", &[]));
-    let call = lab.call("ADD", "bridge", &who).set("LD_LIBRARY_PATH", "/evil").set("CNI_NETNS_OVERRIDE", "1");
+    let call =
+        host.call("ADD", "bridge", &who).set("LD_LIBRARY_PATH", "/evil").set("CNI_NETNS_OVERRIDE", "1");
     call.input(config.to_string()).run().json();
-    let env = lab.read("calls.env").unwrap();
+    let env = host.read("calls.env").unwrap();
     assert!(!env.contains("LD_LIBRARY_PATH"), "{env}");
     assert!(env.contains("CNI_NETNS_OVERRIDE=1") && env.contains("CNI_PATH="), "{env}");
 }
@@ -166,23 +167,23 @@ fn it_gets_no_variables_of_the_dynamic_linker() {
 /// A copy of the binary is a foreign program like any other.
 #[test]
 fn a_host_local_that_is_another_file_is_executed_and_does_the_same() {
-    let lab = Lab::new();
-    let program = lab.plugins.join("host-local");
+    let host = Host::new();
+    let program = host.plugins.join("host-local");
     fs::remove_file(&program).unwrap();
     netns_fixtures::copy_program(env!("CARGO_BIN_EXE_rnet"), &program).unwrap();
-    let (_container, who) = lab.container("c1");
+    let (_container, who) = host.container("c1");
     let config = bridge("n", &["10.50.0.0/24"]);
-    let result = lab.add("bridge", &who, &config);
+    let result = host.add("bridge", &who, &config);
     assert_eq!(address(&result, false).to_string(), "10.50.0.2");
-    assert_eq!(lab.read("var/lib/cni/networks/n/10.50.0.2").as_deref(), Some("c1\r\neth0"));
-    lab.del("bridge", &who, &config);
-    assert_eq!(lab.read("var/lib/cni/networks/n/10.50.0.2"), None);
+    assert_eq!(host.read("var/lib/cni/networks/n/10.50.0.2").as_deref(), Some("c1\r\neth0"));
+    host.del("bridge", &who, &config);
+    assert_eq!(host.read("var/lib/cni/networks/n/10.50.0.2"), None);
 }
 
 #[test]
 fn a_slow_one_holds_nobody_else_up() {
-    let lab = Lab::new();
-    let go = lab.host.root().join("go");
+    let host = Host::new();
+    let go = host.root().join("go");
     let wait = format!(
         "n=0; while [ $CNI_CONTAINERID = slow -a ! -e {} -a $n -lt 1000 ]; do n=$((n+1)); sleep 0.02; done",
         go.display()
@@ -190,17 +191,17 @@ fn a_slow_one_holds_nobody_else_up() {
     let answer = ANSWER.replace("0.7/24", "0.'$1'/24");
     let script =
         format!("{wait}\nset -- $([ $CNI_CONTAINERID = slow ] && echo 7 || echo 8)\n{}", answering(&answer));
-    install(&lab, &script);
+    install(&host, &script);
     let config = foreign(&bridge("n", &[]));
-    let ((slow, slow_who), (_quick, quick_who)) = (lab.container("slow"), lab.container("quick"));
+    let ((slow, slow_who), (_quick, quick_who)) = (host.container("slow"), host.container("quick"));
     std::thread::scope(|scope| {
-        let pending = scope.spawn(|| lab.cni("ADD", "bridge", &slow_who, &config).json());
+        let pending = scope.spawn(|| host.cni("ADD", "bridge", &slow_who, &config).json());
         // It has begun when it has noted its call.
         let begun = Instant::now();
-        while lab.read("calls").is_none() && begun.elapsed() < Duration::from_secs(10) {
+        while host.read("calls").is_none() && begun.elapsed() < Duration::from_secs(10) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let quick = lab.add("bridge", &quick_who, &config);
+        let quick = host.add("bridge", &quick_who, &config);
         assert_eq!(address(&quick, false).to_string(), "10.50.0.8");
         assert!(!pending.is_finished());
         fs::write(&go, "").unwrap();
@@ -211,64 +212,64 @@ fn a_slow_one_holds_nobody_else_up() {
 
 #[test]
 fn a_failing_del_is_told_and_may_be_repeated() {
-    let lab = Lab::new();
-    install(&lab, &answering(ANSWER));
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    install(&host, &answering(ANSWER));
+    let (_container, who) = host.container("c1");
     let config = foreign(&bridge("n", &[]));
-    lab.add("bridge", &who, &config);
-    install(&lab, r#"printf '{"code":11,"msg":"busy"}'; exit 1"#);
-    assert_eq!(lab.cni("DEL", "bridge", &who, &config).refusal(), (11, "busy".into()));
-    assert_eq!(lab.links(), ["br0"]);
-    install(&lab, "");
-    lab.del("bridge", &who, &config);
-    assert_eq!(verbs(&lab), ["ADD", "DEL", "DEL"]);
+    host.add("bridge", &who, &config);
+    install(&host, r#"printf '{"code":11,"msg":"busy"}'; exit 1"#);
+    assert_eq!(host.cni("DEL", "bridge", &who, &config).refusal(), (11, "busy".into()));
+    assert_eq!(host.links(), ["br0"]);
+    install(&host, "");
+    host.del("bridge", &who, &config);
+    assert_eq!(verbs(&host), ["ADD", "DEL", "DEL"]);
 }
 
 #[test]
 fn one_that_is_missing_is_told_once_and_nothing_is_left() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
-    let before = lab.snapshot();
-    let text = format!("failed to find plugin \"nope\" in path [{}]", lab.plugins.display());
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
+    let before = host.snapshot();
+    let text = format!("failed to find plugin \"nope\" in path [{}]", host.plugins.display());
     for (plugin, config) in [("bridge", bridge("n", &[])), ("rnet", rnet("n", &[]))] {
         let config = with(&config, json!({"ipam": {"type": "nope"}}));
-        assert_eq!(lab.cni("ADD", plugin, &who, &config).refusal(), (7, text.clone()));
-        netns_fixtures::assert_same(&before, &lab.snapshot());
+        assert_eq!(host.cni("ADD", plugin, &who, &config).refusal(), (7, text.clone()));
+        netns_fixtures::assert_same(&before, &host.snapshot());
         // Runtimes call DEL after a failed ADD.
-        lab.del(plugin, &who, &config);
-        netns_fixtures::assert_same(&before, &lab.snapshot());
+        host.del(plugin, &who, &config);
+        netns_fixtures::assert_same(&before, &host.snapshot());
     }
 }
 
 /// It may have an address to free.
 #[test]
 fn one_that_has_gone_missing_keeps_del_from_succeeding_until_it_is_back() {
-    let lab = Lab::new();
-    install(&lab, &answering(ANSWER));
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    install(&host, &answering(ANSWER));
+    let (_container, who) = host.container("c1");
     let config = foreign(&bridge("n", &[]));
-    lab.add("bridge", &who, &config);
-    fs::remove_file(lab.plugins.join("foreign")).unwrap();
+    host.add("bridge", &who, &config);
+    fs::remove_file(host.plugins.join("foreign")).unwrap();
     for _ in 0..2 {
-        assert_eq!(lab.cni("DEL", "bridge", &who, &config).refusal().0, 7);
+        assert_eq!(host.cni("DEL", "bridge", &who, &config).refusal().0, 7);
     }
-    verbs(&lab);
-    install(&lab, "");
-    lab.del("bridge", &who, &config);
-    assert_eq!(verbs(&lab), ["DEL"]);
+    verbs(&host);
+    install(&host, "");
+    host.del("bridge", &who, &config);
+    assert_eq!(verbs(&host), ["DEL"]);
 }
 
 #[test]
 fn a_plugin_of_ours_that_leases_nothing_is_refused_at_once() {
-    let lab = Lab::new();
+    let host = Host::new();
     for name in PLUGINS {
         let _ = std::os::unix::fs::symlink(
             env!("CARGO_BIN_EXE_rnet"),
-            lab.plugins.join(format!("buildkit-cni-{name}")),
+            host.plugins.join(format!("buildkit-cni-{name}")),
         );
     }
-    let (_container, who) = lab.container("c1");
-    let before = lab.snapshot();
+    let (_container, who) = host.container("c1");
+    let before = host.snapshot();
     for (plugin, config, ipam) in [
         ("bridge", bridge("n", &[]), "bridge"),
         ("bridge", bridge("n", &[]), "rnet"),
@@ -278,55 +279,55 @@ fn a_plugin_of_ours_that_leases_nothing_is_refused_at_once() {
     ] {
         let config = with(&config, json!({"ipam": {"type": ipam}}));
         let begun = Instant::now();
-        let refused = lab.cni("ADD", plugin, &who, &config).refusal();
+        let refused = host.cni("ADD", plugin, &who, &config).refusal();
         assert!(refused.0 == 7 && refused.1.contains(&format!("{ipam:?}")), "{refused:?}");
-        lab.del(plugin, &who, &config);
+        host.del(plugin, &who, &config);
         assert!(begun.elapsed() < Duration::from_secs(5));
-        netns_fixtures::assert_same(&before, &lab.snapshot());
+        netns_fixtures::assert_same(&before, &host.snapshot());
     }
 }
 
 #[test]
 fn a_status_that_it_refuses_is_refused() {
-    let lab = Lab::new();
-    install(&lab, r#"printf '{"code":50,"msg":"no database"}'; exit 1"#);
-    let refused = lab.cni("STATUS", "bridge", &Who::named("", ""), &foreign(&bridge("n", &[]))).refusal();
+    let host = Host::new();
+    install(&host, r#"printf '{"code":50,"msg":"no database"}'; exit 1"#);
+    let refused = host.cni("STATUS", "bridge", &Who::named("", ""), &foreign(&bridge("n", &[]))).refusal();
     assert_eq!(refused, (50, "no database".into()));
 }
 
 #[test]
 fn a_network_that_changed_its_ipam_frees_what_it_leased_itself() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let own = rnet("n", &["172.18.0.0/24"]);
     for ipam in [json!({"type": "host-local", "ranges": ranges(&["172.18.0.0/24"])}), json!({"type": "nope"})]
     {
-        let leases = lab.run_folder().join("leases/n/172.18.0.2");
-        lab.add("rnet", &who, &own);
+        let leases = host.run_folder().join("leases/n/172.18.0.2");
+        host.add("rnet", &who, &own);
         assert!(leases.exists());
 
-        lab.cni("DEL", "rnet", &who, &with(&own, json!({"ipam": ipam})));
+        host.cni("DEL", "rnet", &who, &with(&own, json!({"ipam": ipam})));
 
         assert!(!leases.exists(), "{ipam}");
-        lab.del("rnet", &who, &own);
+        host.del("rnet", &who, &own);
     }
 }
 
 #[test]
 fn a_name_gets_its_address_again_while_nobody_has_it() {
-    let lab = Lab::new();
+    let host = Host::new();
     let config = rnet("n", &["172.18.0.0/24"]);
     let leased = |id: &str, name: &str, config: &Value| {
-        let (container, who) = lab.container(id);
+        let (container, who) = host.container(id);
         let who = who.args(&format!("IgnoreUnknown=1;K8S_POD_NAME={name}"));
-        let ip = address(&lab.add("rnet", &who, config), false).to_string();
+        let ip = address(&host.add("rnet", &who, config), false).to_string();
         (container, who, ip)
     };
     let (_one, web, first) = leased("c1", "web", &config);
     let (_two, db, second) = leased("c2", "db", &config);
     assert_ne!(first, second);
-    lab.cni("DEL", "rnet", &web, &config).silent();
-    lab.cni("DEL", "rnet", &db, &config).silent();
+    host.cni("DEL", "rnet", &web, &config).silent();
+    host.cni("DEL", "rnet", &db, &config).silent();
 
     // Another id of the same name; a stranger takes the lowest, and web's with it.
     let (_three, _, again) = leased("c3", "db", &config);
@@ -336,19 +337,19 @@ fn a_name_gets_its_address_again_while_nobody_has_it() {
     assert!(late != first && late != second);
 
     // An ADD that fails changes nothing of what is remembered, although it had a lease.
-    let (_eight, other) = lab.container("c8");
+    let (_eight, other) = host.container("c8");
     let other = other.args("IgnoreUnknown=1;K8S_POD_NAME=db");
-    let remembered = memory_of(&lab);
+    let remembered = memory_of(&host);
     let impossible = with(
         &config,
         json!({"runtimeConfig": {"portMappings": [
         {"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": "203.0.113.9"}]}}),
     );
-    assert_ne!(lab.cni("ADD", "rnet", &other, &impossible).status, 0);
-    assert_eq!(memory_of(&lab), remembered);
+    assert_ne!(host.cni("ADD", "rnet", &other, &impossible).status, 0);
+    assert_eq!(memory_of(&host), remembered);
 
     // Garbage in its place is nothing remembered; the key can be turned off.
-    let places = lab.host.root().join("var/lib/rnet/addresses");
+    let places = host.root().join("var/lib/rnet/addresses");
     let network = fs::read_dir(&places).unwrap().next().unwrap().unwrap().path();
     for place in fs::read_dir(&network).unwrap() {
         fs::write(place.unwrap().path(), b"\xff/../../x").unwrap();
@@ -358,8 +359,8 @@ fn a_name_gets_its_address_again_while_nobody_has_it() {
 }
 
 /// What is remembered of names.
-fn memory_of(lab: &Lab) -> Vec<(std::path::PathBuf, String)> {
-    let networks = fs::read_dir(lab.host.root().join("var/lib/rnet/addresses")).unwrap();
+fn memory_of(host: &Host) -> Vec<(std::path::PathBuf, String)> {
+    let networks = fs::read_dir(host.root().join("var/lib/rnet/addresses")).unwrap();
     let files = networks.flat_map(|network| fs::read_dir(network.unwrap().path()).unwrap());
     let mut files: Vec<_> = files.map(|file| file.unwrap().path()).collect();
     files.sort();
@@ -373,10 +374,10 @@ fn it_may_answer_in_another_generation() {
         r#"{"cniVersion":"0.3.1","ips":[{"version":"4","address":"10.50.0.7/24","gateway":"10.50.0.1"}]}"#;
     let per_family = r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.50.0.7/24","gateway":"10.50.0.1"}}"#;
     for answer in [listed, per_family] {
-        let lab = Lab::new();
-        install(&lab, &answering(answer));
-        let (_container, who) = lab.container("c1");
-        let result = lab.add("bridge", &who, &foreign(&bridge("n", &[])));
+        let host = Host::new();
+        install(&host, &answering(answer));
+        let (_container, who) = host.container("c1");
+        let result = host.add("bridge", &who, &foreign(&bridge("n", &[])));
         assert_eq!(result["cniVersion"], "1.1.0");
         assert_eq!(
             result["ips"],
@@ -387,9 +388,9 @@ fn it_may_answer_in_another_generation() {
 
 #[test]
 fn the_configurations_resolver_settings_win_over_its_own_if_they_say_anything() {
-    let lab = Lab::new();
-    install(&lab, &answering(ANSWER));
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    install(&host, &answering(ANSWER));
+    let (_container, who) = host.container("c1");
     let its_own = json!({"nameservers": ["10.50.0.53"]});
     let cases = [
         (json!({}), its_own.clone()),
@@ -403,7 +404,7 @@ fn the_configurations_resolver_settings_win_over_its_own_if_they_say_anything() 
     ];
     for (dns, told) in cases {
         let config = with(&foreign(&bridge("n", &[])), json!({"dns": dns}));
-        assert_eq!(lab.add("bridge", &who, &config)["dns"], told, "{dns}");
-        lab.del("bridge", &who, &config);
+        assert_eq!(host.add("bridge", &who, &config)["dns"], told, "{dns}");
+        host.del("bridge", &who, &config);
     }
 }

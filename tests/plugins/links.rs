@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Who, bridge, rnet, with};
+use crate::common::{Host, Who, bridge, rnet, with};
 
 fn lease_folder(place: &str) -> Value {
     let ipam = json!({"type": "host-local", "dataDir": place, "ranges": [[{"subnet": "10.1.0.0/24"}]]});
@@ -29,27 +29,27 @@ fn places() -> Vec<(&'static str, &'static str, Value)> {
 #[test]
 fn one_that_leads_nowhere_is_named_and_nothing_crashes() {
     for (place, plugin, config) in places() {
-        let lab = Lab::new();
-        let link = lab.host.root().join(place);
+        let host = Host::new();
+        let link = host.root().join(place);
         std::fs::create_dir_all(link.parent().unwrap()).unwrap();
         // The lab may have been there first.
         let _ = std::fs::remove_dir_all(&link);
         symlink("/nowhere/at/all", &link).unwrap();
-        let (_container, who) = lab.container("c1");
-        let before = lab.links();
+        let (_container, who) = host.container("c1");
+        let before = host.links();
 
         for verb in ["ADD", "STATUS"] {
-            let (code, told) = lab.cni(verb, plugin, &who, &config).refusal();
+            let (code, told) = host.cni(verb, plugin, &who, &config).refusal();
             let named = told.contains(&link.display().to_string()) && told.contains("/nowhere/at/all");
             assert!(named, "{verb} {place}: {code} {told}");
         }
         for verb in ["DEL", "CHECK", "GC"] {
-            let outcome = lab.cni(verb, plugin, &who, &config);
+            let outcome = host.cni(verb, plugin, &who, &config);
             assert!(outcome.status < 2, "{verb} {place}: {outcome:?}");
         }
-        let command = lab.bare_call("rnet").arguments(&["ls"]).run();
+        let command = host.bare_call("rnet").arguments(&["ls"]).run();
         assert!(command.status < 2 || command.stderr.contains("nowhere"), "{place}: {command:?}");
-        assert!(crate::common::entries(&link).is_empty() && lab.links() == before, "{place}");
+        assert!(crate::common::entries(&link).is_empty() && host.links() == before, "{place}");
     }
 }
 
@@ -57,23 +57,23 @@ fn one_that_leads_nowhere_is_named_and_nothing_crashes() {
 #[test]
 fn a_folder_of_the_state_that_is_a_link_is_refused() {
     for folder in ["networks", "leases", "records", "claims", "new", "index", "locks", "macs"] {
-        let lab = Lab::new();
+        let host = Host::new();
         let config = rnet("n", &["172.18.0.0/16"]);
-        let elsewhere = lab.host.root().join("elsewhere");
+        let elsewhere = host.root().join("elsewhere");
         std::fs::create_dir_all(elsewhere.join("n")).unwrap();
-        let run = lab.run_folder();
+        let run = host.run_folder();
         std::fs::create_dir_all(&run).unwrap();
         symlink(&elsewhere, run.join(folder)).unwrap();
-        let (_container, who) = lab.container("c1");
+        let (_container, who) = host.container("c1");
         let published = crate::common::publishing(&config, &[("127.0.0.1", 8080, 80, "tcp")]);
-        let before = lab.links();
+        let before = host.links();
 
-        let (_, told) = lab.cni("ADD", "rnet", &who, &published).refusal();
+        let (_, told) = host.cni("ADD", "rnet", &who, &published).refusal();
 
         assert!(told.contains(&run.join(folder).display().to_string()), "{folder}: {told}");
         assert_eq!(crate::common::entries(&elsewhere), [elsewhere.join("n")], "{folder}");
         assert_eq!(crate::common::entries(&elsewhere.join("n")), [] as [PathBuf; 0], "{folder}");
-        assert_eq!(lab.links(), before, "{folder}");
+        assert_eq!(host.links(), before, "{folder}");
     }
 }
 
@@ -81,22 +81,22 @@ fn a_folder_of_the_state_that_is_a_link_is_refused() {
 #[test]
 fn a_folder_of_the_state_that_becomes_a_link_during_an_add_is_not_followed() {
     for folder in ["leases", "index"] {
-        let lab = Lab::new();
+        let host = Host::new();
         let config = rnet("n", &["172.18.0.0/16"]);
-        let (_first, first) = lab.container("first");
-        lab.add("rnet", &first, &config);
-        let run = lab.run_folder();
-        let elsewhere = lab.host.root().join("elsewhere");
+        let (_first, first) = host.container("first");
+        host.add("rnet", &first, &config);
+        let run = host.run_folder();
+        let elsewhere = host.root().join("elsewhere");
         std::fs::create_dir_all(elsewhere.join("n")).unwrap();
-        let (_container, who) = lab.container("c1");
+        let (_container, who) = host.container("c1");
         let records = || crate::common::entries(&crate::common::entries(&run.join("records"))[0]).len();
-        let call = lab.call("ADD", "rnet", &who).input(config.to_string());
+        let call = host.call("ADD", "rnet", &who).input(config.to_string());
         let mut child = call.set("RNET_FAILPOINT", "add.intent:delay=1000").spawn();
         while records() < 2 {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
 
-        std::fs::rename(run.join(folder), lab.host.root().join("before")).unwrap();
+        std::fs::rename(run.join(folder), host.root().join("before")).unwrap();
         symlink(&elsewhere, run.join(folder)).unwrap();
 
         assert!(!child.wait().unwrap().success(), "{folder}");
@@ -109,8 +109,8 @@ fn a_folder_of_the_state_that_becomes_a_link_during_an_add_is_not_followed() {
 fn a_name_that_no_folder_can_have_is_refused_before_anything_is_written() {
     let nobody = Who::named("", "");
     for plugin in ["rnet", "bridge", "host-local", "portmap", "dnsname"] {
-        let lab = Lab::new();
-        let (_container, who) = lab.container("c1");
+        let host = Host::new();
+        let (_container, who) = host.container("c1");
         let named = |length: usize| {
             let name = "n".repeat(length);
             let config = if plugin == "rnet" {
@@ -126,23 +126,23 @@ fn a_name_that_no_folder_can_have_is_refused_before_anything_is_written() {
             let config = with(&config, json!({"type": plugin, "prevResult": previous}));
             crate::common::publishing(&config, &[("", 8080, 80, "tcp")])
         };
-        let before = lab.snapshot();
+        let before = host.snapshot();
         for length in [256, 300, 4096] {
-            let (code, told) = lab.cni("ADD", plugin, &who, &named(length)).refusal();
+            let (code, told) = host.cni("ADD", plugin, &who, &named(length)).refusal();
             assert!(
                 code == 7 && told.contains(&length.to_string()) && told.contains("255"),
                 "{plugin}: {told}"
             );
             for verb in ["DEL", "GC"] {
-                lab.cni(verb, plugin, if verb == "GC" { &nobody } else { &who }, &named(length)).silent();
+                host.cni(verb, plugin, if verb == "GC" { &nobody } else { &who }, &named(length)).silent();
             }
-            lab.cni("CHECK", plugin, &who, &named(length)).refusal();
-            lab.cni("STATUS", plugin, &nobody, &named(length)).refusal();
+            host.cni("CHECK", plugin, &who, &named(length)).refusal();
+            host.cni("STATUS", plugin, &nobody, &named(length)).refusal();
         }
-        netns_fixtures::assert_same(&before, &lab.snapshot());
+        netns_fixtures::assert_same(&before, &host.snapshot());
         if plugin == "rnet" || plugin == "bridge" || plugin == "host-local" {
-            lab.add(plugin, &who, &named(255));
-            lab.del(plugin, &who, &named(255));
+            host.add(plugin, &who, &named(255));
+            host.del(plugin, &who, &named(255));
         }
     }
 }

@@ -11,6 +11,7 @@ mod gc;
 mod host_local;
 mod inexpressible;
 mod ipam;
+mod ipv6;
 mod links;
 mod mac_check;
 mod macs;

@@ -5,7 +5,7 @@ use std::fs;
 use netns_fixtures::assert_same;
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Who, bridge, differences, inside, publishing, rnet, with};
+use crate::common::{Host, Who, bridge, differences, inside, publishing, rnet, with};
 
 fn called(config: &Value, name: &str) -> Value {
     with(config, json!({"name": name}))
@@ -17,8 +17,8 @@ fn list(name: &str, bridge: &Value) -> Value {
 }
 
 /// What the command writes for a network, as far as it is read here.
-fn define(lab: &Lab, name: &str) {
-    let folder = lab.host.root().join("etc/cni/net.d");
+fn define(host: &Host, name: &str) {
+    let folder = host.root().join("etc/cni/net.d");
     fs::create_dir_all(&folder).unwrap();
     let list = json!({"cniVersion": "1.0.0", "name": name, "plugins": [{"type": "rnet"}]});
     fs::write(folder.join(format!("rnet-{name}.conflist")), list.to_string()).unwrap();
@@ -31,90 +31,93 @@ fn it_removes_everything() {
         ("rnet", with(&rnet("old", &[]), json!({"ipam": bridge("old", &["10.1.0.0/24"])["ipam"]}))),
         ("bridge", bridge("old", &["10.1.0.0/24"])),
     ] {
-        let lab = Lab::new();
-        let (_container, who) = lab.container("c1");
+        let host = Host::new();
+        let (_container, who) = host.container("c1");
         // The folders of leases stay, and the bridge of type `bridge`.
-        lab.add(plugin, &who, &config);
-        lab.del(plugin, &who, &config);
-        let before = lab.snapshot();
-        lab.add(plugin, &who, &config);
+        host.add(plugin, &who, &config);
+        host.del(plugin, &who, &config);
+        let before = host.snapshot();
+        host.add(plugin, &who, &config);
 
         for netns in [who.netns.as_str(), ""] {
-            lab.del(plugin, &who.clone().netns(netns), &called(&config, "new"));
-            let left = differences(&before, &lab.snapshot());
+            host.del(plugin, &who.clone().netns(netns), &called(&config, "new"));
+            let left = differences(&before, &host.snapshot());
             // The second DEL has nothing to go by; host-local makes its folder, as upstream's does.
             assert!(
                 left.iter().all(|line| netns.is_empty() && line.contains("networks/new")),
                 "{plugin}: {left:#?}"
             );
         }
-        assert!(!lab.run_folder().join("leases/new").exists());
+        assert!(!host.run_folder().join("leases/new").exists());
     }
 }
 
 #[test]
 fn a_list_removes_everything() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let plugin = bridge("old", &["10.1.0.0/24"]);
-    lab.add_list(&list("old", &plugin), &who).json();
-    lab.del_list(&list("old", &plugin), &who, None).silent();
-    let before = lab.snapshot();
-    lab.add_list(&list("old", &plugin), &who).json();
+    host.add_list(&list("old", &plugin), &who).json();
+    host.del_list(&list("old", &plugin), &who, None).silent();
+    let before = host.snapshot();
+    host.add_list(&list("old", &plugin), &who).json();
 
-    lab.del_list(&list("new", &plugin), &who, None).silent();
+    host.del_list(&list("new", &plugin), &who, None).silent();
 
-    let left = differences(&before, &lab.snapshot());
+    let left = differences(&before, &host.snapshot());
     assert!(left.is_empty(), "{left:#?}");
 }
 
 #[test]
 fn what_the_container_has_on_its_other_interface_stays() {
-    let lab = Lab::new();
-    let (container, eth0) = lab.container("c1");
+    let host = Host::new();
+    let (container, eth0) = host.container("c1");
     let eth1 = eth0.clone().ifname("eth1");
     let (one, two) = (rnet("one", &["172.18.0.0/16"]), rnet("two", &["172.19.0.0/16"]));
-    lab.add("rnet", &eth0, &one);
-    lab.add("rnet", &eth1, &two);
+    host.add("rnet", &eth0, &one);
+    host.add("rnet", &eth1, &two);
 
-    lab.del("rnet", &eth0, &called(&one, "uno"));
+    host.del("rnet", &eth0, &called(&one, "uno"));
 
     assert!(inside(container.netns()).link("eth0").unwrap().is_none());
     assert!(inside(container.netns()).link("eth1").unwrap().is_some());
-    assert_eq!(lab.links().iter().filter(|name| name.starts_with("rnet-")).collect::<Vec<_>>(), ["rnet-two"]);
+    assert_eq!(
+        host.links().iter().filter(|name| name.starts_with("rnet-")).collect::<Vec<_>>(),
+        ["rnet-two"]
+    );
 }
 
 /// An ADD of a second network for an interface name that is taken fails, and its runtime calls DEL.
 #[test]
 fn a_network_that_is_still_defined_was_not_renamed() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let (one, two) = (rnet("one", &["172.18.0.0/16"]), rnet("two", &["172.19.0.0/16"]));
-    ["one", "two"].iter().for_each(|name| define(&lab, name));
-    lab.add("rnet", &who, &one);
-    let before = lab.snapshot();
-    assert_eq!(lab.cni("ADD", "rnet", &who, &two).refusal().0, 104);
+    ["one", "two"].iter().for_each(|name| define(&host, name));
+    host.add("rnet", &who, &one);
+    let before = host.snapshot();
+    assert_eq!(host.cni("ADD", "rnet", &who, &two).refusal().0, 104);
 
-    lab.del("rnet", &who, &two);
+    host.del("rnet", &who, &two);
 
-    let left = differences(&before, &lab.snapshot());
+    let left = differences(&before, &host.snapshot());
     assert!(left.iter().all(|line| line.contains("leases/two")), "{left:#?}");
 }
 
 #[test]
 fn which_of_several_is_meant_nobody_can_tell() {
-    let lab = Lab::new();
-    let (dead, who) = lab.container("c1");
-    lab.add("rnet", &who, &rnet("one", &["172.18.0.0/16"]));
+    let host = Host::new();
+    let (dead, who) = host.container("c1");
+    host.add("rnet", &who, &rnet("one", &["172.18.0.0/16"]));
     dead.remove().unwrap();
     // A container of the same id, after the first died without a DEL.
-    let (_again, who): (_, Who) = lab.container("c1");
-    lab.add("rnet", &who, &rnet("two", &["172.19.0.0/16"]));
-    let before = lab.snapshot();
+    let (_again, who): (_, Who) = host.container("c1");
+    host.add("rnet", &who, &rnet("two", &["172.19.0.0/16"]));
+    let before = host.snapshot();
 
-    lab.del("rnet", &who, &rnet("three", &["172.20.0.0/16"]));
+    host.del("rnet", &who, &rnet("three", &["172.20.0.0/16"]));
 
-    assert_same(&before, &lab.snapshot());
+    assert_same(&before, &host.snapshot());
 }
 
 /// ADD netb, DEL netb, ADD neta, and the DEL of netb comes once more; or ADD neta, and an ADD of netb that is refused.
@@ -126,27 +129,27 @@ fn a_del_of_one_network_leaves_another_ones_attachment_alone() {
     };
     let (neta, netb) = (configs("neta", "172.18.0.0/16"), configs("netb", "172.19.0.0/16"));
     for ((plugin, neta), (_, netb)) in neta.into_iter().zip(netb) {
-        let lab = Lab::new();
-        let (_container, who) = lab.container("c1");
-        lab.add(plugin, &who, &netb);
-        lab.del(plugin, &who, &netb);
-        lab.add(plugin, &who, &neta);
-        let before = lab.snapshot();
+        let host = Host::new();
+        let (_container, who) = host.container("c1");
+        host.add(plugin, &who, &netb);
+        host.del(plugin, &who, &netb);
+        host.add(plugin, &who, &neta);
+        let before = host.snapshot();
 
-        lab.del(plugin, &who, &netb);
-        assert_same(&before, &lab.snapshot());
+        host.del(plugin, &who, &netb);
+        assert_same(&before, &host.snapshot());
 
-        assert_eq!(lab.cni("ADD", plugin, &who, &netb).refusal().0, 104, "{plugin}");
-        lab.del(plugin, &who, &netb);
-        assert!(differences(&before, &lab.snapshot()).is_empty(), "{plugin}");
+        assert_eq!(host.cni("ADD", plugin, &who, &netb).refusal().0, 104, "{plugin}");
+        host.del(plugin, &who, &netb);
+        assert!(differences(&before, &host.snapshot()).is_empty(), "{plugin}");
     }
 }
 
 /// The same for a list: portmap's configuration says nothing of a network but its name.
 #[test]
 fn a_del_of_one_list_leaves_another_ones_ports_alone() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let of = |name: &str, subnet: &str| {
         let bridged = with(&bridge(name, &[subnet]), json!({"bridge": format!("br-{name}")}));
         let mut list = list(name, &bridged);
@@ -154,23 +157,23 @@ fn a_del_of_one_list_leaves_another_ones_ports_alone() {
         list
     };
     let (neta, netb) = (of("neta", "172.18.0.0/16"), of("netb", "172.19.0.0/16"));
-    let result = lab.add_list(&netb, &who).json();
-    lab.del_list(&netb, &who, Some(&result)).silent();
-    lab.add_list(&neta, &who).json();
-    let (before, elements) = (lab.snapshot(), lab.elements());
+    let result = host.add_list(&netb, &who).json();
+    host.del_list(&netb, &who, Some(&result)).silent();
+    host.add_list(&neta, &who).json();
+    let (before, elements) = (host.snapshot(), host.elements());
 
-    lab.del_list(&netb, &who, None).silent();
-    lab.del_list(&netb, &who, Some(&result)).silent();
+    host.del_list(&netb, &who, None).silent();
+    host.del_list(&netb, &who, Some(&result)).silent();
 
-    assert_same(&before, &lab.snapshot());
-    assert_eq!(lab.elements(), elements);
+    assert_same(&before, &host.snapshot());
+    assert_eq!(host.elements(), elements);
 }
 
 /// A list whose interface another plugin made: the result that ADD got tells that it is the same attachment.
 #[test]
 fn portmap_alone_knows_a_renamed_list_by_its_result() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let previous = |address: &str| {
         json!({
             "cniVersion": "1.0.0",
@@ -182,12 +185,12 @@ fn portmap_alone_knows_a_renamed_list_by_its_result() {
         let config = json!({"cniVersion": "1.0.0", "name": name, "prevResult": previous(address)});
         publishing(&config, &[("", 8080, 80, "tcp")])
     };
-    lab.cni("ADD", "portmap", &who, &config("old", "10.1.0.2/24")).json();
+    host.cni("ADD", "portmap", &who, &config("old", "10.1.0.2/24")).json();
 
-    lab.del("portmap", &who, &config("other", "10.1.0.3/24"));
-    assert!(!lab.elements().is_empty());
-    lab.del("portmap", &who, &config("new", "10.1.0.2/24"));
-    assert_eq!(lab.elements(), []);
+    host.del("portmap", &who, &config("other", "10.1.0.3/24"));
+    assert!(!host.elements().is_empty());
+    host.del("portmap", &who, &config("new", "10.1.0.2/24"));
+    assert_eq!(host.elements(), []);
 }
 
 /// nerdctl and others have a network called `bridge`, as rnet has.
@@ -201,19 +204,19 @@ fn two_plugins_may_have_a_network_of_one_name() {
     for ((first, one), (second, two)) in
         [(("rnet", &own), ("bridge", &small)), (("bridge", &small), ("rnet", &own))]
     {
-        let lab = Lab::new();
-        let (_container, who) = lab.container("c1");
-        lab.add(first, &who, one);
-        let before = lab.snapshot();
+        let host = Host::new();
+        let (_container, who) = host.container("c1");
+        host.add(first, &who, one);
+        let before = host.snapshot();
 
-        lab.cni("ADD", second, &who, two).refusal();
-        assert!(differences(&before, &lab.snapshot()).is_empty(), "{first}");
-        lab.del(second, &who, two);
-        let left = differences(&before, &lab.snapshot());
+        host.cni("ADD", second, &who, two).refusal();
+        assert!(differences(&before, &host.snapshot()).is_empty(), "{first}");
+        host.del(second, &who, two);
+        let left = differences(&before, &host.snapshot());
         assert!(
             left.iter().all(|line| line.contains("networks/n") || line.contains("leases/n")),
             "{left:#?}"
         );
-        lab.del(first, &who, one);
+        host.del(first, &who, one);
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Lab, VERSIONS, Who, bridge, inside, ranges, rnet, with};
+use crate::common::{Host, VERSIONS, Who, bridge, inside, ranges, rnet, with};
 
 /// A subnet with the address that its first container gets, its gateway and the default route of its family.
 type Family = (&'static str, &'static str, &'static str, &'static str);
@@ -70,29 +70,29 @@ fn modern(
 }
 
 /// The interfaces of an attachment as the kernel knows them: bridge, host end, container.
-fn interfaces(lab: &Lab, bridge: &str, who: &Who, mac: &str) -> Vec<Value> {
-    let links = lab.links();
+fn interfaces(host: &Host, bridge: &str, who: &Who, mac: &str) -> Vec<Value> {
+    let links = host.links();
     let veth = links.iter().find(|name| name.starts_with("veth")).unwrap();
-    let of = |name: &str| json!({"name": name, "mac": lab.link(name).unwrap().mac.unwrap().to_string()});
+    let of = |name: &str| json!({"name": name, "mac": host.link(name).unwrap().mac.unwrap().to_string()});
     vec![of(bridge), of(veth), json!({"name": who.ifname, "mac": mac, "sandbox": who.netns})]
 }
 
 fn attaches_in_every_version(plugin: &str, bridge: &str, config: impl Fn(&[&str]) -> Value) {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     for stack in STACKS {
         for version in VERSIONS {
             let config = with(
                 &config(&subnets(stack)),
                 json!({"cniVersion": version, "name": format!("n{}", stack.len())}),
             );
-            let result = lab.add(plugin, &who, &config);
+            let result = host.add(plugin, &who, &config);
             let mac = if stack[0] == V4 { "02:42:ac:12:00:02" } else { "02:d2:f3:5d:37:20" };
-            let made = interfaces(&lab, bridge, &who, mac);
+            let made = interfaces(&host, bridge, &who, mac);
             assert_eq!(result, expected(version, &made, Some(2), stack, true), "{plugin} {version}");
-            lab.del(plugin, &who, &config);
+            host.del(plugin, &who, &config);
             // host-local would go on with the next address.
-            let _ = std::fs::remove_dir_all(lab.host.root().join("var/lib/cni"));
+            let _ = std::fs::remove_dir_all(host.root().join("var/lib/cni"));
         }
     }
 }
@@ -111,88 +111,88 @@ fn bridge_answers_in_every_version_for_every_stack() {
 
 #[test]
 fn host_local_answers_in_every_version_for_every_stack() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     for stack in STACKS {
         for version in VERSIONS {
             let ipam = json!({"type": "host-local", "ranges": ranges(&subnets(stack))});
             let config = json!({"cniVersion": version, "name": "n", "type": "x", "ipam": ipam});
-            let result = lab.add("host-local", &who, &config);
+            let result = host.add("host-local", &who, &config);
             assert_eq!(result, expected(version, &[], None, stack, false), "{version}");
-            let _ = std::fs::remove_dir_all(lab.host.root().join("var/lib/cni"));
+            let _ = std::fs::remove_dir_all(host.root().join("var/lib/cni"));
         }
     }
 }
 
 #[test]
 fn loopback_answers_in_every_version_and_knows_no_other_interface() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let localhost = [("", "127.0.0.1/8", "", ""), ("", "::1/128", "", "")];
     for version in VERSIONS {
         let config = json!({"cniVersion": version, "name": "cni-loopback", "type": "loopback"});
         let who = who.clone().args("none");
-        let result = lab.add("loopback", &who, &config);
+        let result = host.add("loopback", &who, &config);
         let lo = json!({"name": "lo", "mac": "00:00:00:00:00:00", "sandbox": who.netns});
         let wanted = expected(version, &[lo], Some(0), &localhost, false).to_string();
         // lo has no gateway; an empty one stands for none in the table above.
         let wanted: Value = serde_json::from_str(&wanted.replace(",\"gateway\":\"\"", "")).unwrap();
         assert_eq!(result, wanted, "{version}");
-        lab.del("loopback", &who, &config);
+        host.del("loopback", &who, &config);
     }
 }
 
 #[test]
 fn loopback_passes_on_what_came_before_it() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let previous = json!({"cniVersion": "1.0.0", "ips": [{"address": "10.0.0.2/24", "gateway": "10.0.0.1"}]});
     let config = json!({"cniVersion": "1.0.0", "name": "n", "type": "loopback", "prevResult": previous});
-    assert_eq!(lab.add("loopback", &who, &config), previous);
+    assert_eq!(host.add("loopback", &who, &config), previous);
 }
 
 #[test]
 fn loopback_takes_lo_up_and_down_and_checks_it() {
-    let lab = Lab::new();
-    let (container, who) = lab.container("c1");
+    let host = Host::new();
+    let (container, who) = host.container("c1");
     let config = json!({"cniVersion": "1.0.0", "name": "n", "type": "loopback"});
     let is_up = || inside(container.netns()).link("lo").unwrap().unwrap().up;
-    let result = lab.add("loopback", &who, &config);
+    let result = host.add("loopback", &who, &config);
     let checked = with(&config, json!({"prevResult": result}));
     assert!(is_up());
-    lab.cni("CHECK", "loopback", &who, &checked).silent();
+    host.cni("CHECK", "loopback", &who, &checked).silent();
 
-    lab.del("loopback", &who, &config);
+    host.del("loopback", &who, &config);
 
     assert!(!is_up());
-    assert_eq!(lab.cni("CHECK", "loopback", &who, &checked).refusal().1, "loopback interface is down");
-    lab.del("loopback", &who.netns(""), &config);
+    assert_eq!(host.cni("CHECK", "loopback", &who, &checked).refusal().1, "loopback interface is down");
+    host.del("loopback", &who.netns(""), &config);
 }
 
 #[test]
 fn portmap_passes_a_result_of_every_version_through() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     for version in VERSIONS {
         let network = with(&rnet("n", &["172.18.0.0/16", "fd18::/64"]), json!({"cniVersion": version}));
-        let result = lab.add("rnet", &who, &network);
+        let result = host.add("rnet", &who, &network);
         let ports = json!({"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]});
         let config = json!({
             "cniVersion": version, "name": "n", "type": "portmap", "prevResult": result, "runtimeConfig": ports,
         });
-        assert_eq!(lab.add("portmap", &who, &config), result, "{version}");
-        lab.del("portmap", &who, &config);
-        lab.del("rnet", &who, &network);
+        assert_eq!(host.add("portmap", &who, &config), result, "{version}");
+        host.del("portmap", &who, &config);
+        host.del("rnet", &who, &network);
     }
 }
 
 #[test]
 fn a_result_reads_as_upstreams_do() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let config = bridge("n", &["172.18.0.0/16"]);
-    let text = lab.cni("ADD", "bridge", &who, &config).stdout;
-    let [bridge, veth, _] = interfaces(&lab, "br0", &who, "").try_into().unwrap();
+    let text = host.cni("ADD", "bridge", &who, &config).stdout;
+    let [bridge, veth, _] = interfaces(&host, "br0", &who, "").try_into().unwrap();
     let expected = format!(
         r#"{{
     "cniVersion": "1.1.0",
@@ -232,39 +232,39 @@ fn a_result_reads_as_upstreams_do() {
 
 #[test]
 fn what_a_version_cannot_say_is_refused_and_leaves_nothing() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
 
     let l2 = json!({"name": "l2", "type": "bridge", "bridge": "br0", "ipam": {}});
     for version in [json!(null), json!("0.1.0"), json!("0.2.0")] {
-        let refused = lab.cni("ADD", "bridge", &who, &with(&l2, json!({"cniVersion": version})));
+        let refused = host.cni("ADD", "bridge", &who, &with(&l2, json!({"cniVersion": version})));
         assert_eq!(refused.refusal(), (999, "cannot convert: no valid IP addresses".into()));
     }
 
     let two = with(&rnet("two", &["172.18.0.0/16", "172.19.0.0/16"]), json!({"cniVersion": "0.2.0"}));
-    let refused = lab.cni("ADD", "rnet", &who, &two);
+    let refused = host.cni("ADD", "rnet", &who, &two);
     assert_eq!(refused.refusal().1, "CNI version 0.2.0 does not support more than 1 address per family");
 
-    assert!(lab.links().is_empty());
-    lab.add("rnet", &who, &with(&two, json!({"cniVersion": "0.3.0"})));
+    assert!(host.links().is_empty());
+    host.add("rnet", &who, &with(&two, json!({"cniVersion": "0.3.0"})));
 }
 
 #[test]
 fn an_interface_plugin_later_in_a_list_tells_its_own_result_only() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let loopback = json!({"type": "loopback"});
     let list = json!({
         "cniVersion": "0.4.0", "name": "nomad",
         "plugins": [loopback, bridge("nomad", &["172.26.64.0/20"])],
     });
-    let result = lab.add_list(&list, &who).json();
+    let result = host.add_list(&list, &who).json();
     let names: Vec<&str> =
         result["interfaces"].as_array().unwrap().iter().map(|one| one["name"].as_str().unwrap()).collect();
     assert_eq!((names[0], names[2], names.len()), ("br0", "eth0", 3));
     assert_eq!(result["ips"].as_array().unwrap().len(), 1);
-    assert_eq!(lab.check_list(&list, &who, &result).status, 0);
-    assert_eq!(lab.del_list(&list, &who, Some(&result)).status, 0);
+    assert_eq!(host.check_list(&list, &who, &result).status, 0);
+    assert_eq!(host.del_list(&list, &who, Some(&result)).status, 0);
 }
 
 #[test]
@@ -274,10 +274,10 @@ fn the_oldest_attachment_keeps_the_default_route() {
         ("bridge", [gateway("one", "10.7.0.0/24"), gateway("other", "10.8.0.0/24")]),
         ("bridge", [podmans("one", "10.7.0.0/24"), podmans("other", "10.8.0.0/24")]),
     ] {
-        let lab = Lab::new();
-        let (container, who) = lab.container("c1");
-        lab.add(plugin, &who, &one);
-        lab.add(plugin, &who.clone().ifname("eth1"), &other);
+        let host = Host::new();
+        let (container, who) = host.container("c1");
+        host.add(plugin, &who, &one);
+        host.add(plugin, &who.clone().ifname("eth1"), &other);
 
         let [eth0, eth1] =
             ["eth0", "eth1"].map(|name| inside(container.netns()).link(name).unwrap().unwrap().index);
@@ -311,12 +311,12 @@ fn gateway(name: &str, subnet: &str) -> Value {
 
 #[test]
 fn loopback_refuses_an_address_that_is_none_of_a_loopbacks() {
-    let lab = Lab::new();
-    let (container, who) = lab.container("c1");
+    let host = Host::new();
+    let (container, who) = host.container("c1");
     let config = json!({"cniVersion": "1.0.0", "name": "n", "type": "loopback"});
     let address = "192.0.2.1/32".parse().unwrap();
     let request = netlink::Request::AddressAdd { index: 1, name: "lo".into(), address };
     inside(container.netns()).send(&[request]).unwrap();
     let text = "loopback interface found with non-loopback address \"192.0.2.1\"";
-    assert_eq!(lab.cni("ADD", "loopback", &who, &config).refusal(), (107, text.into()));
+    assert_eq!(host.cni("ADD", "loopback", &who, &config).refusal(), (107, text.into()));
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::common::{Disk, Lab, Who, bridge, rnet, with};
+use crate::common::{Disk, Host, Who, bridge, rnet, with};
 
 fn nobody() -> Who {
     Who::named("", "")
@@ -22,8 +22,8 @@ fn keeping_records() -> [(&'static str, Value); 3] {
 }
 
 #[track_caller]
-fn is_not_writable(lab: &Lab, plugin: &str, config: &Value) {
-    let (code, text) = lab.cni("STATUS", plugin, &nobody(), config).refusal();
+fn is_not_writable(host: &Host, plugin: &str, config: &Value) {
+    let (code, text) = host.cni("STATUS", plugin, &nobody(), config).refusal();
     assert!(code == 50 && text.contains("Read-only file system"), "{plugin}: {code} {text}");
 }
 
@@ -31,15 +31,15 @@ fn is_not_writable(lab: &Lab, plugin: &str, config: &Value) {
 fn without_a_run_folder_that_can_be_written_there_is_no_add() {
     for before in ["missing", "there"] {
         for (plugin, config) in keeping_records() {
-            let lab = Lab::new();
-            let disk = Disk::mount(lab.host.root().join("run"));
+            let host = Host::new();
+            let disk = Disk::mount(host.root().join("run"));
             if before == "there" {
-                lab.cni("STATUS", plugin, &nobody(), &config).silent();
+                host.cni("STATUS", plugin, &nobody(), &config).silent();
             }
             disk.read_only(true);
-            is_not_writable(&lab, plugin, &config);
+            is_not_writable(&host, plugin, &config);
             disk.read_only(false);
-            lab.cni("STATUS", plugin, &nobody(), &config).silent();
+            host.cni("STATUS", plugin, &nobody(), &config).silent();
         }
     }
 }
@@ -48,25 +48,25 @@ fn without_a_run_folder_that_can_be_written_there_is_no_add() {
 fn without_a_lease_folder_that_can_be_written_there_is_no_add() {
     let config = bridge("n", &["10.9.0.0/24"]);
     for before in ["missing", "there"] {
-        let lab = Lab::new();
-        let disk = Disk::mount(lab.host.root().join("var/lib"));
+        let host = Host::new();
+        let disk = Disk::mount(host.root().join("var/lib"));
         if before == "there" {
-            lab.add("host-local", &Who::named("c1", "/run/netns/none"), &config);
+            host.add("host-local", &Who::named("c1", "/run/netns/none"), &config);
         }
         disk.read_only(true);
         for plugin in ["host-local", "bridge"] {
-            is_not_writable(&lab, plugin, &config);
+            is_not_writable(&host, plugin, &config);
         }
         disk.read_only(false);
-        lab.cni("STATUS", "host-local", &nobody(), &config).silent();
+        host.cni("STATUS", "host-local", &nobody(), &config).silent();
     }
 }
 
 /// Installs `plugin` once more, as `weak`, without the right to change the network.
-fn weaken(lab: &Lab, plugin: &str) {
-    let program = lab.plugins.join(plugin);
+fn weaken(host: &Host, plugin: &str) {
+    let program = host.plugins.join(plugin);
     let script = format!("#!/bin/sh\nexec setpriv --bounding-set=-net_admin {}\n", program.display());
-    lab.install_script("weak", &script);
+    host.install_script("weak", &script);
 }
 
 #[test]
@@ -74,22 +74,22 @@ fn without_nftables_there_is_no_add() {
     let masquerading = with(&bridge("n", &["10.1.0.0/24"]), json!({"isDefaultGateway": false}));
     let cases = [("rnet", rnet("n", &["172.18.0.0/16"])), ("bridge", masquerading), ("portmap", portmap())];
     for (plugin, config) in cases {
-        let lab = Lab::new();
-        weaken(&lab, plugin);
-        let (code, text) = lab.cni("STATUS", "weak", &nobody(), &config).refusal();
+        let host = Host::new();
+        weaken(&host, plugin);
+        let (code, text) = host.cni("STATUS", "weak", &nobody(), &config).refusal();
         assert!(code == 50 && text.contains("ot permitted"), "{plugin}: {code} {text}");
     }
 }
 
 #[test]
 fn without_nftables_those_who_are_attached_suffer_too() {
-    let lab = Lab::new();
-    weaken(&lab, "rnet");
+    let host = Host::new();
+    weaken(&host, "rnet");
     let config = rnet("n", &["172.18.0.0/16"]);
-    let (_container, who) = lab.container("c1");
-    let status = || lab.cni("STATUS", "weak", &nobody(), &config).refusal().0;
-    lab.add("rnet", &who, &config);
+    let (_container, who) = host.container("c1");
+    let status = || host.cni("STATUS", "weak", &nobody(), &config).refusal().0;
+    host.add("rnet", &who, &config);
     assert_eq!(status(), 51);
-    lab.del("rnet", &who, &config);
+    host.del("rnet", &who, &config);
     assert_eq!(status(), 50);
 }

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Outcome, PLUGINS, Who, bridge, rnet, with};
+use crate::common::{Host, Outcome, PLUGINS, Who, bridge, rnet, with};
 
 const CONFIG: &str = r#"{"cniVersion": "1.1.0", "name": "n", "type": "x"}"#;
 
 /// Calls `plugin`; an empty value takes a variable away.
-fn call(lab: &Lab, plugin: &str, verb: &str, changes: &[(&str, &str)], config: &str) -> Outcome {
-    let whole = lab.call(verb, plugin, &Who::named("c1", "/run/netns/none"));
+fn call(host: &Host, plugin: &str, verb: &str, changes: &[(&str, &str)], config: &str) -> Outcome {
+    let whole = host.call(verb, plugin, &Who::named("c1", "/run/netns/none"));
     let changed = changes.iter().fold(whole, |call, (name, value)| match *value {
         "" => call.unset(name),
         value => call.set(name, value),
@@ -28,12 +28,12 @@ fn error(code: u32, msg: &str, details: &str) -> Value {
 
 /// Every plugin refuses the same with the same words.
 fn all_refuse(verb: &str, changes: &[(&str, &str)], config: &str, expected: &Value) {
-    let lab = Lab::new();
+    let host = Host::new();
     for plugin in PLUGINS {
-        let refused = call(&lab, plugin, verb, changes, config).error();
+        let refused = call(&host, plugin, verb, changes, config).error();
         assert_eq!(&refused, expected, "{plugin} {verb} {changes:?} {config}");
     }
-    assert!(lab.links().is_empty());
+    assert!(host.links().is_empty());
 }
 
 #[test]
@@ -51,9 +51,9 @@ fn a_malformed_container_id_ends_the_call_at_once() {
 
 #[test]
 fn container_ids_have_a_grammar_and_no_limit() {
-    let lab = Lab::new();
+    let host = Host::new();
     // A DEL of what was never there succeeds, once its environment is in order.
-    let refused = |id: &str| call(&lab, "rnet", "DEL", &[("CNI_CONTAINERID", id)], CONFIG).status == 1;
+    let refused = |id: &str| call(&host, "rnet", "DEL", &[("CNI_CONTAINERID", id)], CONFIG).status == 1;
     for id in ["-a", ".a", "_a", "a b", "a\n", "ä", "../x", "a;b", "a\"", "$a", "`a`"] {
         assert!(refused(id), "{id:?}");
     }
@@ -99,8 +99,8 @@ fn missing_variables_are_told_together() {
     let refused = |verb: &str, unset: &[&str], names: &str| {
         let changes: Vec<_> = unset.iter().map(|name| (*name, "")).collect();
         let msg = format!("required env variables [{names}] missing");
-        let lab = Lab::new();
-        let told = call(&lab, "bridge", verb, &changes, "no json").error();
+        let host = Host::new();
+        let told = call(&host, "bridge", verb, &changes, "no json").error();
         assert_eq!((&told["code"], &told["msg"]), (&json!(4), &json!(msg)));
         assert!(names.split(',').all(|name| told.to_string().contains(name)));
     };
@@ -115,10 +115,10 @@ fn missing_variables_are_told_together() {
 
 #[test]
 fn what_is_no_json_object_is_refused() {
-    let lab = Lab::new();
+    let host = Host::new();
     for plugin in PLUGINS {
         for text in ["", "no json", "[1]", "7", "{", "\u{0}"] {
-            let (code, msg) = call(&lab, plugin, "ADD", &[], text).refusal();
+            let (code, msg) = call(&host, plugin, "ADD", &[], text).refusal();
             assert_eq!(code, 6, "{plugin} {text:?}");
             assert!(msg.starts_with("error unmarshall network config: "), "{msg}");
         }
@@ -151,8 +151,8 @@ fn a_version_must_be_supported_exactly() {
         let details = format!("config is \"{version}\", {supported}");
         all_refuse("ADD", &[], &config, &error(1, "incompatible CNI versions", &details));
     }
-    let lab = Lab::new();
-    let number = call(&lab, "rnet", "ADD", &[], r#"{"name": "n", "cniVersion": 1}"#).refusal();
+    let host = Host::new();
+    let number = call(&host, "rnet", "ADD", &[], r#"{"name": "n", "cniVersion": 1}"#).refusal();
     assert_eq!(number.0, 6);
 }
 
@@ -167,39 +167,39 @@ fn younger_verbs_need_younger_versions() {
         let expected = error(1, &format!("plugin version does not allow {verb}"), "");
         all_refuse(verb, &[], &config("1.2.0"), &expected);
     }
-    let lab = Lab::new();
-    assert_eq!(call(&lab, "rnet", "CHECK", &[], &config("not.a.number")).refusal().0, 6);
-    assert_eq!(call(&lab, "rnet", "CHECK", &[], &config("1.0")).refusal().1, "incompatible CNI versions");
+    let host = Host::new();
+    assert_eq!(call(&host, "rnet", "CHECK", &[], &config("not.a.number")).refusal().0, 6);
+    assert_eq!(call(&host, "rnet", "CHECK", &[], &config("1.0")).refusal().1, "incompatible CNI versions");
 }
 
 #[test]
 fn the_hosts_own_namespace_is_no_container() {
-    let lab = Lab::new();
-    let path = lab.host.root().join("netns/host");
-    lab.host.netns().pin(&path).unwrap();
+    let host = Host::new();
+    let path = host.root().join("netns/host");
+    host.netns().pin(&path).unwrap();
     let own = Who::named("c1", &path.to_string_lossy());
     let config = rnet("n", &["172.18.0.0/16"]);
-    let before = lab.links();
+    let before = host.links();
     let expected = error(8, "plugin's netns and netns from CNI_NETNS should not be the same", "");
     for verb in ["ADD", "DEL"] {
-        assert_eq!(lab.cni(verb, "rnet", &own, &config).error(), expected);
+        assert_eq!(host.cni(verb, "rnet", &own, &config).error(), expected);
     }
-    assert_eq!(lab.links(), before);
+    assert_eq!(host.links(), before);
 
     let allowed =
-        lab.call("ADD", "rnet", &own).set("CNI_NETNS_OVERRIDE", "TRUE").input(config.to_string()).run();
+        host.call("ADD", "rnet", &own).set("CNI_NETNS_OVERRIDE", "TRUE").input(config.to_string()).run();
     assert_eq!(allowed.json()["ips"][0]["address"], "172.18.0.2/16");
-    assert!(lab.links().contains(&"eth0".to_owned()));
+    assert!(host.links().contains(&"eth0".to_owned()));
     let deleted =
-        lab.call("DEL", "rnet", &own).set("CNI_NETNS_OVERRIDE", "1").input(config.to_string()).run();
+        host.call("DEL", "rnet", &own).set("CNI_NETNS_OVERRIDE", "1").input(config.to_string()).run();
     deleted.silent();
 }
 
 /// What CNI_NETNS leads to can change after the call was checked, which the plugins themselves never see done.
 #[test]
 fn a_namespace_that_became_the_hosts_own_after_the_check_is_no_container() {
-    let lab = Lab::new();
-    let before = lab.snapshot();
+    let host = Host::new();
+    let before = host.snapshot();
     let config = cni::Config::from_value(rnet("n", &["172.18.0.0/16"])).unwrap();
     let env = [("CNI_CONTAINERID", "c1"), ("CNI_IFNAME", "eth7"), ("CNI_NETNS", "/proc/thread-self/ns/net")];
     let env: BTreeMap<String, String> =
@@ -209,36 +209,36 @@ fn a_namespace_that_became_the_hosts_own_after_the_check_is_no_container() {
         let call = cni::Call::from_env(verb, &env).unwrap();
         let request = cni::Request { call: &call, config: &config };
 
-        let ended = lab.host.run(|| plugins::run(plugins::find(name).unwrap(), verb, &request)).unwrap();
+        let ended = host.run(|| plugins::run(plugins::find(name).unwrap(), verb, &request)).unwrap();
 
         let refused = ended.expect_err(name);
         let same = "plugin's netns and netns from CNI_NETNS should not be the same";
         assert_eq!((refused.code, refused.msg.as_str()), (8, same), "{name} {verb:?}");
     }
-    netns_fixtures::assert_same(&before, &lab.snapshot());
+    netns_fixtures::assert_same(&before, &host.snapshot());
 }
 
 /// The record, not the namespace, says what there is to free.
 #[test]
 fn a_del_with_the_hosts_namespace_frees_what_the_record_holds() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
-    let path = lab.host.root().join("netns/host");
-    lab.host.netns().pin(&path).unwrap();
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
+    let path = host.root().join("netns/host");
+    host.netns().pin(&path).unwrap();
     let config = rnet("n", &["172.18.0.0/16"]);
-    lab.add("rnet", &who, &config);
+    host.add("rnet", &who, &config);
 
-    let refused = lab.cni("DEL", "rnet", &who.clone().netns(&path.to_string_lossy()), &config);
+    let refused = host.cni("DEL", "rnet", &who.clone().netns(&path.to_string_lossy()), &config);
 
     assert_eq!(refused.refusal().0, 8);
-    assert_eq!(lab.links(), Vec::<String>::new());
-    assert_eq!(lab.elements(), []);
+    assert_eq!(host.links(), Vec::<String>::new());
+    assert_eq!(host.elements(), []);
 }
 
 #[test]
 fn a_wrong_namespace_is_told_in_upstreams_words() {
-    let lab = Lab::new();
-    let plain = lab.host.root().join("plain");
+    let host = Host::new();
+    let plain = host.root().join("plain");
     std::fs::write(&plain, "").unwrap();
     let plain = plain.to_string_lossy();
     let none = "/run/netns/none";
@@ -252,17 +252,17 @@ fn a_wrong_namespace_is_told_in_upstreams_words() {
     ];
     let config = rnet("n", &["172.18.0.0/16"]);
     for (path, text) in cases {
-        let (code, msg) = lab.cni("ADD", "rnet", &Who::named("c1", path), &config).refusal();
+        let (code, msg) = host.cni("ADD", "rnet", &Who::named("c1", path), &config).refusal();
         assert!(code == 8 && msg.contains(&text), "{code} {msg}");
-        lab.del("rnet", &Who::named("c1", path), &config);
+        host.del("rnet", &Who::named("c1", path), &config);
     }
-    assert!(lab.links().is_empty());
+    assert!(host.links().is_empty());
 }
 
 #[test]
 fn a_plugins_own_keys_are_checked_before_anything_is_made() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let bridge = json!({"cniVersion": "1.0.0", "name": "n", "type": "bridge", "bridge": "br0", "ipam": {}});
     let cases = [
         (
@@ -291,17 +291,17 @@ fn a_plugins_own_keys_are_checked_before_anything_is_made() {
         (json!({"ipam": {"type": "nowhere"}}), 7, "failed to find plugin \"nowhere\" in path ["),
     ];
     for (keys, code, text) in cases {
-        let refused = lab.cni("ADD", "bridge", &who, &with(&bridge, keys.clone())).refusal();
+        let refused = host.cni("ADD", "bridge", &who, &with(&bridge, keys.clone())).refusal();
         assert!(refused.0 == code && refused.1.contains(text), "{keys}: {refused:?}");
     }
-    assert!(lab.links().is_empty());
-    lab.add("bridge", &who, &bridge);
+    assert!(host.links().is_empty());
+    host.add("bridge", &who, &bridge);
 }
 
 #[test]
 fn published_ports_are_checked_before_anything_is_made() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let mapping =
         |more: Value| with(&json!({"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}), more);
     let cases = [
@@ -316,28 +316,28 @@ fn published_ports_are_checked_before_anything_is_made() {
     for (keys, text) in cases {
         let ports = json!({"runtimeConfig": {"portMappings": [mapping(keys)]}});
         let own =
-            lab.cni("ADD", "rnet", &who, &with(&rnet("n", &["172.18.0.0/16"]), ports.clone())).refusal();
+            host.cni("ADD", "rnet", &who, &with(&rnet("n", &["172.18.0.0/16"]), ports.clone())).refusal();
         assert!(own.0 == 7 && own.1.starts_with(text), "{own:?}");
         let chained = json!({"cniVersion": "1.0.0", "name": "n", "type": "portmap", "prevResult": previous});
-        let chained = lab.cni("ADD", "portmap", &who, &with(&chained, ports)).refusal();
+        let chained = host.cni("ADD", "portmap", &who, &with(&chained, ports)).refusal();
         assert!(
             chained.0 == 7 && chained.1.starts_with(&format!("failed to parse config: {text}")),
             "{chained:?}"
         );
     }
-    assert!(lab.links().is_empty());
+    assert!(host.links().is_empty());
 }
 
 #[test]
 fn portmap_knows_its_place_and_its_keys() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let alone = json!({"cniVersion": "1.0.0", "name": "n", "type": "portmap"});
     assert_eq!(
-        lab.cni("ADD", "portmap", &who, &alone).refusal(),
+        host.cni("ADD", "portmap", &who, &alone).refusal(),
         (7, "must be called as chained plugin".into())
     );
-    assert_eq!(lab.cni("CHECK", "portmap", &who, &alone).refusal().1, "Required prevResult missing");
+    assert_eq!(host.cni("CHECK", "portmap", &who, &alone).refusal().1, "Required prevResult missing");
     let chained = with(&alone, json!({"prevResult": {"cniVersion": "1.0.0", "ips": []}}));
     let cases = [
         (json!({"backend": "x"}), 7, "failed to parse config: unrecognized backend \"x\""),
@@ -377,12 +377,12 @@ fn portmap_knows_its_place_and_its_keys() {
         ),
     ];
     for (keys, code, text) in cases {
-        let refused = lab.cni("ADD", "portmap", &who, &with(&chained, keys)).refusal();
+        let refused = host.cni("ADD", "portmap", &who, &with(&chained, keys)).refusal();
         assert!(refused.0 == code && refused.1.starts_with(text), "{refused:?}");
     }
     let other = json!({"prevResult": {"cniVersion": "0.3.1", "ips": []}});
     assert_eq!(
-        lab.cni("ADD", "portmap", &who, &with(&alone, other)).refusal(),
+        host.cni("ADD", "portmap", &who, &with(&alone, other)).refusal(),
         (999, "could not parse prevResult: result type supports [1.0.0 1.1.0] but unmarshalled CNIVersion is \"0.3.1\"".into())
     );
 }
@@ -401,49 +401,49 @@ fn a_del_forgives_every_fault_of_a_configuration() {
     ];
     for fault in faults {
         for plugin in ["rnet", "bridge"] {
-            let lab = Lab::new();
-            let (_container, who) = lab.container("c1");
+            let host = Host::new();
+            let (_container, who) = host.container("c1");
             // Where the leases lie is the one thing that a DEL of host-local's must be told.
             let keeps_ipam = plugin == "bridge" && fault.get("ipam").is_some();
             let config = match plugin {
                 "rnet" => rnet("n", &["172.18.0.0/30"]),
                 _ => bridge("n", &["172.18.0.0/30"]),
             };
-            lab.add(plugin, &who, &config);
+            host.add(plugin, &who, &config);
             let faulty = if keeps_ipam { config.clone() } else { with(&config, fault.clone()) };
 
-            lab.del(plugin, &who, &faulty);
+            host.del(plugin, &who, &faulty);
 
-            assert!(!lab.links().iter().any(|link| link.starts_with("veth")), "{plugin} {fault}");
-            assert_eq!(lab.elements(), [], "{plugin} {fault}");
+            assert!(!host.links().iter().any(|link| link.starts_with("veth")), "{plugin} {fault}");
+            assert_eq!(host.elements(), [], "{plugin} {fault}");
             // The one address is free again.
-            lab.add(plugin, &who, &config);
+            host.add(plugin, &who, &config);
         }
     }
 }
 
 #[test]
 fn a_full_rnet_network_is_told_by_add_and_status() {
-    let lab = Lab::new();
+    let host = Host::new();
     let config = rnet("n", &["172.18.0.0/30"]);
-    let ((_one, first), (_two, second)) = (lab.container("one"), lab.container("two"));
-    let status = || lab.cni("STATUS", "rnet", &Who::named("", ""), &config);
+    let ((_one, first), (_two, second)) = (host.container("one"), host.container("two"));
+    let status = || host.cni("STATUS", "rnet", &Who::named("", ""), &config);
     status().silent();
-    lab.add("rnet", &first, &config);
+    host.add("rnet", &first, &config);
     let full = "no IP addresses available in range set: 172.18.0.1-172.18.0.2";
     let refused = (100, format!("failed to allocate for range 0: {full}"));
-    assert_eq!(lab.cni("ADD", "rnet", &second, &config).refusal(), refused);
+    assert_eq!(host.cni("ADD", "rnet", &second, &config).refusal(), refused);
     assert_eq!(status().refusal(), (50, full.into()));
-    lab.del("rnet", &first, &config);
+    host.del("rnet", &first, &config);
     status().silent();
-    lab.add("rnet", &second, &config);
+    host.add("rnet", &second, &config);
 }
 
 /// What Go's decoder took, or a foreign plugin wrote, must not keep anything from being deleted.
 #[test]
 fn odd_numbers_in_prev_result_are_told_but_never_on_del() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     for number in [json!(-1), json!(1.5), json!("0"), json!(1e30)] {
         let previous =
             json!({"cniVersion": "1.1.0", "ips": [{"address": "10.0.0.2/24", "interface": number}]});
@@ -456,11 +456,11 @@ fn odd_numbers_in_prev_result_are_told_but_never_on_del() {
             ("loopback", json!({"cniVersion": "1.1.0", "name": "n", "type": "loopback"})),
         ] {
             let config = with(&config, odd.clone());
-            lab.del(plugin, &who, &config);
+            host.del(plugin, &who, &config);
             if plugin == "rnet" || plugin == "bridge" || plugin == "portmap" {
                 // The first two make interfaces: only their CHECK reads it.
                 let verb = if plugin == "portmap" { "ADD" } else { "CHECK" };
-                let (code, text) = lab.cni(verb, plugin, &who, &config).refusal();
+                let (code, text) = host.cni(verb, plugin, &who, &config).refusal();
                 let expected = "could not parse prevResult: ";
                 assert!(code == 6 && text.starts_with(expected), "{plugin}: {code} {text}");
                 assert!(text.contains("ips[0].interface: "), "{text}");
@@ -471,30 +471,30 @@ fn odd_numbers_in_prev_result_are_told_but_never_on_del() {
 
 #[test]
 fn portmap_says_whose_configuration_cannot_be_read() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     let config = json!({
         "cniVersion": "1.0.0", "name": "n", "type": "portmap", "snat": "yes",
         "prevResult": {"cniVersion": "1.0.0", "ips": []},
     });
-    let (code, text) = lab.cni("ADD", "portmap", &who, &config).refusal();
+    let (code, text) = host.cni("ADD", "portmap", &who, &config).refusal();
     assert!(
         code == 7 && text.starts_with("failed to parse config: failed to load netconf: snat: "),
         "{text}"
     );
-    lab.del("portmap", &who, &config);
+    host.del("portmap", &who, &config);
 }
 
 /// It says what becomes of a VLAN that a port has already; without VLANs that is nothing.
 #[test]
 fn preserve_default_vlan_alone_asks_for_nothing() {
-    let lab = Lab::new();
-    let (_container, who) = lab.container("c1");
+    let host = Host::new();
+    let (_container, who) = host.container("c1");
     for preserve in [false, true] {
         let config = with(&bridge("n", &["10.1.0.0/24"]), json!({"preserveDefaultVlan": preserve}));
-        lab.add("bridge", &who, &config);
-        lab.del("bridge", &who, &config);
-        let vlan = lab.cni("ADD", "bridge", &who, &with(&config, json!({"vlan": 7}))).refusal();
+        host.add("bridge", &who, &config);
+        host.del("bridge", &who, &config);
+        let vlan = host.cni("ADD", "bridge", &who, &with(&config, json!({"vlan": 7}))).refusal();
         assert_eq!(vlan.0, 2, "{vlan:?}");
     }
 }

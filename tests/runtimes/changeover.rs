@@ -8,11 +8,12 @@ use anyhow::{Context, ensure};
 use netns_fixtures::{Connection, Container, tcp_connect};
 use serde_json::{Value, json};
 
+use crate::common::Host;
+use crate::guest::wait_until;
 use crate::harness::{Body, Test};
-use crate::lab::{Lab, wait_until};
 use crate::network::Flavour;
 use crate::program::{bounded, ip, stdout};
-use crate::setup::{PLUGINS, Setup};
+use crate::setup::PLUGINS;
 
 /// Where Debian keeps the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";
@@ -33,23 +34,22 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
     tests.iter().filter(|_| chain).map(|test| Test::new("changeover", *flavour, *test)).collect()
 }
 
-/// Containers on one network, and whose plugins are called for them.
-struct Scene<'a> {
-    lab: Lab<'a>,
-    /// Where the plugins find iptables.
+/// Calls of plugins on a host, with this PATH, by which they find iptables.
+struct Caller<'a> {
+    host: &'a Host,
     path: String,
 }
 
-impl<'a> Scene<'a> {
-    fn new(setup: &'a Setup) -> anyhow::Result<Self> {
-        Ok(Self { lab: Lab::new(setup)?, path: SEARCH_PATH.into() })
+impl<'a> Caller<'a> {
+    fn on(host: &'a Host) -> Self {
+        Self { host, path: SEARCH_PATH.into() }
     }
 
     /// One plugin of `folder`; what it prints.
-    fn call(&self, folder: &str, verb: &str, who: &Who, config: &Value) -> anyhow::Result<String> {
+    fn call(&self, folder: &str, verb: &str, who: &Holder, config: &Value) -> anyhow::Result<String> {
         let plugin = config["type"].as_str().context("a plugin has a type")?;
         let program = Path::new(folder).join(plugin);
-        let call = bounded(self.lab.host.netns(), &program.to_string_lossy())
+        let call = bounded(self.host.netns(), &program.to_string_lossy())
             .env("CNI_COMMAND", verb)
             .env("CNI_CONTAINERID", &who.id)
             .env("CNI_NETNS", &who.netns)
@@ -65,14 +65,14 @@ impl<'a> Scene<'a> {
     }
 
     /// ADD of bridge and portmap.
-    fn add(&self, folder: &str, who: &Who) -> anyhow::Result<Value> {
+    fn add(&self, folder: &str, who: &Holder) -> anyhow::Result<Value> {
         let result: Value = serde_json::from_str(&self.call(folder, "ADD", who, &bridge(None))?)?;
         self.call(folder, "ADD", who, &portmap(who, Some(&result)))?;
         Ok(result)
     }
 
     /// DEL of portmap and bridge.
-    fn del(&self, folder: &str, who: &Who, result: Option<&Value>) -> anyhow::Result<()> {
+    fn del(&self, folder: &str, who: &Holder, result: Option<&Value>) -> anyhow::Result<()> {
         self.call(folder, "DEL", who, &portmap(who, result))?;
         self.call(folder, "DEL", who, &bridge(result)).map(drop)
     }
@@ -80,16 +80,16 @@ impl<'a> Scene<'a> {
     /// As nft tells it, and as iptables does, which knows its own comments.
     fn ruleset(&self) -> anyhow::Result<String> {
         let all = ["-c", "nft list ruleset; iptables-save; ip6tables-save"];
-        stdout(bounded(self.lab.host.netns(), "sh"), "sh", &all)
+        stdout(bounded(self.host.netns(), "sh"), "sh", &all)
     }
 
     /// Rules and chains that bear the container's id or lead to chains of its own, and links of the bridge.
-    fn ensure_gone(&self, who: &Who) -> anyhow::Result<()> {
+    fn ensure_gone(&self, who: &Holder) -> anyhow::Result<()> {
         let rules = self.ruleset()?;
         ensure!(!rules.contains(&format!("id: \\\"{}", who.id)), "rules are left of {}:\n{rules}", who.id);
         let own = rules.lines().filter(|line| line.contains("chain CNI-") && !line.contains("HOSTPORT"));
         ensure!(own.clone().count() == 0, "chains are left: {:?}", own.collect::<Vec<_>>());
-        let ports = ip(self.lab.host.netns(), &["link", "show", "master", "br1"])?;
+        let ports = ip(self.host.netns(), &["link", "show", "master", "br1"])?;
         ensure!(ports.as_array().is_some_and(Vec::is_empty), "ports of {} are left: {ports}", who.id);
         let leases = fs::read_dir(LEASES)?.flatten().map(|file| file.file_name());
         let leases: Vec<_> = leases.filter(|name| name.to_string_lossy().contains("10.89.1.")).collect();
@@ -98,14 +98,14 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// Whom a call is about, and which port it publishes.
-struct Who {
+/// The container that a call is about, and the port that it publishes.
+struct Holder {
     id: String,
     netns: String,
     port: u16,
 }
 
-impl Who {
+impl Holder {
     fn of(container: &Container, port: u16) -> Self {
         Self { id: container.name().into(), netns: container.path().to_string_lossy().into_owned(), port }
     }
@@ -119,7 +119,7 @@ fn bridge(previous: Option<&Value>) -> Value {
     config
 }
 
-fn portmap(who: &Who, previous: Option<&Value>) -> Value {
+fn portmap(who: &Holder, previous: Option<&Value>) -> Value {
     let ports = json!([{"hostPort": who.port, "containerPort": 80, "protocol": "tcp"}]);
     let mut config = json!({"cniVersion": "0.4.0", "name": "net1", "type": "portmap",
         "runtimeConfig": {"portMappings": ports}});
@@ -128,58 +128,55 @@ fn portmap(who: &Who, previous: Option<&Value>) -> Value {
 }
 
 /// With the result that libcni remembers, and without.
-fn leaves_nothing(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
+fn leaves_nothing(_: Flavour) -> anyhow::Result<()> {
     for with_result in [true, false] {
-        let scene = Scene::new(setup)?;
-        let container = scene.lab.host.container("old")?;
-        let who = Who::of(&container, 8080);
-        let result = scene.add(REFERENCE, &who)?;
-        ensure!(scene.ruleset()?.contains("old"), "the reference plugins wrote no rules to nf_tables");
+        let host = Host::with_outside();
+        let caller = Caller::on(&host);
+        let container = host.container("old").0;
+        let who = Holder::of(&container, 8080);
+        let result = caller.add(REFERENCE, &who)?;
+        ensure!(caller.ruleset()?.contains("old"), "the reference plugins wrote no rules to nf_tables");
 
-        scene.del(PLUGINS, &who, with_result.then_some(&result))?;
+        caller.del(PLUGINS, &who, with_result.then_some(&result))?;
 
-        scene.ensure_gone(&who)?;
-        scene.del(PLUGINS, &who, with_result.then_some(&result))?;
+        caller.ensure_gone(&who)?;
+        caller.del(PLUGINS, &who, with_result.then_some(&result))?;
     }
     Ok(())
 }
 
-fn leaves_nothing_without_netns(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
-    let scene = Scene::new(setup)?;
-    let container = scene.lab.host.container("old")?;
-    let who = Who::of(&container, 8080);
-    let result = scene.add(REFERENCE, &who)?;
+fn leaves_nothing_without_netns(_: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let caller = Caller::on(&host);
+    let container = host.container("old").0;
+    let who = Holder::of(&container, 8080);
+    let result = caller.add(REFERENCE, &who)?;
     // The container lives on, as with runtimes that name no namespace any more.
-    let nameless = Who { netns: String::new(), ..who };
-    scene.del(PLUGINS, &nameless, Some(&result))?;
-    scene.ensure_gone(&nameless)?;
+    let nameless = Holder { netns: String::new(), ..who };
+    caller.del(PLUGINS, &nameless, Some(&result))?;
+    caller.ensure_gone(&nameless)?;
 
-    let container = scene.lab.host.container("older")?;
-    let who = Who::of(&container, 8081);
-    scene.add(REFERENCE, &who)?;
+    let container = host.container("older").0;
+    let who = Holder::of(&container, 8081);
+    caller.add(REFERENCE, &who)?;
     container.remove()?;
     drop(container);
-    scene.del(PLUGINS, &who, None)?;
+    caller.del(PLUGINS, &who, None)?;
     // With the namespace the kernel takes the veth, in its own time.
-    wait_until("the veth is gone", || Ok(scene.ensure_gone(&who).is_ok()))
+    wait_until("the veth is gone", || Ok(caller.ensure_gone(&who).is_ok()))
 }
 
 /// The next holder of the address is not reached by the port of the one before; a neighbour's port goes on.
-fn leaves_neighbours(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
-    let scene = Scene::new(setup)?;
-    let containers = ["old", "neighbour"].map(|name| scene.lab.host.container(name));
-    let [old, neighbour] = containers;
-    let (old, neighbour) = (old?, neighbour?);
-    let (who, other) = (Who::of(&old, 8080), Who::of(&neighbour, 8081));
-    let result = scene.add(REFERENCE, &who)?;
-    let kept = scene.add(REFERENCE, &other)?;
+fn leaves_neighbours(_: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let caller = Caller::on(&host);
+    let [old, neighbour] = ["old", "neighbour"].map(|name| host.container(name).0);
+    let (who, other) = (Holder::of(&old, 8080), Holder::of(&neighbour, 8081));
+    let result = caller.add(REFERENCE, &who)?;
+    let kept = caller.add(REFERENCE, &other)?;
     let open = |port: u16| {
-        let host = scene.lab.outside.host_address();
-        Ok::<_, anyhow::Error>(tcp_connect(
-            scene.lab.outside.netns(),
-            (host, port).into(),
-            std::time::Duration::from_secs(1),
-        )?)
+        let to = (host.neighbour().host_address(), port).into();
+        tcp_connect(host.neighbour().netns(), to, std::time::Duration::from_secs(1))
     };
     let _serving = neighbour.run(|| std::net::TcpListener::bind("0.0.0.0:80"))??;
     ensure!(open(8081)? == Connection::Open, "the neighbour's port does not answer before");
@@ -187,27 +184,28 @@ fn leaves_neighbours(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
     // A DEL for another network on the same bridge, on which the container never was.
     let mut elsewhere = bridge(None);
     elsewhere["name"] = json!("net2");
-    scene.call(PLUGINS, "DEL", &who, &elsewhere)?;
-    ensure!(scene.ruleset()?.contains("old"), "another network's DEL removed rules");
+    caller.call(PLUGINS, "DEL", &who, &elsewhere)?;
+    ensure!(caller.ruleset()?.contains("old"), "another network's DEL removed rules");
     let inside = ip(old.netns(), &["link", "show", "eth0"])?;
     ensure!(inside.as_array().is_some_and(|links| links.len() == 1), "another network's DEL removed eth0");
 
-    scene.del(PLUGINS, &who, Some(&result))?;
+    caller.del(PLUGINS, &who, Some(&result))?;
 
-    let rules = scene.ruleset()?;
+    let rules = caller.ruleset()?;
     ensure!(!rules.contains("\\\"old"), "rules are left:\n{rules}");
     ensure!(open(8081)? == Connection::Open, "the neighbour's port does not answer any more");
-    scene.del(PLUGINS, &other, Some(&kept))?;
-    scene.ensure_gone(&other)
+    caller.del(PLUGINS, &other, Some(&kept))?;
+    caller.ensure_gone(&other)
 }
 
 /// What upstream's nft backends write since 1.6 (its names and comments: ipmasq_nftables_linux.go, portmap_nftables.go).
-fn nft_forms_go(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
-    let scene = Scene::new(setup)?;
-    let container = scene.lab.host.container("c1")?;
-    let who = Who::of(&container, 8080);
+fn nft_forms_go(_: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let caller = Caller::on(&host);
+    let container = host.container("c1").0;
+    let who = Holder::of(&container, 8080);
     let sum = ["-c", "printf net1 | sha512sum | cut -c1-16"];
-    let network = stdout(bounded(scene.lab.host.netns(), "sh"), "sh", &sum)?;
+    let network = stdout(bounded(host.netns(), "sh"), "sh", &sum)?;
     let instance = "f4d01f2ef4b92245, net: net1, if: eth0, id: c1";
     let rules = format!(
         "table inet cni_plugins_masquerade {{
@@ -236,11 +234,11 @@ table ip6 cni_hostport {
   }
 }";
     let script = format!("nft -f - <<'E'\n{rules}\n{ports}\nE");
-    stdout(bounded(scene.lab.host.netns(), "sh"), "sh", &["-c", &script])?;
+    stdout(bounded(host.netns(), "sh"), "sh", &["-c", &script])?;
 
-    scene.del(PLUGINS, &who, None)?;
+    caller.del(PLUGINS, &who, None)?;
 
-    let left = scene.ruleset()?;
+    let left = caller.ruleset()?;
     let comments = left.lines().filter_map(|line| line.split("comment ").nth(1)).collect::<Vec<_>>();
     let others = comments.iter().all(|comment| comment.contains("id: c2") || *comment == "\"c11\"");
     ensure!(comments.len() == 2 && others, "left:\n{left}");
@@ -249,60 +247,61 @@ table ip6 cni_hostport {
 }
 
 /// What lies in iptables-legacy can be seen and not be changed without a race: the address is not given until it is gone.
-fn legacy_rules_keep_the_address(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
-    let mut scene = Scene::new(setup)?;
-    let folder = scene.lab.host.root().join("legacy");
+fn legacy_rules_keep_the_address(_: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let mut caller = Caller::on(&host);
+    let folder = host.root().join("legacy");
     fs::create_dir(&folder)?;
     for name in ["iptables", "ip6tables"] {
         std::os::unix::fs::symlink(format!("/usr/sbin/{name}-legacy"), folder.join(name))?;
     }
-    scene.path = format!("{}:{SEARCH_PATH}", folder.display());
-    let [old, other] = ["old", "other"].map(|name| scene.lab.host.container(name));
-    let (old, other) = (old?, other?);
-    let (who, neighbour) = (Who::of(&old, 8080), Who::of(&other, 8081));
-    let result = scene.add(REFERENCE, &who)?;
-    let kept = scene.add(REFERENCE, &neighbour)?;
-    let legacy = || stdout(bounded(scene.lab.host.netns(), "sh"), "sh", &["-c", "iptables-legacy-save"]);
+    caller.path = format!("{}:{SEARCH_PATH}", folder.display());
+    let [old, other] = ["old", "other"].map(|name| host.container(name).0);
+    let (who, neighbour) = (Holder::of(&old, 8080), Holder::of(&other, 8081));
+    let result = caller.add(REFERENCE, &who)?;
+    let kept = caller.add(REFERENCE, &neighbour)?;
+    let legacy = || stdout(bounded(host.netns(), "sh"), "sh", &["-c", "iptables-legacy-save"]);
     ensure!(legacy()?.contains("old"), "the reference plugins did not write to iptables-legacy");
     // DEL of an unknown container succeeds, also if other containers have rules there.
-    let nobody = Who { id: "nobody".into(), netns: who.netns.clone(), port: 8082 };
-    scene.del(PLUGINS, &nobody, None)?;
+    let nobody = Holder { id: "nobody".into(), netns: who.netns.clone(), port: 8082 };
+    caller.del(PLUGINS, &nobody, None)?;
 
     for config in [portmap(&who, Some(&result)), bridge(Some(&result))] {
-        let said = match scene.call(PLUGINS, "DEL", &who, &config) {
+        let said = match caller.call(PLUGINS, "DEL", &who, &config) {
             Ok(_) => anyhow::bail!("DEL of {} left rules of \"old\" and said nothing", config["type"]),
             Err(error) => error.to_string(),
         };
         ensure!(Path::new(LEASES).join("10.89.1.2").exists(), "the address was freed: {said}");
         let hint = said.split("hint: ").nth(1).and_then(|hint| hint.split('"').next());
         let hint = hint.with_context(|| format!("no hint in {said}"))?;
-        stdout(bounded(scene.lab.host.netns(), "sh"), "sh", &["-c", hint])?;
+        stdout(bounded(host.netns(), "sh"), "sh", &["-c", hint])?;
     }
     ensure!(!legacy()?.contains("old") && legacy()?.contains("other"), "left: {}", legacy()?);
 
-    scene.del(PLUGINS, &who, Some(&result))?;
+    caller.del(PLUGINS, &who, Some(&result))?;
     ensure!(!Path::new(LEASES).join("10.89.1.2").exists(), "the address was not freed");
-    scene.del(REFERENCE, &neighbour, Some(&kept))?;
-    scene.ensure_gone(&who)
+    caller.del(REFERENCE, &neighbour, Some(&kept))?;
+    caller.ensure_gone(&who)
 }
 
 /// The reference plugins 1.1.1 free the lease and fail at a chain that they miss; what rnet made stays until rnet is asked.
-fn and_back(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
-    let scene = Scene::new(setup)?;
-    let container = scene.lab.host.container("new")?;
-    let who = Who::of(&container, 8080);
-    let result = scene.add(PLUGINS, &who)?;
+fn and_back(_: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let caller = Caller::on(&host);
+    let container = host.container("new").0;
+    let who = Holder::of(&container, 8080);
+    let result = caller.add(PLUGINS, &who)?;
 
-    let refused = scene.del(REFERENCE, &who, Some(&result));
+    let refused = caller.del(REFERENCE, &who, Some(&result));
     ensure!(
         refused.is_err_and(|error| error.to_string().contains("CNI-")),
         "the reference plugins deleted it"
     );
 
-    let rules = scene.ruleset()?;
+    let rules = caller.ruleset()?;
     ensure!(rules.contains("10.89.1.2"), "it was expected that rnet's elements stay:\n{rules}");
-    scene.del(PLUGINS, &who, Some(&result))?;
-    let rules = scene.ruleset()?;
+    caller.del(PLUGINS, &who, Some(&result))?;
+    let rules = caller.ruleset()?;
     ensure!(!rules.contains("10.89.1.2") && !rules.contains("table inet rnet"), "rules are left:\n{rules}");
-    scene.ensure_gone(&who)
+    caller.ensure_gone(&who)
 }

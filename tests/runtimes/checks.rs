@@ -8,7 +8,8 @@ use netlink::Netns;
 use netns_fixtures::{Connection, HttpServer, UdpClient, UdpEcho, http_get, ping, tcp_connect};
 use serde_json::Value;
 
-use crate::lab::{Lab, Running};
+use crate::common::Host;
+use crate::guest::Guest;
 use crate::network::Network;
 use crate::program::ip;
 use crate::setup::PAGE;
@@ -20,7 +21,7 @@ const SHORT: Duration = Duration::from_millis(400);
 const LOCALHOST: Ipv4Addr = Ipv4Addr::LOCALHOST;
 
 /// `eth0` is up with the address in its subnet, `lo` is up, and the gateway is the default route.
-pub fn addressed(container: &Running, network: &Network) -> anyhow::Result<()> {
+pub fn addressed(container: &Guest, network: &Network) -> anyhow::Result<()> {
     let name = &container.name;
     let links = ip(&container.netns, &["address", "show"])?;
     let eth0 = link(&links, "eth0").with_context(|| format!("{name} has no eth0: {links}"))?;
@@ -44,7 +45,7 @@ pub fn addressed(container: &Running, network: &Network) -> anyhow::Result<()> {
 }
 
 /// The MAC of `eth0` is 02:42 and the octets of the address, so that a reused address has no other.
-pub fn mac_of_address(container: &Running) -> anyhow::Result<()> {
+pub fn mac_of_address(container: &Guest) -> anyhow::Result<()> {
     let octets: String = container.address.octets().iter().map(|octet| format!(":{octet:02x}")).collect();
     ensure!(
         mac(container)? == format!("02:42{octets}"),
@@ -56,23 +57,18 @@ pub fn mac_of_address(container: &Running) -> anyhow::Result<()> {
 }
 
 /// The MAC of `eth0`.
-pub fn mac(container: &Running) -> anyhow::Result<String> {
+pub fn mac(container: &Guest) -> anyhow::Result<String> {
     let links = ip(&container.netns, &["link", "show", "eth0"])?;
     Ok(links[0]["address"].as_str().context("eth0 has no MAC")?.to_owned())
 }
 
 /// `one` and `other` reach each other, their host and the world, and the host reaches them.
-pub fn pings_both_ways(
-    lab: &Lab<'_>,
-    network: &Network,
-    one: &Running,
-    other: &Running,
-) -> anyhow::Result<()> {
+pub fn pings_both_ways(host: &Host, network: &Network, one: &Guest, other: &Guest) -> anyhow::Result<()> {
     for (from, to) in [(one, other), (other, one)] {
         answers(&from.netns, &from.name, to.ip())?;
-        answers(lab.host.netns(), "the host", to.ip())?;
+        answers(host.netns(), "the host", to.ip())?;
         answers(&from.netns, &from.name, network.gateway().into())?;
-        answers(&from.netns, &from.name, lab.outside.address())?;
+        answers(&from.netns, &from.name, host.neighbour().address())?;
     }
     Ok(())
 }
@@ -102,32 +98,32 @@ pub fn is_silent(from: &Netns, who: &str, to: IpAddr) -> anyhow::Result<()> {
 ///
 /// `container` is the one that is published, `other` a neighbour of it.
 fn views<'a>(
-    lab: &'a Lab<'_>,
+    host: &'a Host,
     network: &Network,
-    container: &'a Running,
-    other: &'a Running,
+    container: &'a Guest,
+    other: &'a Guest,
 ) -> Vec<(&'static str, &'a Netns, IpAddr)> {
-    let (host, gateway) = (lab.outside.host_address(), IpAddr::from(network.gateway()));
+    let (own, gateway) = (host.neighbour().host_address(), IpAddr::from(network.gateway()));
     vec![
-        ("the host, by its own address", lab.host.netns(), host),
-        ("the host, by 127.0.0.1", lab.host.netns(), LOCALHOST.into()),
-        ("the host, by the gateway's address", lab.host.netns(), gateway),
-        ("outside", lab.outside.netns(), host),
-        ("another container, by the host's address", &other.netns, host),
+        ("the host, by its own address", host.netns(), own),
+        ("the host, by 127.0.0.1", host.netns(), LOCALHOST.into()),
+        ("the host, by the gateway's address", host.netns(), gateway),
+        ("outside", host.neighbour().netns(), own),
+        ("another container, by the host's address", &other.netns, own),
         ("another container, by the gateway's address", &other.netns, gateway),
-        ("the container itself, by the host's address", &container.netns, host),
+        ("the container itself, by the host's address", &container.netns, own),
     ]
 }
 
 /// The container's own server answers on the host's port `port`, from everywhere.
 pub fn published(
-    lab: &Lab<'_>,
+    host: &Host,
     network: &Network,
-    container: &Running,
-    other: &Running,
+    container: &Guest,
+    other: &Guest,
     port: u16,
 ) -> anyhow::Result<()> {
-    for (who, from, to) in views(lab, network, container, other) {
+    for (who, from, to) in views(host, network, container, other) {
         shows_the_page(from, who, (to, port).into())?;
     }
     Ok(())
@@ -135,14 +131,14 @@ pub fn published(
 
 /// What arrives at UDP port `host_port` of the host is echoed by the container's `port`, from everywhere.
 pub fn published_udp(
-    lab: &Lab<'_>,
+    host: &Host,
     network: &Network,
-    container: &Running,
-    other: &Running,
+    container: &Guest,
+    other: &Guest,
     (host_port, port): (u16, u16),
 ) -> anyhow::Result<()> {
     let _echo = UdpEcho::start(&container.netns, (Ipv4Addr::UNSPECIFIED, port).into())?;
-    for (who, from, to) in views(lab, network, container, other) {
+    for (who, from, to) in views(host, network, container, other) {
         let client = UdpClient::bind(from, (Ipv4Addr::UNSPECIFIED, 0).into())?;
         let answer = client.exchange((to, host_port).into(), b"hello", LONG)?;
         ensure!(answer.as_deref() == Some(b"hello"), "no echo to {who} from {to}:{host_port}/udp");
@@ -165,26 +161,27 @@ pub fn is_closed(from: &Netns, who: &str, to: SocketAddr) -> anyhow::Result<()> 
 }
 
 /// Outside sees the host's address when the container speaks to it.
-pub fn masqueraded(lab: &Lab<'_>, container: &Running) -> anyhow::Result<()> {
-    let server = HttpServer::start(lab.outside.netns(), (Ipv4Addr::UNSPECIFIED, 8000).into(), "outside")?;
-    http_get(&container.netns, &format!("http://{}:8000/", lab.outside.address()), LONG)?;
+pub fn masqueraded(host: &Host, container: &Guest) -> anyhow::Result<()> {
+    let server =
+        HttpServer::start(host.neighbour().netns(), (Ipv4Addr::UNSPECIFIED, 8000).into(), "outside")?;
+    http_get(&container.netns, &format!("http://{}:8000/", host.neighbour().address()), LONG)?;
     let peer = server.last_peer();
-    ensure!(peer == Some(lab.outside.host_address()), "outside, {} looks like {peer:?}", container.name);
+    ensure!(peer == Some(host.neighbour().host_address()), "outside, {} looks like {peer:?}", container.name);
     Ok(())
 }
 
 /// The container sees who outside speaks to its published port; and the host's containers see each other as they are.
 pub fn clients_keep_their_address(
-    lab: &Lab<'_>,
-    container: &Running,
-    other: &Running,
+    host: &Host,
+    container: &Guest,
+    other: &Guest,
     (host_port, port): (u16, u16),
 ) -> anyhow::Result<()> {
     let server = HttpServer::start(&container.netns, (Ipv4Addr::UNSPECIFIED, port).into(), "inside")?;
-    let published = SocketAddr::new(lab.outside.host_address(), host_port);
-    http_get(lab.outside.netns(), &format!("http://{published}/"), LONG)?;
+    let published = SocketAddr::new(host.neighbour().host_address(), host_port);
+    http_get(host.neighbour().netns(), &format!("http://{published}/"), LONG)?;
     ensure!(
-        server.last_peer() == Some(lab.outside.address()),
+        server.last_peer() == Some(host.neighbour().address()),
         "a client outside looks like {:?}",
         server.last_peer()
     );

@@ -9,15 +9,17 @@ use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, ensure};
 use netlink::Netns;
-use netns_fixtures::{Host, Program};
+use netns_fixtures::Program;
 use serde_json::{Value, json};
 
 use crate::checks;
+use crate::common::Host;
+use crate::guest::{Guest, wait_until};
 use crate::harness::{Body, Test};
-use crate::lab::{Lab, Running, wait_until};
+use crate::leftovers::Before;
 use crate::network::{Flavour, Network};
 use crate::program::{bounded, stdout};
-use crate::setup::{IMAGE, NETWORKS, PLUGINS, Setup};
+use crate::setup::{IMAGE, NETWORKS, PLUGINS, setup};
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
@@ -38,7 +40,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
 
 /// A containerd of its own on the host of a lab. Pods that a test leaves are removed on drop, and then containerd ends.
 pub struct Containerd<'a> {
-    lab: &'a Lab<'a>,
+    host: &'a Host,
     socket: PathBuf,
     log: PathBuf,
     server: Child,
@@ -67,25 +69,25 @@ fn tcp(host: u16, container: u16) -> Port {
 
 impl<'a> Containerd<'a> {
     /// Starts it; networks must have been made before.
-    pub fn start(lab: &'a Lab<'a>) -> anyhow::Result<Self> {
-        Self::with_plugins(lab, Path::new(PLUGINS))
+    pub fn start(host: &'a Host) -> anyhow::Result<Self> {
+        Self::with_plugins(host, Path::new(PLUGINS))
     }
 
     /// The same with the plugins of `folder`.
-    fn with_plugins(lab: &'a Lab<'a>, folder: &Path) -> anyhow::Result<Self> {
-        let dir = lab.host.root().join("containerd");
+    fn with_plugins(host: &'a Host, folder: &Path) -> anyhow::Result<Self> {
+        let dir = host.root().join("containerd");
         fs::create_dir_all(&dir)?;
         let (socket, log) = (dir.join("socket"), dir.join("log"));
         let config = dir.join("config.toml");
         fs::write(&config, configuration(&dir, folder))?;
-        let server = background(&lab.host, "containerd")
+        let server = background(host, "containerd")
             .arg("--config")
             .arg(config)
             .stdout(fs::File::create(&log)?)
             .stderr(fs::File::options().append(true).open(&log)?)
             .spawn()?;
-        let client = Mutex::new(Client::start(&lab.host, &socket)?);
-        let containerd = Self { lab, socket, log, server, client };
+        let client = Mutex::new(Client::start(host, &socket)?);
+        let containerd = Self { host, socket, log, server, client };
         containerd.import_image()?;
         Ok(containerd)
     }
@@ -106,7 +108,7 @@ impl<'a> Containerd<'a> {
 
     /// `ctr ARGS` in the CRI's namespace.
     pub fn ctr(&self, args: &[&str]) -> anyhow::Result<String> {
-        let ctr = bounded(self.lab.host.netns(), "ctr").arg("--address").arg(&self.socket);
+        let ctr = bounded(self.host.netns(), "ctr").arg("--address").arg(&self.socket);
         stdout(ctr.args(["--namespace", "k8s.io"]), "ctr", args)
     }
 
@@ -114,7 +116,7 @@ impl<'a> Containerd<'a> {
     fn import_image(&self) -> anyhow::Result<()> {
         // The first call waits for containerd to be there.
         self.runtime("Version", json!({}))?;
-        self.ctr(&["images", "import", &self.lab.setup.image().to_string_lossy()])?;
+        self.ctr(&["images", "import", &setup().image().to_string_lossy()])?;
         let status = || self.call("ImageService", "ImageStatus", json!({"image": {"image": IMAGE}}));
         wait_until("the CRI knows the image", || Ok(status()?.get("image").is_some()))
     }
@@ -130,21 +132,21 @@ impl<'a> Containerd<'a> {
         Ok(reply["pod_sandbox_id"].as_str().context("RunPodSandbox gave no id")?.to_owned())
     }
 
-    fn run(&self, name: &str, ports: &[Port]) -> anyhow::Result<(String, Running)> {
+    fn run(&self, name: &str, ports: &[Port]) -> anyhow::Result<(String, Guest)> {
         let id = self.run_pod(name, ports)?;
         let running = self.inspect(&id, name)?.serving()?;
         Ok((id, running))
     }
 
     /// Where the pod is, by PodSandboxStatus.
-    fn inspect(&self, id: &str, name: &str) -> anyhow::Result<Running> {
+    fn inspect(&self, id: &str, name: &str) -> anyhow::Result<Guest> {
         let status = self.runtime("PodSandboxStatus", json!({"pod_sandbox_id": id, "verbose": true}))?;
         let address = status["status"]["network"]["ip"].as_str().unwrap_or_default();
         let info: Value = serde_json::from_str(status["info"]["info"].as_str().unwrap_or("null"))?;
         let namespaces = info["runtimeSpec"]["linux"]["namespaces"].as_array().cloned().unwrap_or_default();
         let netns = namespaces.iter().find(|namespace| namespace["type"] == "network");
         let netns = netns.and_then(|namespace| namespace["path"].as_str()).context("the pod has no netns")?;
-        Ok(Running {
+        Ok(Guest {
             name: name.into(),
             netns: Netns::open(netns.as_ref())?,
             address: address
@@ -246,81 +248,83 @@ state = "{dir}/state"
     )
 }
 
-fn gets_address(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn gets_address(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let network = Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let (_, pod) = containerd.run("web", &[])?;
     checks::addressed(&pod, &network)
 }
 
-fn ping(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn ping(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let network = Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let (_, one) = containerd.run("one", &[])?;
     let (_, other) = containerd.run("other", &[])?;
-    checks::pings_both_ways(&lab, &network, &one, &other)
+    checks::pings_both_ways(&host, &network, &one, &other)
 }
 
 /// containerd writes the keys of port mappings with capitals; a plugin that overlooks them publishes nothing.
-fn ports(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn ports(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let network = Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let dns = Port { udp: true, host_ip: "", host: 5300, container: 53 };
     let (_, web) = containerd.run("web", &[tcp(8080, 80), dns])?;
     let (_, other) = containerd.run("other", &[])?;
-    checks::published(&lab, &network, &web, &other, 8080)?;
-    checks::published_udp(&lab, &network, &web, &other, (5300, 53))
+    checks::published(&host, &network, &web, &other, 8080)?;
+    checks::published_udp(&host, &network, &web, &other, (5300, 53))
 }
 
-fn port_of_one_address(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn port_of_one_address(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let inner = Port { host_ip: "127.0.0.1", ..tcp(8081, 80) };
     let outer = Port { host_ip: "192.168.77.1", ..tcp(8082, 80) };
     containerd.run("web", &[inner, outer])?;
-    let (localhost, address) = (std::net::IpAddr::from([127, 0, 0, 1]), lab.outside.host_address());
-    checks::shows_the_page(lab.host.netns(), "the host", (localhost, 8081).into())?;
-    checks::is_closed(lab.outside.netns(), "outside", (address, 8081).into())?;
-    checks::shows_the_page(lab.outside.netns(), "outside", (address, 8082).into())?;
-    checks::is_closed(lab.host.netns(), "the host", (localhost, 8082).into())
+    let (localhost, address) = (std::net::IpAddr::from([127, 0, 0, 1]), host.neighbour().host_address());
+    checks::shows_the_page(host.netns(), "the host", (localhost, 8081).into())?;
+    checks::is_closed(host.neighbour().netns(), "outside", (address, 8081).into())?;
+    checks::shows_the_page(host.neighbour().netns(), "outside", (address, 8082).into())?;
+    checks::is_closed(host.netns(), "the host", (localhost, 8082).into())
 }
 
-fn masquerade(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn masquerade(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let (_, web) = containerd.run("web", &[tcp(8181, 81)])?;
     let (_, other) = containerd.run("other", &[])?;
-    checks::masqueraded(&lab, &web)?;
-    checks::clients_keep_their_address(&lab, &web, &other, (8181, 81))
+    checks::masqueraded(&host, &web)?;
+    checks::clients_keep_their_address(&host, &web, &other, (8181, 81))
 }
 
 /// Unlike podman, containerd does not look for conflicts itself.
-fn port_in_use(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn port_in_use(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let network = Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let (_, first) = containerd.run("first", &[tcp(8080, 80)])?;
     let refused =
         containerd.run_pod("second", &[tcp(8080, 80)]).err().context("the second pod got the port too")?;
     ensure!(format!("{refused:#}").contains("8080"), "the refusal does not name the port: {refused:#}");
     let (_, other) = containerd.run("other", &[])?;
-    checks::published(&lab, &network, &first, &other, 8080)?;
+    checks::published(&host, &network, &first, &other, 8080)?;
     drop(containerd);
-    network.remove(&lab)?;
-    lab.ensure_nothing_left()
+    network.remove(&host)?;
+    before.ensure_nothing_left(&host)
 }
 
 /// The DELs of a pod come two and three times, the later ones with an empty CNI_NETNS and without prevResult.
-fn late_dels(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let record = lab.host.root().join("calls");
-    let containerd = Containerd::with_plugins(&lab, &recording_plugins(&lab, &record)?)?;
+fn late_dels(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let network = Network::make(&host, flavour, 1)?;
+    let record = host.root().join("calls");
+    let containerd = Containerd::with_plugins(&host, &recording_plugins(&host, &record)?)?;
     let (id, _) = containerd.run("web", &[tcp(8080, 80)])?;
     containerd.stop(&id)?;
     containerd.stop(&id)?;
@@ -332,13 +336,13 @@ fn late_dels(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
         calls.lines().filter(|call| call.starts_with("DEL netns= ") && !call.contains(r#""prevResult""#));
     ensure!(late.count() >= 2, "no DEL came late, so nothing was tested: {calls}");
     drop(containerd);
-    network.remove(&lab)?;
-    lab.ensure_nothing_left()
+    network.remove(&host)?;
+    before.ensure_nothing_left(&host)
 }
 
 /// A folder of plugins that write down how they are called: `VERB netns=PATH STDIN`.
-fn recording_plugins(lab: &Lab<'_>, record: &Path) -> anyhow::Result<PathBuf> {
-    let folder = lab.host.root().join("recording");
+fn recording_plugins(host: &Host, record: &Path) -> anyhow::Result<PathBuf> {
+    let folder = host.root().join("recording");
     fs::create_dir_all(&folder)?;
     for name in ["bridge", "portmap", "rnet"] {
         let file = folder.join(name);
@@ -357,26 +361,27 @@ fn recording_plugins(lab: &Lab<'_>, record: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The successor has the host port, and where the lowest free address is taken, the address too.
-fn successor(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn successor(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let network = Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let (_, other) = containerd.run("other", &[])?;
     let (old, _) = containerd.run("web", &[tcp(8080, 80)])?;
     containerd.stop(&old)?;
     let (_, web) = containerd.run("web2", &[tcp(8080, 80)])?;
-    checks::answers_at_once(lab.host.netns(), "the host", web.ip())?;
+    checks::answers_at_once(host.netns(), "the host", web.ip())?;
     containerd.stop(&old)?;
     containerd.remove(&old)?;
-    checks::published(&lab, &network, &web, &other, 8080)?;
-    checks::pings_both_ways(&lab, &network, &web, &other)?;
-    checks::masqueraded(&lab, &web)
+    checks::published(&host, &network, &web, &other, 8080)?;
+    checks::pings_both_ways(&host, &network, &web, &other)?;
+    checks::masqueraded(&host, &web)
 }
 
-fn nothing_left(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn nothing_left(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let network = Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let (one, _) = containerd.run("one", &[tcp(8080, 80), Port { host_ip: "127.0.0.1", ..tcp(8081, 81) }])?;
     let (other, _) = containerd.run("other", &[Port { udp: true, ..tcp(8080, 80) }])?;
     for id in [one, other] {
@@ -384,23 +389,24 @@ fn nothing_left(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
         containerd.remove(&id)?;
     }
     drop(containerd);
-    network.remove(&lab)?;
-    lab.ensure_nothing_left()
+    network.remove(&host)?;
+    before.ensure_nothing_left(&host)
 }
 
 /// The pin goes while the pod's processes hold the namespace: the only DEL has no namespace, and the veth pair is still there.
-fn vanished_namespace(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn vanished_namespace(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let network = Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let (id, pod) = containerd.run("web", &[tcp(8080, 80)])?;
     Netns::unpin(pod.netns.path())?;
     containerd.stop(&id)?;
     containerd.remove(&id)?;
     drop(containerd);
-    network.remove(&lab)?;
+    network.remove(&host)?;
     // `pod` still holds the namespace.
-    lab.ensure_nothing_left()?;
+    before.ensure_nothing_left(&host)?;
     drop(pod);
     Ok(())
 }

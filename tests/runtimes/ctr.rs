@@ -2,11 +2,12 @@
 
 use anyhow::ensure;
 
+use crate::common::Host;
 use crate::containerd::Containerd;
 use crate::harness::{Body, Test};
-use crate::lab::Lab;
+use crate::leftovers::Before;
 use crate::network::{Flavour, Network};
-use crate::setup::{IMAGE, Setup};
+use crate::setup::IMAGE;
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
@@ -14,16 +15,17 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
     tests.iter().map(|test| Test::new("ctr", *flavour, *test)).collect()
 }
 
-fn comes_and_goes(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let containerd = Containerd::start(&lab)?;
+fn comes_and_goes(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let network = Network::make(&host, flavour, 1)?;
+    let containerd = Containerd::start(&host)?;
     let look = "ip -4 addr show eth0; ip route";
     let run = ["run", "--rm", "--cni", "--cgroup", "", IMAGE, "c1", "/bin/sh", "-c", look];
     let inside = containerd.ctr(&run)?;
     ensure!(inside.contains("inet 10.89.1."), "inside it looks so: {inside}");
     ensure!(inside.contains("default via 10.89.1.1"), "the default route is missing: {inside}");
     drop(containerd);
-    network.remove(&lab)?;
-    lab.ensure_nothing_left()
+    network.remove(&host)?;
+    before.ensure_nothing_left(&host)
 }

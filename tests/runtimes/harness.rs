@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::anyhow;
 
+use crate::leftovers;
 use crate::network::Flavour;
 use crate::setup::Setup;
 
@@ -17,7 +18,7 @@ pub struct Test {
 }
 
 /// What a test does; an error, or a panic, fails it.
-pub type Body = fn(&Setup, Flavour) -> anyhow::Result<()>;
+pub type Body = fn(Flavour) -> anyhow::Result<()>;
 
 /// What the plugins of a peer run are known to do otherwise.
 pub struct Difference {
@@ -31,7 +32,8 @@ pub struct Difference {
     pub reason: &'static str,
 }
 
-enum Outcome {
+/// How a test ended.
+enum Verdict {
     Passed,
     Differs(&'static str),
     Failed(anyhow::Error),
@@ -43,8 +45,10 @@ impl Test {
         Self { name: format!("{runtime}::{flavour}::{name}"), flavour, body }
     }
 
-    fn run(&self, setup: &Setup) -> anyhow::Result<()> {
-        match catch_unwind(AssertUnwindSafe(|| (self.body)(setup, self.flavour))) {
+    fn run(&self) -> anyhow::Result<()> {
+        let ended = catch_unwind(AssertUnwindSafe(|| (self.body)(self.flavour)));
+        leftovers::remove();
+        match ended {
             Ok(result) => result,
             Err(panic) => Err(anyhow!("panicked: {}", message(&*panic))),
         }
@@ -75,21 +79,21 @@ pub fn run(setup: &Setup, tests: &[Test], differences: &[Difference]) -> ExitCod
 fn outcome(setup: &Setup, test: &Test, differences: &[Difference]) -> Option<anyhow::Error> {
     let started = Instant::now();
     let known = differences.iter().find(|known| setup.peer && test.name.ends_with(known.test));
-    let outcome = match (test.run(setup), known) {
-        (Ok(()), None) => Outcome::Passed,
-        (Ok(()), Some(known)) if !known.always => Outcome::Passed,
-        (Ok(()), Some(_)) => Outcome::Failed(anyhow!("passes, although it is listed in DIFFERENCES")),
+    let verdict = match (test.run(), known) {
+        (Ok(()), None) => Verdict::Passed,
+        (Ok(()), Some(known)) if !known.always => Verdict::Passed,
+        (Ok(()), Some(_)) => Verdict::Failed(anyhow!("passes, although it is listed in DIFFERENCES")),
         (Err(error), Some(known)) if format!("{error:#}").contains(known.says) => {
-            Outcome::Differs(known.reason)
+            Verdict::Differs(known.reason)
         }
-        (Err(error), _) => Outcome::Failed(error),
+        (Err(error), _) => Verdict::Failed(error),
     };
     let took = started.elapsed().as_secs_f32();
     let name = &test.name;
-    match outcome {
-        Outcome::Passed => println!("test {name} ... ok ({took:.1} s)"),
-        Outcome::Differs(reason) => println!("test {name} ... ok (differs, as known: {reason})"),
-        Outcome::Failed(error) => {
+    match verdict {
+        Verdict::Passed => println!("test {name} ... ok ({took:.1} s)"),
+        Verdict::Differs(reason) => println!("test {name} ... ok (differs, as known: {reason})"),
+        Verdict::Failed(error) => {
             println!("test {name} ... FAILED");
             return Some(error);
         }

@@ -15,12 +15,16 @@
 // Its output is a test report; and a test that cannot go on returns an error.
 #![allow(clippy::print_stdout)]
 
+#[path = "../common/mod.rs"]
+mod common;
+
 mod changeover;
 mod checks;
 mod containerd;
 mod ctr;
+mod guest;
 mod harness;
-mod lab;
+mod leftovers;
 mod names;
 mod network;
 mod podman;
@@ -78,8 +82,8 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     }
-    match Setup::new() {
-        Ok(setup) => harness::run(&setup, &tests(&setup), DIFFERENCES),
+    match Setup::prepare() {
+        Ok(setup) => harness::run(setup, &tests(setup), DIFFERENCES),
         Err(error) => {
             println!("runtimes: {error:#}");
             ExitCode::FAILURE

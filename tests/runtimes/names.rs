@@ -10,12 +10,14 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 
 use crate::checks;
+use crate::common::Host;
+use crate::guest::{Guest, wait_until};
 use crate::harness::{Body, Test};
-use crate::lab::{Lab, Running, wait_until};
+use crate::leftovers::Before;
 use crate::network::{Flavour, Network};
 use crate::podman::Podman;
 use crate::program::{bounded, stdout};
-use crate::setup::Setup;
+use crate::setup::setup;
 
 /// A control group that stands for a unit of systemd's: whoever stops the unit ends all processes in it.
 const UNIT: &str = "rnet-test-unit";
@@ -54,10 +56,11 @@ fn finds_nobody(podman: &Podman<'_>, container: &str, name: &str) -> anyhow::Res
     Ok(())
 }
 
-fn by_name(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn by_name(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["--network-alias", "www"])?;
     let db = podman.run("db", &network.name, &[])?;
     let id = podman.call(&["inspect", "--format", "{{.Id}}", "web"])?;
@@ -74,15 +77,15 @@ fn by_name(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     podman.remove("web")?;
     finds_nobody(&podman, "db", "web")?;
     podman.remove("db")?;
-    network.remove(&lab)?;
-    lab.ensure_nothing_left()
+    network.remove(&host)?;
+    before.ensure_nothing_left(&host)
 }
 
 /// It comes back with another address; the other side is not restarted.
-fn follows(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn follows(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     podman.run("db", &network.name, &[])?;
     for address in ["10.89.1.50", "10.89.1.60"] {
         podman.run("web", &network.name, &["--ip", address])?;
@@ -93,10 +96,10 @@ fn follows(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn second_network(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let (front, back) = (Network::make(&lab, flavour, 1)?, Network::make(&lab, flavour, 2)?);
+fn second_network(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let (front, back) = (Network::make(&host, flavour, 1)?, Network::make(&host, flavour, 2)?);
     podman.run("web", &front.name, &[])?;
     let db = podman.run("db", &back.name, &[])?;
     finds_nobody(&podman, "web", "db")?;
@@ -118,14 +121,14 @@ fn second_network(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
 }
 
 /// dig, host and glibc's getent, in the container's namespace with a resolv.conf like the container's.
-fn clients(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn clients(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["--network-alias", "www"])?;
     let db = podman.run("db", &network.name, &[])?;
     let (gateway, address) = (network.gateway().to_string(), web.address.to_string());
-    let resolv = setup.dir.join("resolv.conf");
+    let resolv = setup().dir.join("resolv.conf");
     fs::write(&resolv, format!("nameserver {gateway}\nsearch {}\n", network.domain()))?;
 
     for name in ["web", "www", "WEB", "web.net1"] {
@@ -155,27 +158,27 @@ fn clients(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn dig(from: &Running, gateway: &str, arguments: &[&str]) -> anyhow::Result<String> {
+fn dig(from: &Guest, gateway: &str, arguments: &[&str]) -> anyhow::Result<String> {
     let server = format!("@{gateway}");
     stdout(bounded(&from.netns, "dig"), "dig", &[&["+time=3", "+tries=1", &server], arguments].concat())
 }
 
 /// iptables' own table, as ufw and many a guide leave it.
-fn dropped_input(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn dropped_input(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &[])?;
     podman.run("db", &network.name, &[])?;
-    let open: Value = serde_json::from_str(&lab.rnet(&["dns", "status", "--json"])?)?;
+    let open: Value = serde_json::from_str(&host.rnet_prints(&["dns", "status", "--json"])?)?;
     ensure!(open["stopped"] == serde_json::json!([]), "{open}");
     // Otherwise rnet would heal it at once: tests/coexist.
-    lab.rnet(&["interop", "disable"])?;
-    stdout(bounded(lab.host.netns(), "iptables"), "iptables", &["-P", "INPUT", "DROP"])?;
+    host.rnet_prints(&["interop", "disable"])?;
+    stdout(bounded(host.netns(), "iptables"), "iptables", &["-P", "INPUT", "DROP"])?;
     finds_nobody(&podman, "db", "web")?;
 
-    let rnet = setup.rnet.to_string_lossy();
-    let status = bounded(lab.host.netns(), &rnet).args(["dns", "status"]).output()?;
+    let rnet = setup().rnet.to_string_lossy();
+    let status = bounded(host.netns(), &rnet).args(["dns", "status"]).output()?;
 
     let told = String::from_utf8(status.stderr)?;
     ensure!(status.status.success() && told.contains("chain ip filter INPUT drops"), "told: {told}");
@@ -184,31 +187,31 @@ fn dropped_input(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
         // The bridge of a list has a name of its own.
         // For an own network that is to turn on again what was turned off.
         let hint = hint.replace("rnet interop", &format!("{rnet} interop"));
-        stdout(bounded(lab.host.netns(), "sh"), "sh", &["-c", &hint])?;
+        stdout(bounded(host.netns(), "sh"), "sh", &["-c", &hint])?;
     }
     finds(&podman, "db", "web", web.address)?;
     // What was typed is what iptables reads, too.
-    let listed = stdout(bounded(lab.host.netns(), "iptables"), "iptables", &["-S", "INPUT"])?;
+    let listed = stdout(bounded(host.netns(), "iptables"), "iptables", &["-S", "INPUT"])?;
     ensure!(listed.contains("-p udp -m udp --dport 53"), "listed: {listed}");
     Ok(())
 }
 
 /// The folder keeps others out; if it did not, the server would hang up on them.
-fn root_alone(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn root_alone(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     podman.run("web", &network.name, &[])?;
     let as_nobody = || -> anyhow::Result<String> {
-        let nobody = bounded(lab.host.netns(), "setpriv");
-        let asked = nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&setup.rnet);
+        let nobody = bounded(host.netns(), "setpriv");
+        let asked = nobody.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).arg(&setup().rnet);
         let asked = asked.args(["dns", "status"]).output()?;
         ensure!(!asked.status.success(), "nobody is answered: {asked:?}");
         Ok(String::from_utf8(asked.stderr)?)
     };
     let shut = as_nobody()?;
     ensure!(shut.contains("no name server listens") || shut.contains("no name server runs"), "shut: {shut}");
-    let socket = store::Paths::new(lab.host.run(netlink::cookie)??).name_server();
+    let socket = store::Paths::new(host.run(netlink::cookie)??).name_server();
     for (place, mode) in [(socket.as_path(), 0o777)].into_iter().chain(
         socket
             .ancestors()
@@ -222,25 +225,25 @@ fn root_alone(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     let open = as_nobody()?;
 
     ensure!(open.contains("does not answer"), "open: {open}");
-    lab.rnet(&["dns", "status"])?;
+    host.rnet_prints(&["dns", "status"])?;
     Ok(())
 }
 
 /// The first container is started by a unit, which is then stopped with everything in its control group.
-fn outlives_its_unit(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn outlives_its_unit(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let group = Path::new("/sys/fs/cgroup/systemd").join(UNIT);
     fs::create_dir_all(&group)?;
     let web = podman.run_in(&group, "web", &network.name)?;
-    let server: Value = serde_json::from_str(&lab.rnet(&["dns", "status", "--json"])?)?;
+    let server: Value = serde_json::from_str(&host.rnet_prints(&["dns", "status", "--json"])?)?;
     let own = fs::read_to_string(format!("/proc/{}/cgroup", server["pid"]))?;
     ensure!(!own.contains(UNIT), "the server is in the unit's group: {own}");
 
     for pid in fs::read_to_string(group.join("cgroup.procs"))?.split_whitespace() {
         // One may have ended with another.
-        let _ = stdout(bounded(lab.host.netns(), "kill"), "kill", &["-9", pid]);
+        let _ = stdout(bounded(host.netns(), "kill"), "kill", &["-9", pid]);
     }
     wait_until("the unit's end", || Ok(fs::read_to_string(group.join("cgroup.procs"))?.is_empty()))?;
 
@@ -255,5 +258,5 @@ fn outlives_its_unit(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     podman.remove("db")?;
     std::thread::sleep(Duration::from_millis(100));
     fs::remove_dir(&group)?;
-    checks::answers(lab.host.netns(), "the host", lab.outside.address())
+    checks::answers(host.netns(), "the host", host.neighbour().address())
 }

@@ -4,11 +4,10 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use crate::common::Host;
+use crate::setup::{NETWORKS, setup};
 use anyhow::Context;
 use serde_json::{Value, json};
-
-use crate::lab::Lab;
-use crate::setup::NETWORKS;
 
 /// How a network came to be, and which plugins carry it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,11 +43,11 @@ impl fmt::Display for Flavour {
 
 impl Network {
     /// Makes the network `netN` in the folder where all runtimes look.
-    pub fn make(lab: &Lab<'_>, flavour: Flavour, number: u8) -> anyhow::Result<Self> {
+    pub fn make(host: &Host, flavour: Flavour, number: u8) -> anyhow::Result<Self> {
         let network = Self { name: format!("net{number}"), number, flavour };
         match flavour {
-            Flavour::Created => network.create(lab)?,
-            Flavour::Chain => fs::write(network.file(), network.chain(lab.setup.peer))?,
+            Flavour::Created => network.create(host)?,
+            Flavour::Chain => fs::write(network.file(), network.chain(setup().peer))?,
         }
         Ok(network)
     }
@@ -59,14 +58,14 @@ impl Network {
     }
 
     /// Removes it, as whoever made it would: only podman knows more of its networks than the file.
-    pub fn remove(&self, lab: &Lab<'_>) -> anyhow::Result<()> {
+    pub fn remove(&self, host: &Host) -> anyhow::Result<()> {
         match self.flavour {
-            Flavour::Created => lab.rnet(&["rm", &self.name]).map(drop),
+            Flavour::Created => host.rnet_prints(&["rm", &self.name]).map(drop),
             Flavour::Chain => {
                 fs::remove_file(self.file())?;
                 let bridge = self.bridge();
                 // Who writes configurations of the type bridge also removes the bridge.
-                crate::program::ip(lab.host.netns(), &["link", "delete", &bridge]).map(drop)
+                crate::program::ip(host.netns(), &["link", "delete", &bridge]).map(drop)
             }
         }
     }
@@ -76,9 +75,9 @@ impl Network {
         if self.flavour == Flavour::Created { "dns.rnet".into() } else { "dns.podman".into() }
     }
 
-    fn create(&self, lab: &Lab<'_>) -> anyhow::Result<()> {
+    fn create(&self, host: &Host) -> anyhow::Result<()> {
         let subnet = format!("10.89.{}.0/24", self.number);
-        lab.rnet(&["create", "--subnet", &subnet, &self.name]).map(drop)
+        host.rnet_prints(&["create", "--subnet", &subnet, &self.name]).map(drop)
     }
 
     /// The bridge of a list.

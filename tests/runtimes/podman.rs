@@ -10,11 +10,13 @@ use netns_fixtures::Program;
 use serde_json::{Value, json};
 
 use crate::checks;
+use crate::common::Host;
+use crate::guest::Guest;
 use crate::harness::{Body, Test};
-use crate::lab::{Lab, Running};
+use crate::leftovers::Before;
 use crate::network::{Flavour, Network};
 use crate::program::{bounded, ip, stdout};
-use crate::setup::{IMAGE, NETWORKS, PLUGINS, Setup};
+use crate::setup::{IMAGE, NETWORKS, PLUGINS, Setup, setup};
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
@@ -71,38 +73,38 @@ pub fn prepare(setup: &Setup, netns: &Netns) -> anyhow::Result<()> {
 /// podman on the host of a lab. Containers that a test leaves are removed on drop.
 pub struct Podman<'a> {
     /// The lab.
-    pub lab: &'a Lab<'a>,
+    pub host: &'a Host,
 }
 
 impl Podman<'_> {
     /// `podman ARGS`
     pub fn call(&self, args: &[&str]) -> anyhow::Result<String> {
-        stdout(program(self.lab.setup, self.lab.host.netns()), "podman", args)
+        stdout(program(setup(), self.host.netns()), "podman", args)
     }
 
     /// `podman run -d --name NAME --network NETWORK OPTIONS`
-    pub fn run(&self, name: &str, network: &str, options: &[&str]) -> anyhow::Result<Running> {
+    pub fn run(&self, name: &str, network: &str, options: &[&str]) -> anyhow::Result<Guest> {
         let fixed = ["run", "-d", "--name", name, "--network", network];
         self.call(&[&fixed[..], options, &[IMAGE]].concat())?;
         self.inspect(name, network)?.serving()
     }
 
     /// The same, by a podman that is in this control group, and so is what it starts.
-    pub fn run_in(&self, group: &Path, name: &str, network: &str) -> anyhow::Result<Running> {
+    pub fn run_in(&self, group: &Path, name: &str, network: &str) -> anyhow::Result<Guest> {
         let script = format!("echo $$ > {}/cgroup.procs && exec podman \"$@\"", group.display());
-        let program = environment(self.lab.setup, bounded(self.lab.host.netns(), "sh"));
+        let program = environment(setup(), bounded(self.host.netns(), "sh"));
         let fixed = ["-c", &script, "podman", "run", "-d", "--name", name, "--network", network, IMAGE];
         stdout(program, "sh", &fixed)?;
         self.inspect(name, network)?.serving()
     }
 
     /// What podman says about a container's place on a network.
-    fn inspect(&self, name: &str, network: &str) -> anyhow::Result<Running> {
+    fn inspect(&self, name: &str, network: &str) -> anyhow::Result<Guest> {
         let said = self.call(&["inspect", "--format", "{{json .NetworkSettings}}", name])?;
         let settings: Value = serde_json::from_str(&said)?;
         let address = settings["Networks"][network]["IPAddress"].as_str().unwrap_or_default();
         let netns = settings["SandboxKey"].as_str().unwrap_or_default();
-        Ok(Running {
+        Ok(Guest {
             name: name.into(),
             netns: Netns::open(netns.as_ref())?,
             address: address
@@ -136,9 +138,9 @@ pub fn environment<'a>(setup: &Setup, program: Program<'a>) -> Program<'a> {
 }
 
 /// podman writes the broadcast address as the range's end.
-fn range_at_the_end(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
+fn range_at_the_end(_: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
     podman.call(&["network", "create", "--subnet", "10.89.9.0/29", "--ip-range", "10.89.9.4/30", "edge"])?;
     let file = Path::new(NETWORKS).join("edge.conflist");
     let mut list: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
@@ -162,10 +164,10 @@ fn range_at_the_end(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn gets_address(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn gets_address(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &[])?;
     checks::addressed(&web, &network)?;
     let inside = podman.call(&["exec", "web", "ip", "-4", "addr", "show", "eth0"])?;
@@ -173,17 +175,17 @@ fn gets_address(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mac_of_address(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn mac_of_address(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     checks::mac_of_address(&podman.run("web", &network.name, &[])?)
 }
 
-fn knows_the_network(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn knows_the_network(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let listed = podman.call(&["network", "ls", "--format", "{{.Name}} {{.Driver}}"])?;
     let driver = if flavour == Flavour::Created { "rnet" } else { "bridge" };
     let line = format!("{} {driver}", network.name);
@@ -191,32 +193,32 @@ fn knows_the_network(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     podman.call(&["network", "inspect", &network.name]).map(drop)
 }
 
-fn ping(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn ping(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let one = podman.run("one", &network.name, &[])?;
     let other = podman.run("other", &network.name, &[])?;
     ensure!(one.address != other.address, "both have {}", one.address);
-    checks::pings_both_ways(&lab, &network, &one, &other)
+    checks::pings_both_ways(&host, &network, &one, &other)
 }
 
-fn tcp_port(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn tcp_port(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "8080:80"])?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::published(&lab, &network, &web, &other, 8080)?;
+    checks::published(&host, &network, &web, &other, 8080)?;
     podman.remove("web")?;
-    checks::is_closed(lab.outside.netns(), "outside", (lab.outside.host_address(), 8080).into())
+    checks::is_closed(host.neighbour().netns(), "outside", (host.neighbour().host_address(), 8080).into())
 }
 
 /// It fails on a host end whose ingress hook is taken.
-fn bandwidth(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn bandwidth(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let (rate, burst) = (1_000_000_000, 100_000_000);
     network.append(json!({"type": "bandwidth", "ingressRate": rate, "ingressBurst": burst,
                           "egressRate": rate, "egressBurst": burst}))?;
@@ -225,87 +227,92 @@ fn bandwidth(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     let web = podman.run("web", &network.name, &["-p", "8080:80"])?;
     let other = podman.run("other", &network.name, &["-p", "8081:80"])?;
 
-    checks::published(&lab, &network, &web, &other, 8080)?;
-    checks::published(&lab, &network, &other, &web, 8081)
+    checks::published(&host, &network, &web, &other, 8080)?;
+    checks::published(&host, &network, &other, &web, 8081)
 }
 
-fn udp_port(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn udp_port(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "5300:53/udp"])?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::published_udp(&lab, &network, &web, &other, (5300, 53))
+    checks::published_udp(&host, &network, &web, &other, (5300, 53))
 }
 
-fn port_range(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn port_range(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "9000-9019:80-99"])?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::published(&lab, &network, &web, &other, 9000)?;
-    checks::clients_keep_their_address(&lab, &web, &other, (9019, 99))
+    checks::published(&host, &network, &web, &other, 9000)?;
+    checks::clients_keep_their_address(&host, &web, &other, (9019, 99))
 }
 
-fn port_of_one_address(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
-    let outer = lab.outside.host_address();
+fn port_of_one_address(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
+    let outer = host.neighbour().host_address();
     let outer_port = format!("{outer}:8082:80");
     podman.run("web", &network.name, &["-p", "127.0.0.1:8081:80", "-p", &outer_port])?;
     let localhost = std::net::IpAddr::from([127, 0, 0, 1]);
-    checks::shows_the_page(lab.host.netns(), "the host", (localhost, 8081).into())?;
-    checks::is_closed(lab.outside.netns(), "outside", (outer, 8081).into())?;
-    checks::shows_the_page(lab.outside.netns(), "outside", (outer, 8082).into())?;
-    checks::shows_the_page(lab.host.netns(), "the host", (outer, 8082).into())?;
-    checks::is_closed(lab.host.netns(), "the host", (localhost, 8082).into())
+    checks::shows_the_page(host.netns(), "the host", (localhost, 8081).into())?;
+    checks::is_closed(host.neighbour().netns(), "outside", (outer, 8081).into())?;
+    checks::shows_the_page(host.neighbour().netns(), "outside", (outer, 8082).into())?;
+    checks::shows_the_page(host.netns(), "the host", (outer, 8082).into())?;
+    checks::is_closed(host.netns(), "the host", (localhost, 8082).into())
 }
 
-fn masquerade(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn masquerade(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "8181:81"])?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::masqueraded(&lab, &web)?;
-    checks::clients_keep_their_address(&lab, &web, &other, (8181, 81))
+    checks::masqueraded(&host, &web)?;
+    checks::clients_keep_their_address(&host, &web, &other, (8181, 81))
 }
 
-fn chosen_ip_and_mac(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn chosen_ip_and_mac(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let chosen = ["--ip", "10.89.1.99", "--mac-address", "02:00:00:00:00:09"];
     let web = podman.run("web", &network.name, &chosen)?;
     ensure!(web.address.octets() == [10, 89, 1, 99], "the address is {}", web.address);
     let mac = checks::mac(&web)?;
     ensure!(mac == "02:00:00:00:00:09", "the MAC is {mac}");
     checks::addressed(&web, &network)?;
-    checks::answers(lab.host.netns(), "the host", web.ip())
+    checks::answers(host.netns(), "the host", web.ip())
 }
 
-fn address_in_use(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn address_in_use(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let first = podman.run("first", &network.name, &["--ip", "10.89.1.9", "-p", "8080:80"])?;
     if let Ok(second) = podman.run("second", &network.name, &["--ip", "10.89.1.9"]) {
         bail!("the second one got {}", second.address);
     }
     podman.remove("second")?;
-    checks::answers(lab.host.netns(), "the host", first.ip())?;
-    checks::shows_the_page(lab.outside.netns(), "outside", (lab.outside.host_address(), 8080).into())?;
+    checks::answers(host.netns(), "the host", first.ip())?;
+    checks::shows_the_page(
+        host.neighbour().netns(),
+        "outside",
+        (host.neighbour().host_address(), 8080).into(),
+    )?;
     podman.remove("first")?;
-    network.remove(&lab)?;
-    lab.ensure_nothing_left()
+    network.remove(&host)?;
+    before.ensure_nothing_left(&host)
 }
 
-fn second_network(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let (first, second) = (Network::make(&lab, flavour, 1)?, Network::make(&lab, flavour, 2)?);
+fn second_network(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let (first, second) = (Network::make(&host, flavour, 1)?, Network::make(&host, flavour, 2)?);
     let web = podman.run("web", &first.name, &[])?;
     let neighbour = podman.run("neighbour", &second.name, &[])?;
     podman.call(&["network", "connect", &second.name, "web"])?;
@@ -317,89 +324,94 @@ fn second_network(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
         there.address
     );
     checks::answers(&neighbour.netns, "neighbour", there.ip())?;
-    checks::answers(lab.host.netns(), "the host", web.ip())?;
+    checks::answers(host.netns(), "the host", web.ip())?;
     podman.call(&["network", "disconnect", &second.name, "web"])?;
-    checks::is_silent(lab.host.netns(), "the host", there.ip())?;
+    checks::is_silent(host.netns(), "the host", there.ip())?;
     checks::addressed(&web, &first)
 }
 
 /// Networks that rnet made do not reach one another but by published ports; the bare chain asks for no isolation.
-fn two_networks(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let (first, second) = (Network::make(&lab, flavour, 1)?, Network::make(&lab, flavour, 2)?);
+fn two_networks(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let (first, second) = (Network::make(&host, flavour, 1)?, Network::make(&host, flavour, 2)?);
     let web = podman.run("web", &first.name, &["-p", "8080:80"])?;
     let stranger = podman.run("stranger", &second.name, &[])?;
-    checks::shows_the_page(&stranger.netns, "stranger", (lab.outside.host_address(), 8080).into())?;
+    checks::shows_the_page(&stranger.netns, "stranger", (host.neighbour().host_address(), 8080).into())?;
     match flavour {
         Flavour::Created => {
             checks::is_silent(&stranger.netns, "stranger", web.ip())?;
             checks::is_closed(&stranger.netns, "stranger", (web.ip(), 80).into())?;
-            lab.outside.route_via_host("10.89.0.0/16".parse()?)?;
-            checks::is_closed(lab.outside.netns(), "outside, by a route,", (web.ip(), 80).into())
+            host.neighbour().route_via_host("10.89.0.0/16".parse()?)?;
+            checks::is_closed(host.neighbour().netns(), "outside, by a route,", (web.ip(), 80).into())
         }
         Flavour::Chain => checks::answers(&stranger.netns, "stranger", web.ip()),
     }
 }
 
 /// podman asks for the port on each of them, one after another in no particular order.
-fn port_on_two_networks(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let (first, second) = (Network::make(&lab, flavour, 1)?, Network::make(&lab, flavour, 2)?);
+fn port_on_two_networks(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let (first, second) = (Network::make(&host, flavour, 1)?, Network::make(&host, flavour, 2)?);
     podman.run("web", &first.name, &["--network", &second.name, "-p", "8080:80"])?;
-    checks::shows_the_page(lab.outside.netns(), "outside", (lab.outside.host_address(), 8080).into())
+    checks::shows_the_page(
+        host.neighbour().netns(),
+        "outside",
+        (host.neighbour().host_address(), 8080).into(),
+    )
 }
 
 /// `other` keeps the bridge, and what neighbours remember, alive.
-fn restart(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn restart(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let other = podman.run("other", &network.name, &[])?;
     let web = podman.run("web", &network.name, &["--ip", "10.89.1.50", "-p", "8080:80"])?;
     checks::answers(&other.netns, "other", web.ip())?;
-    checks::answers(lab.host.netns(), "the host", web.ip())?;
+    checks::answers(host.netns(), "the host", web.ip())?;
     podman.remove("web")?;
     let again = podman.run("again", &network.name, &["--ip", "10.89.1.50", "-p", "8080:80"])?;
-    checks::answers_at_once(lab.host.netns(), "the host", again.ip())?;
+    checks::answers_at_once(host.netns(), "the host", again.ip())?;
     checks::answers_at_once(&other.netns, "other", again.ip())?;
-    checks::published(&lab, &network, &again, &other, 8080)?;
+    checks::published(&host, &network, &again, &other, 8080)?;
     podman.call(&["restart", "-t", "0", "again"])?;
     let again = podman.inspect("again", &network.name)?;
     ensure!(again.address.octets() == [10, 89, 1, 50], "after a restart: {}", again.address);
-    checks::answers_at_once(lab.host.netns(), "the host", again.ip())
+    checks::answers_at_once(host.netns(), "the host", again.ip())
 }
 
-fn reload(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn reload(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "8080:80"])?;
     let other = podman.run("other", &network.name, &[])?;
-    flush(&lab)?;
+    flush(&host)?;
     podman.call(&["network", "reload", "--all"])?;
     let reloaded = podman.inspect("web", &network.name)?;
     ensure!(reloaded.address == web.address, "{} became {}", web.address, reloaded.address);
-    checks::published(&lab, &network, &reloaded, &podman.inspect("other", &network.name)?, 8080)?;
-    checks::pings_both_ways(&lab, &network, &reloaded, &podman.inspect(&other.name, &network.name)?)
+    checks::published(&host, &network, &reloaded, &podman.inspect("other", &network.name)?, 8080)?;
+    checks::pings_both_ways(&host, &network, &reloaded, &podman.inspect(&other.name, &network.name)?)
 }
 
-fn flushed(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn flushed(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "8080:80"])?;
-    flush(&lab)?;
+    flush(&host)?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::published(&lab, &network, &web, &other, 8080)?;
-    checks::masqueraded(&lab, &web)
+    checks::published(&host, &network, &web, &other, 8080)?;
+    checks::masqueraded(&host, &web)
 }
 
-fn many(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn many(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     let start = |number: u16| {
         let port = format!("{}:80", 8100 + number);
         podman.run(&format!("c{number}"), &network.name, &["-p", &port])
@@ -413,43 +425,49 @@ fn many(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
     let addresses: std::collections::HashSet<_> = running.iter().map(|one| one.address).collect();
     ensure!(addresses.len() == 8, "eight containers have {} addresses", addresses.len());
     for port in 8100..8108 {
-        checks::shows_the_page(lab.outside.netns(), "outside", (lab.outside.host_address(), port).into())?;
+        checks::shows_the_page(
+            host.neighbour().netns(),
+            "outside",
+            (host.neighbour().host_address(), port).into(),
+        )?;
     }
     podman.call(&["rm", "-f", "-t", "0", "--all"])?;
-    network.remove(&lab)?;
-    lab.ensure_no_files_left()
+    network.remove(&host)?;
+    before.ensure_no_files_left()
 }
 
 /// Of a network whose plugin it does not know, `podman network rm` removes the file only: the rest has gone with the last DEL.
-fn nothing_left(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn nothing_left(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     podman.run("web", &network.name, &["-p", "8080:80", "-p", "127.0.0.1:8081:81", "-p", "5300:53/udp"])?;
     podman.run("other", &network.name, &["-p", "9000-9019:80-99"])?;
     podman.remove("web")?;
     podman.remove("other")?;
     podman.call(&["network", "rm", &network.name])?;
-    lab.ensure_nothing_left()
+    before.ensure_nothing_left(&host)
 }
 
 /// The container and conmon, which would clean up, are killed; DEL comes with `podman rm`.
 ///
 /// (If the namespace's pin is gone as well, podman 4.3 never calls DEL: what is left then is for `gc`.)
-fn killed(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let podman = Podman { lab: &lab };
-    let network = Network::make(&lab, flavour, 1)?;
+fn killed(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let podman = Podman { host: &host };
+    let network = Network::make(&host, flavour, 1)?;
     podman.run("web", &network.name, &["-p", "8080:80"])?;
     let pids = podman.call(&["inspect", "--format", "{{.State.ConmonPid}} {{.State.Pid}}", "web"])?;
     let kill: Vec<&str> = std::iter::once("-9").chain(pids.split(' ')).collect();
-    stdout(bounded(lab.host.netns(), "kill"), "kill", &kill)?;
+    stdout(bounded(host.netns(), "kill"), "kill", &kill)?;
     podman.remove("web")?;
-    network.remove(&lab)?;
-    lab.ensure_nothing_left()
+    network.remove(&host)?;
+    before.ensure_nothing_left(&host)
 }
 
 /// Somebody reloads the firewall.
-fn flush(lab: &Lab<'_>) -> anyhow::Result<()> {
-    stdout(bounded(lab.host.netns(), "nft"), "nft", &["flush", "ruleset"]).map(drop)
+fn flush(host: &Host) -> anyhow::Result<()> {
+    stdout(bounded(host.netns(), "nft"), "nft", &["flush", "ruleset"]).map(drop)
 }

@@ -7,6 +7,9 @@ use netlink::Netns;
 use netns_fixtures::Program;
 use serde_json::Value;
 
+use crate::common::Host;
+use crate::setup::setup;
+
 /// Longer than anything here takes; a runtime that hangs must not hang the gate.
 const TIME_LIMIT_SECONDS: &str = "60";
 
@@ -33,4 +36,11 @@ pub fn stdout<A: AsRef<OsStr>>(program: Program<'_>, about: &str, args: &[A]) ->
 pub fn ip(netns: &Netns, args: &[&str]) -> anyhow::Result<Value> {
     let text = stdout(bounded(netns, "ip").arg("-json"), "ip", args)?;
     serde_json::from_str(if text.is_empty() { "[]" } else { &text }).context("`ip -json` printed no JSON")
+}
+
+impl Host {
+    /// What `rnet ARGS` prints, whose folders are the usual ones.
+    pub fn rnet_prints(&self, args: &[&str]) -> anyhow::Result<String> {
+        stdout(bounded(self.netns(), &setup().rnet.to_string_lossy()), "rnet", args)
+    }
 }

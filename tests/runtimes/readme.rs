@@ -9,11 +9,12 @@ use std::path::Path;
 use anyhow::{Context, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
+use crate::common::Host;
 use crate::harness::{Body, Test};
-use crate::lab::Lab;
+use crate::leftovers::Before;
 use crate::network::Flavour;
 use crate::program::{bounded, stdout};
-use crate::setup::{IMAGE, PLUGINS, Setup};
+use crate::setup::{IMAGE, PLUGINS, setup};
 
 #[path = "../common/readme.rs"]
 mod text;
@@ -37,24 +38,25 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         .collect()
 }
 
-fn every_command(setup: &Setup, _: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let _newcomer = Newcomer::new(setup)?;
-    crate::podman::Podman { lab: &lab }.call(&["tag", IMAGE, README_IMAGE])?;
-    let folder = setup.dir.join("newcomer");
+fn every_command(_: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let before = Before::of(&host)?;
+    let _newcomer = Newcomer::new()?;
+    crate::podman::Podman { host: &host }.call(&["tag", IMAGE, README_IMAGE])?;
+    let folder = setup().dir.join("newcomer");
     fs::create_dir_all(&folder)?;
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
     let steps: Vec<Step> = text::steps(&text).into_iter().filter(|step| !is_build(step)).collect();
     ensure!(steps.len() > 10, "only {} commands were found", steps.len());
     let failures: Vec<String> = steps
         .iter()
-        .filter_map(|step| follow(&lab, &folder, step).err())
+        .filter_map(|step| follow(&host, &folder, step).err())
         .map(|error| format!("{error:#}"))
         .collect();
     // The README uninstalls in the end; the tests behind this one want their plugins.
-    setup.restore_plugins()?;
+    setup().restore_plugins()?;
     ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
-    lab.ensure_nothing_left()
+    before.ensure_nothing_left(&host)
 }
 
 /// The gate builds and installs in its own way.
@@ -66,12 +68,12 @@ fn is_build(step: &Step) -> bool {
 struct Newcomer;
 
 impl Newcomer {
-    fn new(setup: &Setup) -> anyhow::Result<Self> {
+    fn new() -> anyhow::Result<Self> {
         for folder in [PROGRAMS, PLUGINS] {
             mount("tmpfs", folder, "tmpfs", MountFlags::empty(), None)
                 .with_context(|| format!("mount {folder}"))?;
         }
-        symlink(&setup.rnet, Path::new(PROGRAMS).join("rnet"))?;
+        symlink(&setup().rnet, Path::new(PROGRAMS).join("rnet"))?;
         Ok(Self)
     }
 }
@@ -84,8 +86,8 @@ impl Drop for Newcomer {
     }
 }
 
-fn follow(lab: &Lab<'_>, folder: &Path, step: &Step) -> anyhow::Result<()> {
-    let program = crate::podman::environment(lab.setup, bounded(lab.host.netns(), "sh")).current_dir(folder);
+fn follow(host: &Host, folder: &Path, step: &Step) -> anyhow::Result<()> {
+    let program = crate::podman::environment(setup(), bounded(host.netns(), "sh")).current_dir(folder);
     let printed = stdout(program, &step.command, &["-c", &format!("{} 2>&1", step.command)])?;
     let printed: Vec<&str> = printed.lines().map(str::trim_end).collect();
     ensure!(

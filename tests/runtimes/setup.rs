@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, ensure};
 use netlink::Netns;
@@ -24,6 +25,13 @@ const OURS: [&str; 6] = ["bridge", "host-local", "loopback", "portmap", "rnet", 
 const BANDWIDTH: &str = "/usr/lib/cni/bandwidth";
 const RUNTIMES: [&str; 5] = ["podman", "conmon", "crun", "runc", "containerd"];
 
+static SETUP: OnceLock<Setup> = OnceLock::new();
+
+/// The surroundings of this run.
+pub fn setup() -> &'static Setup {
+    SETUP.get().expect("it was prepared before the first test")
+}
+
 /// The surroundings of one run.
 pub struct Setup {
     /// The plugins are another's: a peer run.
@@ -36,16 +44,15 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Prepares a run. A missing program is an error: where these tests are wanted, everything they need has been installed.
-    pub fn new() -> anyhow::Result<Self> {
+    /// Prepares the run of this program. A missing program is an error: where these tests are wanted, everything they need has been installed.
+    pub fn prepare() -> anyhow::Result<&'static Self> {
         ensure!(
             std::env::var_os("RNET_SANDBOX").is_some(),
             "these tests change /etc, /opt and /var/lib: start them through Cargo's runner, netns-fixtures/sandbox.sh"
         );
         let netns = Netns::current()?;
         let foreign = std::env::var_os("RNET_TEST_PLUGINS").map(PathBuf::from);
-        let built = PathBuf::from(env!("CARGO_BIN_EXE_rnet"));
-        let rnet = std::env::var_os("RNET_TEST_BINARY").map_or(built, PathBuf::from);
+        let rnet = crate::common::binary();
         let setup = Self {
             peer: foreign.is_some(),
             rnet: fs::canonicalize(&rnet).with_context(|| format!("no binary at {}", rnet.display()))?,
@@ -60,7 +67,7 @@ impl Setup {
         setup.fill_plugin_folder(foreign.as_deref())?;
         make_image(&netns, &setup.image())?;
         crate::podman::prepare(&setup, &netns)?;
-        Ok(setup)
+        Ok(SETUP.get_or_init(|| setup))
     }
 
     /// The archive that holds [`IMAGE`].

@@ -8,11 +8,12 @@ use anyhow::{Context, ensure};
 use netns_fixtures::Program;
 use serde_json::Value;
 
+use crate::common::Host;
+use crate::guest::wait_until;
 use crate::harness::{Body, Test};
-use crate::lab::{Lab, wait_until};
 use crate::network::{Flavour, Network};
 use crate::program::{bounded, stdout};
-use crate::setup::Setup;
+use crate::setup::setup;
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
@@ -48,16 +49,16 @@ umount /run/v2
 
 /// systemd, its shell, and the process id by which others enter.
 struct Systemd<'a> {
-    lab: &'a Lab<'a>,
+    host: &'a Host,
     shell: Child,
     first: String,
 }
 
 impl<'a> Systemd<'a> {
     /// Boots; `starter` is the text of starter.service.
-    fn boot(lab: &'a Lab<'a>, starter: &str) -> anyhow::Result<Self> {
-        let log = fs::File::create(lab.host.root().join("systemd.log"))?;
-        let shell = Program::new(lab.host.netns(), "sh")
+    fn boot(host: &'a Host, starter: &str) -> anyhow::Result<Self> {
+        let log = fs::File::create(host.root().join("systemd.log"))?;
+        let shell = Program::new(host.netns(), "sh")
             .args(["-c", BOOT])
             .env("STARTER", starter)
             .env_remove("RNET_ROOT")
@@ -65,7 +66,7 @@ impl<'a> Systemd<'a> {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let mut systemd = Self { lab, shell, first: String::new() };
+        let mut systemd = Self { host, shell, first: String::new() };
         let listens = || Ok(systemd.find().is_some_and(|first| is_booted(&first)));
         wait_until("systemd's start", listens).with_context(|| systemd.log())?;
         systemd.first = systemd.find().context("systemd has ended")?;
@@ -80,16 +81,16 @@ impl<'a> Systemd<'a> {
     /// What a program prints that is started in systemd's namespaces, but by none of its units.
     fn call(&self, program: &str, args: &[&str]) -> anyhow::Result<String> {
         let enter = ["-t", &self.first, "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--", program];
-        let entered = bounded(self.lab.host.netns(), "nsenter").args(enter);
+        let entered = bounded(self.host.netns(), "nsenter").args(enter);
         stdout(entered, program, args).with_context(|| self.log())
     }
 
     fn rnet(&self, args: &[&str]) -> anyhow::Result<String> {
-        self.call(&self.lab.setup.rnet.to_string_lossy(), args)
+        self.call(&setup().rnet.to_string_lossy(), args)
     }
 
     fn log(&self) -> String {
-        let log = fs::read_to_string(self.lab.host.root().join("systemd.log"));
+        let log = fs::read_to_string(self.host.root().join("systemd.log"));
         format!("systemd says: {}", log.unwrap_or_default())
     }
 }
@@ -98,7 +99,7 @@ impl Drop for Systemd<'_> {
     fn drop(&mut self) {
         // All in its namespaces end with it; the shell puts the control groups away and ends too.
         if let Some(first) = self.find() {
-            drop(bounded(self.lab.host.netns(), "kill").args(["-9", &first]).status());
+            drop(bounded(self.host.netns(), "kill").args(["-9", &first]).status());
         }
         drop(self.shell.wait());
     }
@@ -114,15 +115,15 @@ fn is_booted(first: &str) -> bool {
 }
 
 /// The server is started by a unit with mounts of its own. The unit is stopped, and systemd ends all that is in its group.
-fn outlives_its_unit(setup: &Setup, flavour: Flavour) -> anyhow::Result<()> {
-    let lab = Lab::new(setup)?;
-    let network = Network::make(&lab, flavour, 1)?;
-    let (rnet, name) = (setup.rnet.display(), network.name.as_str());
+fn outlives_its_unit(flavour: Flavour) -> anyhow::Result<()> {
+    let host = Host::with_outside();
+    let network = Network::make(&host, flavour, 1)?;
+    let (rnet, name) = (setup().rnet.display(), network.name.as_str());
     let starter = format!(
         "[Unit]\nDefaultDependencies=no\n[Service]\nPrivateMounts=yes\nTimeoutStopSec=10\n\
          ExecStart={rnet} run --name web --net {name} sleep 1000\n"
     );
-    let systemd = Systemd::boot(&lab, &starter)?;
+    let systemd = Systemd::boot(&host, &starter)?;
     systemd.call("systemctl", &["start", "starter"])?;
     let knows_web = || Ok(systemd.rnet(&["dns", "status"]).is_ok_and(|status| status.contains("web")));
     wait_until("web's name", knows_web)?;

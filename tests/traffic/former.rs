@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use netns_fixtures::{Frames, ping};
 use store::{LockName, Mode, Paths, Store};
 
-use crate::common::{LONG, SOON, bridge, rnet, with};
-use crate::stage::{A, Guest, HOST, Stage, echo, echoes, to};
+use crate::common::{Guest, Host, LONG, SOON, bridge, rnet, with};
+use crate::packets::{A, HOST, echo, echoes, to};
 
 const OUTSIDE: [&str; 2] = ["192.168.77.2", "fd77::2"];
 
@@ -21,9 +21,9 @@ struct Begun {
     client: SocketAddr,
 }
 
-fn begin(guest: &Guest, stage: &Stage, family: usize) -> Begun {
+fn begin(guest: &Guest, host: &Host, family: usize) -> Begun {
     let any = ["0.0.0.0", "::"][family];
-    let server = stage.outside.netns().run(|| UdpSocket::bind((OUTSIDE[family], 0)).unwrap()).unwrap();
+    let server = host.neighbour().netns().run(|| UdpSocket::bind((OUTSIDE[family], 0)).unwrap()).unwrap();
     let socket = guest.container.run(|| UdpSocket::bind((any, PORT)).unwrap()).unwrap();
     [&server, &socket].into_iter().for_each(|socket| socket.set_read_timeout(Some(LONG)).unwrap());
     let to = server.local_addr().unwrap();
@@ -43,10 +43,10 @@ struct Kept {
     port: u16,
 }
 
-fn connect(guest: &Guest, stage: &Stage, host: &str) -> Kept {
-    let own = if host.contains(':') { guest.v6() } else { guest.v4() };
+fn connect(guest: &Guest, host: &Host, by: &str) -> Kept {
+    let own = if by.contains(':') { guest.v6() } else { guest.v4() };
     let listener = guest.container.run(|| TcpListener::bind((own, 80)).unwrap()).unwrap();
-    let client = stage.outside.netns().run(|| TcpStream::connect(to(host, 8080)).unwrap()).unwrap();
+    let client = host.neighbour().netns().run(|| TcpStream::connect(to(by, 8080)).unwrap()).unwrap();
     let (mut server, _) = listener.accept().unwrap();
     server.write_all(b"hello").unwrap();
     client.set_read_timeout(Some(LONG)).unwrap();
@@ -58,9 +58,9 @@ fn connect(guest: &Guest, stage: &Stage, host: &str) -> Kept {
 }
 
 /// What waits for the end of flows, waits as long as this is held.
-pub fn nobody_forgets(stage: &Stage) -> (Store, store::Lock) {
-    let cookie = stage.lab.host.run(|| netlink::cookie().unwrap()).unwrap();
-    let store = Store::open(Paths::under(stage.lab.host.root(), cookie)).unwrap();
+pub fn nobody_forgets(host: &Host) -> (Store, store::Lock) {
+    let cookie = host.run(|| netlink::cookie().unwrap()).unwrap();
+    let store = Store::open(Paths::under(host.root(), cookie)).unwrap();
     let lock = store.lock(LockName::Flows, Mode::Exclusive, "a test").unwrap();
     (store, lock)
 }
@@ -76,22 +76,22 @@ fn ports(frame: &[u8]) -> Option<(u16, u16)> {
 }
 
 /// The next holder of `old`'s addresses hears nothing of its flows, and its own go on.
-fn nothing_is_inherited(stage: &Stage, network: &serde_json::Value, ports_too: bool) {
+fn nothing_is_inherited(host: &Host, network: &serde_json::Value, ports_too: bool) {
     let published = [("", 8080, 80, "tcp")];
-    let old = stage.attach("old", network, if ports_too { &published } else { &[] });
-    let begun = [0, 1].map(|family| begin(&old, stage, family));
-    let kept: Vec<Kept> = if ports_too { HOST.map(|host| connect(&old, stage, host)).into() } else { vec![] };
-    stage.detach(&old);
+    let old = host.attach("old", network, if ports_too { &published } else { &[] });
+    let begun = [0, 1].map(|family| begin(&old, host, family));
+    let kept: Vec<Kept> = if ports_too { HOST.map(|by| connect(&old, host, by)).into() } else { vec![] };
+    old.detach();
     let asking = with(
         network,
         serde_json::json!({"runtimeConfig": {"ips": [
         format!("{}/16", old.v4()), format!("{}/64", old.v6())]}}),
     );
-    let next = stage.attach("next", &asking, &[]);
+    let next = host.attach("next", &asking, &[]);
     assert_eq!([next.v4(), next.v6()], [old.v4(), old.v6()]);
 
     let hears = Frames::on(next.netns(), "eth0").unwrap();
-    begin(&next, stage, 0);
+    begin(&next, host, 0);
     for Begun { server, client } in &begun {
         server.send_to(b"still there?", client).unwrap();
     }
@@ -110,42 +110,42 @@ fn nothing_is_inherited(stage: &Stage, network: &serde_json::Value, ports_too: b
         .unwrap();
     assert!(heard.is_none(), "{heard:?}");
 
-    goes_on(stage, &next);
+    goes_on(host, &next);
 }
 
 /// What the new holder begins, and what others begin with it.
-fn goes_on(stage: &Stage, next: &Guest) {
+fn goes_on(host: &Host, next: &Guest) {
     let outside: [IpAddr; 2] = OUTSIDE.map(|address| address.parse().unwrap());
     for (family, own) in [next.v4(), next.v6()].into_iter().enumerate() {
         assert!(ping(next.netns(), outside[family], LONG).unwrap().is_some(), "{own} pings");
-        assert!(ping(stage.lab.host.netns(), own, LONG).unwrap().is_some(), "{own} is pinged");
-        let _server = echo(stage.outside.netns(), OUTSIDE[family], 53);
+        assert!(ping(host.netns(), own, LONG).unwrap().is_some(), "{own} is pinged");
+        let _server = echo(host.neighbour().netns(), OUTSIDE[family], 53);
         let _own = echo(next.netns(), &own.to_string(), 53);
         assert!(echoes(next.netns(), (outside[family], 53).into(), LONG), "{own} asks");
-        assert!(echoes(stage.lab.host.netns(), (own, 53).into(), LONG), "{own} is asked");
+        assert!(echoes(host.netns(), (own, 53).into(), LONG), "{own} is asked");
     }
 }
 
-fn stale(stage: &Stage) -> usize {
-    stage.lab.firewall(|firewall| firewall.stale().unwrap().len())
+fn stale(host: &Host) -> usize {
+    host.firewall(|firewall| firewall.stale().unwrap().len())
 }
 
-fn await_clear(stage: &Stage) {
+fn await_clear(host: &Host) {
     let begun = Instant::now();
-    while stale(stage) > 0 && begun.elapsed() < LONG {
+    while stale(host) > 0 && begun.elapsed() < LONG {
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert_eq!(stale(stage), 0, "somebody forgets the flows");
+    assert_eq!(stale(host), 0, "somebody forgets the flows");
 }
 
 #[test]
 fn flows_of_a_former_holder_reach_nobody() {
     for network in [rnet("a", &A), bridge("a", &A)] {
-        let stage = Stage::new();
-        let resident = stage.attach("resident", &network, &[]);
-        nothing_is_inherited(&stage, &network, network["type"] == "rnet");
-        await_clear(&stage);
-        goes_on(&stage, &resident);
+        let host = Host::connected();
+        let resident = host.attach("resident", &network, &[]);
+        nothing_is_inherited(&host, &network, network["type"] == "rnet");
+        await_clear(&host);
+        goes_on(&host, &resident);
     }
 }
 
@@ -154,21 +154,21 @@ fn flows_of_a_former_holder_reach_nobody() {
 fn not_even_before_anybody_has_forgotten_them() {
     for network in [rnet("a", &A), bridge("a", &A)] {
         for alone in [true, false] {
-            let stage = Stage::new();
-            let resident = (!alone).then(|| stage.attach("resident", &network, &[]));
-            let (store, lock) = nobody_forgets(&stage);
-            nothing_is_inherited(&stage, &network, network["type"] == "rnet");
-            assert!(stale(&stage) > 0, "alone on the host {alone}");
+            let host = Host::connected();
+            let resident = (!alone).then(|| host.attach("resident", &network, &[]));
+            let (store, lock) = nobody_forgets(&host);
+            nothing_is_inherited(&host, &network, network["type"] == "rnet");
+            assert!(stale(&host) > 0, "alone on the host {alone}");
             if let Some(resident) = &resident {
                 // A rebuild knows of it too.
                 let flush = ["flush", "chain", "inet", "rnet", "resets"];
-                assert!(stage.lab.host.command("nft").args(flush).status().unwrap().success());
-                let _other = stage.attach("other", &network, &[("", 9090, 80, "tcp")]);
-                goes_on(&stage, resident);
+                assert!(host.command("nft").args(flush).status().unwrap().success());
+                let _other = host.attach("other", &network, &[("", 9090, 80, "tcp")]);
+                goes_on(&host, resident);
             }
             drop(lock);
             drop(store);
-            await_clear(&stage);
+            await_clear(&host);
         }
     }
 }
@@ -176,33 +176,33 @@ fn not_even_before_anybody_has_forgotten_them() {
 /// The child of the last DEL has read what was noted, and an ADD puts that into new tables meanwhile.
 #[test]
 fn what_comes_into_new_tables_meanwhile_is_cleared_too() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let network = rnet("a", &A);
-    let old = stage.attach("old", &network, &[]);
-    begin(&old, &stage, 0);
-    let del = stage.lab.call("DEL", "rnet", &old.who).input(old.config.to_string());
+    let old = host.attach("old", &network, &[]);
+    begin(&old, &host, 0);
+    let del = host.call("DEL", "rnet", &old.who).input(old.config().to_string());
 
     let outcome = del.set("RNET_FAILPOINT", "del.noted:delay=2000").run();
 
     assert_eq!(outcome.status, 0, "{outcome:?}");
     let elsewhere =
         with(&network, serde_json::json!({"runtimeConfig": {"ips": ["172.18.0.77/16", "fd18::77/64"]}}));
-    let _next = stage.attach("next", &elsewhere, &[]);
-    assert!(stale(&stage) > 0, "the ADD came before the child went on");
-    await_clear(&stage);
+    let _next = host.attach("next", &elsewhere, &[]);
+    assert!(stale(&host) > 0, "the ADD came before the child went on");
+    await_clear(&host);
 }
 
 /// The same address changes hands again and again, and nobody has forgotten anything.
 #[test]
 fn each_holder_begins_with_nothing() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let network = rnet("a", &A);
-    let (_store, lock) = nobody_forgets(&stage);
+    let (_store, lock) = nobody_forgets(&host);
     let mut before: Vec<Begun> = Vec::new();
     for round in 0..4 {
-        let guest = stage.attach(&format!("c{round}"), &network, &[]);
+        let guest = host.attach(&format!("c{round}"), &network, &[]);
         let hears = Frames::on(guest.netns(), "eth0").unwrap();
-        let own = begin(&guest, &stage, 0);
+        let own = begin(&guest, &host, 0);
         for Begun { server, client } in &before {
             server.send_to(b"still there?", client).unwrap();
         }
@@ -210,7 +210,7 @@ fn each_holder_begins_with_nothing() {
         let heard = hears.wait_for(SOON, |frame| ports(frame).is_some_and(|(from, _)| old.contains(&from)));
         assert!(heard.unwrap().is_none(), "round {round}");
         before.push(own);
-        stage.detach(&guest);
+        guest.detach();
     }
     drop(lock);
 }

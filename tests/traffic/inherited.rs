@@ -8,10 +8,10 @@ use netns_fixtures::Frames;
 use netns_fixtures::frame::{icmp, icmpv6, sctp, udp, udplite};
 use serde_json::{Value, json};
 
-use crate::common::{LONG, bridge, inside, rnet, with};
+use crate::common::{Guest, Host, LONG, bridge, inside, rnet, with};
 use crate::former::nobody_forgets;
+use crate::packets::{A, HOST};
 use crate::sources::packet;
-use crate::stage::{A, Guest, HOST, Stage};
 
 const OUTSIDE: [&str; 2] = ["192.168.77.2", "fd77::2"];
 const SOON: Duration = Duration::from_millis(400);
@@ -98,9 +98,9 @@ struct Wire {
 }
 
 impl Wire {
-    fn of(stage: &Stage, netns: &netlink::Netns, host_link: &str) -> Self {
+    fn of(host: &Host, netns: &netlink::Netns, host_link: &str) -> Self {
         let mac = |netns, link: &str| inside(netns).link(link).unwrap().unwrap().mac.unwrap().0;
-        let host = mac(stage.lab.host.netns(), host_link);
+        let host = mac(host.netns(), host_link);
         Self { frames: Frames::on(netns, "eth0").unwrap(), mac: mac(netns, "eth0"), host }
     }
 
@@ -163,8 +163,8 @@ fn is_asked(kind: Kind, port: u16, own: IpAddr, inner: &Wire, outer: &Wire) -> L
 }
 
 /// Which of `lates` reach the container that has the address now.
-fn arrive(lates: &[Late], outer: &Wire, netns: &netlink::Netns, stage: &Stage) -> Vec<String> {
-    let inner = Wire::of(stage, netns, "lo");
+fn arrive(lates: &[Late], outer: &Wire, netns: &netlink::Netns, host: &Host) -> Vec<String> {
+    let inner = Wire::of(host, netns, "lo");
     for late in lates {
         let out = OUTSIDE[usize::from(late.to.is_ipv6())].parse().unwrap();
         outer.send(out, late.to, late.kind.number(late.to.is_ipv6()), &late.payload);
@@ -184,9 +184,9 @@ fn arrive(lates: &[Late], outer: &Wire, netns: &netlink::Netns, stage: &Stage) -
     arrived
 }
 
-fn next(stage: &Stage, network: &Value, old: &Guest) -> Guest {
+fn next<'h>(host: &'h Host, network: &Value, old: &Guest<'_>) -> Guest<'h> {
     let ips = json!([format!("{}/16", old.v4()), format!("{}/64", old.v6())]);
-    let next = stage.attach("next", &with(network, json!({"runtimeConfig": {"ips": ips}})), &[]);
+    let next = host.attach("next", &with(network, json!({"runtimeConfig": {"ips": ips}})), &[]);
     assert_eq!([next.v4(), next.v6()], [old.v4(), old.v6()]);
     next
 }
@@ -196,34 +196,34 @@ fn next(stage: &Stage, network: &Value, old: &Guest) -> Guest {
 #[test]
 fn a_flow_of_no_protocol_reaches_the_next_holder() {
     for network in [rnet("a", &A), bridge("a", &A)] {
-        let stage = Stage::new();
+        let host = Host::connected();
         // Conntrack takes a right checksum of UDP-Lite for a wrong one.
-        stage.lab.set_sysctl("netfilter/nf_conntrack_checksum", "0");
-        let _resident = stage.attach("resident", &network, &[]);
-        let (_store, lock) = nobody_forgets(&stage);
+        host.set_sysctl("netfilter/nf_conntrack_checksum", "0");
+        let _resident = host.attach("resident", &network, &[]);
+        let (_store, lock) = nobody_forgets(&host);
         let is_rnet = network["type"] == "rnet";
         let published = [("", 8017, 80, "udp"), ("", 8132, 80, "sctp")];
-        let old = stage.attach("old", &network, if is_rnet { &published } else { &[] });
+        let old = host.attach("old", &network, if is_rnet { &published } else { &[] });
         let link = if is_rnet { "rnet-a" } else { "br0" };
-        let inner = Wire::of(&stage, old.netns(), link);
-        let outer = Wire::of(&stage, stage.outside.netns(), stage.outside.link());
+        let inner = Wire::of(&host, old.netns(), link);
+        let outer = Wire::of(&host, host.neighbour().netns(), host.neighbour().link());
         let mut lates = Vec::new();
         for own in [old.v4(), old.v6()] {
             lates.extend(OUTWARDS.map(|kind| begin(kind, own, &inner, &outer)));
             let inwards = INWARDS.iter().zip(published).filter(|_| is_rnet);
             lates.extend(inwards.map(|((kind, _), port)| is_asked(*kind, port.1, own, &inner, &outer)));
         }
-        stage.detach(&old);
-        let next = next(&stage, &network, &old);
+        old.detach();
+        let next = next(&host, &network, &old);
 
-        assert_eq!(arrive(&lates, &outer, next.netns(), &stage), Vec::<String>::new());
+        assert_eq!(arrive(&lates, &outer, next.netns(), &host), Vec::<String>::new());
 
         for chain in ["holders", "host-holders"] {
             let flush = ["flush", "chain", "inet", "rnet", chain];
-            assert!(stage.lab.host.command("nft").args(flush).status().unwrap().success());
+            assert!(host.command("nft").args(flush).status().unwrap().success());
         }
         let all: Vec<String> = lates.iter().map(|late| format!("{:?} to {}", late.kind, late.to)).collect();
-        let without = arrive(&lates, &outer, next.netns(), &stage);
+        let without = arrive(&lates, &outer, next.netns(), &host);
         let kept_away: Vec<_> = all.iter().filter(|one| !without.contains(one)).collect();
         assert!(
             kept_away.is_empty(),

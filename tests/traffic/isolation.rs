@@ -5,10 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use netns_fixtures::{Frames, Outside, bridge_filter_settings, frame, ping};
 use serde_json::json;
 
-use crate::common::{LONG, Lab, SOON, bridge, inside, rnet, with};
-use crate::stage::{
-    A, B, Guest, HOST, Stage, all_get, at_once, client, echo, echoes, none_get, page, serve, to,
-};
+use crate::common::{Guest, Host, LONG, SOON, bridge, inside, rnet, with};
+use crate::packets::{A, B, HOST, all_get, at_once, client, echo, echoes, none_get, page, serve, to};
 
 const CLOSED: u16 = 81;
 
@@ -34,19 +32,19 @@ fn attempts(from: &netlink::Netns, guest: &Guest, timeout: std::time::Duration) 
 #[test]
 fn networks_do_not_reach_one_another_but_their_own() {
     for &on in bridge_filter_settings() {
-        let stage = Stage::new();
-        stage.set_bridge_netfilter(on);
+        let host = Host::connected();
+        host.set_bridge_netfilter(on);
         let (a, b) = (rnet("a", &A), rnet("b", &B));
         // One port of each is published: that opens it on the host's addresses, not on the container's.
         let ports = |port| [("", port, 80, "tcp"), ("", port, 53, "udp")];
-        let (one, two) = (stage.attach("one", &a, &ports(8080)), stage.attach("two", &b, &ports(8081)));
-        let (peer, outside) = (stage.attach("peer", &a, &[]), stage.outside.netns());
+        let (one, two) = (host.attach("one", &a, &ports(8080)), host.attach("two", &b, &ports(8081)));
+        let (peer, outside) = (host.attach("peer", &a, &[]), host.neighbour().netns());
         let _pages: Vec<_> =
             [&one, &two].into_iter().flat_map(|guest| [guest.serves(80), guest.serves(CLOSED)]).collect();
         let _echoes = [echo(one.netns(), "::", 53), echo(two.netns(), "::", 53)];
 
         assert_eq!(attempts(peer.netns(), &one, LONG), [true; 8], "within a network, {on}");
-        assert_eq!(attempts(stage.lab.host.netns(), &one, LONG), [true; 8], "the host, {on}");
+        assert_eq!(attempts(host.netns(), &one, LONG), [true; 8], "the host, {on}");
         assert_eq!(attempts(one.netns(), &two, SOON), [false; 8], "a to b, {on}");
         assert_eq!(attempts(two.netns(), &one, SOON), [false; 8], "b to a, {on}");
         assert_eq!(attempts(outside, &one, SOON), [false; 8], "outside to a, {on}");
@@ -56,14 +54,14 @@ fn networks_do_not_reach_one_another_but_their_own() {
 /// Without isolation the same attempts get through: the routes are there.
 #[test]
 fn networks_that_are_not_isolated_are_reached() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let open = with(&rnet("a", &A), json!({"isolate": false, "ipMasq": false}));
     let plain = with(&bridge("b", &B), json!({"ipMasq": false}));
-    let (one, two) = (stage.attach("one", &open, &[]), stage.attach("two", &plain, &[]));
+    let (one, two) = (host.attach("one", &open, &[]), host.attach("two", &plain, &[]));
     for guest in [&one, &two] {
         let _pages = [guest.serves(80), guest.serves(CLOSED)];
         let _echo = echo(guest.netns(), "::", 53);
-        assert_eq!(attempts(stage.outside.netns(), guest, LONG), [true; 8]);
+        assert_eq!(attempts(host.neighbour().netns(), guest, LONG), [true; 8]);
         let other = if guest.who.id == "one" { &two } else { &one };
         assert_eq!(attempts(other.netns(), guest, LONG), [true; 8]);
     }
@@ -71,19 +69,19 @@ fn networks_that_are_not_isolated_are_reached() {
 
 #[test]
 fn a_port_for_the_hosts_loopback_is_not_reached_from_outside() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let a = rnet("a", &A);
-    let web = stage.attach("web", &a, &[("127.0.0.1", 9000, 80, "tcp")]);
-    let peer = stage.attach("peer", &a, &[]);
-    let other = stage.attach("other", &rnet("b", &B), &[]);
+    let web = host.attach("web", &a, &[("127.0.0.1", 9000, 80, "tcp")]);
+    let peer = host.attach("peer", &a, &[]);
+    let other = host.attach("other", &rnet("b", &B), &[]);
     let _server = web.serves(80);
-    all_get("web", &[("the host", stage.lab.host.netns(), to("127.0.0.1", 9000))]);
-    let outside = stage.outside.netns();
+    all_get("web", &[("the host", host.netns(), to("127.0.0.1", 9000))]);
+    let outside = host.neighbour().netns();
     none_get(&[
         ("by the host's address", outside, to(HOST[0], 9000)),
         ("by the container's address", outside, to("172.18.0.2", 80)),
         ("by the same port", outside, to("172.18.0.2", 9000)),
-        ("by another address of the host", stage.lab.host.netns(), to(HOST[0], 9000)),
+        ("by another address of the host", host.netns(), to(HOST[0], 9000)),
         ("a neighbour by the host's address", peer.netns(), to(HOST[0], 9000)),
         ("another network", other.netns(), to(HOST[0], 9000)),
     ]);
@@ -91,12 +89,12 @@ fn a_port_for_the_hosts_loopback_is_not_reached_from_outside() {
 
 #[test]
 fn what_leaves_is_masqueraded_unless_told_otherwise() {
-    let stage = Stage::new();
-    let theirs = serve(stage.outside.netns(), "::", 80, "theirs");
-    let guest = stage.attach("one", &rnet("a", &A), &[]);
-    let honest = stage.attach("two", &with(&rnet("b", &B), json!({"ipMasq": false})), &[]);
+    let host = Host::connected();
+    let theirs = serve(host.neighbour().netns(), "::", 80, "theirs");
+    let guest = host.attach("one", &rnet("a", &A), &[]);
+    let honest = host.attach("two", &with(&rnet("b", &B), json!({"ipMasq": false})), &[]);
     for ip in [0, 1] {
-        let there = stage.outside.addresses()[ip].ip();
+        let there = host.neighbour().addresses()[ip].ip();
         assert_eq!(page(guest.netns(), (there, 80).into(), LONG).as_deref(), Some("theirs"));
         assert_eq!(client(&theirs).to_string(), HOST[ip]);
         assert_eq!(page(honest.netns(), (there, 80).into(), LONG).as_deref(), Some("theirs"));
@@ -104,7 +102,7 @@ fn what_leaves_is_masqueraded_unless_told_otherwise() {
         assert!(ping(guest.netns(), there, LONG).unwrap().is_some());
     }
     // The host and its own network see a container's own address.
-    let ours = serve(stage.lab.host.netns(), "::", 80, "ours");
+    let ours = serve(host.netns(), "::", 80, "ours");
     assert_eq!(page(guest.netns(), to("172.18.0.1", 80), LONG).as_deref(), Some("ours"));
     assert_eq!(client(&ours), guest.v4());
 }
@@ -112,10 +110,10 @@ fn what_leaves_is_masqueraded_unless_told_otherwise() {
 #[test]
 fn multicast_within_a_network_keeps_its_sender() {
     for &on in bridge_filter_settings() {
-        let stage = Stage::new();
-        stage.set_bridge_netfilter(on);
+        let host = Host::connected();
+        host.set_bridge_netfilter(on);
         let a = rnet("a", &A);
-        let (one, two) = (stage.attach("one", &a, &[]), stage.attach("two", &a, &[]));
+        let (one, two) = (host.attach("one", &a, &[]), host.attach("two", &a, &[]));
         let group = Ipv4Addr::new(239, 1, 2, 3);
         let IpAddr::V4(at) = two.v4() else { panic!() };
         let member = two.container.run(|| {
@@ -135,8 +133,8 @@ fn multicast_within_a_network_keeps_its_sender() {
 /// CVE-2024-32473.
 #[test]
 fn an_ipv4_network_leaves_no_ipv6_in_the_container() {
-    let stage = Stage::new();
-    let guest = stage.attach("one", &rnet("a", &A[..1]), &[]);
+    let host = Host::connected();
+    let guest = host.attach("one", &rnet("a", &A[..1]), &[]);
     let mut netlink = inside(guest.netns());
     let eth0 = netlink.link("eth0").unwrap().unwrap().index;
     let addresses = netlink.addresses(Some(eth0)).unwrap();
@@ -147,27 +145,26 @@ fn an_ipv4_network_leaves_no_ipv6_in_the_container() {
     assert_eq!(netlink.sysctl("ipv6/conf/eth0/disable_ipv6").unwrap().as_deref(), Some("1"));
     // A second network with IPv6 on the same container is another interface.
     let who = guest.who.clone().ifname("eth1");
-    stage.lab.add("rnet", &who, &rnet("b", &B));
+    host.add("rnet", &who, &rnet("b", &B));
     assert_eq!(netlink.sysctl("ipv6/conf/eth0/disable_ipv6").unwrap().as_deref(), Some("1"));
     assert_eq!(netlink.sysctl("ipv6/conf/eth1/disable_ipv6").unwrap().as_deref(), Some("0"));
 }
 
 #[test]
 fn no_link_of_ours_believes_router_advertisements() {
-    let stage = Stage::new();
-    let guest = stage.attach("one", &rnet("a", &A), &[]);
-    let veth = guest.result["interfaces"][1]["name"].as_str().unwrap().to_owned();
-    assert_eq!(stage.lab.sysctl("ipv6/conf/rnet-a/accept_ra").as_deref(), Some("0"));
+    let host = Host::connected();
+    let guest = host.attach("one", &rnet("a", &A), &[]);
+    assert_eq!(host.sysctl("ipv6/conf/rnet-a/accept_ra").as_deref(), Some("0"));
     // The port is the bridge's from its birth and has no address; what the ruleset drops never comes so far.
-    let mut netlink = stage.lab.netlink();
-    let port = netlink.link(&veth).unwrap().unwrap();
+    let mut netlink = host.netlink();
+    let port = netlink.link(&guest.port()).unwrap().unwrap();
     assert!(port.master.is_some());
     assert_eq!(netlink.addresses(Some(port.index)).unwrap(), []);
 }
 
 /// A router outside that advertises itself, and the host that believes it.
 struct Router<'a> {
-    lab: &'a Lab,
+    host: &'a Host,
     outside: &'a Outside,
 }
 
@@ -194,38 +191,38 @@ impl Router<'_> {
     }
 
     fn is_default(&self, router: &str) -> bool {
-        let routes = self.lab.netlink().routes().unwrap();
+        let routes = self.host.netlink().routes().unwrap();
         let by_it = |route: &netlink::Route| route.gateway == Some(router.parse().unwrap());
         routes.iter().any(|route| route.destination.prefix() == 0 && by_it(route))
     }
 
     fn accept_ra(&self) -> Option<String> {
-        self.lab.sysctl(&format!("ipv6/conf/{}/accept_ra", self.outside.link()))
+        self.host.sysctl(&format!("ipv6/conf/{}/accept_ra", self.outside.link()))
     }
 }
 
 /// Whether this kernel can forward for some interfaces only (Linux 6.17).
-fn forwards_per_interface(lab: &Lab) -> bool {
-    lab.sysctl("ipv6/conf/all/force_forwarding").is_some()
+fn forwards_per_interface(host: &Host) -> bool {
+    host.sysctl("ipv6/conf/all/force_forwarding").is_some()
 }
 
 /// Forwarding must not cost the host its routes by router advertisement, neither those that it has nor those to come.
 #[test]
 fn the_host_still_takes_advertisements_on_its_uplink() {
     for (plugin, config) in [("rnet", rnet("a", &[A[1]])), ("bridge", bridge("a", &[A[1]]))] {
-        let lab = Lab::new();
-        let outside = lab.host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
-        let router = Router { lab: &lab, outside: &outside };
+        let host = Host::new();
+        let outside = host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
+        let router = Router { host: &host, outside: &outside };
         assert!(router.becomes_default("fe80::1"), "the advertisement is good");
 
-        let (_container, who) = lab.container("c1");
-        let said = lab.cni("ADD", plugin, &who, &config);
+        let (_container, who) = host.container("c1");
+        let said = host.cni("ADD", plugin, &who, &config);
 
         assert_eq!(said.status, 0, "{said:?}");
         assert!(router.is_default("fe80::1"), "{plugin}: the route that was there is gone");
         assert!(router.becomes_default("fe80::2"), "{plugin}: a new router is not believed");
         let changes = format!("net.ipv6.conf.{}.accept_ra=2", outside.link());
-        let (setting, told) = if forwards_per_interface(&lab) { ("1", false) } else { ("2", true) };
+        let (setting, told) = if forwards_per_interface(&host) { ("1", false) } else { ("2", true) };
         assert_eq!(router.accept_ra().as_deref(), Some(setting));
         assert_eq!(said.stderr.contains(&changes), told, "{said:?}");
     }
@@ -234,15 +231,15 @@ fn the_host_still_takes_advertisements_on_its_uplink() {
 /// Somebody who wants to decide about the uplink himself is asked to, where the kernel cannot do without.
 #[test]
 fn an_uplink_is_not_changed_if_the_network_forbids_it() {
-    let lab = Lab::new();
-    let outside = lab.host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
-    let router = Router { lab: &lab, outside: &outside };
+    let host = Host::new();
+    let outside = host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
+    let router = Router { host: &host, outside: &outside };
     assert!(router.becomes_default("fe80::1"));
-    let (_container, who) = lab.container("c1");
+    let (_container, who) = host.container("c1");
 
-    let said = lab.cni("ADD", "rnet", &who, &with(&rnet("a", &[A[1]]), json!({"uplinkAcceptRA": false})));
+    let said = host.cni("ADD", "rnet", &who, &with(&rnet("a", &[A[1]]), json!({"uplinkAcceptRA": false})));
 
-    match forwards_per_interface(&lab) {
+    match forwards_per_interface(&host) {
         true => drop(said.json()),
         false => {
             let (code, message) = said.refusal();
@@ -258,13 +255,13 @@ fn an_uplink_is_not_changed_if_the_network_forbids_it() {
 #[test]
 fn a_static_default_route_is_no_reason_to_refuse_ipv6_or_to_change_the_uplink() {
     for (plugin, config) in [("rnet", rnet("a", &A)), ("bridge", bridge("a", &A))] {
-        let lab = Lab::new();
-        let outside = lab.host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
-        lab.host.default_route_via(&outside).unwrap();
-        let router = Router { lab: &lab, outside: &outside };
+        let host = Host::new();
+        let outside = host.outside(&["fd77::/64".parse().unwrap()]).unwrap();
+        host.default_route_via(&outside).unwrap();
+        let router = Router { host: &host, outside: &outside };
         assert_eq!(router.accept_ra().as_deref(), Some("1"));
 
-        lab.add(plugin, &lab.container("c1").1, &config);
+        host.add(plugin, &host.container("c1").1, &config);
 
         assert_eq!(router.accept_ra().as_deref(), Some("1"), "{plugin}");
         assert!(router.is_default("fd77::2"), "{plugin}");
@@ -274,27 +271,27 @@ fn a_static_default_route_is_no_reason_to_refuse_ipv6_or_to_change_the_uplink() 
 #[test]
 fn endpoints_with_isolated_ports_reach_the_gateway_only() {
     for &on in bridge_filter_settings() {
-        let stage = Stage::new();
-        stage.set_bridge_netfilter(on);
+        let host = Host::connected();
+        host.set_bridge_netfilter(on);
         let a = with(&rnet("a", &A), json!({"portIsolation": true}));
-        let (one, two) = (stage.attach("one", &a, &[]), stage.attach("two", &a, &[]));
+        let (one, two) = (host.attach("one", &a, &[]), host.attach("two", &a, &[]));
         assert_eq!(ping(one.netns(), two.v4(), SOON).unwrap(), None);
         assert_eq!(ping(one.netns(), two.v6(), SOON).unwrap(), None);
         assert!(ping(one.netns(), "172.18.0.1".parse().unwrap(), LONG).unwrap().is_some());
-        assert!(ping(one.netns(), stage.outside.address(), LONG).unwrap().is_some());
+        assert!(ping(one.netns(), host.neighbour().address(), LONG).unwrap().is_some());
     }
 }
 
 /// S3: every one of them at the first attempt.
 #[test]
 fn pings_are_answered_at_once() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let a = rnet("a", &A);
-    let (one, two) = (stage.attach("one", &a, &[]), stage.attach("two", &a, &[]));
-    let (host, outside) = (stage.lab.host.netns(), stage.outside.addresses());
+    let (one, two) = (host.attach("one", &a, &[]), host.attach("two", &a, &[]));
+    let (here, outside) = (host.netns(), host.neighbour().addresses());
     for (from, to) in [
-        (host, one.v4()),
-        (host, two.v6()),
+        (here, one.v4()),
+        (here, two.v6()),
         (one.netns(), two.v4()),
         (two.netns(), one.v6()),
         (one.netns(), "172.18.0.1".parse().unwrap()),

@@ -6,8 +6,8 @@ use netlink::Netns;
 use netns_fixtures::{Frames, UdpEcho, bridge_filter_settings, frame, wait_for_carrier};
 use serde_json::json;
 
-use crate::common::{LONG, Lab, bridge, differences, inside, publishing, rnet, with};
-use crate::stage::{A, B, GATEWAY_A, HOST, Stage, all_get, echo, echoes, page, to};
+use crate::common::{Host, LONG, bridge, differences, inside, publishing, rnet, with};
+use crate::packets::{A, B, GATEWAY_A, HOST, all_get, echo, echoes, page, to};
 
 /// A service that the host has for itself.
 const SECRET: u16 = 6000;
@@ -20,14 +20,14 @@ fn v4(ip: &str) -> Ipv4Addr {
 
 /// What the host has for itself, and what it has for everybody.
 struct Services<'h> {
-    host: &'h Netns,
+    netns: &'h Netns,
     secret: UdpEcho,
     open: UdpEcho,
 }
 
 impl<'h> Services<'h> {
-    fn of(host: &'h Netns) -> Self {
-        Self { host, secret: echo(host, "0.0.0.0", SECRET), open: echo(host, "0.0.0.0", 6001) }
+    fn of(netns: &'h Netns) -> Self {
+        Self { netns, secret: echo(netns, "0.0.0.0", SECRET), open: echo(netns, "0.0.0.0", 6001) }
     }
 }
 
@@ -39,7 +39,7 @@ fn gets_through(
     own: IpAddr,
     host_mac: [u8; 6],
     gateway: &str,
-    Services { host, secret, open }: &Services<'_>,
+    Services { netns, secret, open }: &Services<'_>,
 ) -> bool {
     let IpAddr::V4(own) = own else { panic!("{own}") };
     let mac = inside(from).link(link).unwrap().unwrap().mac.unwrap().0;
@@ -66,50 +66,49 @@ fn gets_through(
     }
     assert!(open.peers().len() > opens, "the honest datagram did not arrive");
     // The secret service has seen whatever came before one that it answers.
-    assert!(echoes(host, to("127.0.0.1", SECRET), LONG));
+    assert!(echoes(netns, to("127.0.0.1", SECRET), LONG));
     secrets() > before
 }
 
-fn mac_of(lab: &Lab, link: &str) -> [u8; 6] {
-    lab.link(link).unwrap().mac.unwrap().0
+fn mac_of(host: &Host, link: &str) -> [u8; 6] {
+    host.link(link).unwrap().mac.unwrap().0
 }
 
 #[test]
 fn neither_containers_nor_neighbours_reach_it_also_after_a_flush() {
-    let stage = Stage::new();
+    let host = Host::connected();
     // One was there before the loopback was opened, one came when it was open.
-    let early = stage.attach("early", &rnet("a", &A), &[]);
-    let web = stage.attach("web", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
-    let late = stage.attach("late", &rnet("a", &A), &[]);
-    let other = stage.attach("other", &rnet("b", &B), &[]);
-    let host = stage.lab.host.netns();
-    let services = Services::of(host);
-    assert_eq!(stage.lab.sysctl("ipv4/conf/rnet-a/route_localnet").as_deref(), Some("1"));
-    let snapshot = stage.lab.snapshot();
+    let early = host.attach("early", &rnet("a", &A), &[]);
+    let web = host.attach("web", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
+    let late = host.attach("late", &rnet("a", &A), &[]);
+    let other = host.attach("other", &rnet("b", &B), &[]);
+    let here = host.netns();
+    let services = Services::of(here);
+    assert_eq!(host.sysctl("ipv4/conf/rnet-a/route_localnet").as_deref(), Some("1"));
+    let snapshot = host.snapshot();
     let hooked: Vec<_> = snapshot.lines().iter().filter(|line| line.starts_with("qdisc ")).collect();
     assert!(hooked.len() == 1 && hooked[0].starts_with("qdisc rnet-a: ingress"), "{hooked:?}");
     let attack = |when: &str| {
-        let lab = &stage.lab;
         for guest in [&web, &early, &late] {
             let through = gets_through(
                 guest.netns(),
                 "eth0",
                 guest.v4(),
-                mac_of(lab, "rnet-a"),
+                mac_of(&host, "rnet-a"),
                 GATEWAY_A[0],
                 &services,
             );
             assert!(!through, "{when}: {}, of the publishing network", guest.who.id);
         }
         let from_other =
-            gets_through(other.netns(), "eth0", other.v4(), mac_of(lab, "rnet-b"), "172.19.0.1", &services);
+            gets_through(other.netns(), "eth0", other.v4(), mac_of(&host, "rnet-b"), "172.19.0.1", &services);
         assert!(!from_other, "{when}: a container of another network");
-        let out = stage.outside.link();
+        let out = host.neighbour().link();
         let from_outside = gets_through(
-            stage.outside.netns(),
+            host.neighbour().netns(),
             "eth0",
-            stage.outside.address(),
-            mac_of(lab, out),
+            host.neighbour().address(),
+            mac_of(&host, out),
             HOST[0],
             &services,
         );
@@ -117,42 +116,42 @@ fn neither_containers_nor_neighbours_reach_it_also_after_a_flush() {
     };
     let _server = web.serves(80);
     for (&on, more) in bridge_filter_settings().iter().zip([8081, 8082]) {
-        stage.set_bridge_netfilter(on);
+        host.set_bridge_netfilter(on);
         attack("with the ruleset");
         // The rule that marks answers to the host's own clients is still there: it must mark nothing else.
         let flush = ["flush", "chain", "inet", "rnet", "loopback-guard"];
-        assert!(stage.lab.host.command("nft").args(flush).status().unwrap().success());
+        assert!(host.command("nft").args(flush).status().unwrap().success());
         attack("without the first guard");
-        stage.flush();
+        host.flush();
         attack("after a flush");
         // Whoever publishes next brings the ruleset back.
-        stage.attach(&format!("more{more}"), &rnet("a", &A), &[("", more, 80, "tcp")]);
+        host.attach(&format!("more{more}"), &rnet("a", &A), &[("", more, 80, "tcp")]);
         attack("restored");
-        all_get("web", &[("the host's own client", host, to("127.0.0.1", 8080))]);
+        all_get("web", &[("the host's own client", here, to("127.0.0.1", 8080))]);
     }
 }
 
 /// The same attack where the setting stands without guards: it does get through.
 #[test]
 fn without_guards_they_would_reach_it() {
-    let lab = Lab::new();
-    let (container, who) = lab.container("c1");
-    let result = lab.add("bridge", &who, &with(&bridge("n", &A[..1]), json!({"ipMasq": false})));
+    let host = Host::new();
+    let (container, who) = host.container("c1");
+    let result = host.add("bridge", &who, &with(&bridge("n", &A[..1]), json!({"ipMasq": false})));
     let veth = result["interfaces"][1]["name"].as_str().unwrap();
-    assert!(wait_for_carrier(lab.host.netns(), veth, LONG).unwrap());
-    lab.firewall(|firewall| firewall.drop_tables().unwrap());
-    lab.set_sysctl("ipv4/conf/br0/route_localnet", "1");
-    let host = lab.host.netns();
-    let services = Services::of(host);
+    assert!(wait_for_carrier(host.netns(), veth, LONG).unwrap());
+    host.firewall(|firewall| firewall.drop_tables().unwrap());
+    host.set_sysctl("ipv4/conf/br0/route_localnet", "1");
+    let here = host.netns();
+    let services = Services::of(here);
     let own = crate::common::address(&result, false);
-    assert!(gets_through(container.netns(), "eth0", own, mac_of(&lab, "br0"), GATEWAY_A[0], &services));
+    assert!(gets_through(container.netns(), "eth0", own, mac_of(&host, "br0"), GATEWAY_A[0], &services));
 }
 
 /// A container on a pair of its own, as the plugin `ptp` makes it: there is no bridge whose ports could be guarded.
 #[test]
 fn a_container_without_a_bridge_does_not_reach_it_either() {
-    let lab = Lab::new();
-    let (container, who) = lab.container("c1");
+    let host = Host::new();
+    let (container, who) = host.container("c1");
     let pair = netlink::Veth {
         name: "p2p0",
         mac: None,
@@ -163,63 +162,63 @@ fn a_container_without_a_bridge_does_not_reach_it_either() {
         peer_netns: container.netns(),
         up: true,
     };
-    lab.netlink().create_veth(&pair).unwrap();
+    host.netlink().create_veth(&pair).unwrap();
     for (mut netlink, link, address) in
-        [(lab.netlink(), "p2p0", "172.20.0.1/24"), (inside(container.netns()), "eth0", "172.20.0.2/24")]
+        [(host.netlink(), "p2p0", "172.20.0.1/24"), (inside(container.netns()), "eth0", "172.20.0.2/24")]
     {
         let (index, name) = (netlink.link(link).unwrap().unwrap().index, link.to_owned());
         let address = address.parse().unwrap();
         let add = netlink::Request::AddressAdd { index, name: name.clone(), address };
         netlink.send(&[add, netlink::Request::LinkUp { index, name }]).unwrap();
     }
-    assert!(wait_for_carrier(lab.host.netns(), "p2p0", LONG).unwrap());
+    assert!(wait_for_carrier(host.netns(), "p2p0", LONG).unwrap());
     let previous = json!({"cniVersion": "1.0.0", "ips": [{"address": "172.20.0.2/24"}]});
     let portmap = json!({"cniVersion": "1.0.0", "name": "n", "type": "portmap", "prevResult": previous});
-    lab.add("portmap", &who, &publishing(&portmap, &[("", 8080, 80, "tcp")]));
-    assert_eq!(lab.sysctl("ipv4/conf/p2p0/route_localnet").as_deref(), Some("1"));
-    let host = lab.host.netns();
-    let _server = crate::stage::serve(container.netns(), "0.0.0.0", 80, "web");
-    all_get("web", &[("the host", host, to("127.0.0.1", 8080))]);
+    host.add("portmap", &who, &publishing(&portmap, &[("", 8080, 80, "tcp")]));
+    assert_eq!(host.sysctl("ipv4/conf/p2p0/route_localnet").as_deref(), Some("1"));
+    let here = host.netns();
+    let _server = crate::packets::serve(container.netns(), "0.0.0.0", 80, "web");
+    all_get("web", &[("the host", here, to("127.0.0.1", 8080))]);
 
-    lab.firewall(|firewall| firewall.drop_tables().unwrap());
+    host.firewall(|firewall| firewall.drop_tables().unwrap());
 
-    let services = Services::of(host);
+    let services = Services::of(here);
     let own = "172.20.0.2".parse().unwrap();
-    let mac = mac_of(&lab, "p2p0");
+    let mac = mac_of(&host, "p2p0");
     assert!(!gets_through(container.netns(), "eth0", own, mac, "172.20.0.1", &services));
 }
 
 #[test]
 fn it_is_open_only_while_a_port_is_published_there() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let a = rnet("a", &A);
-    let local = || stage.lab.sysctl("ipv4/conf/rnet-a/route_localnet").unwrap();
-    let peer = stage.attach("peer", &a, &[]);
+    let local = || host.sysctl("ipv4/conf/rnet-a/route_localnet").unwrap();
+    let peer = host.attach("peer", &a, &[]);
     assert_eq!(local(), "0");
-    let before = stage.lab.snapshot();
-    let one = stage.attach("one", &a, &[("127.0.0.1", 8080, 80, "tcp")]);
-    let two = stage.attach("two", &a, &[("", 8081, 80, "udp")]);
-    let three = stage.attach("three", &a, &[(HOST[0], 8082, 80, "tcp")]);
+    let before = host.snapshot();
+    let one = host.attach("one", &a, &[("127.0.0.1", 8080, 80, "tcp")]);
+    let two = host.attach("two", &a, &[("", 8081, 80, "udp")]);
+    let three = host.attach("three", &a, &[(HOST[0], 8082, 80, "tcp")]);
     assert_eq!(local(), "1");
-    stage.detach(&one);
+    one.detach();
     assert_eq!(local(), "1");
-    stage.detach(&two);
+    two.detach();
     assert_eq!(local(), "0");
-    stage.detach(&three);
-    let left = differences(&before, &stage.lab.snapshot());
+    three.detach();
+    let left = differences(&before, &host.snapshot());
     assert!(left.is_empty(), "{left:#?}");
-    stage.detach(&peer);
+    peer.detach();
 }
 
 /// A service on the host's 127.0.0.1 and a published port of the same number are two things.
 #[test]
 fn a_published_port_hides_no_service_on_another_port() {
-    let stage = Stage::new();
-    let web = stage.attach("web", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
+    let host = Host::connected();
+    let web = host.attach("web", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
     let _server = web.serves(80);
-    let host = stage.lab.host.netns();
-    let _own = crate::stage::serve(host, "127.0.0.1", 8081, "the host's");
+    let here = host.netns();
+    let _own = crate::packets::serve(here, "127.0.0.1", 8081, "the host's");
     let at = |port| SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-    assert_eq!(page(host, at(8081), LONG).as_deref(), Some("the host's"));
-    all_get("web", &[("published", host, to("127.0.0.1", 8080))]);
+    assert_eq!(page(here, at(8081), LONG).as_deref(), Some("the host's"));
+    all_get("web", &[("published", here, to("127.0.0.1", 8080))]);
 }

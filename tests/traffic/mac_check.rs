@@ -6,8 +6,8 @@ use netns_fixtures::Frames;
 use netns_fixtures::frame::{BROADCAST, Mac, ethernet, ipv4, udp};
 use serde_json::json;
 
-use crate::common::{LONG, bridge, inside, with};
-use crate::stage::{A, Guest, Stage, all_get, to};
+use crate::common::{Guest, Host, LONG, bridge, inside, with};
+use crate::packets::{A, all_get, to};
 
 const FORGED: Mac = [2, 0, 0, 0, 0, 0x66];
 
@@ -33,10 +33,10 @@ fn hears_forged(sender: &Guest, neighbour: &Guest) -> bool {
 
 #[test]
 fn a_frame_of_another_mac_is_dropped_and_honest_ones_pass() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let open = bridge("a", &A);
     let checked = with(&open, json!({"macspoofchk": true}));
-    let (guest, free) = (stage.attach("guest", &checked, &[]), stage.attach("free", &open, &[]));
+    let (guest, free) = (host.attach("guest", &checked, &[]), host.attach("free", &open, &[]));
 
     assert!(!hears_forged(&guest, &free), "it is checked");
     assert!(hears_forged(&free, &guest), "it did not ask for it");

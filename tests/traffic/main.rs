@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod attacker;
 mod chain;
 mod conditions;
 mod former;
@@ -13,8 +14,8 @@ mod isolation;
 mod loopback;
 mod mac_check;
 mod nowhere;
+mod packets;
 mod ports;
 mod published;
 mod replaced;
 mod sources;
-mod stage;

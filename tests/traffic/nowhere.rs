@@ -7,9 +7,9 @@ use netns_fixtures::Frames;
 use netns_fixtures::frame::udp;
 use serde_json::json;
 
-use crate::common::{LONG, SOON, inside, rnet, with};
+use crate::common::{Host, LONG, SOON, inside, rnet, with};
+use crate::packets::{A, GATEWAY_A};
 use crate::sources::packet;
-use crate::stage::{A, GATEWAY_A, Stage};
 
 const PORT: u16 = 40053;
 
@@ -24,25 +24,25 @@ const STRANGERS: [[&str; 5]; 2] = [
 
 #[test]
 fn a_question_from_no_address_or_a_strangers_is_not_answered() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let network = with(&rnet("a", &A), json!({"names": true, "spoofGuard": false}));
-    let guest = stage.attach("asker", &network, &[]);
+    let guest = host.attach("asker", &network, &[]);
     for link in ["all", "rnet-a"] {
-        stage.lab.set_sysctl(&format!("ipv4/conf/{link}/rp_filter"), "0");
+        host.set_sysctl(&format!("ipv4/conf/{link}/rp_filter"), "0");
     }
     let mac = |netns, link: &str| inside(netns).link(link).unwrap().unwrap().mac.unwrap().0;
-    let (own, host) = (mac(guest.netns(), "eth0"), mac(stage.lab.host.netns(), "rnet-a"));
+    let (own, gateway_mac) = (mac(guest.netns(), "eth0"), mac(host.netns(), "rnet-a"));
     let frames = Frames::on(guest.netns(), "eth0").unwrap();
-    let outside = Frames::on(stage.outside.netns(), "eth0").unwrap();
+    let outside = Frames::on(host.neighbour().netns(), "eth0").unwrap();
     let on_the_host = |at: &str| {
-        let socket = stage.lab.host.run(|| UdpSocket::bind((at, PORT)).unwrap()).unwrap();
+        let socket = host.run(|| UdpSocket::bind((at, PORT)).unwrap()).unwrap();
         socket.set_nonblocking(true).unwrap();
         socket
     };
     let sockets = [on_the_host("127.0.0.1"), on_the_host("::1")];
     let ask = |from: IpAddr, to: IpAddr| {
         let question = udp((from, PORT), (to, 53), QUESTION);
-        frames.send(&packet(host, own, from, to, 17, &question)).unwrap();
+        frames.send(&packet(gateway_mac, own, from, to, 17, &question)).unwrap();
     };
     let is_answer = |frame: &[u8]| {
         let at = if frame[12..14] == [8, 0] { 34 } else { 54 };
@@ -65,5 +65,5 @@ fn a_question_from_no_address_or_a_strangers_is_not_answered() {
         let heard: Option<(usize, SocketAddr)> = socket.recv_from(&mut [0; 512]).ok();
         assert_eq!(heard, None, "an answer to a program on the host");
     }
-    stage.detach(&guest);
+    guest.detach();
 }

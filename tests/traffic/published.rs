@@ -2,31 +2,31 @@
 
 use netns_fixtures::{Connection, bridge_filter_settings, tcp_connect};
 
-use crate::common::{LONG, rnet};
-use crate::stage::{
-    A, B, GATEWAY_A, GATEWAY_B, Guest, HOST, Stage, all_get, client, echo, echoes, none_get, page, serve, to,
+use crate::common::{Guest, Host, LONG, rnet};
+use crate::packets::{
+    A, B, GATEWAY_A, GATEWAY_B, HOST, all_get, client, echo, echoes, none_get, page, serve, to,
 };
 
 /// `web` publishes 8080 on network A, where `peer` is too; `other` is on B.
-fn cast(stage: &Stage) -> (Guest, Guest, Guest) {
+fn cast(host: &Host) -> (Guest<'_>, Guest<'_>, Guest<'_>) {
     let (a, b) = (rnet("a", &A), rnet("b", &B));
-    let web = stage.attach("web", &a, &[("", 8080, 80, "tcp"), ("", 5353, 53, "udp")]);
-    (web, stage.attach("peer", &a, &[]), stage.attach("other", &b, &[]))
+    let web = host.attach("web", &a, &[("", 8080, 80, "tcp"), ("", 5353, 53, "udp")]);
+    (web, host.attach("peer", &a, &[]), host.attach("other", &b, &[]))
 }
 
 #[test]
 fn it_answers_everybody_in_both_families_with_and_without_br_netfilter() {
-    let stage = Stage::new();
-    let (web, peer, other) = cast(&stage);
-    let (host, outside) = (stage.lab.host.netns(), stage.outside.netns());
+    let host = Host::connected();
+    let (web, peer, other) = cast(&host);
+    let (here, outside) = (host.netns(), host.neighbour().netns());
     let _server = web.serves(80);
     let _echo = echo(web.netns(), "::", 53);
     let from_everywhere = |ip: usize| {
         [
             ("another machine", outside, HOST[ip]),
-            ("the host by its own address", host, HOST[ip]),
-            ("the host by the gateway's address", host, GATEWAY_A[ip]),
-            ("the host by another gateway's address", host, GATEWAY_B[ip]),
+            ("the host by its own address", here, HOST[ip]),
+            ("the host by the gateway's address", here, GATEWAY_A[ip]),
+            ("the host by another gateway's address", here, GATEWAY_B[ip]),
             ("the same network by the host's address", peer.netns(), HOST[ip]),
             ("the same network by the gateway's address", peer.netns(), GATEWAY_A[ip]),
             ("another network by the host's address", other.netns(), HOST[ip]),
@@ -37,7 +37,7 @@ fn it_answers_everybody_in_both_families_with_and_without_br_netfilter() {
         ]
     };
     for &on in bridge_filter_settings() {
-        stage.set_bridge_netfilter(on);
+        host.set_bridge_netfilter(on);
         let tcp: Vec<_> = [0, 1]
             .into_iter()
             .flat_map(from_everywhere)
@@ -47,23 +47,23 @@ fn it_answers_everybody_in_both_families_with_and_without_br_netfilter() {
         all_get(
             "web",
             &[
-                ("the host by its loopback", host, to("127.0.0.1", 8080)),
-                ("by another", host, to("127.0.0.2", 8080)),
+                ("the host by its loopback", here, to("127.0.0.1", 8080)),
+                ("by another", here, to("127.0.0.2", 8080)),
             ],
         );
         for (who, from, to) in tcp {
             let udp = (to.ip(), 5353).into();
             assert!(echoes(from, udp, LONG), "{who}: {udp} {on}");
         }
-        assert!(echoes(host, to("127.0.0.1", 5353), LONG));
+        assert!(echoes(here, to("127.0.0.1", 5353), LONG));
     }
 }
 
 #[test]
 fn the_server_sees_real_clients_where_it_can_answer_them() {
-    let stage = Stage::new();
-    let (web, peer, other) = cast(&stage);
-    let (host, outside) = (stage.lab.host.netns(), stage.outside.netns());
+    let host = Host::connected();
+    let (web, peer, other) = cast(&host);
+    let (here, outside) = (host.netns(), host.neighbour().netns());
     let server = web.serves(80);
     for ip in [0, 1] {
         let address = |guest: &Guest| if ip == 0 { guest.v4() } else { guest.v6() };
@@ -72,74 +72,74 @@ fn the_server_sees_real_clients_where_it_can_answer_them() {
             assert_eq!(page(from, to(by, 8080), LONG).as_deref(), Some("web"));
             client(&server)
         };
-        assert_eq!(seen(outside, HOST[ip]), stage.outside.addresses()[ip].ip());
+        assert_eq!(seen(outside, HOST[ip]), host.neighbour().addresses()[ip].ip());
         // Its answer must come back by the host.
         assert_eq!(seen(peer.netns(), HOST[ip]), gateway);
         assert_eq!(seen(web.netns(), HOST[ip]), gateway);
         // Upstream masquerades all that leaves a network.
         assert_eq!(seen(other.netns(), HOST[ip]), gateway);
         assert_ne!(seen(other.netns(), HOST[ip]), address(&other));
-        assert_eq!(seen(host, GATEWAY_A[ip]), gateway);
+        assert_eq!(seen(here, GATEWAY_A[ip]), gateway);
     }
-    assert_eq!(page(host, to("127.0.0.1", 8080), LONG).as_deref(), Some("web"));
+    assert_eq!(page(here, to("127.0.0.1", 8080), LONG).as_deref(), Some("web"));
     assert_eq!(client(&server).to_string(), GATEWAY_A[0]);
 }
 
 /// The kernel never routes ::1 to a container. A time-out would be worse than a refusal.
 #[test]
 fn the_ipv6_loopback_refuses_at_once() {
-    let stage = Stage::new();
-    let (web, ..) = cast(&stage);
+    let host = Host::connected();
+    let (web, ..) = cast(&host);
     let _server = web.serves(80);
-    let host = stage.lab.host.netns();
-    assert_eq!(tcp_connect(host, to("::1", 8080), LONG).unwrap(), Connection::Refused);
+    let here = host.netns();
+    assert_eq!(tcp_connect(here, to("::1", 8080), LONG).unwrap(), Connection::Refused);
 }
 
 #[test]
 fn an_ipv4_network_publishes_ipv4_only() {
-    let stage = Stage::new();
-    let web = stage.attach("web", &rnet("a", &A[..1]), &[("", 8080, 80, "tcp")]);
+    let host = Host::connected();
+    let web = host.attach("web", &rnet("a", &A[..1]), &[("", 8080, 80, "tcp")]);
     let _server = web.serves(80);
-    let outside = stage.outside.netns();
+    let outside = host.neighbour().netns();
     all_get("web", &[("IPv4", outside, to(HOST[0], 8080))]);
     assert_eq!(tcp_connect(outside, to(HOST[1], 8080), LONG).unwrap(), Connection::Refused);
 }
 
 #[test]
 fn a_port_on_one_address_answers_on_that_address_alone() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let ports =
         [("192.168.77.1", 8080, 80, "tcp"), ("fd77::1", 8080, 80, "tcp"), ("172.18.0.1", 8081, 80, "tcp")];
-    let web = stage.attach("web", &rnet("a", &A), &ports);
+    let web = host.attach("web", &rnet("a", &A), &ports);
     let _server = web.serves(80);
-    let (host, outside) = (stage.lab.host.netns(), stage.outside.netns());
+    let (here, outside) = (host.netns(), host.neighbour().netns());
     all_get(
         "web",
         &[
             ("outside", outside, to(HOST[0], 8080)),
             ("outside, IPv6", outside, to(HOST[1], 8080)),
-            ("host", host, to(HOST[0], 8080)),
+            ("host", here, to(HOST[0], 8080)),
             ("itself", web.netns(), to(HOST[0], 8080)),
-            ("by the gateway", host, to(GATEWAY_A[0], 8081)),
+            ("by the gateway", here, to(GATEWAY_A[0], 8081)),
         ],
     );
     none_get(&[
-        ("the gateway", host, to(GATEWAY_A[0], 8080)),
-        ("the loopback", host, to("127.0.0.1", 8080)),
-        ("the gateway, IPv6", host, to(GATEWAY_A[1], 8080)),
+        ("the gateway", here, to(GATEWAY_A[0], 8080)),
+        ("the loopback", here, to("127.0.0.1", 8080)),
+        ("the gateway, IPv6", here, to(GATEWAY_A[1], 8080)),
         ("another address", outside, to(HOST[0], 8081)),
     ]);
 }
 
 #[test]
 fn two_host_ports_lead_to_one_and_one_to_each_of_two() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let a = rnet("a", &A[..1]);
-    let web = stage.attach("web", &a, &[("", 8080, 80, "tcp"), ("", 8081, 80, "tcp"), ("", 8082, 81, "tcp")]);
-    let api = stage.attach("api", &a, &[("", 9090, 80, "tcp")]);
+    let web = host.attach("web", &a, &[("", 8080, 80, "tcp"), ("", 8081, 80, "tcp"), ("", 8082, 81, "tcp")]);
+    let api = host.attach("api", &a, &[("", 9090, 80, "tcp")]);
     let (_web, _api) = (web.serves(80), api.serves(80));
     let _second = serve(web.netns(), "0.0.0.0", 81, "second");
-    let outside = stage.outside.netns();
+    let outside = host.neighbour().netns();
     all_get("web", &[("8080", outside, to(HOST[0], 8080)), ("8081", outside, to(HOST[0], 8081))]);
     all_get("second", &[("8082", outside, to(HOST[0], 8082))]);
     all_get("api", &[("9090", outside, to(HOST[0], 9090))]);
@@ -148,15 +148,15 @@ fn two_host_ports_lead_to_one_and_one_to_each_of_two() {
 /// CVE-2025-67499: what only passes through the host is nobody's published port.
 #[test]
 fn somebody_elses_port_of_the_same_number_is_left_alone() {
-    let stage = Stage::new();
-    let (web, peer, _) = cast(&stage);
+    let host = Host::connected();
+    let (web, peer, _) = cast(&host);
     let _server = web.serves(80);
     let subnets = ["192.168.78.0/24".parse().unwrap(), "fd78::/64".parse().unwrap()];
-    let far = stage.lab.host.outside(&subnets).unwrap();
+    let far = host.outside(&subnets).unwrap();
     let _theirs = serve(far.netns(), "::", 8080, "theirs");
     let _names = echo(far.netns(), "::", 5353);
-    stage.outside.route_via_host(subnets[0]).unwrap();
-    stage.outside.route_via_host(subnets[1]).unwrap();
+    host.neighbour().route_via_host(subnets[0]).unwrap();
+    host.neighbour().route_via_host(subnets[1]).unwrap();
     far.route_via_host("192.168.77.0/24".parse().unwrap()).unwrap();
     far.route_via_host("fd77::/64".parse().unwrap()).unwrap();
     let far = far.addresses();
@@ -165,10 +165,10 @@ fn somebody_elses_port_of_the_same_number_is_left_alone() {
         all_get(
             "theirs",
             &[
-                ("another machine", stage.outside.netns(), to(&there, 8080)),
+                ("another machine", host.neighbour().netns(), to(&there, 8080)),
                 ("a container", peer.netns(), to(&there, 8080)),
                 ("the publisher itself", web.netns(), to(&there, 8080)),
-                ("the host", stage.lab.host.netns(), to(&there, 8080)),
+                ("the host", host.netns(), to(&there, 8080)),
             ],
         );
         assert!(echoes(peer.netns(), to(&there, 5353), LONG));
@@ -177,14 +177,14 @@ fn somebody_elses_port_of_the_same_number_is_left_alone() {
 
 #[test]
 fn after_a_flush_one_more_add_brings_every_port_back() {
-    let stage = Stage::new();
-    let (web, peer, other) = cast(&stage);
+    let host = Host::connected();
+    let (web, peer, other) = cast(&host);
     let _server = web.serves(80);
-    let (outside, by) = (stage.outside.netns(), to(HOST[0], 8080));
+    let (outside, by) = (host.neighbour().netns(), to(HOST[0], 8080));
     all_get("web", &[("before", outside, by)]);
-    stage.flush();
+    host.flush();
     none_get(&[("flushed", outside, by)]);
-    let more = stage.attach("more", &rnet("b", &B), &[("", 9090, 80, "tcp")]);
+    let more = host.attach("more", &rnet("b", &B), &[("", 9090, 80, "tcp")]);
     let _more = more.serves(80);
     all_get(
         "web",
@@ -199,19 +199,19 @@ fn after_a_flush_one_more_add_brings_every_port_back() {
 
 #[test]
 fn after_del_nothing_answers_and_nothing_is_left() {
-    let stage = Stage::new();
-    let before = stage.lab.links();
-    let (web, peer, other) = cast(&stage);
+    let host = Host::connected();
+    let before = host.links();
+    let (web, peer, other) = cast(&host);
     let _server = web.serves(80);
-    stage.detach(&web);
+    web.detach();
     none_get(&[
-        ("outside", stage.outside.netns(), to(HOST[0], 8080)),
-        ("host", stage.lab.host.netns(), to("127.0.0.1", 8080)),
+        ("outside", host.neighbour().netns(), to(HOST[0], 8080)),
+        ("host", host.netns(), to("127.0.0.1", 8080)),
         ("peer", peer.netns(), to(GATEWAY_A[0], 8080)),
     ]);
-    assert_eq!(stage.lab.sysctl("ipv4/conf/rnet-a/route_localnet").as_deref(), Some("0"));
-    stage.detach(&peer);
-    stage.detach(&other);
-    assert_eq!(stage.lab.links(), before);
-    assert_eq!(stage.lab.elements(), []);
+    assert_eq!(host.sysctl("ipv4/conf/rnet-a/route_localnet").as_deref(), Some("0"));
+    peer.detach();
+    other.detach();
+    assert_eq!(host.links(), before);
+    assert_eq!(host.elements(), []);
 }

@@ -8,8 +8,8 @@ use netns_fixtures::frame::{self, ethernet, ipv4, ipv6};
 use netns_fixtures::{Frames, ping};
 use serde_json::json;
 
-use crate::common::{LONG, SOON, bridge, inside, rnet, with};
-use crate::stage::{A, B, Guest, HOST, Stage, all_get, echo, to};
+use crate::common::{Guest, Host, LONG, SOON, bridge, inside, rnet, with};
+use crate::packets::{A, B, HOST, all_get, echo, to};
 
 /// The outside machine's addresses.
 const OUTSIDE: [&str; 2] = ["192.168.77.2", "fd77::2"];
@@ -25,9 +25,9 @@ struct Forger<'a> {
 }
 
 impl<'a> Forger<'a> {
-    fn new(stage: &Stage, netns: &'a Netns, host_link: &str) -> Self {
+    fn new(host: &Host, netns: &'a Netns, host_link: &str) -> Self {
         let mac = |netns: &Netns, link: &str| inside(netns).link(link).unwrap().unwrap().mac.unwrap().0;
-        let host = mac(stage.lab.host.netns(), host_link);
+        let host = mac(host.netns(), host_link);
         Self { netns, frames: Frames::on(netns, "eth0").unwrap(), mac: mac(netns, "eth0"), host }
     }
 
@@ -64,10 +64,10 @@ fn addresses(guest: &Guest) -> [IpAddr; 2] {
     [guest.v4(), guest.v6()]
 }
 
-fn loosen(stage: &Stage, rp_filter: &str) {
-    let links: Vec<String> = stage.lab.netlink().links().unwrap().into_iter().map(|link| link.name).collect();
+fn loosen(host: &Host, rp_filter: &str) {
+    let links: Vec<String> = host.netlink().links().unwrap().into_iter().map(|link| link.name).collect();
     for link in links.iter().map(String::as_str).chain(["all", "default"]) {
-        stage.lab.set_sysctl(&format!("ipv4/conf/{link}/rp_filter"), rp_filter);
+        host.set_sysctl(&format!("ipv4/conf/{link}/rp_filter"), rp_filter);
     }
 }
 
@@ -76,22 +76,22 @@ fn loosen(stage: &Stage, rp_filter: &str) {
 fn a_neighbour_outside_cannot_open_a_port_by_a_containers_address() {
     for rp_filter in ["0", "2"] {
         for network in [rnet("a", &A), bridge("a", &A), with(&rnet("a", &A), json!({"isolate": false}))] {
-            let stage = Stage::new();
-            let victim = stage.attach("victim", &network, &[("", 8080, 80, "tcp")]);
-            loosen(&stage, rp_filter);
-            let forger = Forger::new(&stage, stage.outside.netns(), stage.outside.link());
+            let host = Host::connected();
+            let victim = host.attach("victim", &network, &[("", 8080, 80, "tcp")]);
+            loosen(&host, rp_filter);
+            let forger = Forger::new(&host, host.neighbour().netns(), host.neighbour().link());
             for (n, ip) in addresses(&victim).into_iter().enumerate() {
-                let (own, host) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
+                let (own, to_host) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
                 if network["type"] == "rnet" && network["isolate"] != false {
-                    assert!(!forger.reaches(own, host, &victim, ip), "{ip}, rp_filter {rp_filter}");
+                    assert!(!forger.reaches(own, to_host, &victim, ip), "{ip}, rp_filter {rp_filter}");
                 }
-                assert_eq!(tracked(&stage, ip), 0, "{ip} of {network}, rp_filter {rp_filter}");
+                assert_eq!(tracked(&host, ip), 0, "{ip} of {network}, rp_filter {rp_filter}");
             }
             let _server = victim.serves(80);
             if network["type"] == "rnet" {
-                all_get("victim", &[("outside", stage.outside.netns(), to(HOST[0], 8080))]);
+                all_get("victim", &[("outside", host.neighbour().netns(), to(HOST[0], 8080))]);
             }
-            assert!(ping(victim.netns(), stage.outside.address(), LONG).unwrap().is_some());
+            assert!(ping(victim.netns(), host.neighbour().address(), LONG).unwrap().is_some());
         }
     }
 }
@@ -99,44 +99,44 @@ fn a_neighbour_outside_cannot_open_a_port_by_a_containers_address() {
 /// Nobody guards its port: a network of another tool's may do what it likes.
 #[test]
 fn a_container_of_another_network_cannot_either() {
-    let stage = Stage::new();
-    let victim = stage.attach("victim", &rnet("a", &A), &[]);
-    let attacker = stage.attach("attacker", &bridge("b", &B), &[]);
-    loosen(&stage, "0");
-    let forger = Forger::new(&stage, attacker.netns(), "br0");
+    let host = Host::connected();
+    let victim = host.attach("victim", &rnet("a", &A), &[]);
+    let attacker = host.attach("attacker", &bridge("b", &B), &[]);
+    loosen(&host, "0");
+    let forger = Forger::new(&host, attacker.netns(), "br0");
     for (n, ip) in addresses(&victim).into_iter().enumerate() {
-        let host = crate::stage::GATEWAY_B[n].parse().unwrap();
-        assert!(!forger.reaches(addresses(&attacker)[n], host, &victim, ip), "{ip}");
-        assert_eq!(tracked(&stage, ip), 0, "{ip}");
+        let gateway = crate::packets::GATEWAY_B[n].parse().unwrap();
+        assert!(!forger.reaches(addresses(&attacker)[n], gateway, &victim, ip), "{ip}");
+        assert_eq!(tracked(&host, ip), 0, "{ip}");
     }
 }
 
 /// Whatever parts it comes in: conntrack puts them together before any rule sees them, or no rule lets them pass.
 #[test]
 fn a_source_in_fragments_is_guarded_too() {
-    let stage = Stage::new();
-    let victim = stage.attach("victim", &rnet("a", &A), &[]);
-    loosen(&stage, "0");
-    let forger = Forger::new(&stage, stage.outside.netns(), stage.outside.link());
+    let host = Host::connected();
+    let victim = host.attach("victim", &rnet("a", &A), &[]);
+    loosen(&host, "0");
+    let forger = Forger::new(&host, host.neighbour().netns(), host.neighbour().link());
     for (n, ip) in addresses(&victim).into_iter().enumerate() {
-        let (own, host): (IpAddr, IpAddr) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
+        let (own, to_host): (IpAddr, IpAddr) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
         let send = |from: IpAddr, to: IpAddr| {
             let datagram = frame::udp((from, CLOSED), (to, 4000), &[7; 40]);
             for fragment in fragments(from, to, &datagram) {
                 forger.frames.send(&ethernet(forger.host, forger.mac, fragment.0, &fragment.1)).unwrap();
             }
-            assert!(ping(forger.netns, host, LONG).unwrap().is_some());
+            assert!(ping(forger.netns, to_host, LONG).unwrap().is_some());
         };
         // These parts are a datagram: an honest one arrives.
-        let socket = stage.lab.host.run(|| UdpSocket::bind((host, 4000)).unwrap()).unwrap();
+        let socket = host.run(|| UdpSocket::bind((to_host, 4000)).unwrap()).unwrap();
         socket.set_read_timeout(Some(LONG)).unwrap();
-        send(own, host);
+        send(own, to_host);
         assert_eq!(socket.recv_from(&mut [0; 64]).unwrap(), (40, (own, CLOSED).into()));
 
         socket.set_nonblocking(true).unwrap();
         send(ip, own);
-        send(ip, host);
-        assert_eq!(tracked(&stage, ip), 0, "{ip}");
+        send(ip, to_host);
+        assert_eq!(tracked(&host, ip), 0, "{ip}");
         assert!(socket.recv(&mut [0; 64]).is_err(), "{ip} reaches the host");
     }
 }
@@ -171,32 +171,31 @@ fn fragments(from: IpAddr, to: IpAddr, payload: &[u8]) -> [(u16, Vec<u8>); 2] {
 /// The host's way out may itself be a bridge, as on hosts with virtual machines.
 #[test]
 fn a_neighbour_behind_a_bridge_of_the_hosts_cannot_either() {
-    let stage = Stage::new();
-    let victim = stage.attach("victim", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
-    let link = stage.outside.link();
+    let host = Host::connected();
+    let victim = host.attach("victim", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
+    let link = host.neighbour().link();
     let script = format!(
         "ip link add br-up type bridge && ip addr flush dev {link} && ip link set {link} master br-up && ip link set br-up up \
          && ip addr add 192.168.77.1/24 dev br-up && ip addr add fd77::1/64 dev br-up nodad \
          && ip route replace default via 192.168.77.2 && ip -6 route flush default && ip route add default via fd77::2"
     );
-    assert!(stage.lab.host.command("sh").args(["-c", &script]).status().unwrap().success());
-    assert!(netns_fixtures::wait_for_carrier(stage.lab.host.netns(), "br-up", LONG).unwrap());
-    loosen(&stage, "0");
-    let forger = Forger::new(&stage, stage.outside.netns(), "br-up");
+    assert!(host.command("sh").args(["-c", &script]).status().unwrap().success());
+    assert!(netns_fixtures::wait_for_carrier(host.netns(), "br-up", LONG).unwrap());
+    loosen(&host, "0");
+    let forger = Forger::new(&host, host.neighbour().netns(), "br-up");
     for (n, ip) in addresses(&victim).into_iter().enumerate() {
-        let (own, host) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
-        assert!(!forger.reaches(own, host, &victim, ip), "{ip}");
-        assert_eq!(tracked(&stage, ip), 0, "{ip}");
+        let (own, to_host) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
+        assert!(!forger.reaches(own, to_host, &victim, ip), "{ip}");
+        assert_eq!(tracked(&host, ip), 0, "{ip}");
     }
     let _server = victim.serves(80);
-    all_get("victim", &[0, 1].map(|n| ("outside", stage.outside.netns(), to(HOST[n], 8080))));
-    assert!(ping(victim.netns(), stage.outside.address(), LONG).unwrap().is_some());
+    all_get("victim", &[0, 1].map(|n| ("outside", host.neighbour().netns(), to(HOST[n], 8080))));
+    assert!(ping(victim.netns(), host.neighbour().address(), LONG).unwrap().is_some());
 }
 
 /// How many flows conntrack knows that begin at `ip`'s unpublished port.
-fn tracked(stage: &Stage, ip: IpAddr) -> usize {
-    let table =
-        stage.lab.host.command("conntrack").args(["-L", "-f", family(ip), "-p", "udp"]).output().unwrap();
+fn tracked(host: &Host, ip: IpAddr) -> usize {
+    let table = host.command("conntrack").args(["-L", "-f", family(ip), "-p", "udp"]).output().unwrap();
     let lines = String::from_utf8(table.stdout).unwrap();
     let begins = format!("src={ip} ");
     lines.lines().filter(|line| line.contains(&begins) && line.contains("sport=81 ")).count()
@@ -209,18 +208,18 @@ fn family(ip: IpAddr) -> &'static str {
 /// The host has a longer prefix of the network's subnet elsewhere: what comes from there is nobody's container.
 #[test]
 fn a_subnet_within_ours_that_is_routed_elsewhere_comes_in_from_there() {
-    let stage = Stage::new();
-    let guest = stage.attach("one", &rnet("a", &["172.16.0.0/12"]), &[("", 8080, 80, "tcp")]);
+    let host = Host::connected();
+    let guest = host.attach("one", &rnet("a", &["172.16.0.0/12"]), &[("", 8080, 80, "tcp")]);
     let _server = guest.serves(80);
     let far: Ipv4Addr = "172.31.0.9".parse().unwrap();
     let run = |on: &Netns, words: &[&str]| {
         let output = netns_fixtures::Program::new(on, "ip").args(words).output().unwrap();
         assert!(output.status.success(), "{words:?}: {output:?}");
     };
-    run(stage.outside.netns(), &["address", "add", "172.31.0.9/32", "dev", "lo"]);
-    run(stage.lab.host.netns(), &["route", "add", "172.31.0.9", "via", OUTSIDE[0]]);
-    let socket = stage.outside.netns().run(|| UdpSocket::bind((far, 0)).unwrap()).unwrap();
-    let host = echo(stage.lab.host.netns(), HOST[0], 7000);
+    run(host.neighbour().netns(), &["address", "add", "172.31.0.9/32", "dev", "lo"]);
+    run(host.netns(), &["route", "add", "172.31.0.9", "via", OUTSIDE[0]]);
+    let socket = host.neighbour().netns().run(|| UdpSocket::bind((far, 0)).unwrap()).unwrap();
+    let host = echo(host.netns(), HOST[0], 7000);
     socket.set_read_timeout(Some(LONG)).unwrap();
     socket.send_to(b"hello", host.address()).unwrap();
     assert!(socket.recv(&mut [0; 16]).is_ok());
@@ -229,38 +228,39 @@ fn a_subnet_within_ours_that_is_routed_elsewhere_comes_in_from_there() {
 /// Two networks on one bridge, and one whose subnet lies within another's: in either order, and when the wider one goes.
 #[test]
 fn every_subnet_is_at_home_on_its_bridge() {
-    let stage = Stage::new();
+    let host = Host::connected();
     let narrow = bridge("narrow", &["172.18.7.0/24", "fd18::/64"]);
     let same_bridge = bridge("same-bridge", &["fd19::/64"]);
     let wide = rnet("wide", &A[..1]);
     let reaches = |guest: &Guest| {
-        let out =
-            if guest.result["ips"].as_array().unwrap().len() == 1 && guest.config["name"] == "same-bridge" {
-                stage.outside.addresses()[1].ip()
-            } else {
-                stage.outside.address()
-            };
+        let out = if guest.result()["ips"].as_array().unwrap().len() == 1
+            && guest.config()["name"] == "same-bridge"
+        {
+            host.neighbour().addresses()[1].ip()
+        } else {
+            host.neighbour().address()
+        };
         ping(guest.netns(), out, LONG).unwrap().is_some()
     };
-    let one = stage.attach("one", &narrow, &[]);
-    let two = stage.attach("two", &same_bridge, &[]);
-    let three = stage.attach("three", &wide, &[]);
+    let one = host.attach("one", &narrow, &[]);
+    let two = host.attach("two", &same_bridge, &[]);
+    let three = host.attach("three", &wide, &[]);
     assert!([&one, &two, &three].into_iter().all(reaches), "the wider one came last");
-    stage.detach(&three);
+    three.detach();
     assert!([&one, &two].into_iter().all(reaches), "the wider one went");
-    stage.detach(&one);
-    let (three, one) = (stage.attach("four", &wide, &[]), stage.attach("five", &narrow, &[]));
+    one.detach();
+    let (three, one) = (host.attach("four", &wide, &[]), host.attach("five", &narrow, &[]));
     assert!([&one, &two, &three].into_iter().all(reaches), "the wider one came first");
-    stage.flush();
-    let six = stage.attach("six", &wide, &[]);
+    host.flush();
+    let six = host.attach("six", &wide, &[]);
     assert!([&one, &two, &three, &six].into_iter().all(reaches), "made anew");
-    let forger = Forger::new(&stage, stage.outside.netns(), stage.outside.link());
-    loosen(&stage, "0");
-    stage.detach(&six);
-    stage.detach(&three);
+    let forger = Forger::new(&host, host.neighbour().netns(), host.neighbour().link());
+    loosen(&host, "0");
+    six.detach();
+    three.detach();
     forger.forge((one.v4(), CLOSED).into(), to(OUTSIDE[0], 5000));
-    assert!(ping(stage.outside.netns(), HOST[0].parse().unwrap(), LONG).unwrap().is_some());
-    assert_eq!(tracked(&stage, one.v4()), 0, "the narrower one has its guard back");
+    assert!(ping(host.neighbour().netns(), HOST[0].parse().unwrap(), LONG).unwrap().is_some());
+    assert_eq!(tracked(&host, one.v4()), 0, "the narrower one has its guard back");
 }
 
 /// TCP flags.
@@ -296,12 +296,12 @@ impl Conversation {
 /// translate it back. An answer of the host's would end the connection.
 #[test]
 fn a_segment_far_above_the_window_ends_nobodys_connection() {
-    let stage = Stage::new();
-    let guest = stage.attach("one", &rnet("a", &A), &[]);
-    let (host, outside) = (stage.lab.host.netns(), stage.outside.netns());
-    let forger = Forger::new(&stage, outside, stage.outside.link());
+    let host = Host::connected();
+    let guest = host.attach("one", &rnet("a", &A), &[]);
+    let (here, outside) = (host.netns(), host.neighbour().netns());
+    let forger = Forger::new(&host, outside, host.neighbour().link());
     for (family, own) in addresses(&guest).into_iter().enumerate() {
-        for (who, client) in [("a container", guest.netns()), ("the host", host)] {
+        for (who, client) in [("a container", guest.netns()), ("the host", here)] {
             let talk = Conversation::with(client, own, (outside, OUTSIDE[family]));
             let (from, to) = (talk.server.local_addr().unwrap(), talk.server.peer_addr().unwrap());
             let sees = Frames::on(outside, "eth0").unwrap();
@@ -338,10 +338,10 @@ fn is_tcp(frame: &[u8], from: IpAddr, fits: impl Fn(u8) -> bool) -> bool {
 /// A closed port of the host's own still says so.
 #[test]
 fn the_host_still_refuses_connections() {
-    let stage = Stage::new();
-    let _guest = stage.attach("one", &rnet("a", &A), &[]);
-    for host in HOST {
-        let refused = netns_fixtures::tcp_connect(stage.outside.netns(), to(host, 81), LONG).unwrap();
+    let host = Host::connected();
+    let _guest = host.attach("one", &rnet("a", &A), &[]);
+    for address in HOST {
+        let refused = netns_fixtures::tcp_connect(host.neighbour().netns(), to(address, 81), LONG).unwrap();
         assert_eq!(refused, netns_fixtures::Connection::Refused);
     }
 }
@@ -349,10 +349,10 @@ fn the_host_still_refuses_connections() {
 /// What conntrack has forgotten, or never knew, is not translated.
 #[test]
 fn no_frame_leaves_with_a_containers_address() {
-    let stage = Stage::new();
-    let guest = stage.attach("one", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
-    let sees = Frames::on(stage.outside.netns(), "eth0").unwrap();
-    let mac = |link: &str| stage.lab.link(link).unwrap().mac.unwrap().0;
+    let host = Host::connected();
+    let guest = host.attach("one", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
+    let sees = Frames::on(host.neighbour().netns(), "eth0").unwrap();
+    let mac = |link: &str| host.link(link).unwrap().mac.unwrap().0;
     let frames = Frames::on(guest.netns(), "eth0").unwrap();
     let own_mac = inside(guest.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
     for (family, own) in addresses(&guest).into_iter().enumerate() {
@@ -362,12 +362,12 @@ fn no_frame_leaves_with_a_containers_address() {
             frames.send(&packet(mac("rnet-a"), own_mac, own, out, 6, &segment)).unwrap();
         }
         // It began while nobody translated.
-        stage.flush();
+        host.flush();
         let datagram = |text: &[u8]| frame::udp((own, 5000), (out, 5000), text);
         frames.send(&packet(mac("rnet-a"), own_mac, own, out, 17, &datagram(b"untranslated"))).unwrap();
         let leaves = |frame: &[u8]| is_from(frame, own);
         assert!(sees.wait_for(LONG, leaves).unwrap().is_some(), "without rules it leaves as it is");
-        let _other = stage.attach(&format!("other{family}"), &rnet("a", &A), &[]);
+        let _other = host.attach(&format!("other{family}"), &rnet("a", &A), &[]);
         frames.send(&packet(mac("rnet-a"), own_mac, own, out, 17, &datagram(b"untranslated"))).unwrap();
         assert!(ping(guest.netns(), out, LONG).unwrap().is_some());
         assert!(sees.wait_for(SOON, leaves).unwrap().is_none(), "{own}");
@@ -386,12 +386,12 @@ fn is_from(frame: &[u8], from: IpAddr) -> bool {
 /// A routed network keeps its addresses, whatever conntrack makes of its segments.
 #[test]
 fn a_network_without_masquerade_leaves_as_it_is() {
-    let stage = Stage::new();
-    let guest = stage.attach("one", &with(&rnet("a", &A), json!({"ipMasq": false})), &[]);
-    let sees = Frames::on(stage.outside.netns(), "eth0").unwrap();
+    let host = Host::connected();
+    let guest = host.attach("one", &with(&rnet("a", &A), json!({"ipMasq": false})), &[]);
+    let sees = Frames::on(host.neighbour().netns(), "eth0").unwrap();
     let frames = Frames::on(guest.netns(), "eth0").unwrap();
     let own_mac = inside(guest.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
-    let gateway = stage.lab.link("rnet-a").unwrap().mac.unwrap().0;
+    let gateway = host.link("rnet-a").unwrap().mac.unwrap().0;
     for (family, own) in addresses(&guest).into_iter().enumerate() {
         let out: IpAddr = OUTSIDE[family].parse().unwrap();
         let segment = frame::tcp((own, 80), (out, 40000), (1, 1), RST, b"");

@@ -9,36 +9,36 @@ use engine::elements;
 use nft::Subject;
 use store::{Record, Stage};
 
-use super::{Member, Network, Site};
+use crate::common::{Guest, Host, Network};
 
 /// An address, and the container and interface that have it.
 type Holder = (IpAddr, String, String);
 
-impl Site {
+impl Host {
     /// Everything that has no counterpart, in sentences. `members` are all containers there ever were.
-    pub fn audit(&self, members: &[&Member<'_>]) -> Vec<String> {
+    pub fn audit(&self, guests: &[&Guest<'_>]) -> Vec<String> {
         let records = self.store().records().unwrap();
         let mut findings = stages(&records);
-        findings.extend(self.networks(&records));
-        findings.extend(self.leases(&records, members));
-        findings.extend(self.links(&records));
-        findings.extend(self.elements(&records));
-        findings.extend(self.claims(&records));
-        findings.extend(self.mac_checks(&records, members));
-        findings.extend(self.names(&records));
-        findings.extend(doubles(members));
+        findings.extend(self.network_findings(&records));
+        findings.extend(self.lease_findings(&records, guests));
+        findings.extend(self.link_findings(&records));
+        findings.extend(self.element_findings(&records));
+        findings.extend(self.claim_findings(&records));
+        findings.extend(self.mac_check_findings(&records, guests));
+        findings.extend(self.name_findings(&records));
+        findings.extend(doubles(guests));
         findings
     }
 
     /// Panics if the books do not balance.
     #[track_caller]
-    pub fn assert_balanced(&self, members: &[&Member<'_>]) {
-        let findings = self.audit(members);
+    pub fn assert_balanced(&self, guests: &[&Guest<'_>]) {
+        let findings = self.audit(guests);
         assert!(findings.is_empty(), "{}", findings.join("\n"));
     }
 
     /// A network is remembered exactly as long as it has a record.
-    fn networks(&self, records: &[Record]) -> Vec<String> {
+    fn network_findings(&self, records: &[Record]) -> Vec<String> {
         let kept = self.store().networks().unwrap();
         let kept: BTreeSet<_> = kept.into_iter().map(|network| (network.name, network.plugin)).collect();
         let used = records.iter().map(|record| (record.network.clone(), record.plugin.clone())).collect();
@@ -46,8 +46,8 @@ impl Site {
     }
 
     /// A lease for each address of a record, a record for each lease, and the address in the container.
-    fn leases(&self, records: &[Record], members: &[&Member<'_>]) -> Vec<String> {
-        let networks: BTreeMap<_, _> = members.iter().map(|m| (m.network.name(), m.network)).collect();
+    fn lease_findings(&self, records: &[Record], guests: &[&Guest<'_>]) -> Vec<String> {
+        let networks: BTreeMap<_, _> = guests.iter().map(|m| (m.network.name(), &m.network)).collect();
         let leased = networks.values().flat_map(|network| leases_in(&self.lease_folder(network))).collect();
         let chained = ["portmap", "dnsname"];
         let interfaces = records.iter().filter(|record| !chained.contains(&record.plugin.as_str()));
@@ -56,9 +56,9 @@ impl Site {
             record.addresses.iter().map(move |address| holder(address.address.ip()))
         });
         let recorded = recorded.collect();
-        let inside = members.iter().flat_map(|member| {
-            let who = &member.who;
-            member.addresses().into_iter().map(|ip| (ip, who.id.clone(), who.ifname.clone()))
+        let inside = guests.iter().flat_map(|guest| {
+            let who = &guest.who;
+            guest.addresses().into_iter().map(|ip| (ip, who.id.clone(), who.ifname.clone()))
         });
         let inside: BTreeSet<Holder> = inside.collect();
         [
@@ -75,8 +75,8 @@ impl Site {
     }
 
     /// A host end for each record that names one, and a record for each host end.
-    fn links(&self, records: &[Record]) -> Vec<String> {
-        let links = self.lab.netlink().links().unwrap();
+    fn link_findings(&self, records: &[Record]) -> Vec<String> {
+        let links = self.netlink().links().unwrap();
         let pairs = links.iter().filter(|link| link.name.starts_with("veth"));
         let found = pairs.map(|link| (link.name.clone(), link.alias.clone().unwrap_or_default())).collect();
         let named =
@@ -85,37 +85,37 @@ impl Site {
     }
 
     /// Exactly the elements that the records ask for.
-    fn elements(&self, records: &[Record]) -> Vec<String> {
+    fn element_findings(&self, records: &[Record]) -> Vec<String> {
         let networks = self.store().networks().unwrap();
         let wanted = networks
             .iter()
             .flat_map(elements::network_elements)
             .chain(records.iter().flat_map(elements::attachment));
         let wanted = wanted.map(|(element, owner)| (element.to_string(), Some(owner))).collect();
-        let found = self.lab.elements().into_iter().map(|(element, owner)| (element.to_string(), owner));
+        let found = self.elements().into_iter().map(|(element, owner)| (element.to_string(), owner));
         differences("element", &found.collect(), &wanted, "has no record", "is recorded and not there")
     }
 
     /// The rules of macspoofchk are there exactly for those whose record asks for them.
-    fn mac_checks(&self, records: &[Record], members: &[&Member<'_>]) -> Vec<String> {
-        let is_wanted = |member: &Member<'_>| {
-            let of_member =
-                |record: &&Record| record.container == member.who.id && record.ifname == member.who.ifname;
-            records.iter().filter(of_member).any(|record| record.mac_checked)
+    fn mac_check_findings(&self, records: &[Record], guests: &[&Guest<'_>]) -> Vec<String> {
+        let is_wanted = |guest: &Guest<'_>| {
+            let of_guest =
+                |record: &&Record| record.container == guest.who.id && record.ifname == guest.who.ifname;
+            records.iter().filter(of_guest).any(|record| record.mac_checked)
         };
-        let is_there = |member: &Member<'_>| {
-            let subject = Subject::new(&member.who.id, &member.who.ifname).unwrap();
-            self.lab.firewall(|firewall| firewall.knows_mac_check(&subject).unwrap())
+        let is_there = |guest: &Guest<'_>| {
+            let subject = Subject::new(&guest.who.id, &guest.who.ifname).unwrap();
+            self.firewall(|firewall| firewall.knows_mac_check(&subject).unwrap())
         };
-        let states = members.iter().map(|member| (member, is_wanted(member), is_there(member)));
+        let states = guests.iter().map(|guest| (guest, is_wanted(guest), is_there(guest)));
         let wrong = states.filter(|(_, wanted, found)| wanted != found);
         wrong
-            .map(|(member, wanted, _)| format!("macspoofchk of {}: recorded {wanted}", member.who.id))
+            .map(|(guest, wanted, _)| format!("macspoofchk of {}: recorded {wanted}", guest.who.id))
             .collect()
     }
 
     /// Claims belong to records with ports; the loopback is open exactly where it is claimed.
-    fn claims(&self, records: &[Record]) -> Vec<String> {
+    fn claim_findings(&self, records: &[Record]) -> Vec<String> {
         let publishing: BTreeSet<String> = records
             .iter()
             .filter(|record| !record.ports.is_empty())
@@ -129,8 +129,8 @@ impl Site {
             findings.extend(strangers.map(|key| format!("claim {what} of {key} has no record with ports")));
             findings.extend(claimants.is_empty().then(|| format!("claim {what} has no claimant")));
         }
-        for link in self.lab.netlink().links().unwrap() {
-            let open = self.lab.sysctl(&format!("ipv4/conf/{}/route_localnet", link.name));
+        for link in self.netlink().links().unwrap() {
+            let open = self.sysctl(&format!("ipv4/conf/{}/route_localnet", link.name));
             let claimed = claims.join(format!("loopback-{}", link.name)).exists();
             if claimed != (open.as_deref() == Some("1")) {
                 findings.push(format!("route_localnet of {} is {open:?}, claimed: {claimed}", link.name));
@@ -140,7 +140,7 @@ impl Site {
     }
 
     /// The name server knows exactly those that the records name. Where no network has names, there need be none.
-    fn names(&self, records: &[Record]) -> Vec<String> {
+    fn name_findings(&self, records: &[Record]) -> Vec<String> {
         let networks = self.store().networks().unwrap();
         if networks.iter().all(|network| network.zone.is_none()) {
             return Vec::new();
@@ -177,14 +177,14 @@ fn stages(records: &[Record]) -> Vec<String> {
 }
 
 /// I1: no address is in two places.
-pub fn doubles(members: &[&Member<'_>]) -> Vec<String> {
+pub fn doubles(guests: &[&Guest<'_>]) -> Vec<String> {
     let mut seen = BTreeMap::new();
     let mut findings = Vec::new();
-    for member in members {
-        for ip in member.addresses() {
-            let key = (member.network.name().to_owned(), ip);
-            if let Some(other) = seen.insert(key, member.who.id.clone()) {
-                findings.push(format!("{ip} is given to {other} and to {}", member.who.id));
+    for guest in guests {
+        for ip in guest.addresses() {
+            let key = (guest.network.name().to_owned(), ip);
+            if let Some(other) = seen.insert(key, guest.who.id.clone()) {
+                findings.push(format!("{ip} is given to {other} and to {}", guest.who.id));
             }
         }
     }

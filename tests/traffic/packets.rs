@@ -1,15 +1,12 @@
-//! The stage of all these tests: a host, its containers, and a machine outside that knows the way to them.
+//! A host on the way out, and the packets that machines send to each other.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use netlink::Netns;
-use netns_fixtures::{
-    Container, HttpServer, Outside, UdpClient, UdpEcho, http_get, set_bridge_filter, wait_for_carrier,
-};
-use serde_json::Value;
+use netns_fixtures::{HttpServer, UdpClient, UdpEcho, http_get, set_bridge_filter};
 
-use crate::common::{LONG, Lab, SOON, Who, address, publishing};
+use crate::common::{Host, LONG, SOON};
 
 /// The host's addresses on the way out.
 pub const HOST: [&str; 2] = ["192.168.77.1", "fd77::1"];
@@ -20,92 +17,28 @@ pub const B: [&str; 2] = ["172.19.0.0/16", "fd19::/64"];
 pub const GATEWAY_A: [&str; 2] = ["172.18.0.1", "fd18::1"];
 pub const GATEWAY_B: [&str; 2] = ["172.19.0.1", "fd19::1"];
 
-/// A port to publish: host address, host port, container port, protocol.
-pub type Published = (&'static str, u16, u16, &'static str);
-
-/// A host with a way out, and the machine there.
-pub struct Stage {
-    pub lab: Lab,
-    pub outside: Outside,
-}
-
-/// A container that is attached.
-pub struct Guest {
-    pub container: Container,
-    pub who: Who,
-    pub plugin: String,
-    pub config: Value,
-    pub result: Value,
-}
-
-/// Somebody's attempt to get a page: what it shows, where from, where to.
+/// An attempt to get a page: what it shows, where from, where to.
 pub type Probe<'a> = (&'a str, &'a Netns, SocketAddr);
 
-impl Stage {
-    /// The machine outside has a route to both networks, as a hostile neighbour may have.
-    pub fn new() -> Self {
-        let lab = Lab::new();
-        let subnets = ["192.168.77.0/24", "fd77::/64"].map(|subnet| subnet.parse().unwrap());
-        let outside = lab.host.outside(&subnets).unwrap();
-        lab.host.default_route_via(&outside).unwrap();
+impl Host {
+    /// Beside a machine outside that has a route to both networks, as a hostile neighbour may have.
+    pub fn connected() -> Self {
+        let host = Self::new().beside(&["192.168.77.0/24", "fd77::/64"]);
+        host.default_route_via(host.neighbour()).unwrap();
         for subnet in A.into_iter().chain(B) {
-            outside.route_via_host(subnet.parse().unwrap()).unwrap();
+            host.neighbour().route_via_host(subnet.parse().unwrap()).unwrap();
         }
-        Self { lab, outside }
-    }
-
-    /// Attaches a new container called `name`, with these ports published. Its port forwards when this returns: the
-    /// kernel takes up to two milliseconds for that, which ADD does not wait for.
-    #[track_caller]
-    pub fn attach(&self, name: &str, config: &Value, ports: &[Published]) -> Guest {
-        let (container, who) = self.lab.container(name);
-        let plugin = config["type"].as_str().unwrap().to_owned();
-        let config = if ports.is_empty() { config.clone() } else { publishing(config, ports) };
-        let result = self.lab.add(&plugin, &who, &config);
-        self.await_port(&result);
-        Guest { container, who, plugin, config, result }
-    }
-
-    /// Waits until the container's port forwards.
-    #[track_caller]
-    pub fn await_port(&self, result: &Value) {
-        let veth = result["interfaces"][1]["name"].as_str().unwrap();
-        assert!(wait_for_carrier(self.lab.host.netns(), veth, LONG).unwrap());
-    }
-
-    /// Detaches a guest.
-    #[track_caller]
-    pub fn detach(&self, guest: &Guest) {
-        self.lab.del(&guest.plugin, &guest.who, &guest.config);
+        host
     }
 
     /// Whether frames within a bridge pass the IP hooks; `on` is one of [`bridge_filter_settings`].
     pub fn set_bridge_netfilter(&self, on: bool) {
-        set_bridge_filter(self.lab.host.netns(), on).unwrap();
+        set_bridge_filter(self.netns(), on).unwrap();
     }
 
-    /// Somebody's `nft flush ruleset`.
+    /// `nft flush ruleset`, by another program.
     pub fn flush(&self) {
-        self.lab.firewall(|firewall| firewall.drop_tables().unwrap());
-    }
-}
-
-impl Guest {
-    pub fn netns(&self) -> &Netns {
-        self.container.netns()
-    }
-
-    pub fn v4(&self) -> IpAddr {
-        address(&self.result, false)
-    }
-
-    pub fn v6(&self) -> IpAddr {
-        address(&self.result, true)
-    }
-
-    /// A page of its name at this port, on all its addresses.
-    pub fn serves(&self, port: u16) -> HttpServer {
-        serve(self.netns(), "::", port, &self.who.id)
+        self.firewall(|firewall| firewall.drop_tables().unwrap());
     }
 }
 

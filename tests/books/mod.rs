@@ -1,81 +1,41 @@
-//! Networks with containers on them, driven through the built binary call by call, and the books that must balance
-//! whatever happened in between (`audit`).
+//! What a host and its containers hold, and the books that must balance whatever happened (`audit`).
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 
 pub mod audit;
-pub mod member;
-pub mod network;
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
 
-use netns_fixtures::{Outside, Snapshot};
-use store::{Paths, Store};
+use netns_fixtures::Snapshot;
 
-use crate::common::Lab;
-
-pub use member::Member;
-pub use network::Network;
+use crate::common::{Guest, Host};
 
 /// The host's address towards the machine outside.
 pub const HOST: &str = "192.168.77.1";
-
-/// A host that forwards already, and a machine outside of it.
-pub struct Site {
-    pub lab: Lab,
-    pub outside: Outside,
-    /// The id of this boot, where it is not the machine's.
-    pub boot: OnceLock<String>,
-}
 
 /// What a host and some containers hold, line by line.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State(Vec<String>);
 
-impl Site {
-    pub fn new() -> Self {
-        let lab = Lab::new();
-        let outside = lab.host.outside(&["192.168.77.0/24".parse().unwrap()]).unwrap();
-        // The one setting that stays when the last network goes: others may rely on it by then.
-        lab.set_sysctl("ipv4/ip_forward", "1");
-        Self { lab, outside, boot: OnceLock::new() }
+impl Host {
+    /// One that forwards already, and a machine outside of it.
+    pub fn with_outside() -> Self {
+        Self::forwarding().beside(&["192.168.77.0/24"])
     }
 
-    /// A container for `network`, without an interface yet; its `lo` is up, which ADD sees to and DEL leaves.
-    pub fn member<'a>(&'a self, network: &'a Network, name: &str) -> Member<'a> {
-        Member::new(self, network, name)
-    }
-
-    /// Everything but caches, locks and the hint where host-local goes on.
-    pub fn state(&self, members: &[&Member<'_>]) -> State {
-        self.lab.await_the_end_of_flows();
+    /// Everything except caches, locks and the hint where host-local goes on.
+    pub fn state(&self, guests: &[&Guest<'_>]) -> State {
+        self.await_the_end_of_flows();
         let run = self.store().paths().run();
         let folders = ["records", "networks", "claims", "leases"].map(|folder| run.join(folder));
         let folders: Vec<PathBuf> = folders.into_iter().chain([self.host_local()]).collect();
         let folders: Vec<_> = folders.iter().map(PathBuf::as_path).collect();
-        let host = Snapshot::of(self.lab.host.netns(), &folders).unwrap();
+        let host = Snapshot::of(self.netns(), &folders).unwrap();
         let mut lines: Vec<String> = host.lines().iter().filter(|line| lasts(line)).cloned().collect();
-        for member in members {
-            let inside = Snapshot::of(member.container.netns(), &[]).unwrap();
-            lines.extend(inside.lines().iter().map(|line| format!("{}: {line}", member.who.id)));
+        for guest in guests {
+            let inside = Snapshot::of(guest.container.netns(), &[]).unwrap();
+            lines.extend(inside.lines().iter().map(|line| format!("{}: {line}", guest.who.id)));
         }
         State(lines)
-    }
-
-    /// rnet's records and claims.
-    pub fn store(&self) -> Store {
-        let cookie = self.lab.host.run(|| netlink::cookie().unwrap()).unwrap();
-        let root = self.lab.host.root();
-        let paths = match self.boot.get() {
-            Some(boot) => Paths::in_boot(root, cookie, boot),
-            None => Paths::under(root, cookie),
-        };
-        Store::open(paths).unwrap()
-    }
-
-    /// host-local's folder.
-    pub fn host_local(&self) -> PathBuf {
-        self.store().paths().host_local()
     }
 }
 

@@ -1,13 +1,15 @@
-//! A host whose networks have names.
+//! The name server of a host, and questions as its containers ask them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netns_fixtures::{Container, Lookup, Snapshot, lookup, lookup_address};
-use rustix::process::{Pid, Signal};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::common::{Lab, Outcome, Who, address, differences, rnet, with};
+use crate::common::{
+    Host, Outcome, Who, address, children, differences, parent_of, rnet, signal, wait_until, with,
+};
 
 /// Longer than any answer takes.
 pub const LONG: Duration = Duration::from_secs(6);
@@ -20,10 +22,6 @@ pub const REFUSED: u8 = 5;
 /// The network `mynet`, whose gateway is .1.
 pub const GATEWAY: &str = "10.7.0.1";
 
-pub struct Scene {
-    pub lab: Lab,
-}
-
 /// The server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Processes {
@@ -32,62 +30,43 @@ pub struct Processes {
     pub guardian: u32,
 }
 
-impl Scene {
-    pub fn new() -> Self {
-        let lab = Lab::new();
-        // The first network turns it on, and it stays on.
-        lab.set_sysctl("ipv4/ip_forward", "1");
-        Self { lab }
-    }
-
+impl Host {
     /// A container that is called `name`.
     pub fn named(&self, name: &str) -> (Container, Who) {
-        let (container, who) = self.lab.container(name);
+        let (container, who) = self.container(name);
         (container, who.args(&format!("IgnoreUnknown=1;K8S_POD_NAME={name}")))
     }
 
     /// A container that is called `name`, on `config`'s network; and its address there.
     pub fn member(&self, name: &str, config: &Value) -> (Container, Who, IpAddr) {
         let (container, who) = self.named(name);
-        let result = self.lab.add("rnet", &who, config);
+        let result = self.add("rnet", &who, config);
         (container, who, address(&result, false))
     }
 
     /// What `rnet dns status` says.
     pub fn status(&self) -> Outcome {
-        self.command(&["dns", "status", "--json"])
-    }
-
-    /// What the command says.
-    pub fn command(&self, arguments: &[&str]) -> Outcome {
-        let program = self.lab.host.command(env!("CARGO_BIN_EXE_rnet"));
-        let output = program.args(arguments).output().unwrap();
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Outcome {
-            status: output.status.code().unwrap(),
-            stdout: text(output.stdout),
-            stderr: text(output.stderr),
-        }
+        self.rnet("dns status --json")
     }
 
     /// The process that answers, and its parent.
     pub fn server(&self) -> (u32, u32) {
         let pid = self.status().json()["pid"].as_u64().unwrap() as u32;
-        (pid, parent(pid))
+        (pid, parent_of(pid).unwrap())
     }
 
     /// All of the server's processes, when all are there.
-    pub fn processes(&self) -> Processes {
+    pub fn server_processes(&self) -> Processes {
         let mut processes = None;
         wait_until("worker, parent and guardian", || {
-            processes = self.processes_of_now();
+            processes = self.server_processes_of_now();
             processes.is_some()
         });
         processes.unwrap()
     }
 
     /// One may be dying: whoever is not found, or has others' parent, is none.
-    fn processes_of_now(&self) -> Option<Processes> {
+    fn server_processes_of_now(&self) -> Option<Processes> {
         let status = self.status();
         let status = (status.status == 0).then(|| status.json())?;
         let worker = status["pid"].as_u64()? as u32;
@@ -98,7 +77,7 @@ impl Scene {
 
     /// Ends the server as a whole: guardian and parent at once, and so the worker.
     pub fn kill_server(&self) {
-        let Processes { parent, guardian, .. } = self.processes();
+        let Processes { parent, guardian, .. } = self.server_processes();
         signal(parent, Signal::STOP);
         kill(guardian);
         kill(parent);
@@ -108,15 +87,15 @@ impl Scene {
     /// Waits until the server has ended by itself, which takes two seconds.
     pub fn wait_for_its_end(&self) {
         // To ask it would keep it: a request that waits when it ends is served.
-        let socket = self.lab.run_folder().join("locks/dns");
+        let socket = self.run_folder().join("locks/dns");
         wait_until("the server's end", || !socket.exists());
     }
 
-    /// Nothing is there that was not there before, but for what the leases' folder remembers, and nobody serves.
+    /// Nothing is there that was not there before, except for what the leases' folder remembers, and nobody serves.
     #[track_caller]
     pub fn is_as(&self, before: &Snapshot) {
         self.wait_for_its_end();
-        let left = differences(before, &self.lab.snapshot());
+        let left = differences(before, &self.snapshot());
         let left: Vec<_> = left.into_iter().filter(|line| !line.contains("/leases/")).collect();
         assert!(left.is_empty(), "{left:#?}");
     }
@@ -165,30 +144,6 @@ pub fn unknown() -> Lookup {
     Lookup { code: NXDOMAIN, ..Lookup::default() }
 }
 
-/// Looks again and again, and fails if it never comes.
-#[track_caller]
-pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !done() {
-        assert!(begun.elapsed() < LONG, "{what}: not in {LONG:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-pub fn parent(pid: u32) -> u32 {
-    parent_of(pid).unwrap()
-}
-
-fn parent_of(pid: u32) -> Option<u32> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
-}
-
-fn children(pid: u32) -> Vec<u32> {
-    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    children.split_whitespace().filter_map(|child| child.parse().ok()).collect()
-}
-
 /// Whether `word` is among the words of its command line.
 fn is_called(pid: u32, word: &str) -> bool {
     let words = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -198,8 +153,4 @@ fn is_called(pid: u32, word: &str) -> bool {
 /// Ends a process that this test started.
 pub fn kill(pid: u32) {
     signal(pid, Signal::KILL);
-}
-
-pub fn signal(pid: u32, signal: Signal) {
-    rustix::process::kill_process(Pid::from_raw(pid as i32).unwrap(), signal).unwrap();
 }

@@ -1,15 +1,15 @@
 //! A container that comes and goes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Deref;
 use std::process::Child;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use netns_fixtures::{Container, HttpServer, http_get, ping};
+use netns_fixtures::{Container, HttpServer, http_get, ping, wait_for_carrier};
 use serde_json::{Value, json};
 
-use super::{HOST, Network, Site};
-use crate::common::{self, Call, LONG, Outcome, Who};
+use super::{Call, Host, LONG, Network, Outcome, Published, Who, address, inside, mappings};
 
 /// A failpoint in one plugin of a list: `add.veth:abort`.
 #[derive(Clone, Debug)]
@@ -18,28 +18,69 @@ pub struct Fault {
     pub failpoint: String,
 }
 
-/// A container of a network, its ports, and the result that the runtime remembers of its ADD.
-pub struct Member<'a> {
-    pub site: &'a Site,
-    pub network: &'a Network,
+/// A container, the network that it comes to, its ports, and the result that the runtime remembers of its ADD.
+pub struct Guest<'a> {
+    pub host: &'a Host,
+    pub network: Network,
     pub container: Container,
     pub who: Who,
     pub ports: Value,
     result: Mutex<Option<Value>>,
 }
 
-impl<'a> Member<'a> {
-    pub fn new(site: &'a Site, network: &'a Network, name: &str) -> Self {
-        let (container, who) = site.lab.container(name);
+impl Deref for Guest<'_> {
+    type Target = Container;
+
+    fn deref(&self) -> &Container {
+        &self.container
+    }
+}
+
+impl Host {
+    /// A container for `network`, without an interface yet; its `lo` is up, which ADD sees to and DEL leaves.
+    pub fn guest(&self, network: &Network, name: &str) -> Guest<'_> {
+        let (container, who) = self.container(name);
         let lo = netlink::Request::LinkUp { index: 1, name: "lo".into() };
-        common::inside(container.netns()).send(&[lo]).unwrap();
-        Self { site, network, container, who, ports: json!([]), result: Mutex::default() }
+        inside(container.netns()).send(&[lo]).unwrap();
+        let (network, ports, result) = (network.clone(), json!([]), Mutex::default());
+        Guest { host: self, network, container, who, ports, result }
+    }
+
+    /// A new container on the network of one plugin, with these ports published. Its port forwards when this returns: the kernel
+    /// takes up to two milliseconds for that, which ADD does not wait for.
+    #[track_caller]
+    pub fn attach(&self, name: &str, config: &Value, ports: &[Published]) -> Guest<'_> {
+        let guest = Guest { ports: mappings(ports), ..self.guest(&Network::of(config), name) };
+        guest.attached()
+    }
+
+    /// The same on a network of several plugins.
+    #[track_caller]
+    pub fn attach_list(&self, name: &str, list: &Value) -> Guest<'_> {
+        self.guest(&Network { list: list.clone() }, name).attached()
+    }
+}
+
+impl Guest<'_> {
+    /// Known by its name to whom it shares a network with that has names.
+    pub fn named(self) -> Self {
+        let args = format!("IgnoreUnknown=1;K8S_POD_NAME={}", self.who.id);
+        Self { who: self.who.args(&args), ..self }
+    }
+
+    /// Attached, and its port forwards.
+    #[track_caller]
+    pub fn attached(self) -> Self {
+        self.add().unwrap();
+        self.await_port();
+        self
     }
 
     /// Publishes TCP `port` on every address as the container's 80, and UDP `port` on one address as its 53.
     pub fn publishing(self, port: u16) -> Self {
+        let host = self.host.neighbour().host_address();
         let tcp = json!({"hostPort": port, "containerPort": 80, "protocol": "tcp"});
-        let udp = json!({"hostIP": HOST, "hostPort": port, "containerPort": 53, "protocol": "udp"});
+        let udp = json!({"hostIP": host, "hostPort": port, "containerPort": 53, "protocol": "udp"});
         Self { ports: json!([tcp, udp]), ..self }
     }
 
@@ -81,6 +122,12 @@ impl<'a> Member<'a> {
         Ok(())
     }
 
+    /// DEL of the one plugin, as after a restart of the runtime: it remembers no result. It must succeed and say nothing.
+    #[track_caller]
+    pub fn detach(&self) {
+        self.call("DEL", self.network.main_plugin(), None, None).run().silent();
+    }
+
     /// GC of all plugins: only `valid` containers' `eth0` may stay.
     pub fn gc(&self, valid: &[&str]) -> Result<(), Outcome> {
         let attachments: Vec<Value> =
@@ -88,7 +135,7 @@ impl<'a> Member<'a> {
         for plugin in self.network.plugins() {
             let mut config = self.network.config(plugin, &json!([]), None);
             config["cni.dev/valid-attachments"] = json!(attachments);
-            let outcome = self.site.lab.cni("GC", plugin, &self.who, &config);
+            let outcome = self.host.cni("GC", plugin, &self.who, &config);
             if outcome.status != 0 {
                 return Err(outcome);
             }
@@ -111,10 +158,7 @@ impl<'a> Member<'a> {
         fault: Option<&Fault>,
     ) -> Call<'_> {
         let config = self.network.config(plugin, &self.ports, previous);
-        let mut call = self.site.lab.call(verb, plugin, &self.who).input(config.to_string());
-        if let Some(boot) = self.site.boot.get() {
-            call = call.set("RNET_BOOT_ID", boot);
-        }
+        let call = self.host.call(verb, plugin, &self.who).input(config.to_string());
         match fault.filter(|fault| fault.plugin == plugin) {
             Some(fault) => call.set("RNET_FAILPOINT", &fault.failpoint),
             None => call,
@@ -126,6 +170,46 @@ impl<'a> Member<'a> {
         self.result.lock().unwrap().clone()
     }
 
+    /// The result of its last ADD.
+    #[track_caller]
+    pub fn result(&self) -> Value {
+        self.remembered().unwrap()
+    }
+
+    /// What the plugin that made its interface was given.
+    pub fn config(&self) -> Value {
+        self.network.config(self.network.main_plugin(), &self.ports, None)
+    }
+
+    /// The host's end of its pair, as its result names it.
+    #[track_caller]
+    pub fn port(&self) -> String {
+        self.result()["interfaces"][1]["name"].as_str().unwrap().to_owned()
+    }
+
+    /// Waits until its port forwards.
+    #[track_caller]
+    pub fn await_port(&self) {
+        assert!(wait_for_carrier(self.host.netns(), &self.port(), LONG).unwrap());
+    }
+
+    /// Its IPv4 address, by its result.
+    #[track_caller]
+    pub fn v4(&self) -> IpAddr {
+        address(&self.result(), false)
+    }
+
+    /// Its IPv6 address, by its result.
+    #[track_caller]
+    pub fn v6(&self) -> IpAddr {
+        address(&self.result(), true)
+    }
+
+    /// A page of its name at this port, on all its addresses.
+    pub fn serves(&self, port: u16) -> HttpServer {
+        HttpServer::start(self.netns(), (Ipv6Addr::UNSPECIFIED, port).into(), &self.who.id).unwrap()
+    }
+
     /// What the runtime keeps from now on.
     pub fn remember(&self, result: Option<Value>) {
         *self.result.lock().unwrap() = result;
@@ -133,7 +217,7 @@ impl<'a> Member<'a> {
 
     /// The addresses of its interface as the kernel has them.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        let mut inside = common::inside(self.container.netns());
+        let mut inside = inside(self.container.netns());
         let Some(link) = inside.link(&self.who.ifname).unwrap() else { return Vec::new() };
         let found = inside.addresses(Some(link.index)).unwrap().into_iter().map(|found| found.address.ip());
         found.filter(IpAddr::is_ipv4).collect()
@@ -158,7 +242,7 @@ impl<'a> Member<'a> {
 
     /// The first echo may be lost: ADD does not wait until the kernel has noticed the carrier.
     fn is_reached(&self, to: IpAddr) -> bool {
-        (0..5).any(|_| ping(self.site.lab.host.netns(), to, Duration::from_secs(1)).unwrap().is_some())
+        (0..5).any(|_| ping(self.host.netns(), to, Duration::from_secs(1)).unwrap().is_some())
     }
 
     /// True if the machine outside gets this container's own page from its published port.
@@ -169,8 +253,9 @@ impl<'a> Member<'a> {
     /// The same, for what may be expected to fail.
     pub fn answers_within(&self, patience: Duration) -> bool {
         let server = HttpServer::start(self.container.netns(), "0.0.0.0:80".parse().unwrap(), &self.who.id);
-        let url = format!("http://{HOST}:{}", self.ports[0]["hostPort"]);
-        let page = http_get(self.site.outside.netns(), &url, patience);
+        let host = self.host.neighbour().host_address();
+        let url = format!("http://{host}:{}", self.ports[0]["hostPort"]);
+        let page = http_get(self.host.neighbour().netns(), &url, patience);
         drop(server);
         page.is_ok_and(|page| page.body == self.who.id)
     }

@@ -1,4 +1,4 @@
-//! A host with rnet, a machine outside, and what must work there.
+//! What must work on a host with rnet, whatever else is there.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use netlink::Netns;
-use netns_fixtures::{Connection, Host, HttpServer, Outside, Snapshot, http_get, lookup, tcp_connect};
+use netns_fixtures::{Connection, HttpServer, Program, Snapshot, http_get, lookup, tcp_connect};
 use serde_json::Value;
+
+use crate::common::{Host, Outcome, binary};
 
 /// Long enough for what must come, and to see that nothing comes.
 const LONG: Duration = Duration::from_secs(3);
@@ -18,13 +20,6 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const SUBNETS: [&str; 2] = ["10.99.0.0/24", "fd99::/64"];
 const OUTSIDE: [&str; 2] = ["192.168.77.0/24", "fd77::/64"];
 const PAGE: &str = "a page";
-
-/// A container host with a way out.
-pub struct Site {
-    pub host: Host,
-    pub outside: Outside,
-    _page: Vec<HttpServer>,
-}
 
 /// A running endpoint that serves a page on port 80.
 pub struct Guest {
@@ -57,40 +52,37 @@ impl Drop for Daemon {
     }
 }
 
-impl Site {
-    /// Forwarding is off, as after a boot.
-    pub fn new() -> anyhow::Result<Self> {
-        let host = Host::new()?;
-        let subnets: Vec<_> = OUTSIDE.iter().map(|subnet| subnet.parse()).collect::<Result<_, _>>()?;
-        let outside = host.outside(&subnets)?;
-        host.default_route_via(&outside)?;
+impl Host {
+    /// Forwarding is off, as after a boot; the machine outside knows the way to the containers.
+    pub fn on_the_way_out() -> anyhow::Result<Self> {
+        let host = Self::new().beside(&OUTSIDE);
+        host.default_route_via(host.neighbour())?;
         for subnet in SUBNETS {
-            outside.route_via_host(subnet.parse()?)?;
+            host.neighbour().route_via_host(subnet.parse()?)?;
         }
-        let at = |address: &ipnetwork::IpNetwork| SocketAddr::new(address.ip(), 80);
-        let pages = outside.addresses().iter().map(|own| HttpServer::start(outside.netns(), at(own), PAGE));
-        let pages = pages.collect::<Result<_, _>>()?;
-        Ok(Self { host, outside, _page: pages })
+        Ok(host)
     }
 
     /// What `PROGRAM ARGS` prints on the host; an error if it fails.
-    pub fn run(&self, line: &str) -> anyhow::Result<String> {
-        let words: Vec<&str> = line.split(' ').collect();
-        let program = if words[0] == "rnet" { env!("CARGO_BIN_EXE_rnet") } else { words[0] };
-        let output = self.host.command("timeout").args(["60", program]).args(&words[1..]).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "`{line}`: {} {}", output.status, said.trim());
-        Ok(String::from_utf8(output.stdout)?)
+    pub fn execute(&self, line: &str) -> anyhow::Result<String> {
+        Ok(self.succeeds(line)?.stdout)
     }
 
     /// What a command says besides its data: warnings and hints.
     pub fn said(&self, line: &str) -> anyhow::Result<String> {
+        Ok(self.succeeds(line)?.stderr)
+    }
+
+    fn succeeds(&self, line: &str) -> anyhow::Result<Outcome> {
         let words: Vec<&str> = line.split(' ').collect();
-        let program = if words[0] == "rnet" { env!("CARGO_BIN_EXE_rnet") } else { words[0] };
-        let output = self.host.command("timeout").args(["60", program]).args(&words[1..]).output()?;
-        let said = String::from_utf8(output.stderr)?;
-        ensure!(output.status.success(), "`{line}`: {} {}", output.status, said.trim());
-        Ok(said)
+        let program = if words[0] == "rnet" { binary() } else { words[0].into() };
+        self.within_a_minute(line, self.command("timeout").arg("60").arg(program).args(&words[1..]))
+    }
+
+    fn within_a_minute(&self, line: &str, program: Program<'_>) -> anyhow::Result<Outcome> {
+        let outcome = Outcome::of(program);
+        ensure!(outcome.status == 0, "`{line}`: {} {}", outcome.status, outcome.stderr.trim());
+        Ok(outcome)
     }
 
     /// Nothing is wrong, and nothing is said to be.
@@ -108,21 +100,20 @@ impl Site {
 
     /// What a person types.
     pub fn shell(&self, line: &str) -> anyhow::Result<String> {
-        let path = Path::new(env!("CARGO_BIN_EXE_rnet")).parent().context("no folder")?;
+        let rnet = binary();
+        let path = rnet.parent().context("no folder")?;
         let line = format!("PATH=$PATH:{}; {line}", path.display());
-        let output = self.host.command("timeout").args(["60", "sh", "-c", &line]).output()?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "`{line}`: {} {}", output.status, said.trim());
-        Ok(String::from_utf8(output.stdout)?)
+        let program = self.command("timeout").args(["60", "sh", "-c", &line]);
+        Ok(self.within_a_minute(&line, program)?.stdout)
     }
 
     /// What CNI's STATUS says of a network, nothing if all is well.
     pub fn status(&self, network: &str) -> anyhow::Result<String> {
-        let file = self.host.root().join(format!("etc/cni/net.d/rnet-{network}.conflist"));
+        let file = self.root().join(format!("etc/cni/net.d/rnet-{network}.conflist"));
         let list: Value = serde_json::from_str(&std::fs::read_to_string(file)?)?;
         let mut plugin = list["plugins"][0].clone();
         (plugin["name"], plugin["cniVersion"]) = (network.into(), "1.1.0".into());
-        let command = self.host.command(env!("CARGO_BIN_EXE_rnet"));
+        let command = self.command(binary());
         let command = command.env("CNI_COMMAND", "STATUS").env("CNI_PATH", "/opt/cni/bin");
         let output = command.input(plugin.to_string()).output()?;
         Ok(String::from_utf8(output.stdout)?)
@@ -133,25 +124,25 @@ impl Site {
         let words: Vec<&str> = line.split(' ').collect();
         let log = Path::new("/run").join(format!("{}.log", words[0]));
         let log = std::fs::File::create(log)?;
-        let program = self.host.command(words[0]).args(&words[1..]).stdout(log.try_clone()?).stderr(log);
+        let program = self.command(words[0]).args(&words[1..]).stdout(log.try_clone()?).stderr(log);
         Ok(Daemon(program.stdin(Stdio::null()).spawn()?))
     }
 
     /// A network and its two endpoints.
     pub fn guests(&self) -> anyhow::Result<Guests> {
-        self.run(&format!("rnet create mynet --subnet {} --subnet {}", SUBNETS[0], SUBNETS[1]))?;
+        self.execute(&format!("rnet create mynet --subnet {} --subnet {}", SUBNETS[0], SUBNETS[1]))?;
         self.guests_of("mynet")
     }
 
     /// The same on a network that is there.
     pub fn guests_of(&self, network: &str) -> anyhow::Result<Guests> {
-        self.run(&format!("rnet run -d --name web --net {network} -p 3344:80 sleep 1000"))?;
-        self.run(&format!("rnet run -d --name db --net {network} sleep 1000"))?;
-        Ok(Guests { web: self.guest("web")?, db: self.guest("db")? })
+        self.execute(&format!("rnet run -d --name web --net {network} -p 3344:80 sleep 1000"))?;
+        self.execute(&format!("rnet run -d --name db --net {network} sleep 1000"))?;
+        Ok(Guests { web: self.endpoint("web")?, db: self.endpoint("db")? })
     }
 
-    fn guest(&self, name: &str) -> anyhow::Result<Guest> {
-        let shown: Value = serde_json::from_str(&self.run(&format!("rnet inspect {name}"))?)?;
+    fn endpoint(&self, name: &str) -> anyhow::Result<Guest> {
+        let shown: Value = serde_json::from_str(&self.execute(&format!("rnet inspect {name}"))?)?;
         let pid = shown[0]["pid"].as_u64().context("no pid")?;
         let netns = Netns::open(Path::new(&format!("/proc/{pid}/ns/net")))?;
         let all = shown[0]["networks"][0]["addresses"].as_array().context("no addresses")?.clone();
@@ -162,15 +153,16 @@ impl Site {
 
     /// Ends all endpoints and networks.
     pub fn clear(&self) -> anyhow::Result<()> {
-        self.run("rnet rm -f web db").map(drop)
+        self.execute("rnet rm -f web db").map(drop)
     }
 
     /// Everything that must work, at once.
     pub fn works(&self, guests: &Guests) -> anyhow::Result<()> {
-        for host in self.outside.host_addresses() {
-            gets(self.outside.netns(), host.ip(), 3344, LONG).context("published, from outside")?;
+        for address in self.neighbour().host_addresses() {
+            gets(self.neighbour().netns(), address.ip(), 3344, LONG).context("published, from outside")?;
         }
-        for outside in self.outside.addresses() {
+        for outside in self.neighbour().addresses() {
+            let _page = HttpServer::start(self.neighbour().netns(), (outside.ip(), 80).into(), PAGE)?;
             gets(&guests.web.netns, outside.ip(), 80, LONG).context("outbound")?;
         }
         for address in &guests.db.addresses {
@@ -193,7 +185,8 @@ impl Site {
     /// What is not published stays closed.
     pub fn is_closed(&self, guests: &Guests) -> anyhow::Result<()> {
         for address in &guests.web.addresses {
-            never_reaches(self.outside.netns(), *address, 80).context("an unpublished port, from outside")?;
+            never_reaches(self.neighbour().netns(), *address, 80)
+                .context("an unpublished port, from outside")?;
         }
         Ok(())
     }
@@ -201,29 +194,29 @@ impl Site {
     /// What iptables says of our rules is what it takes, and it says it without an error.
     pub fn iptables_reads_us(&self) -> anyhow::Result<()> {
         for program in ["iptables", "ip6tables"] {
-            let listed = self.run(&format!("{program} -S FORWARD"))?;
+            let listed = self.execute(&format!("{program} -S FORWARD"))?;
             ensure!(listed.contains("-i rnet-+ -m comment --comment rnet-interop -j ACCEPT"), "{listed}");
-            let saved = self.run(&format!("{program}-save"))?;
+            let saved = self.execute(&format!("{program}-save"))?;
             ensure!(!saved.contains("incompatible"), "{saved}");
-            let restored = self.host.command(format!("{program}-restore")).input(saved.clone()).output()?;
+            let restored = self.command(format!("{program}-restore")).input(saved.clone()).output()?;
             ensure!(restored.status.success(), "{program}-restore: {restored:?}");
-            let again = self.run(&format!("{program}-save"))?;
+            let again = self.execute(&format!("{program}-save"))?;
             ensure!(rules(&saved) == rules(&again), "{program}: {saved}\nis now {again}");
             let rule = "FORWARD -o rnet-+ -m comment --comment rnet-interop -j ACCEPT";
-            self.run(&format!("{program} -C {rule}"))?;
-            self.run(&format!("{program} -D {rule}"))?;
+            self.execute(&format!("{program} -C {rule}"))?;
+            self.execute(&format!("{program} -D {rule}"))?;
         }
         Ok(())
     }
 
     /// The network as it is now.
-    pub fn snapshot(&self) -> anyhow::Result<Snapshot> {
-        Ok(Snapshot::of(self.host.netns(), &[])?)
+    pub fn network_snapshot(&self) -> anyhow::Result<Snapshot> {
+        Ok(Snapshot::of(self.netns(), &[])?)
     }
 
     /// An error that tells what is there now and was not `before`, sysctls apart, which stay.
     pub fn ensure_nothing_left(&self, before: &Snapshot) -> anyhow::Result<()> {
-        let Some(diff) = before.diff(&self.snapshot()?) else { return Ok(()) };
+        let Some(diff) = before.diff(&self.network_snapshot()?) else { return Ok(()) };
         let left: Vec<&str> = diff.lines().filter(|line| !line.contains("forward")).collect();
         let ours: Vec<&&str> = left.iter().filter(|line| line.contains("rnet")).collect();
         ensure!(left.is_empty(), "left ({} of rnet's): {}", ours.len(), left.join("\n"));
@@ -232,7 +225,7 @@ impl Site {
 
     /// None of rnet's rules is left in another program's chains.
     pub fn ensure_no_rules_left(&self) -> anyhow::Result<()> {
-        let listed = self.run("nft list ruleset")?;
+        let listed = self.execute("nft list ruleset")?;
         ensure!(!listed.contains("rnet"), "left: {listed}");
         Ok(())
     }
