@@ -5,8 +5,8 @@ use netlink::{Link, Netlink, Netns, Route};
 use nft::{Element, Owner};
 use store::{Address, Record};
 
-use crate::spec::{self, Addresses, Interface, Outcome, Spec, first_host, subnet};
-use crate::{Error, Finding, Host, elements, far, features, life, link, network, port, register, ruleset};
+use crate::spec::{self, Addresses, Interface, Outcome, Spec, subnet};
+use crate::{Error, Finding, Host, drivers, elements, features, life, register, ruleset};
 
 /// No table in particular (linux/rtnetlink.h).
 const RT_TABLE_UNSPEC: u32 = 0;
@@ -21,9 +21,7 @@ pub fn attachment(spec: &Spec, previous: &Outcome) -> Result<(), Error> {
     lease(&host, spec, previous)?;
     let found = host.store.record(&spec.id.network, spec.plugin, &spec.id.key())?;
     let record = found.ok_or_else(|| register::no_record(&spec.id))?;
-    let bridge = bridge(&mut host, spec, previous)?;
-    gateways(&mut host, spec, &bridge, &record, previous)?;
-    pair(&mut host, spec, &record, &bridge)?;
+    drivers::of(spec.plugin).look(&mut host, spec, &record, previous)?;
     container(spec, previous)?;
     health(&mut host, &record)
 }
@@ -74,70 +72,12 @@ fn first_missing<'e>(host: &mut Host, wanted: &'e [(Element, Owner)]) -> Result<
 /// CHECK of whoever leased the addresses.
 fn lease(host: &Host, spec: &Spec, previous: &Outcome) -> Result<(), Error> {
     match &spec.addresses {
-        Addresses::None => Ok(()),
+        Addresses::None | Addresses::Given(_) => Ok(()),
         Addresses::Own(_) => {
             let known: Vec<_> = previous.lease.ips().collect();
             life::own_pool(host, spec)?.check(&spec.id, &known)
         }
         Addresses::From(leaser) => leaser.check(),
-    }
-}
-
-fn bridge(host: &mut Host, spec: &Spec, previous: &Outcome) -> Result<Link, Error> {
-    let name = spec.bridge.clone();
-    let entry = previous.on_host(&name).ok_or_else(|| Finding::NoInterface(name.clone()))?;
-    let bridge = host.netlink.link(&name)?.ok_or_else(|| Finding::NoBridge(name.clone()))?;
-    if bridge.kind.as_deref() != Some("bridge") {
-        return Err(Error::NotABridge { name });
-    }
-    if let Some((found, wanted)) = differing_mac(&bridge, entry) {
-        return Err(Finding::BridgeMac { bridge: name, found, wanted }.into());
-    }
-    if spec.promiscuous && !bridge.promisc {
-        return Err(Finding::NotPromiscuous(name).into());
-    }
-    let network = spec.id.network.clone();
-    if bridge.up { Ok(bridge) } else { Err(Finding::BridgeDown { bridge: name, network }.into()) }
-}
-
-fn gateways(
-    host: &mut Host,
-    spec: &Spec,
-    bridge: &Link,
-    record: &Record,
-    previous: &Outcome,
-) -> Result<(), Error> {
-    if !spec.gateway {
-        return Ok(());
-    }
-    let found = host.netlink.addresses(Some(bridge.index))?;
-    for address in &record.addresses {
-        let gateway = address.gateway.unwrap_or_else(|| first_host(address.address));
-        if found.iter().all(|found| found.address.ip() != gateway) {
-            let (bridge, network) = (spec.bridge.clone(), spec.id.network.clone());
-            return Err(Finding::NoGateway { bridge, network, gateway: gateway.to_string() }.into());
-        }
-        if !network::forwards(host, &spec.bridge, gateway.is_ipv6())? {
-            return Err(Finding::NoForwarding(if gateway.is_ipv6() { "IPv6" } else { "IPv4" }).into());
-        }
-    }
-    let far = far::subnets(spec, &previous.lease);
-    match far::unrouted(&mut host.netlink, bridge.index, far)?.first() {
-        Some(subnet) => {
-            Err(Finding::NoSubnetRoute { bridge: spec.bridge.clone(), subnet: subnet.to_string() }.into())
-        }
-        None => Ok(()),
-    }
-}
-
-fn pair(host: &mut Host, spec: &Spec, record: &Record, bridge: &Link) -> Result<(), Error> {
-    let found = link::find(host, record)?.ok_or_else(|| Finding::NoVeth(spec.bridge.clone()))?;
-    match port::wrong(&port::as_configured(spec, record), &found, bridge.index) {
-        None => Ok(()),
-        Some(wrong) => {
-            let (link, bridge, network) = (found.name, spec.bridge.clone(), spec.id.network.clone());
-            Err(Finding::Port { link, bridge, wrong, network }.into())
-        }
     }
 }
 
@@ -213,7 +153,7 @@ fn in_words(route: &spec::Route) -> String {
     format!("{}{}{}", route.dst, gateway.unwrap_or_default(), table.unwrap_or_default())
 }
 
-fn differing_mac(link: &Link, entry: &Interface) -> Option<(String, String)> {
+pub(crate) fn differing_mac(link: &Link, entry: &Interface) -> Option<(String, String)> {
     let found = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
     let wanted = entry.mac.clone().filter(|wanted| !wanted.eq_ignore_ascii_case(&found))?;
     Some((found, wanted))

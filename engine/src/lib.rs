@@ -3,8 +3,8 @@
 //! The engine knows no CNI, no JSON, no command line: whoever asks for an attachment says so in a [`spec::Spec`], and gets a
 //! [`spec::Outcome`] or an [`Error`] that carries values. Its callers are the CNI plugins and the command `rnet`.
 
-pub mod chained;
 pub mod check;
+pub mod drivers;
 pub mod elements;
 mod error;
 mod failpoint;
@@ -24,7 +24,6 @@ pub mod lost;
 mod moments;
 pub mod network;
 pub mod pool;
-pub mod port;
 pub mod probe;
 pub mod register;
 mod renamed;
@@ -32,6 +31,7 @@ mod repair;
 pub mod ruleset;
 pub mod spec;
 
+pub use drivers::bridge::port;
 pub use error::Error;
 pub use failpoint::{STEPS, pass};
 pub use features::{names, publish, sticky};

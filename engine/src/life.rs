@@ -3,47 +3,54 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use netlink::{Link, Mac, Netlink, Netns, VethPair};
+use netlink::{Link, Netlink, Netns};
 use store::{Address, Lock, LockName, Mode, Record, Stage};
 
+use crate::drivers::{self, Ends};
 use crate::features::{self, Making, publish, sticky};
 use crate::network::Held;
 use crate::pool::Pool;
 use crate::register::Valid;
 use crate::spec::{Addresses, Interface, Kept, Lease, Outcome, Spec};
-use crate::{
-    Error, Host, chained, elements, failpoint, flows, link, lost, network, port, probe, register, renamed,
-};
+use crate::{Error, Host, elements, failpoint, flows, link, lost, network, probe, register, renamed};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
-/// is undone by DEL's own way. `container` is the container's namespace.
+/// is undone by DEL's own way. `container` is the container's namespace, where rnet has to do something inside.
 ///
 /// # Errors
 /// What failed, and what could not be undone.
-pub fn add(spec: &Spec, container: &Netns) -> Result<Outcome, Error> {
+pub fn add(spec: &Spec, container: Option<&Netns>) -> Result<Outcome, Error> {
     if let Addresses::From(leaser) = &spec.addresses {
         leaser.require()?;
     }
-    let mut host = Host::open(format!("ADD {}", spec.id))?;
+    add_by(&mut Host::open(format!("ADD {}", spec.id))?, spec, container)
+}
+
+/// The same for a caller that has looked at the host before.
+///
+/// # Errors
+/// As for [`add`].
+pub fn add_by(host: &mut Host, spec: &Spec, container: Option<&Netns>) -> Result<Outcome, Error> {
     host.require_descriptors()?;
     host.store.require_folders()?;
-    let netns = Some(register::namespace(container));
-    let record = Record { netns, ..spec.record() };
+    let mut record = spec.record();
+    let given = || Netns::open(&spec.netns).ok().map(|netns| register::namespace(&netns));
+    record.netns = container.map(register::namespace).or_else(given).or(record.netns);
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     failpoint::pass("add.lock")?;
-    clear_the_way(&mut host, spec, &record)?;
+    clear_the_way(host, spec, &record)?;
     let mut making = Making { spec, container, record, lease: Lease::default(), has_news: false };
-    let attached = attach(&mut host, &mut making);
+    let attached = attach(host, &mut making);
     let record = making.record;
     let result = attached.or_else(|error| {
-        if let Some(second) = lost::undo(&mut host, spec, &record, &error)? {
+        if let Some(second) = lost::undo(host, spec, &record, &error)? {
             host.store.retire(lock)?;
             return Err(second);
         }
         let has_lease = has_lease(&record, &spec.addresses, &error);
         let addresses = if has_lease { &spec.addresses } else { &Addresses::None };
         host.hurry_after(&error);
-        let undone = detach(&mut host, addresses, &record, &[]);
+        let undone = detach(host, addresses, &record, &[]);
         host.store.retire(lock)?;
         Err(with_undo(error, undone))
     });
@@ -61,48 +68,59 @@ fn has_lease(record: &Record, addresses: &Addresses, error: &Error) -> bool {
 
 /// What ADD does, in the order in which it happens.
 fn attach(host: &mut Host, making: &mut Making<'_>) -> Result<Outcome, Error> {
-    let spec = making.spec;
-    host.store.write_record(&making.record)?;
+    let driver = drivers::of(making.spec.plugin);
+    write_intent(host, making)?;
     failpoint::pass("add.intent")?;
 
-    making.lease = lease_addresses(host, spec)?;
+    making.lease = lease_addresses(host, making.spec)?;
     record_lease(host, making)?;
     failpoint::pass("add.lease")?;
 
-    let (bridge, network) = network::hold(host, spec, &making.lease)?;
-    let pair = link::create(host, spec, &mut making.record, &bridge, making.container)?;
+    let held = driver.hold(host, making)?;
+    let ends = driver.make(host, making, &held)?;
     failpoint::pass("add.veth")?;
 
-    // Before its port comes up, and the container can send: its guard is among them.
+    // Before anything passes the interface: the container's guard is among the features.
     features::each(|feature| feature.admit(host, making))?;
     let ruleset = elements::admit(host, &mut making.record)?;
 
-    set_port(host, spec, &making.record, &bridge, &pair)?;
+    driver.open(host, making, &held, &ends)?;
     failpoint::pass("add.port")?;
 
-    let mut inside = Netlink::inside(making.container)?;
-    features::each(|feature| feature.prepare(host, &mut inside, making))?;
-    link::dress(host, &mut inside, making, pair.container)?;
-    failpoint::pass("add.inside")?;
+    let interfaces = driver.interfaces(making, &held);
+    let (ruleset, held) = inside(host, making, &ends, (ruleset, held))?;
 
-    link::notice_carrier(host, &mut inside, &pair)?;
-    let (ruleset, network) = match spec.duplicate_detection {
-        true => probe_addresses(host, making, &mut inside, &pair, (ruleset, network))?,
-        false => (ruleset, network),
-    };
-    features::each(|feature| feature.announce(host, &mut inside, making))?;
-    link::await_addresses(&mut inside, spec, making.container, &making.lease)?;
     making.record.stage = Stage::Committed;
     host.store.write_record(&making.record)?;
     drop(ruleset);
     failpoint::pass("add.commit")?;
 
-    features::each_with(Some(network), |feature, held| feature.publish(host, making, held))?;
+    features::each_with(Some(held), |feature, held| feature.publish(host, making, held))?;
     failpoint::pass("add.names")?;
 
-    let outcome = outcome(making, &bridge);
+    let outcome = outcome(making, interfaces);
     failpoint::pass("add.reply")?;
     Ok(outcome)
+}
+
+/// What keeps a rebuild of the ruleset and the end of the network away.
+type Locks = (Option<Lock>, Held);
+
+/// What ADD does inside the container.
+fn inside(host: &mut Host, making: &mut Making<'_>, ends: &Ends, mut locks: Locks) -> Result<Locks, Error> {
+    let Some(container) = making.container else { return Ok(locks) };
+    let mut inside = Netlink::inside(container)?;
+    features::each(|feature| feature.prepare(host, &mut inside, making))?;
+    drivers::of(making.spec.plugin).dress(host, &mut inside, making, ends)?;
+    failpoint::pass("add.inside")?;
+
+    link::notice_carrier(host, &mut inside, ends)?;
+    if making.spec.duplicate_detection {
+        locks = probe_addresses(host, making, container, &mut inside, ends, locks)?;
+    }
+    features::each(|feature| feature.announce(host, &mut inside, making))?;
+    link::await_addresses(&mut inside, making.spec, container, &making.lease)?;
+    Ok(locks)
 }
 
 /// Looks for duplicates of the container's addresses. That takes two seconds, which nobody should wait for, so the locks are let go.
@@ -110,14 +128,15 @@ fn attach(host: &mut Host, making: &mut Making<'_>) -> Result<Outcome, Error> {
 fn probe_addresses(
     host: &mut Host,
     making: &mut Making<'_>,
+    container: &Netns,
     inside: &mut Netlink,
-    pair: &VethPair,
-    locks: (Option<Lock>, Held),
-) -> Result<(Option<Lock>, Held), Error> {
+    ends: &Ends,
+    locks: Locks,
+) -> Result<Locks, Error> {
     drop(locks);
-    link::probe(inside, making, pair.container)?;
-    let (_, network) = network::hold(host, making.spec, &making.lease)?;
-    Ok((elements::admit(host, &mut making.record)?, network))
+    link::probe(inside, making, container, ends)?;
+    let held = drivers::of(making.spec.plugin).hold(host, making)?;
+    Ok((elements::admit(host, &mut making.record)?, held))
 }
 
 /// DEL: by the record and by names derived from the call, whatever is left of the container. Repeating it succeeds.
@@ -143,7 +162,7 @@ pub fn del(
     match found {
         Some(found) => {
             if found.network != planned.network {
-                chained::remove_all(&mut host, &found)?;
+                remove_companions(&mut host, &found)?;
             }
             detach(&mut host, addresses, &found, &known)?;
         }
@@ -152,7 +171,8 @@ pub fn del(
         }
         None => {
             without_record(&mut host)?;
-            let left = lost::withdraw(&mut host, spec, kept.outcome.as_ref(), planned)?;
+            let driver = drivers::of(spec.plugin);
+            let left = driver.withdraw_lost(&mut host, spec, kept.outcome.as_ref(), planned)?;
             detach(&mut host, addresses, &left, &known)?;
         }
     }
@@ -168,7 +188,7 @@ fn detach(host: &mut Host, addresses: &Addresses, record: &Record, known: &[IpAd
     features::withdraw(host, record);
     failpoint::pass("del.names")?;
     // First, and without going on: the container may be alive, and its guard is among the rules.
-    let link = silence(host, record)?;
+    let link = drivers::of(&record.plugin).silence(host, record)?;
     let mut failures = Vec::new();
     failures.extend(elements::dismiss(host, record).err());
     failures.extend(features::all(|feature| feature.dismiss(host, record)).err());
@@ -183,6 +203,21 @@ fn detach(host: &mut Host, addresses: &Addresses, record: &Record, known: &[IpAd
         return Ok(());
     }
     network::retire(host, &record.network, &record.plugin)
+}
+
+/// What else is on record of an attachment whose network was renamed: the plugins that made those records alone may not know it.
+/// Under the attachment's lock.
+fn remove_companions(host: &mut Host, attachment: &Record) -> Result<(), Error> {
+    for network in host.store.networks()? {
+        let is_companion = network.name == attachment.network && network.plugin != attachment.plugin;
+        if is_companion
+            && let Some(record) = host.store.record(&network.name, &network.plugin, &attachment.key())?
+            && !record.container.is_empty()
+        {
+            detach(host, &Addresses::None, &record, &[])?;
+        }
+    }
+    Ok(())
 }
 
 /// GC: removes every attachment of this network that is not among the valid ones. Without a list, only what is
@@ -212,12 +247,7 @@ pub fn gc(spec: &Spec, valid: &Valid) -> Result<(), Error> {
 /// What an ADD would fail of, or what containers that are attached suffer from.
 pub fn status(spec: &Spec) -> Result<(), Error> {
     let mut host = Host::ready(format!("STATUS {}", spec.id.network))?;
-    if let Some(link) = host.netlink.link(&spec.bridge)?
-        && link.kind.as_deref() != Some("bridge")
-    {
-        return Err(Error::not_ready(Error::NotABridge { name: spec.bridge.clone() }));
-    }
-    host.require_links()?;
+    drivers::of(spec.plugin).require(&mut host, spec)?;
     if spec.masquerade || spec.isolated || spec.guarded || spec.mac_checked {
         host.require_rules().map_err(|error| worse_if_used(&host, spec, error))?;
         host.require_flows()?;
@@ -253,7 +283,8 @@ fn clear_the_way(host: &mut Host, spec: &Spec, planned: &Record) -> Result<(), E
         let rival = register::rival(host, planned)?;
         return rival.map_or(Ok(()), |rival| Err(register::already_attached(rival)));
     };
-    if found.stage == Stage::Committed && register::is_alive(host, &found)? {
+    let driver = drivers::of(spec.plugin);
+    if driver.refuses_second() && found.stage == Stage::Committed && driver.is_alive(host, &found)? {
         return Err(register::already_attached(found));
     }
     detach(host, &spec.addresses, &found, &[])
@@ -267,6 +298,7 @@ fn lease_addresses(host: &Host, spec: &Spec) -> Result<Lease, Error> {
             let pool = Pool::own(host, &spec.id.network, &spec.bridge)?;
             pool.preferring(sticky::remembered(host, spec)).lease(ranges, &spec.id, &spec.netns)?
         }
+        Addresses::Given(lease) => return Ok(lease.clone()),
         Addresses::From(leaser) => leaser.lease()?,
     };
     if lease.addresses.is_empty() { Err(Error::NoAddress) } else { Ok(lease) }
@@ -300,7 +332,7 @@ fn own_leases(host: &Host, addresses: &Addresses, record: &Record) -> Option<Pat
 
 fn can_lease(host: &Host, spec: &Spec) -> Result<(), Error> {
     match &spec.addresses {
-        Addresses::None => Ok(()),
+        Addresses::None | Addresses::Given(_) => Ok(()),
         Addresses::Own(ranges) => own_pool(host, spec)?.status(&ranges.sets),
         Addresses::From(leaser) => leaser.status(),
     }
@@ -308,7 +340,7 @@ fn can_lease(host: &Host, spec: &Spec) -> Result<(), Error> {
 
 fn collect_leases(host: &Host, spec: &Spec, valid: &Valid) -> Result<(), Error> {
     match &spec.addresses {
-        Addresses::None => Ok(()),
+        Addresses::None | Addresses::Given(_) => Ok(()),
         Addresses::Own(_) => own_pool(host, spec)?.gc(valid),
         Addresses::From(leaser) => leaser.gc(),
     }
@@ -320,86 +352,29 @@ pub(crate) fn own_pool(host: &Host, spec: &Spec) -> Result<Pool, Error> {
     Pool::own(host, &spec.id.network, &spec.bridge)
 }
 
+/// What was given is not made: of that, the driver writes down what it finds.
+fn write_intent(host: &Host, making: &Making<'_>) -> Result<(), Error> {
+    if making.spec.makes_link() { Ok(host.store.write_record(&making.record)?) } else { Ok(()) }
+}
+
 /// Writes down all that will be made, before it is made.
 fn record_lease(host: &mut Host, making: &mut Making<'_>) -> Result<(), Error> {
     let Making { spec, record, lease, .. } = making;
-    record.mac = Some(store::Mac(spec.container_mac(lease, &record.key()).0));
+    record.mac = spec.makes_link().then(|| store::Mac(spec.container_mac(lease, &record.key()).0));
     record.addresses = lease.addresses.clone();
     record.ports = publish::resolve(&spec.ports, &lease.addresses)?;
     record.leases = own_leases(host, &spec.addresses, record);
-    host.store.write_record(record)?;
+    write_intent(host, making)?;
     features::each(|feature| feature.claim(host, making))
 }
 
-/// The host end's flags, its owner's name, and the bridge's knowledge of who has the address now; then it comes up.
-fn set_port(
-    host: &mut Host,
-    spec: &Spec,
-    record: &Record,
-    bridge: &Link,
-    pair: &VethPair,
-) -> Result<(), Error> {
-    let name = record.link.clone().unwrap_or_default();
-    let index = pair.host;
-    if !record.guarded {
-        // A guarded port's advertisements are dropped by the ruleset, whatever MAC they go to.
-        link::refuse_advertisements(host, &name)?;
-    }
-    let mut requests = vec![
-        netlink::Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() },
-        netlink::Request::LinkNoAutoAddress { index, name: name.clone() },
-    ];
-    requests.extend(port::flags(record, index, &name));
-    requests.extend(neighbours(spec, record, bridge.index));
-    requests.push(netlink::Request::LinkUp { index, name });
-    Ok(host.netlink.send(&requests)?)
-}
-
-/// The bridge's knowledge of who has the addresses now.
-fn neighbours(spec: &Spec, record: &Record, index: u32) -> Vec<netlink::Request> {
-    let mac = record.mac.filter(|_| spec.gateway).map(|mac| Mac(mac.0));
-    let addresses = record.addresses.iter().map(|address| address.address.ip());
-    let Some(mac) = mac else { return Vec::new() };
-    addresses.map(|address| netlink::Request::NeighbourReplace { index, address, mac }).collect()
-}
-
-/// Makes a living attachment's host end a port of its bridge again, with the flags of a new one and no others. It is dormant
-/// until they are there, as a new port is down.
-pub fn rejoin(
-    host: &mut Host,
-    spec: &Spec,
-    record: &Record,
-    bridge: &Link,
-    link: &Link,
-) -> Result<(), Error> {
-    use netlink::Request::{LinkAwake, LinkDormant, LinkMaster, LinkUp};
-    let (index, name) = (link.index, link.name.clone());
-    let mut requests = vec![LinkDormant { index, name: name.clone() }];
-    if link.master.is_some() {
-        requests.push(LinkMaster { index, name: name.clone(), master: None });
-    }
-    requests.push(LinkMaster { index, name: name.clone(), master: Some(bridge.index) });
-    requests.extend(port::flags(record, index, &name));
-    requests.extend(neighbours(spec, record, bridge.index));
-    requests.push(LinkAwake { index, name: name.clone() });
-    requests.push(LinkUp { index, name });
-    Ok(host.netlink.send(&requests)?)
-}
-
-/// Lets nothing more come from a container's port, if it is there, and the bridge forget who it was. Its carrier is the
-/// container's to take and to give, so it is not enough that the port does not forward now.
-pub fn silence(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
-    let Some(link) = link::find(host, record)? else { return Ok(None) };
-    let mut requests = Vec::new();
-    if record.guarded || record.mac_checked {
-        requests.push(netlink::Request::LinkDormant { index: link.index, name: link.name.clone() });
-    }
-    if let Some(index) = link.master {
-        let addresses = record.addresses.iter().map(|address| address.address.ip());
-        requests.extend(addresses.map(|address| netlink::Request::NeighbourDel { index, address }));
-    }
-    host.netlink.send(&requests)?;
-    Ok(Some(link))
+/// Every address belongs to the container.
+fn outcome(making: &Making<'_>, interfaces: Vec<Interface>) -> Outcome {
+    let Making { spec, lease, .. } = making;
+    let (routes, resolver) = (spec.routes(lease), spec.resolver(lease));
+    let address = |found: &Address| Address { gateway: spec.gateway_of(found), ..found.clone() };
+    let addresses = lease.addresses.iter().map(address).collect();
+    Outcome { interfaces, lease: Lease { addresses, routes, resolver } }
 }
 
 fn remove_link(host: &mut Host, link: Option<Link>) -> Result<(), Error> {
@@ -407,26 +382,6 @@ fn remove_link(host: &mut Host, link: Option<Link>) -> Result<(), Error> {
         link::delete(host, link.index)?;
     }
     failpoint::pass("del.veth")
-}
-
-/// Bridge, host end, container; every address belongs to the container.
-fn outcome(making: &Making<'_>, bridge: &Link) -> Outcome {
-    let Making { spec, record, lease, .. } = making;
-    let netns = record.netns.as_ref().map(|netns| netns.path.to_string_lossy().into_owned());
-    let interface = |name: &str, mac: Option<Mac>, netns| Interface {
-        name: name.to_owned(),
-        mac: mac.map(|mac| mac.to_string()),
-        netns,
-    };
-    let interfaces = vec![
-        interface(&spec.bridge, bridge.mac, None),
-        interface(record.link.as_deref().unwrap_or_default(), Some(link::host_mac(record)), None),
-        interface(&record.ifname, record.mac.map(|mac| Mac(mac.0)), netns),
-    ];
-    let (routes, resolver) = (spec.routes(lease), spec.resolver(lease));
-    let address = |found: &Address| Address { gateway: spec.gateway_of(found), ..found.clone() };
-    let addresses = lease.addresses.iter().map(address).collect();
-    Outcome { interfaces, lease: Lease { addresses, routes, resolver } }
 }
 
 fn collect(host: &mut Host, spec: &Spec, record: &Record, valid: &Valid) -> Result<(), Error> {

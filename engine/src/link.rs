@@ -5,65 +5,20 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use ipnetwork::IpNetwork;
-use netlink::{Link, Mac, Netlink, Netns, Probed, Request, Route, Veth, VethPair};
+use netlink::{Link, Mac, Netlink, Netns, Probed, Request, Route};
 use rustix::io::Errno;
 use store::Record;
 
+use crate::drivers::Ends;
 use crate::features::Making;
 use crate::spec::{Lease, Spec, hashed_mac};
-use crate::{Error, Host, far, flows, lost};
-
-/// So many names are tried before the host end's name is said to be taken.
-const ATTEMPTS: usize = 4;
+use crate::{Error, Host, far, flows};
 
 /// How long an IPv6 address may take to be served.
 pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long duplicate detection may take: the kernel begins within a second and listens for another.
 const PROBE_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Makes the pair: one message; the peer is born in the container under its final name. The host end stays down: until
-/// its guard is complete nobody in the container may send.
-///
-/// The record names the host end before it exists. A name that belongs to somebody else's link is left alone
-/// and the next one tried.
-pub fn create(
-    host: &mut Host,
-    spec: &Spec,
-    record: &mut Record,
-    bridge: &Link,
-    container: &Netns,
-) -> Result<VethPair, Error> {
-    let mac = record.mac.map(|mac| Mac(mac.0));
-    for attempt in 0..ATTEMPTS {
-        let name = record.key().link(attempt);
-        if attempt > 0 {
-            record.link = Some(name.clone());
-            host.store.write_record(record)?;
-        }
-        let veth = Veth {
-            name: &name,
-            mac: Some(host_mac(record)),
-            mtu: spec.mtu.or(Some(bridge.mtu)),
-            master: Some(bridge.index),
-            peer: &record.ifname,
-            peer_mac: mac,
-            peer_netns: container,
-            up: false,
-        };
-        match host.netlink.create_veth(&veth) {
-            Err(netlink::Error::LinkExists { .. }) if lost::port(host, record)?.is_some() => {
-                return Err(lost::already_attached(record));
-            }
-            Err(netlink::Error::LinkExists { .. }) if host.netlink.link(&name)?.is_some() => {}
-            Err(netlink::Error::LinkExists { .. }) => {
-                return Err(Error::InterfaceTaken { ifname: record.ifname.clone(), link: name });
-            }
-            other => return Ok(other?),
-        }
-    }
-    Err(Error::LinkNamesTaken { names: (0..ATTEMPTS).map(|attempt| record.key().link(attempt)).collect() })
-}
 
 /// The host end's MAC: locally administered, out of the attachment's key, so that nobody has to ask for it.
 pub fn host_mac(record: &Record) -> Mac {
@@ -179,17 +134,20 @@ fn scope_name(scope: u32) -> String {
 
 /// The kernel notices the carrier in its own time, mostly at once, but up to a second later; until then packets are lost.
 /// Whoever asks for the link makes it look now.
-pub fn notice_carrier(host: &mut Host, inside: &mut Netlink, pair: &VethPair) -> Result<(), Error> {
-    inside.link_by_index(pair.container)?;
-    host.netlink.link_by_index(pair.host)?;
+pub fn notice_carrier(host: &mut Host, inside: &mut Netlink, ends: &Ends) -> Result<(), Error> {
+    if let (Some(container), Some(on_host)) = (ends.container, ends.host) {
+        inside.link_by_index(container)?;
+        host.netlink.link_by_index(on_host)?;
+    }
     Ok(())
 }
 
 /// Gives the container its IPv6 addresses where they are to be probed for duplicates, and waits for the verdict.
 ///
 /// Not earlier than its port forwards: a question that nobody hears is answered by nobody.
-pub fn probe(inside: &mut Netlink, making: &Making<'_>, index: u32) -> Result<(), Error> {
-    let Making { spec, container, lease, .. } = making;
+pub fn probe(inside: &mut Netlink, making: &Making<'_>, container: &Netns, ends: &Ends) -> Result<(), Error> {
+    let Making { spec, lease, .. } = making;
+    let Some(index) = ends.container else { return Ok(()) };
     let ifname = &making.record.ifname;
     let v6: Vec<IpNetwork> = lease.addresses.iter().map(|ip| ip.address).filter(IpNetwork::is_ipv6).collect();
     if !spec.duplicate_detection || v6.is_empty() {

@@ -17,7 +17,7 @@ use store::{Address, Id, LockName, Mode, Network, Record};
 use crate::features::publish;
 use crate::host_id::bridge_mac;
 use crate::spec::{Addresses, Outcome, Spec, subnet};
-use crate::{Error, Host, elements, features, flows, life, moments, network, register, ruleset};
+use crate::{Error, Host, drivers, elements, features, flows, life, moments, network, ruleset};
 
 /// Which addresses containers on `bridge` use, and those of rnet's that have lost their bridge.
 pub fn in_use(bridge: &str) -> Result<Vec<InUse>, Error> {
@@ -95,7 +95,7 @@ pub fn unrecorded_on(host: &mut Host, bridge: &str) -> Result<Vec<Link>, Error> 
 /// Cuts such containers off a network, with their rules, and removes what was made for the network if nobody else is on it.
 pub fn cut_off(host: &mut Host, network: &str, plugin: &str, bridge: &str) -> Result<(), Error> {
     let ports = unrecorded_on(host, bridge)?;
-    let Some(plugin) = register::INTERFACE_PLUGINS.into_iter().find(|known| *known == plugin) else {
+    let Some(plugin) = drivers::makers().find(|known| *known == plugin) else {
         return Ok(());
     };
     if ports.is_empty() {
@@ -135,7 +135,7 @@ pub fn refuse_claimed(host: &mut Host, record: &Record) -> Result<(), Error> {
 
 /// The key of an attachment, if the record is that of the plugin that made its interface.
 fn key_of_interface(record: &Record) -> Option<String> {
-    register::INTERFACE_PLUGINS.contains(&record.plugin.as_str()).then(|| record.key().to_string())
+    drivers::makers().any(|plugin| plugin == record.plugin).then(|| record.key().to_string())
 }
 
 /// True if such a container is on one of a network's bridges.
@@ -239,7 +239,7 @@ pub fn withdraw(
         return Ok(record);
     }
     remember_network(host, spec)?;
-    life::silence(host, &record)?;
+    drivers::of(&record.plugin).silence(host, &record)?;
     // All in one transaction, while the port still proves whose they are: a DEL that is killed is repeated from here.
     let left = flows::addresses(host, &record)?;
     elements::purge_leaving(host, &record.plugin, &record.key(), &left)?;

@@ -5,20 +5,14 @@ use std::collections::HashSet;
 use netlink::Netns;
 use store::{Id, Namespace, Record, Stage};
 
-use crate::{Error, Finding, Host, elements, link, living};
+use crate::{Error, Finding, Host, drivers, elements, living};
 
-/// The plugins that make an interface and keep a record of it.
-pub const INTERFACE_PLUGINS: [&str; 2] = ["rnet", "bridge"];
-
-/// True if the container of a record is still there: its host end is, or, where it has none, its namespace.
+/// True if the container of a record is still there: its interface is, or, where another program made that, its namespace.
 ///
 /// # Errors
 /// The kernel cannot be asked.
 pub fn is_alive(host: &mut Host, record: &Record) -> Result<bool, Error> {
-    if record.link.is_some() {
-        return Ok(link::find(host, record)?.is_some());
-    }
-    Ok(record.netns.as_ref().is_some_and(is_there))
+    drivers::of(&record.plugin).is_alive(host, record)
 }
 
 /// The records of a network that this plugin wrote.
@@ -56,7 +50,8 @@ pub(crate) fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>,
 /// The living attachment that another of rnet's plugins has made for that container's interface on a network of the same name:
 /// all that is named after them has one name.
 pub(crate) fn rival(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
-    for plugin in INTERFACE_PLUGINS.into_iter().filter(|plugin| *plugin != planned.plugin) {
+    let is_maker = drivers::makers().any(|plugin| plugin == planned.plugin);
+    for plugin in drivers::makers().filter(|plugin| is_maker && *plugin != planned.plugin) {
         if let Some(rival) = host.store.record(&planned.network, plugin, &planned.key())?
             && !rival.container.is_empty()
             && is_alive(host, &rival)?

@@ -3,7 +3,7 @@
 use store::{Address, Record, Stage};
 
 use crate::spec::{Lease, Spec};
-use crate::{Error, Host, features, network, register, ruleset};
+use crate::{Error, Host, drivers, features, register, ruleset};
 
 /// Makes a network whole, if any container is on it: its bridge with addresses and forwarding, its ports with their flags, the
 /// guard of the loopback, the ruleset, the names.
@@ -14,7 +14,7 @@ pub fn repair(spec: &Spec) -> Result<(), Error> {
     let mut host = Host::open(format!("repair {}", spec.id.network))?;
     let mut records = register::of_network(&host, spec.plugin, &spec.id.network)?;
     records.retain(|record| record.stage == Stage::Committed);
-    if let Some(held) = network::make_whole(&mut host, spec, &lease(&records))? {
+    if let Some(held) = drivers::of(spec.plugin).make_whole(&mut host, spec, &lease(&records))? {
         ruleset::restore(&mut host)?;
         match records.first() {
             Some(record) => {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 pub use ipam::{ResolvConf as Resolver, Route};
 use ipnetwork::IpNetwork;
 use netlink::Mac;
-use store::{Address, Id, Key, Namespace, Protocol, Record};
+use store::{Address, Exception, Id, Key, Namespace, Protocol, Record};
 
 use crate::features::names::Served;
 use crate::pool::Ranges;
@@ -18,6 +18,8 @@ pub enum Addresses<'a> {
     None,
     /// rnet itself, the lowest free address first.
     Own(Ranges),
+    /// They were leased before, for an interface that another program has made.
+    Given(Lease),
     /// Another program, or another part of this one.
     From(Box<dyn Leaser + 'a>),
 }
@@ -189,10 +191,18 @@ pub struct Spec<'a> {
     pub addresses: Addresses<'a>,
     /// The ports to publish.
     pub ports: Vec<Publish>,
+    /// Packets to those ports that they are not for.
+    pub exceptions: Vec<Exception>,
+    /// Clients of the ports that the container's answers would not find their way back to are masqueraded.
+    pub snat: bool,
+    /// All clients of the ports are masqueraded.
+    pub masquerade_all: bool,
     /// Resolver settings that win over those of the lease.
     pub resolver: Option<Resolver>,
     /// Names, where they are served.
     pub names: Option<Served>,
+    /// Where containers ask for names, if that is not a gateway of this network.
+    pub askable: Vec<IpAddr>,
     /// The container's name gets the addresses that it had before.
     pub sticky: bool,
     /// The container's name, where the runtime tells it.
@@ -232,8 +242,12 @@ impl<'a> Spec<'a> {
             mac: None,
             addresses,
             ports: Vec::new(),
+            exceptions: Vec::new(),
+            snat: true,
+            masquerade_all: false,
             resolver: None,
             names: None,
+            askable: Vec::new(),
             sticky: false,
             name: None,
             proof: None,
@@ -245,22 +259,29 @@ impl<'a> Spec<'a> {
         let mut record = Record {
             name: self.name.clone(),
             netns: Some(Namespace { path: self.netns.clone(), dev: 0, ino: 0 }),
-            bridge: Some(self.bridge.clone()),
+            bridge: Some(self.bridge.clone()).filter(|bridge| !bridge.is_empty()),
             masquerade: self.masquerade,
             isolated: self.isolated,
             guarded: self.guarded,
             hairpin: self.hairpin,
             port_isolated: self.port_isolation,
             mac_checked: self.mac_checked,
-            snat: true,
+            exceptions: self.exceptions.clone(),
+            snat: self.snat,
+            masquerade_all: self.masquerade_all,
             proof: self.proof.clone(),
             ..Record::of(self.plugin, &self.id)
         };
-        record.link = Some(record.key().link(0));
+        record.link = self.makes_link().then(|| record.key().link(0));
         if let Some(served) = &self.names {
             served.describe(&mut record);
         }
         record
+    }
+
+    /// False where another program makes the interface.
+    pub fn makes_link(&self) -> bool {
+        !matches!(self.addresses, Addresses::Given(_))
     }
 
     /// Every address that the bridge bears as its containers' gateway.

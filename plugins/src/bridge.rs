@@ -119,7 +119,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
         // Not every version can tell of a network without addresses.
         CniResult::default().to_json(request.config.cni_version)?;
     }
-    Ok(call::result(life::add(&spec, &container)?))
+    Ok(call::result(life::add(&spec, Some(&container))?))
 }
 
 /// As configured; where that is faulty, at least whoever leases the addresses is told to free them.
@@ -161,37 +161,26 @@ pub fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
     let args = Args::of(request.call, &[])?;
     let bridge = if config.bridge.is_empty() { "cni0".to_owned() } else { config.bridge };
     Ok(Spec {
-        plugin: "bridge",
-        id: call::id(request),
         netns: request.call.netns.clone().into(),
         bridge: checked_name(bridge)?,
-        owns_bridge: false,
         gateway: config.is_gateway || config.is_default_gateway,
         keep_advertisements: true,
         default_gateway: config.is_default_gateway,
         force_address: config.force_address,
         mtu: (config.mtu > 0).then_some(config.mtu),
-        inherit_mtu: false,
         snooping: true,
-        sticky: false,
         promiscuous: config.promisc_mode,
         hairpin: config.hairpin_mode,
         port_isolation: config.port_isolation,
         masquerade: config.ip_masq,
-        isolated: false,
-        interop: false,
-        guarded: false,
         mac_checked: config.macspoofchk,
         interface_up: !config.disable_container_interface,
         duplicate_detection: config.enabledad,
-        ipv4_only: false,
         mac: mac(&args, &config.args, &config.runtime_config)?,
-        addresses: delegate(config.ipam, request),
-        ports: Vec::new(),
         resolver: config.dns.settings(),
-        names: None,
         name: args.k8s_pod_name().map(str::to_owned),
         proof: proof::by_definition(request),
+        ..Spec::bare("bridge", call::id(request), delegate(config.ipam, request))
     })
 }
 

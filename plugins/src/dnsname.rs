@@ -4,12 +4,11 @@
 use std::io::Write;
 
 use cni::{Args, CniResult, Plugin, Request};
-use engine::names::{self, Served};
-use engine::spec::subnet;
-use engine::{Host, check, network, pass};
+use engine::names::Served;
+use engine::spec::Spec;
+use engine::{Host, life};
 use ipnetwork::IpNetwork;
 use serde::Deserialize;
-use store::{Network, Record, Stage};
 
 use crate::error::Fault;
 use crate::names::{Aliases, RuntimeDns, names as wanted_names};
@@ -47,9 +46,8 @@ impl Plugin for Dnsname {
     /// Never an error: the DELs of the plugins before this one would not be called.
     fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
         // A record that was lost had names: of a container without a name and aliases, for the server asks for none.
-        let mut lost = Record::of(PLUGIN, &call::id(request));
-        Served::default().describe(&mut lost);
-        let _ = engine::chained::del(lost, &call::kept(request), |_, _| Ok(()));
+        let lost = Spec { names: Some(Served::default()), ..chained::bare(PLUGIN, request) };
+        let _ = life::del(&lost, &call::kept(request), |_| Ok(()));
         Ok(())
     }
 
@@ -72,32 +70,14 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let mut host = chained::open("ADD", request)?;
     let bridge = previous.interfaces.first().map(|interface| interface.name.clone()).unwrap_or_default();
     let gateways = addresses_of(&mut host, &bridge)?;
-    let mut record = chained::record(PLUGIN, request, &previous);
-    record.bridge = Some(bridge);
-    names.describe(&mut record);
-    engine::chained::add(&mut host, &mut record, |host, record| publish(host, record, &names, &gateways))?;
+    let askable = gateways.iter().map(IpNetwork::ip).collect();
+    let spec = chained::spec(PLUGIN, request, &previous);
+    let spec = Spec { bridge, askable, names: Some(names.clone()), ..spec };
+    life::add_by(&mut host, &spec, None)?;
     if gateways.is_empty() {
-        tell_of_no_gateway(&record);
+        tell_of_no_gateway(&spec);
     }
     Ok(with_names(previous, &names, &gateways))
-}
-
-fn publish(
-    host: &mut Host,
-    record: &mut Record,
-    names: &Served,
-    gateways: &[IpNetwork],
-) -> Result<(), engine::Error> {
-    host.store.write_record(record)?;
-    pass("add.intent")?;
-    let network = network::remember(host, described(record, names, gateways))?;
-    pass("add.address")?;
-    record.stage = Stage::Committed;
-    host.store.write_record(record)?;
-    pass("add.commit")?;
-    names::announce(host, record, network)?;
-    pass("add.names")?;
-    pass("add.reply")
 }
 
 fn check(request: &Request<'_>) -> Result<(), Error> {
@@ -105,13 +85,11 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
     if request.config.prev_result()?.is_none() {
         return Err(Error::NoPrevResult);
     }
-    let mut host = chained::open("CHECK", request)?;
-    let record = chained::recorded(&host, PLUGIN, request)?;
-    Ok(check::health(&mut host, &record)?)
+    Ok(chained::check(PLUGIN, request)?)
 }
 
 fn gc(request: &Request<'_>) -> Result<(), Error> {
-    Ok(engine::chained::gc(PLUGIN, &request.config.name, &call::valid(request))?)
+    Ok(life::gc(&chained::bare(PLUGIN, request), &call::valid(request))?)
 }
 
 fn parse(request: &Request<'_>) -> Result<Served, Error> {
@@ -127,12 +105,11 @@ fn parse(request: &Request<'_>) -> Result<Served, Error> {
 
 /// As for Podman's, the container runs. Its name is known on other networks of those that are on this one; who is on no
 /// other has nobody to ask. Runtimes keep what a plugin says here.
-fn tell_of_no_gateway(record: &Record) {
-    let bridge = record.bridge.as_deref().unwrap_or_default();
+fn tell_of_no_gateway(spec: &Spec) {
+    let (bridge, network) = (&spec.bridge, &spec.id.network);
     let text = format!(
-        "warning: bridge {bridge:?} of network {:?} has no address: containers that are on no other network with names \
-         cannot look names up; hint: \"isGateway\": true for the plugin bridge\n",
-        record.network
+        "warning: bridge {bridge:?} of network {network:?} has no address: containers that are on no other network with names \
+         cannot look names up; hint: \"isGateway\": true for the plugin bridge\n"
     );
     // Nobody may be listening.
     let _ = std::io::stderr().write_all(text.as_bytes());
@@ -150,17 +127,6 @@ fn is_global(address: &IpNetwork) -> bool {
     match address {
         IpNetwork::V4(v4) => !v4.ip().is_link_local(),
         IpNetwork::V6(v6) => !v6.ip().is_unicast_link_local(),
-    }
-}
-
-fn described(record: &Record, names: &Served, gateways: &[IpNetwork]) -> Network {
-    let subnets = record.addresses.iter().map(|address| subnet(address.address)).collect();
-    Network {
-        name: record.network.clone(),
-        plugin: PLUGIN.into(),
-        bridge: record.bridge.clone().unwrap_or_default(),
-        zone: Some(names.zone(gateways.iter().map(IpNetwork::ip).collect(), subnets)),
-        ..Network::default()
     }
 }
 

@@ -1,14 +1,11 @@
 //! The plugin `portmap`, with the reference plugin's keys: host ports that lead to a container.
 
-use std::net::IpAddr;
-
 use cni::{CniResult, Plugin, Request};
-use engine::spec::subnet;
-use engine::{Host, check, elements, lost, network, pass, publish};
-use nft::Element;
+use engine::spec::Spec;
+use engine::{Host, life};
 use serde::Deserialize;
 use serde_json::Value;
-use store::{Exception, Network, Record, Stage};
+use store::Exception;
 
 use crate::conditions::{self, Dialect, Family};
 use crate::error::Fault;
@@ -79,17 +76,17 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     if config.runtime_config.port_mappings.is_empty() {
         return Ok(previous);
     }
-    let mut host = chained::open("ADD", request)?;
-    let mut record = planned(&config, request, &previous)?;
-    engine::chained::add(&mut host, &mut record, make)?;
+    life::add(&spec(&config, request, &previous)?, None)?;
     Ok(previous)
 }
 
+/// As configured; where that is faulty or there is no result, by the attachment's name alone.
 fn del(request: &Request<'_>) -> Result<(), Error> {
-    Ok(engine::chained::del(unknown(request), &call::kept(request), |host, unknown| {
-        reference::unpublish(host, unknown)?;
-        lost::unpublish(host, unknown)
-    })?)
+    let previous = request.config.prev_result().ok().flatten();
+    let told = previous.and_then(|previous| spec(&parse(request).ok()?, request, &previous).ok());
+    let spec = told.unwrap_or_else(|| chained::bare(PLUGIN, request));
+    let others = |host: &mut Host| Ok(reference::unpublish(host, &spec.id)?);
+    Ok(life::del(&spec, &call::kept(request), others)?)
 }
 
 fn status(request: &Request<'_>) -> Result<(), Error> {
@@ -99,28 +96,7 @@ fn status(request: &Request<'_>) -> Result<(), Error> {
 }
 
 fn gc(request: &Request<'_>) -> Result<(), Error> {
-    Ok(engine::chained::gc(PLUGIN, &request.config.name, &call::valid(request))?)
-}
-
-/// What the record of a DEL would say, as far as the call itself tells.
-fn unknown(request: &Request<'_>) -> Record {
-    let bare = Record::of(PLUGIN, &call::id(request));
-    let previous = request.config.prev_result().ok().flatten();
-    let planned = previous.and_then(|previous| planned(&parse(request).ok()?, request, &previous).ok());
-    planned.unwrap_or(bare)
-}
-
-fn make(host: &mut Host, record: &mut Record) -> Result<(), engine::Error> {
-    find_bridge(host, record)?;
-    host.store.write_record(record)?;
-    pass("add.intent")?;
-    let _network = network::remember(host, described(record))?;
-    pass("add.address")?;
-    let _ruleset = elements::admit(host, record)?;
-    record.stage = Stage::Committed;
-    host.store.write_record(record)?;
-    pass("add.commit")?;
-    pass("add.reply")
+    Ok(life::gc(&chained::bare(PLUGIN, request), &call::valid(request))?)
 }
 
 fn check(request: &Request<'_>) -> Result<(), Error> {
@@ -131,9 +107,7 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
     if config.runtime_config.port_mappings.is_empty() {
         return Ok(());
     }
-    let mut host = chained::open("CHECK", request)?;
-    let record = chained::recorded(&host, PLUGIN, request)?;
-    Ok(check::health(&mut host, &record)?)
+    Ok(chained::check(PLUGIN, request)?)
 }
 
 fn parse(request: &Request<'_>) -> Result<Config, Error> {
@@ -189,43 +163,13 @@ impl Config {
     }
 }
 
-/// The record of the mappings before anything is made.
-fn planned(config: &Config, request: &Request<'_>, previous: &CniResult) -> Result<Record, Error> {
-    let addresses = call::container_addresses(previous, &request.call.ifname);
-    let ports = publish::resolve(&config.runtime_config.publish()?, &addresses)?;
-    Ok(Record {
-        ports,
+/// What is asked of the engine.
+fn spec<'a>(config: &Config, request: &Request<'_>, previous: &CniResult) -> Result<Spec<'a>, Error> {
+    Ok(Spec {
+        ports: config.runtime_config.publish()?,
         exceptions: config.exceptions()?,
         snat: config.snat,
         masquerade_all: config.masq_all,
-        ..chained::record(PLUGIN, request, previous)
+        ..chained::spec(PLUGIN, request, previous)
     })
-}
-
-/// The interface that the container is on, which loopback clients need `route_localnet` on. None where the host has no way
-/// to the container, or only one by a gateway: then the interface is the uplink, and the container is not behind it. None
-/// also where the ruleset cannot name it.
-fn find_bridge(host: &mut Host, record: &mut Record) -> Result<(), engine::Error> {
-    let Some(port) = record.ports.iter().map(|port| port.container).min_by_key(IpAddr::is_ipv6) else {
-        return Ok(());
-    };
-    // A route that forbids is a refusal of the kernel's, and no way either.
-    let Ok(Some((index, None))) = host.netlink.route_to(port) else { return Ok(()) };
-    let name = host.netlink.link_by_index(index)?.map(|link| link.name);
-    record.bridge = name.filter(|name| Element::Isolated { bridge: name.clone() }.fault().is_none());
-    Ok(())
-}
-
-/// Makes hairpin clients recognisable: which subnet lives on which bridge.
-fn described(record: &Record) -> Network {
-    Network {
-        name: record.network.clone(),
-        plugin: PLUGIN.into(),
-        bridge: record.bridge.clone().unwrap_or_default(),
-        subnets: match &record.bridge {
-            Some(_) => record.addresses.iter().map(|address| subnet(address.address)).collect(),
-            None => Vec::new(),
-        },
-        ..Network::default()
-    }
 }

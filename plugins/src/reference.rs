@@ -14,7 +14,7 @@ use engine::{Host, link};
 use netlink::{Link, Netlink, Netns};
 use nft::{Layer, Trace};
 use sha2::{Digest, Sha512};
-use store::Record;
+use store::Id;
 
 use crate::{Error, bridge, host_local};
 
@@ -33,11 +33,11 @@ pub fn detach(host: &mut Host, spec: &Spec, request: &Request<'_>) -> Result<(),
     refuse_legacy(&traces, &request.call.container_id)
 }
 
-/// What `portmap` made, by the record that it would have.
-pub fn unpublish(host: &mut Host, unknown: &Record) -> Result<(), Error> {
-    let traces = ports(&unknown.network, &unknown.container);
+/// What `portmap` made.
+pub fn unpublish(host: &mut Host, id: &Id) -> Result<(), Error> {
+    let traces = ports(&id.network, &id.container);
     remove(host, &traces)?;
-    refuse_legacy(&traces, &unknown.container)
+    refuse_legacy(&traces, &id.container)
 }
 
 fn refuse_legacy(traces: &[Trace], container: &str) -> Result<(), Error> {

@@ -107,7 +107,7 @@ pub fn default_bridge(name: &str) -> String {
 fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let spec = spec(request)?;
     let container = call::container(request)?;
-    Ok(call::result(life::add(&spec, &container)?))
+    Ok(call::result(life::add(&spec, Some(&container))?))
 }
 
 /// As configured; where that is faulty, at least whoever leases the addresses is told to free them.
@@ -158,8 +158,6 @@ pub fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
         false => None,
     };
     Ok(Spec {
-        plugin: "rnet",
-        id: call::id(request),
         netns: request.call.netns.clone().into(),
         bridge: bridge::checked_name(bridge)?,
         owns_bridge: true,
@@ -169,26 +167,22 @@ pub fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
         force_address: true,
         mtu: (config.mtu > 0).then_some(config.mtu),
         inherit_mtu: true,
-        snooping: false,
         sticky,
-        promiscuous: false,
         hairpin: config.hairpin_mode,
         port_isolation: config.port_isolation,
         masquerade: config.ip_masq,
         isolated: config.isolate,
         interop: config.interop,
         guarded: guarded.unwrap_or(config.spoof_guard),
-        mac_checked: false,
         interface_up: true,
-        duplicate_detection: false,
         ipv4_only: true,
         mac,
-        addresses,
         ports,
         resolver: dns.map(call::resolver),
         names,
         name: args.k8s_pod_name().map(str::to_owned),
         proof: proof::by_definition(request),
+        ..Spec::bare("rnet", call::id(request), addresses)
     })
 }
 

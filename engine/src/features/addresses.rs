@@ -18,7 +18,8 @@ pub struct Addresses;
 impl Feature for Addresses {
     /// Not before the interface is made: there it turns out if the attachment lives and its record was lost.
     fn admit(&self, host: &mut Host, making: &mut Making<'_>) -> Result<(), Error> {
-        claim(host, making.spec, &making.record)
+        // What another program has made, another record claims.
+        if making.record.link.is_some() { claim(host, making.spec, &making.record) } else { Ok(()) }
     }
 
     fn release(&self, host: &mut Host, record: &Record) -> Result<(), Error> {

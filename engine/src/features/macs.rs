@@ -129,7 +129,7 @@ fn has_it(host: &mut Host, holder: Option<&Record>, bridge: &str, mac: store::Ma
 /// not is on record before anybody learns of it.
 fn has_news(host: &Host, making: &Making<'_>) -> Result<bool, Error> {
     let record = &making.record;
-    let is_unusual = record.mac != usual(making);
+    let is_unusual = record.mac.is_some() && record.mac != usual(making);
     let mut has_news = is_unusual;
     for name in marks(record) {
         if is_unusual {

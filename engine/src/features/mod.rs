@@ -38,8 +38,8 @@ pub static FEATURES: [&(dyn Feature + Sync); 9] = [
 pub struct Making<'a> {
     /// What it is to become.
     pub spec: &'a Spec<'a>,
-    /// The container's namespace.
-    pub container: &'a Netns,
+    /// The container's namespace; none where nothing is done inside.
+    pub container: Option<&'a Netns>,
     /// Its record, as far as it has come.
     pub record: Record,
     /// What it has leased.
