@@ -11,7 +11,7 @@ use crate::cmd::{
 use crate::report::{self, Problem, Style};
 use crate::usage;
 
-/// Container networks: bridges, leases, published ports, by CNI and by hand.
+/// Container networks: bridges, leases, published ports and names, for container runtimes and for you.
 #[derive(Debug, Parser)]
 #[command(name = "rnet", version, subcommand_required = true, arg_required_else_help = true)]
 struct Cli {
@@ -45,12 +45,12 @@ enum Verb {
     /// List networks
     #[command(alias = "list")]
     Ls(ls::Args),
-    /// Show all about networks and endpoints, as JSON
+    /// Show networks and endpoints in detail, as JSON
     Inspect(inspect::Args),
     /// Remove networks and endpoints
     #[command(alias = "remove")]
     Rm(rm::Args),
-    /// Run a program in a network namespace of its own
+    /// Run a program in its own network namespace
     Run(run::Args),
     /// Run a program in the network namespace of an endpoint
     Exec(exec::Args),
@@ -58,27 +58,27 @@ enum Verb {
     Ps(ps::Args),
     /// Stop endpoints that `run` started
     Stop(stop::Args),
-    /// Start endpoints that ended once more, as they were
+    /// Start endpoints again that have ended
     Start(start::Args),
-    /// Show what a program that `run -d` started has written
+    /// Show the output of a program that `run -d` started
     Logs(logs::Args),
     /// Show where an endpoint's ports are published
     Port(port::Args),
-    /// Make networks whole again whose bridge, ports or rules other programs have changed
+    /// Restore the bridges, ports and rules of networks
     #[command(alias = "reload")]
     Repair(repair::Args),
     /// Link rnet's plugins into a folder of CNI plugins
     Install(install::Args),
-    /// The name server: how it goes
+    /// Inspect and control the name server
     Dns(dns::Args),
-    /// The rules by which docker, ufw, firewalld and the like let our traffic pass
+    /// Show, enable and disable the rules for other firewalls (docker, ufw, firewalld)
     Interop(interop::Args),
-    /// Show it all in a throw-away host; nothing else is touched
+    /// Show how rnet works, in a throw-away host; this machine is not changed
     Demo(demo::Args),
-    /// Waits for the end of an endpoint and cleans up
+    /// Wait for the end of an endpoint, and clean up
     #[command(hide = true)]
     Supervise(supervise::Args),
-    /// Docker's way to say it
+    /// The same verbs, as docker has them
     #[command(hide = true)]
     Network {
         #[command(subcommand)]
@@ -93,12 +93,12 @@ enum NetworkVerb {
     /// List networks
     #[command(alias = "list")]
     Ls(ls::Args),
-    /// Show all about networks
+    /// Show networks in detail, as JSON
     Inspect(inspect::Args),
     /// Remove networks
     #[command(alias = "remove")]
     Rm(rm::Args),
-    /// Make networks whole again
+    /// Restore the bridges, ports and rules of networks
     #[command(alias = "reload")]
     Repair(repair::Args),
 }

@@ -368,7 +368,7 @@ impl Definitions {
                     listing.networks.push(Network::new(list, Some(file)));
                 }
                 Ok(list) => listing.broken.push(format!(
-                    "{}: another file defines network {:?}, too",
+                    "{}: another file also defines network {:?}",
                     file.display(),
                     list.name
                 )),
@@ -690,7 +690,7 @@ mod tests {
         assert!(listing.networks.iter().all(|network| !definitions.is_ours(network)));
         let [broken, hidden] = &listing.broken[..] else { panic!("{:?}", listing.broken) };
         assert!(broken.contains("50-broken.conflist"), "{broken}");
-        assert!(hidden.ends_with("99-old.conf: another file defines network \"old\", too"), "{hidden}");
+        assert!(hidden.ends_with("99-old.conf: another file also defines network \"old\""), "{hidden}");
     }
 
     #[test]

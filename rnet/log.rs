@@ -134,8 +134,7 @@ impl Write for Stderr {
         if self.ours {
             let _ = shorten(LONGEST);
         }
-        let note =
-            if left_out > 0 { format!("{left_out} lines were left out here\n") } else { String::new() };
+        let note = if left_out > 0 { format!("{left_out} lines are missing here\n") } else { String::new() };
         io::stderr().write_all(&[note.as_bytes(), &tidy(line)].concat())?;
         Ok(line.len())
     }

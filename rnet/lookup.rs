@@ -253,7 +253,11 @@ mod tests {
     #[test]
     fn dockers_words_for_no_network_are_told_apart_from_slips() {
         assert_eq!(look("bridge", Kinds::Networks), "bridge");
-        assert!(look("none", Kinds::All).starts_with("none is no network"), "{}", look("none", Kinds::All));
+        assert!(
+            look("none", Kinds::All).starts_with("none is not a network"),
+            "{}",
+            look("none", Kinds::All)
+        );
         assert_eq!(look("none", Kinds::Endpoints), "no endpoint \"none\"");
         let missing = known().find("wep", Kinds::All).unwrap_err();
         assert!(matches!(missing, Problem::Nothing { near: Some(near), .. } if near == "web"));

@@ -31,7 +31,7 @@ pub enum Problem {
     },
     /// A name outside the grammar of CNI.
     #[error(
-        "{name:?} is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first"
+        "{name:?} is not a valid name: use up to 200 letters, digits, _ . and -, and begin with a letter or digit"
     )]
     BadName {
         /// What was given.
@@ -62,7 +62,7 @@ pub enum Problem {
         free: Option<IpNetwork>,
     },
     /// Text that is no subnet.
-    #[error("{text:?} is not a subnet: ADDRESS/LENGTH is wanted, as in 10.9.0.0/24")]
+    #[error("{text:?} is not a subnet: expected ADDRESS/LENGTH, such as 10.9.0.0/24")]
     NoSubnet {
         /// What was given.
         text: String,
@@ -78,9 +78,7 @@ pub enum Problem {
         right: IpNetwork,
     },
     /// A subnet without room for a gateway and a container.
-    #[error(
-        "{subnet} is too small: a network needs a gateway and a container, so the smallest is a /{longest}"
-    )]
+    #[error("{subnet} is too small for a gateway and a container: the smallest subnet is a /{longest}")]
     TooSmall {
         /// What was given.
         subnet: IpNetwork,
@@ -88,7 +86,7 @@ pub enum Problem {
         longest: u8,
     },
     /// "Any free subnet" of a family or size for which there are no pools.
-    #[error("rnet has no pool to take {wanted} from: any free subnet can be had from /13 to /30 of IPv4")]
+    #[error("rnet cannot choose a free subnet for {wanted}: it chooses IPv4 subnets from /13 to /30")]
     NoPool {
         /// What was asked for.
         wanted: IpNetwork,
@@ -105,7 +103,7 @@ pub enum Problem {
     },
     /// A range without an address for a container.
     #[error(
-        "range {range} has no address for a container: the first and the last of {subnet} and the gateway's are never given"
+        "range {range} has no address for a container: the first and the last of {subnet} and the gateway's are never leased"
     )]
     EmptyRange {
         /// What was given.
@@ -134,17 +132,17 @@ pub enum Problem {
     SubnetsExhausted,
     /// Text that is no domain.
     #[error(
-        "{name:?} is not a domain: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+        "{name:?} is not a domain: expected parts of 1 to 63 letters, digits, - and _, separated by dots"
     )]
     BadDomain {
         /// What was given.
         name: String,
     },
     /// Nobody serves names.
-    #[error("no name server runs: it is started by the first container on a network with names")]
+    #[error("no name server is running: the first container on a network with names starts it")]
     NoNameServer,
     /// It should, for containers have names.
-    #[error("the name server has died: containers have names on record, and nobody answers")]
+    #[error("the name server has died, but containers still have names")]
     NameServerDied,
     /// It does not answer, and yet another cannot be started.
     #[error(
@@ -155,9 +153,7 @@ pub enum Problem {
         pid: u32,
     },
     /// The installed version of the name server cannot take the place of the one that runs.
-    #[error(
-        "the name server that ran before goes on: the program it was started from cannot be started again: {said}"
-    )]
+    #[error("the running name server was not replaced, because the installed program does not start: {said}")]
     NotReplaced {
         /// Why not.
         said: String,
@@ -193,7 +189,7 @@ pub enum Problem {
         near: Option<String>,
     },
     /// `host` or `none` where a network is wanted.
-    #[error("{name} is no network: it starts a program {}", without(name))]
+    #[error("{name} is not a network: --net {name} starts a program {}", without(name))]
     NoRealNetwork {
         /// `host` or `none`.
         name: String,
@@ -209,7 +205,7 @@ pub enum Problem {
         how: String,
     },
     /// `run -d` of a program that has ended before it could be left alone.
-    #[error("{name:?} ended at once, {how}")]
+    #[error("{name:?} ended immediately, {how}")]
     EndedAtOnce {
         /// The endpoint.
         name: String,
@@ -331,7 +327,7 @@ pub enum Problem {
         port: u16,
     },
     /// No port of a range is free.
-    #[error("no free host port among {first}-{last}/{protocol}")]
+    #[error("no free host port in {first}-{last}/{protocol}")]
     PortsExhausted {
         /// The first port tried.
         first: u16,
@@ -359,7 +355,7 @@ pub enum Problem {
         what: &'static str,
     },
     /// A gateway outside its subnet, where another network or link is.
-    #[error("gateway {gateway} lies in what {holder} has")]
+    #[error("gateway {gateway} lies in a subnet of {holder}")]
     GatewayTaken {
         /// What was given.
         gateway: IpAddr,
@@ -367,7 +363,7 @@ pub enum Problem {
         holder: String,
     },
     /// A spoof guard where there is none to be had.
-    #[error("network {network:?} has no spoof guard: its plugin is {kind}, and only rnet has one")]
+    #[error("network {network:?} has no spoof guard: its plugin is {kind}, and only the plugin rnet has one")]
     NoGuard {
         /// The network.
         network: String,
@@ -376,7 +372,7 @@ pub enum Problem {
     },
     /// A network that others' plugins have made.
     #[error(
-        "network {name:?} cannot be repaired: its plugin is {kind}, and rnet knows what its own plugins have made"
+        "network {name:?} cannot be repaired: its plugin is {kind}, and rnet has records only of its own plugins"
     )]
     NotRepairable {
         /// The network.
@@ -385,7 +381,7 @@ pub enum Problem {
         kind: String,
     },
     /// A subnet that no bridge can have.
-    #[error("{subnet} cannot be a network's: its addresses are {what}")]
+    #[error("{subnet} cannot be a network's subnet: its addresses are {what}")]
     ImpossibleSubnet {
         /// What was given.
         subnet: IpNetwork,
@@ -450,7 +446,7 @@ pub enum Problem {
         file: PathBuf,
     },
     /// `install --only` of an unknown plugin.
-    #[error("no plugin {name:?}: there are {}", plugins::PLUGINS.map(|(name, _)| name).join(", "))]
+    #[error("no plugin {name:?}: the plugins are {}", plugins::PLUGINS.map(|(name, _)| name).join(", "))]
     NoPlugin {
         /// What was given.
         name: String,
@@ -468,13 +464,13 @@ pub enum Problem {
         image: bool,
     },
     /// The supervisor of an endpoint has died before it could say anything.
-    #[error("the process that watches over {name:?} has ended unexpectedly")]
+    #[error("the process that supervises {name:?} has ended unexpectedly")]
     SupervisorGone {
         /// The endpoint.
         name: String,
     },
     /// An endpoint does not end.
-    #[error("endpoint {name:?} (pid {pid}) is still there after {seconds} s")]
+    #[error("endpoint {name:?} (pid {pid}) is still running after {seconds} s")]
     DoesNotEnd {
         /// Its name.
         name: String,
@@ -606,7 +602,7 @@ impl Problem {
             NameServerDied => Some("rnet dns serve --detach".into()),
             // 0 would be everybody.
             NameServerSilent { pid } => {
-                (*pid != 0).then(|| format!("kill -KILL {pid} (another takes its place at once)"))
+                (*pid != 0).then(|| format!("kill -KILL {pid} (another one then replaces it)"))
             }
             NotReplaced { .. } => Some("rnet dns log".into()),
             NoNetwork { near: None, .. } => Some("rnet ls".into()),
@@ -636,11 +632,7 @@ impl Problem {
 }
 
 fn held_by(held: usize, holders: &str) -> String {
-    if held == 0 {
-        "none held by a container that is on it".into()
-    } else {
-        format!("{held} held by {holders}")
-    }
+    if held == 0 { "none held by an attached container".into() } else { format!("{held} held by {holders}") }
 }
 
 fn by(holder: &Option<String>) -> String {

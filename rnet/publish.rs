@@ -59,7 +59,7 @@ pub struct Mapping {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// Too many or too few parts.
-    #[error("{0:?} is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (an IPv6 address stands in brackets)")]
+    #[error("{0:?} is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (write an IPv6 address in brackets)")]
     Shape(String),
     /// A host address that is none.
     #[error("invalid hostIP: {0}")]
@@ -503,11 +503,11 @@ mod tests {
             (":8080:80", "invalid hostIP: "),
             (
                 "[::1:8080:80",
-                "\"[::1:8080:80\" is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (an IPv6 address stands in brackets)",
+                "\"[::1:8080:80\" is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (write an IPv6 address in brackets)",
             ),
             (
                 "::1:8080:80",
-                "\"::1:8080:80\" is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (an IPv6 address stands in brackets)",
+                "\"::1:8080:80\" is not [HOST-IP:][HOST-PORTS:]PORTS[/PROTO] (write an IPv6 address in brackets)",
             ),
             (
                 "target=80,publshed=1",
@@ -525,16 +525,13 @@ mod tests {
         let mut host = Host { containers: vec![7000], processes: vec![7001], last: None };
         assert_eq!(resolved(&["7000-7002:80"], &mut host).unwrap(), ["0.0.0.0:7002->80/tcp"]);
         host.containers.push(7002);
-        assert_eq!(
-            resolved(&["7000-7002:80"], &mut host).unwrap_err(),
-            "no free host port among 7000-7002/tcp"
-        );
+        assert_eq!(resolved(&["7000-7002:80"], &mut host).unwrap_err(), "no free host port in 7000-7002/tcp");
     }
 
     #[test]
     fn more_ports_than_there_are_free_ones_are_refused_before_any_is_chosen() {
         let mut host = Host::default();
-        let text = "no free host port among 32768-32771/udp";
+        let text = "no free host port in 32768-32771/udp";
         assert_eq!(resolved(&["80-84/udp"], &mut host).unwrap_err(), text);
         assert_eq!(resolved(&["80", "80-82/udp", "90-91/udp"], &mut host).unwrap_err(), text);
         assert_eq!(host.last, None);

@@ -217,7 +217,9 @@ fn general_hint(error: &anyhow::Error) -> Option<String> {
     if let Some(missing) = error.downcast_ref::<cni::Error>().and_then(missing_plugin) {
         return Some(match plugins::find(missing) {
             Some(_) => "rnet install /opt/cni/bin".into(),
-            None => format!("{missing:?} is not rnet's: CNI_PATH=FOLDER names the folder that it is in"),
+            None => format!(
+                "{missing:?} is not a plugin of rnet: set CNI_PATH=FOLDER to the folder that contains it"
+            ),
         });
     }
     if Told::exit_alone(error) == 5 { crate::rights::again() } else { None }

@@ -59,7 +59,7 @@ const KNOWN: [Known; 5] = [
             "/opt/cni/bin",
         ],
         first_only: false,
-        remark: " (where its network_backend is cni)",
+        remark: " (if its network_backend is cni)",
     },
     Known {
         name: "containerd",

@@ -322,7 +322,7 @@ impl Kernel {
             owners.extend(elements::owner(&key).map(|owner| (owner, user)));
         }
         self.rules.missing.iter().find_map(|(element, owner)| {
-            let of_network = || (bridge == Some(*owner)).then(|| "a rule of it is missing".to_owned());
+            let of_network = || (bridge == Some(*owner)).then(|| "one of its rules is missing".to_owned());
             owners.get(owner).map(|user| lack(element, user)).or_else(of_network)
         })
     }

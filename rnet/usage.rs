@@ -18,7 +18,7 @@ const PROGRAM: &[&str] = &["run", "exec"];
 
 /// Docker's options that mean nothing for a program of `rnet run`: it is no container.
 const NOTHING: &[(&[&str], &[&str], &str)] = &[
-    (PROGRAM, &["-i", "--interactive", "-t", "--tty"], "the program has the caller's terminal already"),
+    (PROGRAM, &["-i", "--interactive", "-t", "--tty"], "the program already has the caller's terminal"),
     (
         PROGRAM,
         &["-v", "--volume", "--mount", "--tmpfs", "--volumes-from"],
@@ -40,8 +40,8 @@ const NOTHING: &[(&[&str], &[&str], &str)] = &[
         "the program has the caller's rights",
     ),
     (PROGRAM, &["-w", "--workdir"], "the program has the caller's working directory"),
-    (PROGRAM, &["--entrypoint", "--pull", "--platform"], "no image is needed, the program itself is named"),
-    (PROGRAM, &["--restart"], "rnet starts no program again; systemd does"),
+    (PROGRAM, &["--entrypoint", "--pull", "--platform"], "no image is needed: name the program itself"),
+    (PROGRAM, &["--restart"], "rnet does not restart programs; systemd does"),
     (
         PROGRAM,
         &[
@@ -70,10 +70,10 @@ const NOTHING: &[(&[&str], &[&str], &str)] = &[
             "--sysctl",
             "--cidfile",
         ],
-        "it is about containers, and rnet makes network namespaces",
+        "it is for containers, and rnet makes only network namespaces",
     ),
     (&["create"], &["--ingress"], "there are no services for a routing mesh"),
-    (&["create"], &["--scope"], "a network is on this host"),
+    (&["create"], &["--scope"], "every network is on this host only"),
     (&["create"], &["--config-from", "--config-only"], "every network has its own configuration"),
 ];
 
@@ -253,7 +253,7 @@ fn instead(verb: &str, flag: &str) -> Option<String> {
     match (verb, flag) {
         ("ls" | "ps", _) => Some(format!("rnet {verb} --json")),
         ("create", "--ipv6") => Some("rnet create --subnet 10.9.0.0/24 --subnet fd00:9::/64".into()),
-        ("create", "--isolate") => Some("networks do not reach one another anyway".into()),
+        ("create", "--isolate") => Some("networks never reach each other".into()),
         _ => None,
     }
 }
@@ -263,7 +263,7 @@ fn subcommand(given: &str, command: &clap::Command, words: &[String]) -> Said {
     let message = match given {
         _ if VERBS_NOT_YET.contains(&given) => format!("rnet has no {given} yet"),
         _ if NO_VERBS.contains(&given) => {
-            format!("rnet has no {given}: it is about networks, and programs need no image")
+            format!("rnet has no {given}: it manages networks, and programs need no image")
         }
         _ => format!("rnet has no {given}"),
     };

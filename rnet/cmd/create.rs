@@ -21,52 +21,52 @@ use crate::{definitions, rights, told, versions};
 /// What can be given.
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
-    /// The name; the lowest free netN without one
+    /// The name [default: the lowest free netN]
     pub name: Option<String>,
-    /// The subnet, one of each family; 0.0.0.0/24 is any free /24
+    /// The subnet, one for each address family; 0.0.0.0/24 means any free /24
     #[arg(long, value_name = "CIDR")]
     pub subnet: Vec<String>,
-    /// The gateway's address, the subnet's first host by default
+    /// The gateway's address [default: the subnet's first]
     #[arg(long, value_name = "IP")]
     pub gateway: Vec<IpAddr>,
-    /// Give addresses out of this part of the subnet only
+    /// Lease addresses only from this part of the subnet
     #[arg(long, value_name = "CIDR")]
     pub ip_range: Vec<String>,
-    /// bridge, the only driver that is there yet
+    /// The driver; bridge is the only one yet
     #[arg(short, long, value_name = "DRIVER", value_parser = driver)]
     pub driver: Option<()>,
-    /// Docker's word; containers can always be attached
+    /// Accepted for docker's sake; containers can always be attached
     #[arg(long, hide = true, value_parser = BoolishValueParser::new(), default_missing_value = "true")]
     #[arg(num_args = 0..=1, require_equals = true)]
     pub attachable: Option<bool>,
-    /// The MTU; that of the default route's link without one
+    /// The MTU [default: that of the default route's interface]
     #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(68..=65535))]
     pub mtu: Option<u32>,
     /// Write the standard plugins (bridge, host-local, portmap, dnsname) instead of rnet's own
     #[arg(long)]
     pub chain: bool,
-    /// Give a name that comes back any free address instead of the one that it had
+    /// Do not give a returning name its previous address
     #[arg(long, conflicts_with = "chain")]
     pub no_sticky: bool,
-    /// Containers find one another by address only
+    /// Containers find each other by address only
     #[arg(long, alias = "disable-dns")]
     pub no_dns: bool,
-    /// A server to ask about names outside, instead of the host's; several if repeated
+    /// An upstream server for other names, instead of the host's; may be repeated
     #[arg(long = "dns", value_name = "IP")]
     pub servers: Vec<IpAddr>,
-    /// A domain to try for short names, after the network's own; several if repeated
+    /// A search domain, tried after the network's own; may be repeated
     #[arg(long = "dns-search", value_name = "DOMAIN")]
     pub search: Vec<String>,
-    /// The domain that names have besides NAME.NETWORK
+    /// The network's domain: names also work as NAME.DOMAIN [default: dns.rnet]
     #[arg(long, value_name = "DOMAIN", conflicts_with = "no_dns")]
     pub domain: Option<String>,
-    /// Drop answers from outside that point into a subnet of ours
+    /// Drop upstream answers that point into one of rnet's subnets
     #[arg(long, conflicts_with = "no_dns")]
     pub dns_rebinding_guard: bool,
-    /// Whether a container may send from its own addresses only; off where containers forward for others
+    /// Drop what a container sends from other addresses than its own; off for containers that forward packets
     #[arg(long, value_name = "on|off", conflicts_with = "chain")]
     pub spoof_guard: Option<Switch>,
-    /// Succeed if the network is there already
+    /// Succeed if the network already exists
     #[arg(long)]
     pub ignore_existing: bool,
 }
@@ -91,13 +91,13 @@ fn driver(name: &str) -> Result<(), String> {
     match name {
         "bridge" => Ok(()),
         "host" | "none" | "null" => {
-            Err("a program runs so without any network: rnet run --net host, --net none".into())
+            Err("it needs no network of its own: type rnet run --net host or rnet run --net none".into())
         }
-        "overlay" => Err("rnet has no networks over several hosts yet".into()),
+        "overlay" => Err("rnet does not have networks over several hosts yet".into()),
         "macvlan" | "ipvlan" | "l2bridge" | "transparent" => {
-            Err("rnet has no such driver yet; bridge is there".into())
+            Err("rnet does not have this driver yet; use bridge".into())
         }
-        _ => Err("bridge is the only driver that is there".into()),
+        _ => Err("bridge is the only driver yet".into()),
     }
 }
 
@@ -275,7 +275,7 @@ fn dns(args: &Args) -> Result<Dns, Problem> {
 fn warn_of_hidden_names(args: &Args, name: &str, style: Style) {
     if !args.no_dns && is_public(&name.to_ascii_lowercase()) {
         style.warn(format_args!(
-            "{name:?} may be a public domain too: names like example.{name} are not found from this network's containers"
+            "{name:?} may also be a public domain: containers on this network cannot look up names such as example.{name}"
         ));
     }
 }
@@ -287,8 +287,8 @@ fn warn_of_changed_uplinks(view: &mut View, subnets: &[Subnet], style: Style) ->
     }
     for link in engine::forward_v6::to_change(&mut view.host)? {
         style.warn(format_args!(
-            "{link} lives by router advertisements: the first container sets net.ipv6.conf.{link}.accept_ra=2, so that it \
-             goes on taking them although this host forwards IPv6"
+            "{link} depends on router advertisements: the first container sets net.ipv6.conf.{link}.accept_ra=2, so that \
+             the host still accepts them while it forwards IPv6"
         ));
     }
     Ok(())
@@ -319,7 +319,10 @@ fn told(network: &Network, paths: &Paths, style: Style) -> anyhow::Result<u8> {
     show(network, style)?;
     let missing = missing_plugins(&network.plugin_types());
     if !missing.is_empty() && runtime_reads_definitions(paths) {
-        style.hint(format_args!("runtimes find no plugin {}: rnet install /opt/cni/bin", missing.join(", ")));
+        style.hint(format_args!(
+            "rnet install /opt/cni/bin (runtimes do not find {} yet)",
+            missing.join(", ")
+        ));
     }
     Ok(0)
 }
@@ -446,47 +449,52 @@ mod tests {
             ("172.18.5.0/24", "", "", "172.18.5.0/24 overlaps 172.18.0.0/16 of network \"mynet\""),
             ("172.0.0.0/8", "", "", "172.0.0.0/8 overlaps 172.18.0.0/16 of network \"mynet\""),
             ("10.9.0.1/24", "", "", "10.9.0.1/24 has host bits set"),
-            ("10.9.0.0", "", "", "\"10.9.0.0\" is not a subnet: ADDRESS/LENGTH is wanted, as in 10.9.0.0/24"),
+            (
+                "10.9.0.0",
+                "",
+                "",
+                "\"10.9.0.0\" is not a subnet: expected ADDRESS/LENGTH, such as 10.9.0.0/24",
+            ),
             (
                 "10.9.0.0/33",
                 "",
                 "",
-                "\"10.9.0.0/33\" is not a subnet: ADDRESS/LENGTH is wanted, as in 10.9.0.0/24",
+                "\"10.9.0.0/33\" is not a subnet: expected ADDRESS/LENGTH, such as 10.9.0.0/24",
             ),
             (
                 "10.9.0.0/31",
                 "",
                 "",
-                "10.9.0.0/31 is too small: a network needs a gateway and a container, so the smallest is a /30",
+                "10.9.0.0/31 is too small for a gateway and a container: the smallest subnet is a /30",
             ),
             (
                 "fd00::/127",
                 "",
                 "",
-                "fd00::/127 is too small: a network needs a gateway and a container, so the smallest is a /126",
+                "fd00::/127 is too small for a gateway and a container: the smallest subnet is a /126",
             ),
             (
                 "::/64",
                 "",
                 "",
-                "rnet has no pool to take ::/64 from: any free subnet can be had from /13 to /30 of IPv4",
+                "rnet cannot choose a free subnet for ::/64: it chooses IPv4 subnets from /13 to /30",
             ),
             (
                 "0.0.0.0/8",
                 "",
                 "",
-                "rnet has no pool to take 0.0.0.0/8 from: any free subnet can be had from /13 to /30 of IPv4",
+                "rnet cannot choose a free subnet for 0.0.0.0/8: it chooses IPv4 subnets from /13 to /30",
             ),
-            ("224.0.0.0/8", "", "", "224.0.0.0/8 cannot be a network's: its addresses are multicast"),
-            ("127.8.0.0/16", "", "", "127.8.0.0/16 cannot be a network's: its addresses are loopback"),
-            ("96.0.0.0/3", "", "", "96.0.0.0/3 cannot be a network's: its addresses are loopback"),
-            ("240.0.0.0/8", "", "", "240.0.0.0/8 cannot be a network's: its addresses are reserved"),
-            ("fe80::/64", "", "", "fe80::/64 cannot be a network's: its addresses are link-local"),
+            ("224.0.0.0/8", "", "", "224.0.0.0/8 cannot be a network's subnet: its addresses are multicast"),
+            ("127.8.0.0/16", "", "", "127.8.0.0/16 cannot be a network's subnet: its addresses are loopback"),
+            ("96.0.0.0/3", "", "", "96.0.0.0/3 cannot be a network's subnet: its addresses are loopback"),
+            ("240.0.0.0/8", "", "", "240.0.0.0/8 cannot be a network's subnet: its addresses are reserved"),
+            ("fe80::/64", "", "", "fe80::/64 cannot be a network's subnet: its addresses are link-local"),
             (
                 "::ffff:10.0.0.0/112",
                 "",
                 "",
-                "::ffff:10.0.0.0/112 cannot be a network's: its addresses are IPv4",
+                "::ffff:10.0.0.0/112 cannot be a network's subnet: its addresses are IPv4",
             ),
             ("10.9.0.0/24", "fe80::1", "", "gateway fe80::1 is not in 10.9.0.0/24"),
             ("10.9.0.0/24", "127.0.0.1", "", "127.0.0.1 cannot be a gateway: it is loopback"),
@@ -496,7 +504,7 @@ mod tests {
                 "10.9.0.0/24",
                 "172.18.3.1",
                 "",
-                "gateway 172.18.3.1 lies in what network \"mynet\" (172.18.0.0/16) has",
+                "gateway 172.18.3.1 lies in a subnet of network \"mynet\" (172.18.0.0/16)",
             ),
             (
                 "10.9.0.0/24",
@@ -536,25 +544,25 @@ mod tests {
                 "10.9.0.0/24",
                 "",
                 "10.9.0.255/32",
-                "range 10.9.0.255/32 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never given",
+                "range 10.9.0.255/32 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never leased",
             ),
             (
                 "10.9.0.0/24",
                 "",
                 "10.9.0.0/31",
-                "range 10.9.0.0/31 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never given",
+                "range 10.9.0.0/31 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never leased",
             ),
             (
                 "10.9.0.0/24",
                 "10.9.0.7",
                 "10.9.0.7/32",
-                "range 10.9.0.7/32 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never given",
+                "range 10.9.0.7/32 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never leased",
             ),
             (
                 "fd00:9::/64",
                 "",
                 "fd00:9::/128",
-                "range fd00:9::/128 has no address for a container: the first and the last of fd00:9::/64 and the gateway's are never given",
+                "range fd00:9::/128 has no address for a container: the first and the last of fd00:9::/64 and the gateway's are never leased",
             ),
             ("", "", "10.9.0.0/25", "--ip-range needs --subnet"),
             (
@@ -600,7 +608,7 @@ mod tests {
             ("bridge", "operation is not permitted on predefined bridge network"),
             (
                 "bad name",
-                "\"bad name\" is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first",
+                "\"bad name\" is not a valid name: use up to 200 letters, digits, _ . and -, and begin with a letter or digit",
             ),
         ] {
             let args = Args { name: Some(name.into()), ..Args::default() };
@@ -621,7 +629,7 @@ mod tests {
         let bad = Args { domain: Some("a b".into()), ..Args::default() };
         assert_eq!(
             dns(bad).unwrap_err(),
-            "\"a b\" is not a domain: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+            "\"a b\" is not a domain: expected parts of 1 to 63 letters, digits, - and _, separated by dots"
         );
     }
 

@@ -33,7 +33,7 @@ pub struct Args {}
 
 /// Shows every scene; an error names the step that failed.
 pub fn run() -> Result<u8> {
-    enter_sandbox().context("the demo needs namespaces of its own (user namespaces, or root)")?;
+    enter_sandbox().context("the demo needs its own namespaces: allow user namespaces, or run it as root")?;
     let demo = Demo::new()?;
     demo.network()?;
     demo.containers()?;
@@ -71,13 +71,13 @@ impl Demo {
     }
 
     fn network(&self) -> Result<()> {
-        step("A network: 172.18.0.0/16, as docker gives the first one that a user makes")?;
+        step("A network: 172.18.0.0/16, as docker gives to the first network that a user creates")?;
         show(&self.rnet("create mynet --subnet 172.18.0.0/16")?)
     }
 
     fn containers(&self) -> Result<()> {
         step(
-            "Two programs as containers: a bridge, and for each a veth pair whose one end is the container's eth0",
+            "Two programs as containers: a bridge, and for each container a veth pair, whose one end is its eth0",
         )?;
         self.start("tomcat01", "mynet -p 3344:80", 2)?;
         self.start("tomcat02", "mynet", 3)?;
@@ -116,7 +116,7 @@ impl Demo {
     }
 
     fn pings(&self) -> Result<()> {
-        step("Everybody reaches everybody: the packets cross the bridge")?;
+        step("All reach each other: the packets cross the bridge")?;
         let (first, second) = (address(2), address(3));
         let (tomcat01, tomcat02) = (self.netns("tomcat01")?, self.netns("tomcat02")?);
         let pings = [
@@ -154,10 +154,10 @@ impl Demo {
     }
 
     fn names(&self) -> Result<()> {
-        step("A container's address changes at every start: names are how the others go on reaching it")?;
+        step("A container's address changes at every start: others reach it by name")?;
         self.rnet("stop tomcat01 tomcat02")?;
         say(
-            "\nOn a network without sticky addresses two that are run again in the other order swap theirs:",
+            "\nWithout sticky addresses, two containers that start again in the other order swap their addresses:",
         )?;
         self.rnet("create plain --subnet 172.19.0.0/16 --no-sticky")?;
         self.start("tomcat01", "plain", 2)?;
@@ -170,7 +170,7 @@ impl Demo {
         self.ping_by_name(19)?;
         self.rnet("stop tomcat01 tomcat02 client")?;
         self.rnet("rm plain")?;
-        say("\nWith sticky addresses, which is the default, each gets its own back:")?;
+        say("\nWith sticky addresses (the default), each container gets its previous address:")?;
         self.start("tomcat02", "mynet", 3)?;
         self.start("tomcat01", "mynet -p 3344:80", 2)?;
         self.start("client", "mynet", 4)?;
@@ -202,7 +202,7 @@ impl Demo {
     }
 
     fn stopped(&self) -> Result<()> {
-        step("tomcat02 is stopped: its pair is gone, at both ends")?;
+        step("tomcat02 is stopped: both ends of its veth pair are gone")?;
         self.rnet("stop tomcat02")?;
         let ports = self.ports()?;
         ensure!(ports.len() == 1, "the bridge still has {} ports", ports.len());
@@ -211,7 +211,7 @@ impl Demo {
     }
 
     fn nothing_left(&self) -> Result<()> {
-        step("tomcat01 too: with the last container the bridge and every rule go")?;
+        step("tomcat01 is stopped too: with the last container, the bridge and every rule are removed")?;
         self.rnet("stop tomcat01")?;
         self.rnet("rm mynet")?;
         let after = Snapshot::of(self.host.netns(), &[])?;

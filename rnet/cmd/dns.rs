@@ -27,15 +27,15 @@ pub struct Args {
 /// What can be done.
 #[derive(Debug, clap::Subcommand)]
 pub enum Verb {
-    /// Show where the name server listens, which names it knows and whom it asks about the world
+    /// Show where the name server listens, which names it knows, and its upstream servers
     Status,
-    /// Show what happened to the name server, to networks and to containers' names; no question is ever written down
+    /// Show what happened to the name server, to networks and to containers' names; queries are never logged
     Log,
-    /// Show each question that is asked from now on, and what it was answered, until Ctrl-C
+    /// Show each query and its answer from now on, until Ctrl-C
     Watch,
-    /// Serve names until no network needs them; the first container that needs it starts it by itself
+    /// Serve names until no network needs them; the first container with names starts the server by itself
     Serve {
-        /// Return when it serves; it goes on by itself
+        /// Return when the server is ready; it runs in the background
         #[arg(long)]
         detach: bool,
         /// Go on with the sockets of the server that has just become this process, detached if that was
@@ -45,7 +45,7 @@ pub enum Verb {
         #[arg(long, hide = true, conflicts_with = "resume")]
         again: bool,
     },
-    /// Let the installed version of rnet go on in place of the running server, with all names and no question lost
+    /// Replace the running server by the installed version of rnet; no name and no query is lost
     Restart,
     /// Waits for the end of a detached server, and then takes its place
     #[command(hide = true)]
@@ -316,7 +316,7 @@ fn text(status: &Status) -> String {
 }
 
 fn listener(listening: &dns::Listening) -> Vec<String> {
-    let state = if listening.port == PORT { "ok" } else { "redirected: somebody else had port 53" };
+    let state = if listening.port == PORT { "ok" } else { "redirected: another program had port 53" };
     vec![listening.address.to_string(), listening.port.to_string(), state.into()]
 }
 
@@ -334,7 +334,9 @@ fn world(status: &Status) -> String {
     };
     let upstreams: Vec<_> = status.upstreams.iter().map(upstream).collect();
     match upstreams.is_empty() {
-        true => format!("upstreams: none ({RESOLV_CONF} names no server): names outside get SERVFAIL\n"),
+        true => {
+            format!("upstreams: none ({RESOLV_CONF} names no server): queries for other names get SERVFAIL\n")
+        }
         false => format!("upstreams: {}\n", upstreams.join(", ")),
     }
 }
@@ -379,7 +381,7 @@ mod tests {
         let expected = "\
 LISTENER     PORT    STATE
 172.18.0.1   53      ok
-172.19.0.1   40053   redirected: somebody else had port 53
+172.19.0.1   40053   redirected: another program had port 53
 
 NETWORK   NAMES                  ADDRESSES    CONTAINER
 mynet     web,www,4f2a9c001122   172.18.0.2   4f2a9c001122

@@ -19,7 +19,7 @@ use crate::view::View;
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The endpoint, by name, id, or the beginning of its id
+    /// The endpoint: its name, id, or the beginning of its id
     #[arg(value_name = "EP")]
     pub endpoint: String,
     /// The program and its arguments

@@ -20,10 +20,10 @@ use crate::view::{View, users_of};
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Networks and endpoints, by name, id, or the beginning of an id
+    /// Networks and endpoints: their names, ids, or the beginning of an id
     #[arg(required = true, value_name = "NET|EP")]
     pub names: Vec<String>,
-    /// Which of them is meant, where both have the name
+    /// Which one is meant, if a network and an endpoint have the same name
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<Kind>,
 }

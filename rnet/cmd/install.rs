@@ -15,15 +15,15 @@ use crate::{kept, networkd};
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The folder of the runtimes' plugins; without it, the folders that the runtimes on this host look into first
+    /// The folder of the runtimes' plugins [default: the folders that the runtimes on this host search first]
     pub dir: Option<PathBuf>,
     /// Replace files that are not rnet's, and keep them beside the folder
     #[arg(long)]
     pub force: bool,
-    /// Remove the links to rnet instead, and put back what was there before
+    /// Remove the links to rnet, and put back what was there before
     #[arg(long, conflicts_with = "force")]
     pub uninstall: bool,
-    /// These plugins only
+    /// Only these plugins
     #[arg(long, value_name = "A,B", value_delimiter = ',')]
     pub only: Vec<String>,
 }
@@ -176,7 +176,7 @@ fn tell_of(found: &Found, ours: &[(PathBuf, Vec<String>)], others: &[String], gi
     if !others.is_empty() {
         style.warn(format_args!("{name} takes {}, which are not rnet's{remark}", others.join(", ")));
         style.hint(match given {
-            true => "rnet install (without a folder it chooses the one that the runtimes look into first)",
+            true => "rnet install (without a folder, it chooses the one that the runtimes search first)",
             false => "rnet install --force (it keeps them beside the folder, and --uninstall puts them back)",
         });
     }
@@ -343,7 +343,9 @@ mod tests {
     fn unknown_plugins_are_refused_with_a_list() {
         let error = names(&["bridge".into(), "brigde".into()]).unwrap_err();
         assert!(
-            error.to_string().starts_with("no plugin \"brigde\": there are bridge, dnsname, host-local"),
+            error
+                .to_string()
+                .starts_with("no plugin \"brigde\": the plugins are bridge, dnsname, host-local"),
             "{error}"
         );
     }

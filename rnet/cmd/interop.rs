@@ -26,11 +26,11 @@ pub struct Args {
 /// What can be done.
 #[derive(Clone, Copy, Debug, clap::Subcommand)]
 pub enum Verb {
-    /// Show which rules and zones rnet has written for docker, ufw, firewalld and the like
+    /// Show the rules and zones that rnet has written for docker, ufw, firewalld and other firewalls
     Status,
-    /// Let other firewalls of this host pass the traffic of rnet's networks (the default)
+    /// Write rules so that this host's other firewalls accept the traffic of rnet's networks (the default)
     Enable,
-    /// Take these rules and zones away and write no more, also after the next boot
+    /// Remove these rules and zones, and write no more, also after the next boot
     Disable,
     /// Writes again what somebody has taken away, and returns at once
     #[command(hide = true)]

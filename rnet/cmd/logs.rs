@@ -17,16 +17,16 @@ use crate::view::View;
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The endpoint, by name, id, or six digits of its id at least
+    /// The endpoint: its name, id, or at least six digits of its id
     #[arg(value_name = "EP")]
     pub endpoint: String,
-    /// Go on with what it writes, until it ends
+    /// Follow the output until the program ends
     #[arg(short, long)]
     pub follow: bool,
-    /// The last lines only
+    /// Show only the last N lines, or all
     #[arg(short = 'n', long, value_name = "LINES", value_parser = lines)]
     pub tail: Option<usize>,
-    /// When each line was written
+    /// Show when each line was written
     #[arg(short, long)]
     pub timestamps: bool,
 }
@@ -36,7 +36,7 @@ fn lines(text: &str) -> Result<usize, String> {
     if text == "all" {
         return Ok(usize::MAX);
     }
-    text.parse().map_err(|_| "a number of lines is wanted, or all".into())
+    text.parse().map_err(|_| "expected a number of lines, or all".into())
 }
 
 /// Writes to stdout and stderr what the program has written there; as JSON, an object for each line to stdout.

@@ -14,10 +14,10 @@ use crate::view::{View, users_of};
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Names only
+    /// Print only names
     #[arg(short, long)]
     pub quiet: bool,
-    /// Also every other subnet in use on this host, with its owner
+    /// Also show every other subnet in use on this host, with its owner
     #[arg(short, long)]
     pub all: bool,
 }
@@ -65,7 +65,7 @@ fn with_conflict(state: State, network: &Network, networks: &[Network]) -> State
         networks.iter().find(|other| other.bridge() != network.bridge() && shares_subnet(network, other));
     other.map_or(state, |other| {
         State::Degraded(format!(
-            "network {} has its subnet too, on bridge {}",
+            "network {} has the same subnet, on bridge {}",
             other.name,
             other.bridge().unwrap_or_default()
         ))

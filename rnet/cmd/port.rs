@@ -14,10 +14,10 @@ use store::Port;
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The endpoint, by name, id, or six digits of its id at least
+    /// The endpoint: its name, id, or at least six digits of its id
     #[arg(value_name = "EP")]
     pub endpoint: String,
-    /// This one only
+    /// Show only this port
     #[arg(value_name = "PORT[/PROTO]", value_parser = Expose::from_str)]
     pub port: Option<Expose>,
 }

@@ -11,10 +11,10 @@ use crate::view::View;
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Names only
+    /// Print only names
     #[arg(short, long)]
     pub quiet: bool,
-    /// Also endpoints that `run -d` started and that have ended
+    /// Also show endpoints that `run -d` started and that have ended
     #[arg(short, long)]
     pub all: bool,
 }

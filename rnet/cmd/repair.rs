@@ -12,7 +12,7 @@ use crate::view::View;
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Networks, by name, id, or the beginning of an id; none means all that endpoints are on
+    /// Networks: their names, ids, or the beginning of an id [default: all that have endpoints]
     #[arg(value_name = "NET")]
     pub names: Vec<String>,
 }

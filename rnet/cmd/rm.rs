@@ -25,13 +25,13 @@ pub struct Args {
     /// Networks and endpoints
     #[arg(required = true, value_name = "NET|EP")]
     pub names: Vec<String>,
-    /// No error for what is not there; an endpoint that runs is killed
+    /// Do not fail if one does not exist; kill endpoints that run
     #[arg(short, long)]
     pub force: bool,
-    /// Cut off those who are on the network
+    /// Disconnect the network's endpoints first
     #[arg(long)]
     pub detach: bool,
-    /// Which of them is meant, where both have the name
+    /// Which one is meant, if a network and an endpoint have the same name
     #[arg(long = "type", value_name = "TYPE")]
     pub kind: Option<Kind>,
 }
@@ -199,7 +199,10 @@ fn remove_endpoint(container: &Container, args: &Args, view: &View, style: Style
             match stop::end(endpoint, Duration::ZERO, &view.endpoints) {
                 // What a plugin refuses must not keep a name, a namespace and their files for ever.
                 Err(error) if args.force && endpoint.running().is_none() => {
-                    style.warn(format_args!("not all of endpoint {:?} is removed: {error:#}", endpoint.name));
+                    style.warn(format_args!(
+                        "endpoint {:?} is not completely removed: {error:#}",
+                        endpoint.name
+                    ));
                     view.endpoints.discard(endpoint)?;
                 }
                 other => other?,

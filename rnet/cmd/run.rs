@@ -37,28 +37,28 @@ pub struct Args {
     #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     #[arg(hide_default_value = true, value_name = "BOOL")]
     pub detach: bool,
-    /// The endpoint's name; the beginning of its id without one
+    /// The endpoint's name [default: the beginning of its id]
     #[arg(long)]
     pub name: Option<String>,
-    /// Join this network, several if repeated; none, host; bridge by default
+    /// The network to join, or none, or host; may be repeated [default: bridge]
     #[arg(long = "net", alias = "network", value_name = "NET")]
     pub networks: Vec<String>,
     /// Publish a port: [HOST-IP:][HOST-PORTS:]PORTS[/PROTO]
     #[arg(short, long, value_name = "SPEC")]
     pub publish: Vec<Spec>,
-    /// The address to have
+    /// The endpoint's address
     #[arg(long, value_name = "IP")]
     pub ip: Option<IpAddr>,
-    /// A further name on its networks; several if repeated
+    /// Another name on its networks; may be repeated
     #[arg(long = "network-alias", alias = "alias", value_name = "NAME", value_parser = network_alias)]
     pub aliases: Vec<String>,
-    /// What the program takes for its host's name; its networks know it too
+    /// The hostname that the program sees; its networks resolve it too
     #[arg(long, value_name = "NAME", value_parser = hostname)]
     pub hostname: Option<String>,
-    /// A server to ask about names outside, instead of the network's; several if repeated
+    /// An upstream server for other names, instead of the network's; may be repeated
     #[arg(long = "dns", value_name = "IP")]
     pub servers: Vec<IpAddr>,
-    /// A domain to try for short names; several if repeated
+    /// A search domain; may be repeated
     #[arg(long = "dns-search", value_name = "DOMAIN", value_parser = search_domain)]
     pub search: Vec<String>,
     /// Publish every exposed port on a free host port
@@ -66,13 +66,13 @@ pub struct Args {
     #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     #[arg(hide_default_value = true, value_name = "BOOL")]
     pub publish_all: bool,
-    /// Say that the program serves a port or range: PORT[-PORT][/PROTO]; several if repeated
+    /// A port or range that the program serves, for -P: PORT[-PORT][/PROTO]; may be repeated
     #[arg(long, value_name = "PORT")]
     pub expose: Vec<Expose>,
-    /// Whether it may send from its own addresses only; off for a router, a VPN gateway, an address that moves
+    /// Drop what it sends from other addresses than its own; off for a router, a VPN gateway, an address that moves
     #[arg(long, value_name = "on|off")]
     pub spoof_guard: Option<Switch>,
-    /// With -d, remember neither the program's end nor what it wrote (`rnet ps -a`, `rnet logs`)
+    /// With -d, keep neither the program's end nor its output (`rnet ps -a`, `rnet logs`)
     #[arg(long, action = ArgAction::Set, value_parser = BoolishValueParser::new())]
     #[arg(num_args = 0..=1, require_equals = true, default_value = "false", default_missing_value = "true")]
     #[arg(hide_default_value = true, value_name = "BOOL")]
@@ -103,12 +103,12 @@ impl Args {
 
 /// A name that others can ask for.
 fn network_alias(text: &str) -> Result<String, String> {
-    let wrong = "parts of 1 to 63 letters, digits, - and _ are wanted, with dots between";
+    let wrong = "expected parts of 1 to 63 letters, digits, - and _, separated by dots";
     if dns::valid_name(text) && !dns::askable(text) {
         return Err("localhost and all names below it are each container's own loopback".into());
     }
     if dns::looks_like_address(text) {
-        return Err("programs take it for an IPv4 address, and look up no such name".into());
+        return Err("programs take it for an IPv4 address and do not look it up".into());
     }
     dns::valid_name(text).then(|| text.to_owned()).ok_or_else(|| wrong.into())
 }
@@ -118,7 +118,7 @@ fn search_domain(text: &str) -> Result<String, String> {
     let is_valid = text == "." || dns::valid_name(text.strip_suffix('.').unwrap_or(text));
     is_valid
         .then(|| text.to_owned())
-        .ok_or_else(|| "parts of 1 to 63 letters, digits, - and _ are wanted, with dots between".into())
+        .ok_or_else(|| "expected parts of 1 to 63 letters, digits, - and _, separated by dots".into())
 }
 
 /// A name that others can ask for, and that the kernel takes (sethostname(2): 64 bytes).
@@ -126,7 +126,7 @@ fn hostname(text: &str) -> Result<String, String> {
     if dns::valid_name(text) && text.len() <= 64 {
         return Ok(text.to_owned());
     }
-    Err("parts of letters, digits, - and _ are wanted, with dots between, 64 characters at most".into())
+    Err("expected parts of letters, digits, - and _, separated by dots, at most 64 characters".into())
 }
 
 /// Where the program is to run.
@@ -169,7 +169,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     }
     // The first error is the one to tell; what could not be removed is told beside it.
     if let Err(error) = view.endpoints.remove(&endpoint, &Runtime::new()) {
-        style.warn(format_args!("endpoint {:?} is not wholly removed: {error:#}", endpoint.name));
+        style.warn(format_args!("endpoint {:?} is not completely removed: {error:#}", endpoint.name));
     }
     supervisor.dismiss();
     done.map(|outcome| if let Outcome::Exit(exit) = outcome { exit } else { 0 })
@@ -209,7 +209,7 @@ fn wait(args: &Args, view: &mut View, endpoint: &mut Endpoint, signals: &HeldSig
 
 fn tell(endpoint: &Endpoint, ended: bool, view: &mut View, style: Style) -> anyhow::Result<u8> {
     if ended {
-        style.warn(format_args!("{:?} has ended already, status 0", endpoint.name));
+        style.warn(format_args!("{:?} has already ended, status 0", endpoint.name));
     }
     if !style.json {
         return print(&format!("{}\n", endpoint.name)).map(|()| 0);
@@ -361,7 +361,7 @@ fn attach(
     style: Style,
 ) -> anyhow::Result<()> {
     if args.publish_all && args.expose.is_empty() {
-        style.warn("-P publishes the ports that --expose names, and none is named");
+        style.warn("-P has no effect: it publishes the ports that --expose names, and there is none");
         style.hint("rnet run -P --expose 80 CMD");
     }
     let Place::New(networks) = place else {
@@ -398,8 +398,8 @@ fn warn_of_name(args: &Args, networks: &[Network], style: Style) {
         ));
     } else if !dns::askable(name) {
         style.warn(format_args!(
-            "no other container can look up the name {name:?}: parts of 1 to 63 letters, digits, - and _ are wanted, \
-             with dots between, and not localhost; --network-alias gives it another one"
+            "no other container can look up the name {name:?}: expected parts of 1 to 63 letters, digits, - and _, \
+             separated by dots, and not localhost; --network-alias gives it another one"
         ));
     }
 }
@@ -505,7 +505,7 @@ fn told(error: cni::Error, args: &Args, network: &Network, view: &View, own: &st
                     .any(|attachment| attachment.addresses.iter().any(|a| a.ip() == ip))
             };
             let holder = users.iter().find(has).map(|container| format!("{:?}", container.name));
-            let holder = holder.unwrap_or_else(|| "somebody unknown to rnet".into());
+            let holder = holder.unwrap_or_else(|| "a container that rnet does not know".into());
             Problem::AddressTaken { address: ip.to_string(), holder }.into()
         }
         (own::RANGE_EXHAUSTED, _) => exhausted(network, &users).into(),
@@ -584,7 +584,7 @@ mod tests {
     fn a_pool_that_nobody_on_the_network_holds_is_said_to_be_so() {
         let said = exhausted(&network("10.9.0.0/24"), &[]).to_string();
         assert!(
-            said.ends_with(" bridge (10.9.0.0/24), none held by a container that is on it; gc freed 0"),
+            said.ends_with(" bridge (10.9.0.0/24), none held by an attached container; gc freed 0"),
             "{said}"
         );
     }

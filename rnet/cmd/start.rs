@@ -15,7 +15,7 @@ use crate::{cli, rights};
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Endpoints that ended, by name, id, or six digits of an id at least
+    /// Endpoints that have ended: their names, ids, or at least six digits of an id
     #[arg(required = true, value_name = "EP")]
     pub names: Vec<String>,
 }
@@ -68,7 +68,7 @@ fn tell(running: &Container, view: &mut View, style: Style) -> anyhow::Result<()
 fn as_it_was(ended: &Ended) -> anyhow::Result<run::Args> {
     let endpoint = &ended.endpoint;
     let mut args = cli::run_args(&endpoint.line)
-        .with_context(|| format!("the command line of {:?} is not remembered", endpoint.name))?;
+        .with_context(|| format!("the command line of {:?} was not kept", endpoint.name))?;
     args.name = Some(endpoint.name.clone());
     args.publish_all = false;
     args.publish =

@@ -10,7 +10,7 @@ use crate::{rights, stop};
 /// What can be given.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Endpoints, by name, id, or the beginning of an id
+    /// Endpoints: their names, ids, or the beginning of an id
     #[arg(required = true, value_name = "EP")]
     pub names: Vec<String>,
     /// Seconds between TERM and KILL

@@ -8,7 +8,7 @@ use crate::common::Host;
 const ANSWERS: &[(&str, &str)] = &[
     (
         "run -it --name web busybox sh",
-        "error: run has no option -i: the program has the caller's terminal already\n hint: rnet run --name web busybox sh\n",
+        "error: run has no option -i: the program already has the caller's terminal\n hint: rnet run --name web busybox sh\n",
     ),
     ("run -v /srv:/srv true", "error: run has no option -v: the program sees the caller's own files\n"),
     ("run -e A=b true", "error: run has no option -e: the program has the caller's environment\n"),
@@ -34,7 +34,7 @@ const ANSWERS: &[(&str, &str)] = &[
     ("rename a b", "error: rnet has no rename yet\n"),
     ("network connect a b", "error: rnet has no connect yet\n"),
     ("kill web", "error: rnet has no kill\n hint: rnet stop -t 0 EP\n"),
-    ("images", "error: rnet has no images: it is about networks, and programs need no image\n"),
+    ("images", "error: rnet has no images: it manages networks, and programs need no image\n"),
     ("stop", "error: stop needs EP\n hint: rnet stop --help\n"),
     ("run -d", "error: run needs CMD\n hint: rnet run --help\n"),
     ("inspect", "error: inspect needs NET|EP\n hint: rnet inspect --help\n"),

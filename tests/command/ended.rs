@@ -17,7 +17,7 @@ fn a_program_that_ends_at_once_is_an_error_with_its_last_words() {
     assert_eq!((said.status, said.stdout.as_str()), (3, ""), "{said:?}");
     assert_eq!(
         said.stderr,
-        "error: \"web\" ended at once, status 3\n  | one\n  | two\n hint: rnet logs web\n"
+        "error: \"web\" ended immediately, status 3\n  | one\n  | two\n hint: rnet logs web\n"
     );
     let ps = host.ok("ps -a");
     assert!(ps.contains("web        bridge") && ps.contains("exited (3) "), "{ps}");
@@ -41,7 +41,7 @@ fn a_program_that_ends_at_once_is_an_error_with_its_last_words() {
     assert_eq!(host.ok("ps -a -q"), "web\n");
     let done = host.script("run -d --name done", "true");
     assert_eq!((done.status, done.stdout.as_str()), (0, "done\n"));
-    assert_eq!(done.stderr, "warning: \"done\" has ended already, status 0\n");
+    assert_eq!(done.stderr, "warning: \"done\" has already ended, status 0\n");
     host.nobody_is_left();
 }
 

@@ -274,7 +274,7 @@ fn what_a_plugin_of_anothers_cannot_delete_goes_by_force() {
     let forced = host.rnet("rm -f web");
 
     assert_eq!((forced.status, forced.stdout.as_str()), (0, "web\n"), "{forced:?}");
-    assert!(forced.stderr.contains("not all of endpoint \"web\" is removed: "), "{forced:?}");
+    assert!(forced.stderr.contains("endpoint \"web\" is not completely removed: "), "{forced:?}");
     host.nobody_is_left();
     assert!(!host.ok("ps").contains("web"));
 }

@@ -132,7 +132,7 @@ fn dockers_words_for_no_network_have_an_answer() {
     let host = Host::forwarding();
     for word in ["none", "host"] {
         let said = host.refused(&format!("inspect {word}"), 3);
-        assert!(said.starts_with(&format!("error: {word} is no network: ")), "{said}");
+        assert!(said.starts_with(&format!("error: {word} is not a network: ")), "{said}");
         assert!(said.ends_with(&format!(" hint: rnet run --net {word} CMD\n")), "{said}");
     }
 }

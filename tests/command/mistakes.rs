@@ -25,7 +25,7 @@ const ABOUT_NETWORKS: &[Mistake] = &[
         "create a --subnet 10.9.0.0/24 --gateway 10.88.0.1",
         4,
         "overlap",
-        "gateway 10.88.0.1 lies in what network \"podman\" (10.88.0.0/16) has",
+        "gateway 10.88.0.1 lies in a subnet of network \"podman\" (10.88.0.0/16)",
     ),
     (
         "create a --subnet 10.9.0.0/24 --gateway fe80::1",
@@ -44,7 +44,7 @@ const ABOUT_NETWORKS: &[Mistake] = &[
         "create a/b",
         2,
         "name-invalid",
-        "\"a/b\" is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first",
+        "\"a/b\" is not a valid name: use up to 200 letters, digits, _ . and -, and begin with a letter or digit",
     ),
     ("create host", 2, "name-invalid", "operation is not permitted on predefined host network"),
     ("inspect --type network mynt", 3, "not-found", "no network \"mynt\""),
@@ -56,20 +56,20 @@ const ABOUT_NETWORKS: &[Mistake] = &[
         "create a --subnet 10.9.0.0/24 --ip-range 10.9.0.1/32",
         2,
         "outside",
-        "range 10.9.0.1/32 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never given",
+        "range 10.9.0.1/32 has no address for a container: the first and the last of 10.9.0.0/24 and the gateway's are never leased",
     ),
     (
         "create a --subnet 224.0.0.0/8",
         2,
         "subnet-invalid",
-        "224.0.0.0/8 cannot be a network's: its addresses are multicast",
+        "224.0.0.0/8 cannot be a network's subnet: its addresses are multicast",
     ),
     ("create --nosuch", 2, "usage", "create has no option --nosuch"),
     (
         "install --only nosuch /tmp/never",
         3,
         "not-found",
-        "no plugin \"nosuch\": there are bridge, dnsname, host-local, loopback, portmap, rnet",
+        "no plugin \"nosuch\": the plugins are bridge, dnsname, host-local, loopback, portmap, rnet",
     ),
     (
         "rm podman",
@@ -89,7 +89,7 @@ const ABOUT_PROGRAMS: &[Mistake] = &[
         "run --name a:b true",
         2,
         "name-invalid",
-        "\"a:b\" is not a name: up to 200 letters, digits and _ . - are allowed, a letter or digit first",
+        "\"a:b\" is not a valid name: use up to 200 letters, digits, _ . and -, and begin with a letter or digit",
     ),
     ("run --net mynet --ip 10.9.0.7 true", 2, "outside", "address 10.9.0.7 is not in 172.18.0.0/16"),
     (
@@ -110,7 +110,7 @@ const ABOUT_PROGRAMS: &[Mistake] = &[
         "host-address",
         "cannot publish on 203.0.113.9: it is not an address of this host",
     ),
-    ("run -P --expose 1-65535 true", 6, "ports-exhausted", "no free host port among 32768-60999/tcp"),
+    ("run -P --expose 1-65535 true", 6, "ports-exhausted", "no free host port in 32768-60999/tcp"),
     (
         "run --net dual -p [::1]:8080:80 true",
         2,
@@ -127,19 +127,19 @@ const ABOUT_PROGRAMS: &[Mistake] = &[
         "run --net mynet --network-alias a/b true",
         2,
         "usage",
-        "invalid value 'a/b' for '--network-alias <NAME>': parts of 1 to 63 letters, digits, - and _ are wanted, with dots between",
+        "invalid value 'a/b' for '--network-alias <NAME>': expected parts of 1 to 63 letters, digits, - and _, separated by dots",
     ),
     (
         "run --net mynet --network-alias 10.0.0.1 true",
         2,
         "usage",
-        "invalid value '10.0.0.1' for '--network-alias <NAME>': programs take it for an IPv4 address, and look up no such name",
+        "invalid value '10.0.0.1' for '--network-alias <NAME>': programs take it for an IPv4 address and do not look it up",
     ),
     (
         "run --net mynet --dns-search a..b true",
         2,
         "usage",
-        "invalid value 'a..b' for '--dns-search <DOMAIN>': parts of 1 to 63 letters, digits, - and _ are wanted, with dots between",
+        "invalid value 'a..b' for '--dns-search <DOMAIN>': expected parts of 1 to 63 letters, digits, - and _, separated by dots",
     ),
     ("run --net none --ip 10.9.0.7 true", 2, "usage", "--ip needs exactly one --net"),
     (
@@ -330,7 +330,7 @@ fn the_plugins_are_only_missed_by_those_who_have_a_runtime_for_them() {
     std::fs::write(programs.join("nerdctl"), "").unwrap();
     assert_eq!(
         host.rnet("create two").stderr,
-        " hint: runtimes find no plugin rnet: rnet install /opt/cni/bin\n"
+        " hint: rnet install /opt/cni/bin (runtimes do not find rnet yet)\n"
     );
 }
 

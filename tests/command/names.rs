@@ -8,7 +8,7 @@ fn names_are_served_on_networks_of_users_and_told() {
     host.fails(
         "dns status",
         3,
-        "error: no name server runs: it is started by the first container on a network with names\n hint: rnet ls (rnet inspect NET shows whether a network has names)\n",
+        "error: no name server is running: the first container on a network with names starts it\n hint: rnet ls (rnet inspect NET shows whether a network has names)\n",
     );
     host.ok(
         "create --subnet 10.9.0.0/24 --dns 192.0.2.53 --dns-search example.net --domain lab.internal mynet",
@@ -91,7 +91,7 @@ fn a_network_without_names_says_so_where_they_are_asked_for() {
         (warned.status, warned.stderr.lines().next().unwrap()),
         (
             0,
-            "warning: \"dev\" may be a public domain too: names like example.dev are not found from this network's containers"
+            "warning: \"dev\" may also be a public domain: containers on this network cannot look up names such as example.dev"
         )
     );
     host.ok("create --no-dns --dns 192.0.2.53 --subnet 10.8.0.0/24 bare");
@@ -106,7 +106,7 @@ fn a_network_without_names_says_so_where_they_are_asked_for() {
     host.fails(
         "create --domain a..b other",
         2,
-        "error: \"a..b\" is not a domain: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between\n",
+        "error: \"a..b\" is not a domain: expected parts of 1 to 63 letters, digits, - and _, separated by dots\n",
     );
     let bad = host.rnet("run --net dev --network-alias a..b true");
     assert!(

@@ -85,7 +85,7 @@ fn a_second_definition_of_a_network_is_told() {
         (said.stdout, said.stderr),
         (
             "mynet\n".into(),
-            format!("warning: skipped {}: another file defines network \"mynet\", too\n", file.display())
+            format!("warning: skipped {}: another file also defines network \"mynet\"\n", file.display())
         )
     );
 }
@@ -184,6 +184,6 @@ fn ls_tells_of_two_networks_with_one_subnet() {
     let listed = host.ok("ls");
 
     for other in ["mynet", "copy"] {
-        assert!(listed.contains(&format!("network {other} has its subnet too")), "{listed}");
+        assert!(listed.contains(&format!("network {other} has the same subnet")), "{listed}");
     }
 }

@@ -125,7 +125,7 @@ fn what_is_exposed_is_shown_and_reached_by_nobody_outside() {
     let warned = host.rnet("run -P --net none true");
     assert_eq!(
         warned.stderr,
-        "warning: -P publishes the ports that --expose names, and none is named\n hint: rnet run -P --expose 80 CMD\n"
+        "warning: -P has no effect: it publishes the ports that --expose names, and there is none\n hint: rnet run -P --expose 80 CMD\n"
     );
     let warned = host.rnet("run -P --expose 80 --net none true");
     assert_eq!(warned.stderr, "warning: \"none\" publishes no ports, -P has no effect\n");

@@ -107,7 +107,7 @@ fn words_that_are_no_switch_are_refused_with_those_that_are() {
     host.fails(
         "run --net chained --spoof-guard on true",
         2,
-        "error: network \"chained\" has no spoof guard: its plugin is bridge, and only rnet has one\n hint: rnet create \
+        "error: network \"chained\" has no spoof guard: its plugin is bridge, and only the plugin rnet has one\n hint: rnet create \
          NAME makes a network that has one\n",
     );
     let refused = host.refused("create --chain --spoof-guard off x", 2);

@@ -108,7 +108,7 @@ fn a_ruleset_that_was_changed_or_flushed_is_told() {
     host.ok("run -d --name web --net mynet -p 8080:80 sleep 1000");
     assert_eq!(host.state("mynet"), "ok");
     host.on_host("nft delete element inet rnet isolated '{ \"rnet-mynet\" . \"rnet-mynet\" }'");
-    assert_eq!(host.state("mynet"), "degraded (a rule of it is missing)");
+    assert_eq!(host.state("mynet"), "degraded (one of its rules is missing)");
     host.on_host("nft flush ruleset");
     assert_eq!(host.state("mynet"), "degraded (its ruleset was changed or flushed)");
 }

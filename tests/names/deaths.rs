@@ -156,11 +156,12 @@ fn a_server_that_was_killed_as_a_whole_is_missed_and_comes_back_by_the_hint() {
 
     let missed = host.rnet("dns restart");
 
-    let expected = "error: the name server has died: containers have names on record, and nobody answers\n hint: rnet dns serve --detach\n";
+    let expected =
+        "error: the name server has died, but containers still have names\n hint: rnet dns serve --detach\n";
     assert_eq!((missed.status, missed.stderr.as_str()), (3, expected));
     host.rnet("dns serve --detach").silent();
     assert_eq!(ask(&web, "web"), known(&[web_ip]));
     host.del("rnet", &web_who, &mynet());
     host.wait_for_its_end();
-    assert!(host.rnet("dns restart").stderr.starts_with("error: no name server runs"));
+    assert!(host.rnet("dns restart").stderr.starts_with("error: no name server is running"));
 }

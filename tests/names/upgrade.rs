@@ -104,7 +104,7 @@ fn an_upgrade_to_a_broken_file_changes_nothing() {
             install(&installed, &content);
             let begun = Instant::now();
             let restarted = host.rnet("dns restart");
-            let expected = "error: the name server that ran before goes on: the program it was started from cannot be started again: ";
+            let expected = "error: the running name server was not replaced, because the installed program does not start: ";
             assert!(restarted.status == 1 && restarted.stderr.starts_with(expected), "{what}: {restarted:?}");
             assert!(restarted.stderr.contains(installed.to_str().unwrap()), "{what}: {restarted:?}");
             assert!(begun.elapsed() < Duration::from_secs(12), "{what}: {:?}", begun.elapsed());
@@ -281,7 +281,8 @@ fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
 
     let restarted = host.rnet("dns restart");
 
-    let expected = "error: the name server that ran before goes on: the program it was started from cannot be started again: ";
+    let expected =
+        "error: the running name server was not replaced, because the installed program does not start: ";
     assert!(restarted.status == 1 && restarted.stderr.starts_with(expected), "{restarted:?}");
     assert!(host.rnet("dns log").stdout.contains("no other version can take over"));
     assert_eq!(ask(&web, "web"), known(&[web_ip]));

@@ -210,7 +210,10 @@ fn root_alone(flavour: Flavour) -> anyhow::Result<()> {
         Ok(String::from_utf8(asked.stderr)?)
     };
     let shut = as_nobody()?;
-    ensure!(shut.contains("no name server listens") || shut.contains("no name server runs"), "shut: {shut}");
+    ensure!(
+        shut.contains("no name server listens") || shut.contains("no name server is running"),
+        "shut: {shut}"
+    );
     let socket = store::Paths::new(host.run(netlink::cookie)??).name_server();
     for (place, mode) in [(socket.as_path(), 0o777)].into_iter().chain(
         socket
