@@ -74,9 +74,9 @@ pub struct Args {
 /// `on` or `off`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Switch {
-    /// As by default.
+    /// With the guard (the default).
     On,
-    /// Not at all.
+    /// Without the guard.
     Off,
 }
 

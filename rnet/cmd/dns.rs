@@ -33,7 +33,7 @@ pub enum Verb {
     Log,
     /// Show each query and its answer from now on, until Ctrl-C
     Watch,
-    /// Serve names until no network needs them; the first container with names starts the server by itself
+    /// Serve names until no network needs them; the first container with names starts the server automatically
     Serve {
         /// Return when the server is ready; it runs in the background
         #[arg(long)]
@@ -45,7 +45,7 @@ pub enum Verb {
         #[arg(long, hide = true, conflicts_with = "resume")]
         again: bool,
     },
-    /// Replace the running server by the installed version of rnet; no name and no query is lost
+    /// Replace the running server with the installed version of rnet; no name and no query is lost
     Restart,
     /// Waits for the end of a detached server, and then takes its place
     #[command(hide = true)]
