@@ -1,4 +1,4 @@
-//! What a worker wants of its parent, which alone may bind: sockets, and a successor.
+//! The worker's requests to its parent: sockets, which only the parent may bind, and a successor.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,7 +15,7 @@ use crate::channel::{receive, send};
 use crate::listen::{self, Bound};
 use crate::trial;
 
-/// What a worker wants of its parent.
+/// A worker's request to its parent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Wish {
     Bind {
@@ -25,33 +25,33 @@ pub(crate) enum Wish {
     Close {
         address: IpAddr,
     },
-    /// What is installed is to go on in the parent's place; with it comes the connection of the client that wants to know what
-    /// comes of it.
+    /// Let the installed version continue in the parent's place. With it comes the connection of the client that waits for
+    /// the outcome.
     Replace,
-    /// Nothing is taken any more: the successor may begin.
+    /// No question is received any more: the successor may begin.
     HandOver,
 }
 
 /// The answer to [`Wish::Bind`] and [`Wish::Close`].
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Granted {
-    /// The sockets come with it.
+    /// The sockets come with this message.
     Port(u16),
     Errno(i32),
     Closed,
 }
 
-/// Where sockets will come from, once there is a runtime.
+/// How sockets will be obtained, once there is a runtime.
 pub(crate) enum Way {
     Here(u16),
     Parent(OwnedFd),
 }
 
-/// Where sockets come from.
+/// How sockets are obtained.
 pub(crate) enum Binder {
     /// This process may bind them at this port.
     Here(u16),
-    /// The parent does, at the other end.
+    /// The parent binds them, at the other end.
     Parent(UnixStream),
 }
 
@@ -76,7 +76,7 @@ impl Binder {
         }
     }
 
-    /// Asks the parent to let what is installed go on in its place, and to tell `client` what comes of it.
+    /// Asks the parent to let the installed version continue in its place, and to report the outcome to `client`.
     pub(crate) async fn replace(&mut self, client: OwnedFd) {
         match self {
             Self::Here(_) => trial::refuse(&client, "this server has no parent that could be replaced"),
@@ -88,14 +88,14 @@ impl Binder {
         }
     }
 
-    /// Tells the parent that a successor may go on; this process ends by that.
+    /// Tells the parent that a successor may begin; this process then ends.
     pub(crate) async fn hand_over(&mut self) {
         if let Self::Parent(channel) = self {
             let _ = wish(channel, &Wish::HandOver).await;
         }
     }
 
-    /// They are needed no more. Returns when nobody has them, so the caller that removes a network finds its port free.
+    /// Closes the sockets of an address. Returns when no process has them, so that the port of a removed network is free.
     pub(crate) async fn close(&mut self, address: IpAddr) {
         if let Self::Parent(channel) = self
             && wish(channel, &Wish::Close { address }).await.is_ok()

@@ -1,4 +1,4 @@
-//! What the server's processes say to one another: JSON, with descriptors.
+//! Messages between the server's processes: JSON, with descriptors.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -32,7 +32,7 @@ pub(crate) fn send(
     Ok(())
 }
 
-/// The next message. An error is also the other end's end.
+/// The next message. It is an error too if the other end is closed.
 pub(crate) fn receive<T: for<'a> Deserialize<'a>>(
     channel: BorrowedFd<'_>,
     flags: RecvFlags,

@@ -1,4 +1,4 @@
-//! What the plugins say to the server. It blocks and is bounded in time: this is in the path of ADD.
+//! Requests to the server. They block for a bounded time, because they are on the path of ADD.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -17,16 +17,16 @@ use crate::control::{Attachment, Listening, Request, Response, Status, line_of};
 use crate::serve::holder_of;
 use crate::{Endpoint, Network, Seen};
 
-/// A request takes well under a millisecond; on a starved machine it is waited for as long as for a lock.
+/// The longest wait for an answer, as long as for a lock. Usually it takes less than a millisecond.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Another version is tried out before it takes over: that may take so long in all.
+/// The longest wait for a restart: another version is tried out before it takes over.
 const RESTART: Duration = Duration::from_secs(20);
 
-/// Why a request had no success.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens: the server does not run.
+    /// No process listens: the server does not run.
     #[error("no name server listens at {}", path.display())]
     NotThere {
         /// The socket.
@@ -34,7 +34,7 @@ pub enum Error {
         /// What the kernel said.
         source: Errno,
     },
-    /// It does not answer, or not to the end.
+    /// It does not answer, or not completely.
     #[error("the name server at {} does not answer", path.display())]
     NoAnswer {
         /// The socket.
@@ -42,7 +42,7 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
-    /// It is there, and does not answer in time.
+    /// It runs, and does not answer in time.
     #[error(
         "the name server (process {pid}) does not answer within {} s: it was stopped, hangs, or this machine is overloaded",
         waited.as_secs_f32()
@@ -50,26 +50,26 @@ pub enum Error {
     Silent {
         /// The process that keeps its sockets; 0 if that is not known.
         pid: u32,
-        /// How long was waited.
+        /// How long the caller waited.
         waited: Duration,
     },
-    /// It did not do it.
+    /// It refused the request.
     #[error("the name server at {} says: {said}", path.display())]
     Refused {
         /// The socket.
         path: PathBuf,
-        /// Its own words.
+        /// Its message.
         said: String,
     },
-    /// Its answer makes no sense to us: it may be of another version.
-    #[error("the name server at {} answers what cannot be understood", path.display())]
+    /// Its answer cannot be parsed: it may be another version.
+    #[error("the answer of the name server at {} cannot be understood", path.display())]
     Answer {
         /// The socket.
         path: PathBuf,
         /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// The version that was there goes on: the installed one cannot take its place.
+    /// The running version continues: the installed one cannot take its place.
     #[error("the name server that ran before goes on: {said}")]
     NotReplaced {
         /// Why the other cannot.
@@ -86,24 +86,24 @@ pub enum Error {
 }
 
 impl Error {
-    /// True if there is no server, or one that is just ending: another can be started. One that is there and does not
-    /// answer in time is none of these.
+    /// True if there is no server, or one that is ending: another can be started. False for one that runs and does not
+    /// answer in time.
     pub fn is_absent(&self) -> bool {
         matches!(self, Error::NotThere { .. } | Error::NoAnswer { .. })
     }
 }
 
-/// Makes `network` known, and `endpoint` on it: afterwards its names answer. Tells where its questions are taken.
+/// Makes `network` known, and `endpoint` on it: afterwards its names answer. Returns where the server listens for it.
 ///
 /// # Errors
-/// Any of [`Error`]; one that [is absent](Error::is_absent) says that a server has to be started first.
+/// Any of [`Error`]; for one that [is absent](Error::is_absent) a server must be started first.
 pub fn set(socket: &Path, network: &Network, endpoint: Option<&Endpoint>) -> Result<Vec<Listening>, Error> {
     let request =
         Request::Set { network: Box::new(network.clone()), endpoint: endpoint.cloned().map(Box::new) };
     Ok(here(socket, ask(socket, &request)?)?.listeners)
 }
 
-/// The same for a server that may not be there, or not yet.
+/// The same for a server that may not run yet.
 pub(crate) fn set_within(
     socket: &Path,
     network: &Network,
@@ -115,24 +115,36 @@ pub(crate) fn set_within(
     Ok(status.unwrap_or_default().listeners)
 }
 
-/// Makes an endpoint unknown: afterwards its names do not answer.
+/// Removes an endpoint: afterwards its names do not answer.
+///
+/// # Errors
+/// Any of [`Error`]; an unknown endpoint is none.
 pub fn remove_endpoint(socket: &Path, network: &str, container: &str, ifname: &str) -> Result<(), Error> {
     let endpoint = Attachment { container: container.into(), ifname: ifname.into() };
     ask(socket, &Request::Remove { network: network.into(), endpoint: Some(endpoint) }).map(drop)
 }
 
-/// Makes a network unknown with all its endpoints; its addresses are listened at no more.
+/// Removes a network with all its endpoints; the server stops listening at its addresses.
+///
+/// # Errors
+/// Any of [`Error`]; an unknown network is none.
 pub fn remove_network(socket: &Path, network: &str) -> Result<(), Error> {
     ask(socket, &Request::Remove { network: network.into(), endpoint: None }).map(drop)
 }
 
-/// How the server goes, and the endpoints that it knows.
+/// The server's state, and the endpoints that it knows.
+///
+/// # Errors
+/// Any of [`Error`].
 pub fn status(socket: &Path) -> Result<Status, Error> {
     let status = ask(socket, &Request::Status {})?.unwrap_or_default();
     Ok(Status { endpoints: endpoints(socket)?, ..status })
 }
 
-/// Where questions are taken.
+/// Where the server listens for questions.
+///
+/// # Errors
+/// Any of [`Error`].
 pub fn listening(socket: &Path) -> Result<Vec<Listening>, Error> {
     Ok(here(socket, ask(socket, &Request::Status {})?)?.listeners)
 }
@@ -148,7 +160,7 @@ fn endpoints(path: &Path) -> Result<Vec<Endpoint>, Error> {
     Err(Error::NoAnswer { path: path.into(), source: io::ErrorKind::UnexpectedEof.into() })
 }
 
-/// The lines that answer a request that has more than one; for each is waited so long at most.
+/// The lines that answer a request; `patience` is the longest wait for each.
 fn listen_to(
     path: &Path,
     request: &Request,
@@ -165,11 +177,11 @@ fn parse<T: DeserializeOwned>(path: &Path, line: &str) -> Result<T, Error> {
     serde_json::from_str(line).map_err(|source| Error::Answer { path: path.into(), source })
 }
 
-/// Lets what lies where the server's program was started from go on in its place, with its sockets and all names (G9).
+/// Lets the program that is now at the server's path continue in its place, with its sockets and all names (G9).
 /// Returns when that answers.
 ///
 /// # Errors
-/// Any of [`Error`]; [`Error::NotReplaced`] if it does not serve: the server goes on as before.
+/// Any of [`Error`]; [`Error::NotReplaced`] if it does not serve: the server continues as before.
 pub fn restart(socket: &Path) -> Result<(), Error> {
     let until = Instant::now() + RESTART;
     let old = match ask_within(socket, &Request::Restart {}, RESTART) {
@@ -177,7 +189,7 @@ pub fn restart(socket: &Path) -> Result<(), Error> {
         other => other?.unwrap_or_default(),
     };
     loop {
-        // Until then the old one answers, or nobody to the end.
+        // Until then the old one answers, or the connection ends without an answer.
         let answer = ask(socket, &Request::Ping {});
         if let Ok(Some(status)) = &answer
             && status.pid != old.pid
@@ -192,7 +204,7 @@ pub fn restart(socket: &Path) -> Result<(), Error> {
     }
 }
 
-/// Fails unless the server answers, is in our network namespace (G8, L6) and knows both just so.
+/// Makes sure that the server answers, is in this network namespace (G8, L6) and knows exactly both.
 ///
 /// # Errors
 /// Any of [`Error`]; [`Error::Refused`] says what it does not know.
@@ -201,25 +213,28 @@ pub fn check(socket: &Path, network: &Network, endpoint: &Endpoint) -> Result<()
     here(socket, ask(socket, &request)?).map(drop)
 }
 
-/// Calls `each` for every question that anybody asks from now on, until it or the server has enough.
+/// Calls `each` for every question from now on, until `each` fails or the server ends.
 ///
 /// # Errors
 /// Any of [`Error`] at the beginning, and [`Error::NoAnswer`] with what `each` returned.
 pub fn watch(socket: &Path, mut each: impl FnMut(Seen) -> io::Result<()>) -> Result<(), Error> {
-    // The first line says who answers.
+    // The first line identifies the server.
     for line in listen_to(socket, &Request::Watch {}, None)?.skip(1) {
-        let told = each(parse(socket, &line?)?);
-        told.map_err(|source| Error::NoAnswer { path: socket.into(), source })?;
+        let outcome = each(parse(socket, &line?)?);
+        outcome.map_err(|source| Error::NoAnswer { path: socket.into(), source })?;
     }
     Ok(())
 }
 
-/// Fails unless the server answers and is in our network namespace (G8, L6).
+/// Makes sure that the server answers and is in this network namespace (G8, L6).
+///
+/// # Errors
+/// Any of [`Error`].
 pub fn ping(socket: &Path) -> Result<(), Error> {
     here(socket, ask(socket, &Request::Ping {})?).map(drop)
 }
 
-/// Refuses what a server of another network namespace says (L6).
+/// Refuses the answer of a server in another network namespace (L6).
 fn here(socket: &Path, status: Option<Status>) -> Result<Status, Error> {
     let status = status.unwrap_or_default();
     match netns() {
@@ -228,7 +243,7 @@ fn here(socket: &Path, status: Option<Status>) -> Result<Status, Error> {
     }
 }
 
-/// Device and inode of our network namespace.
+/// Device and inode of this thread's network namespace.
 pub(crate) fn netns() -> io::Result<(u64, u64)> {
     let netns = std::fs::metadata("/proc/thread-self/ns/net")?;
     Ok((netns.dev(), netns.ino()))
@@ -251,24 +266,24 @@ fn ask_within(path: &Path, request: &Request, patience: Duration) -> Result<Opti
 
 fn connect(path: &Path, patience: Duration) -> Result<UnixStream, Error> {
     match connected(path, patience) {
-        // Somebody listens, and takes nobody.
+        // A process listens, and accepts no connection.
         Err(Errno::AGAIN) => Err(silent(path, patience)),
         other => other.map_err(|source| Error::NotThere { path: path.into(), source }),
     }
 }
 
-/// By way of the folder's descriptor: an address has room for 107 bytes, a path may have more.
+/// Connects through the folder's descriptor: an address has room for 107 bytes, a path may be longer (unix(7)).
 fn connected(path: &Path, patience: Duration) -> Result<UnixStream, Errno> {
     let folder = open_folder(path)?;
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-    // connect(2) waits if too many do so at once: no longer than this.
+    // connect(2) waits if too many connect at once, but no longer than this.
     set_socket_timeout(&socket, Timeout::Send, Some(patience))?;
     rustix::net::connect(&socket, &address(&folder, path)?)?;
     Ok(socket.into())
 }
 
-/// The kernel tells by EAGAIN that the time is up.
+/// EAGAIN means that the time is up.
 fn unanswered(path: &Path, source: io::Error, waited: Duration) -> Error {
     match source.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silent(path, waited),

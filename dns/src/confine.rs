@@ -1,5 +1,5 @@
-//! The system calls that a worker may make: whoever takes it over finds no program to run, no file to write, no other
-//! process to touch (H1).
+//! The system calls that a worker may make: an attacker who takes it over can run no program, write no file and touch no
+//! other process (H1).
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 /// What sockets, timers, memory and the watch on resolv.conf need; everything else is refused with EPERM.
 #[rustfmt::skip]
 const CALLS: &[libc::c_long] = &[
-    // Sockets: questions, servers outside, the control socket, the channel to the parent.
+    // Sockets: questions, upstream servers, the control socket, the channel to the parent.
     libc::SYS_socket, libc::SYS_bind, libc::SYS_connect, libc::SYS_accept4, libc::SYS_shutdown,
     libc::SYS_getsockname, libc::SYS_getpeername, libc::SYS_getsockopt, libc::SYS_setsockopt,
     libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_sendmsg, libc::SYS_recvmsg, libc::SYS_sendmmsg, libc::SYS_recvmmsg,
@@ -17,7 +17,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait, libc::SYS_eventfd2, libc::SYS_ppoll,
     libc::SYS_futex, libc::SYS_clock_gettime, libc::SYS_clock_nanosleep, libc::SYS_nanosleep, libc::SYS_restart_syscall,
     libc::SYS_sched_yield,
-    // resolv.conf and what links lead to it: to be read only, for it has no right to anything more.
+    // resolv.conf and the links to it: only reading, because the worker has no other rights.
     libc::SYS_openat, libc::SYS_newfstatat, libc::SYS_fstat, libc::SYS_statx, libc::SYS_readlinkat, libc::SYS_lseek,
     libc::SYS_inotify_init1, libc::SYS_inotify_add_watch, libc::SYS_inotify_rm_watch, libc::SYS_getcwd,
     // The log, which is kept short.
@@ -29,7 +29,7 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_exit, libc::SYS_exit_group,
 ];
 
-/// The same by the names that only older architectures have.
+/// The same calls under names that only older architectures have.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const OLD_CALLS: &[libc::c_long] = &[
@@ -38,7 +38,7 @@ const OLD_CALLS: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_CALLS: &[libc::c_long] = &[];
 
-/// Takes all other system calls from this thread and those that it starts, for good. Needs no_new_privs.
+/// Forbids all other system calls to this thread and those that it starts, for ever. Needs no_new_privs.
 ///
 /// # Errors
 /// The kernel has no seccomp, or the library knows no filter for this processor.

@@ -1,4 +1,4 @@
-//! What is said to the server over its unix socket: one line each way.
+//! The protocol of the server's unix socket: one line of JSON each way.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,43 +14,43 @@ use tokio::sync::broadcast::error::RecvError;
 use crate::worker::Server;
 use crate::{Endpoint, Network, Seen};
 
-/// Longer lines are nobody's.
+/// The longest line; no client needs a longer one.
 const LONGEST_LINE: u64 = 1 << 20;
 
 /// A few tens of kilobytes.
 const ENDPOINTS_AT_ONCE: usize = 64;
 
-/// Whoever says nothing for so long is hung up on.
+/// A client that sends nothing for so long is disconnected.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) enum Request {
-    /// A network is as said, and an endpoint on it, if one is named. Its names answer afterwards (G1).
+    /// Set a network and, if one is given, an endpoint on it. Its names answer afterwards (G1).
     Set {
         network: Box<Network>,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         endpoint: Option<Box<Endpoint>>,
     },
-    /// An endpoint is gone, or a network with all of them if none is named.
+    /// Remove an endpoint, or the network with all its endpoints if none is given.
     Remove {
         network: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         endpoint: Option<Attachment>,
     },
-    /// Whether a network and an endpoint on it are known just so, and questions are taken for it. Nothing changes.
+    /// Whether exactly this network and endpoint are known, and the server listens for the network. Changes nothing.
     Check { network: Box<Network>, endpoint: Box<Endpoint> },
-    /// How it goes, but for the endpoints.
+    /// The server's state, without the endpoints.
     Status {},
-    /// The endpoints, a line for each, and an empty one after them: there may be many, and they are not to be in memory
-    /// a second time.
+    /// The endpoints, a line for each, and an empty line after them: there may be many, and they must not be in memory
+    /// twice.
     Endpoints {},
-    /// The same, but only what costs nothing at any number of names: the process and its namespace.
+    /// Only what costs nothing with any number of names: the process and its namespace.
     Ping {},
-    /// What lies where the program was started from goes on in its place, if it serves. Answered when that is known.
+    /// Let the program at the server's path continue in its place, if it serves. Answered when that is known.
     Restart {},
-    /// After the answer, a line for each question that is asked, until either side hangs up (G11).
+    /// After the answer, a line for each question, until either side closes the connection (G11).
     Watch {},
 }
 
@@ -69,7 +69,7 @@ pub(crate) enum Response {
     Error(String),
 }
 
-/// How the server goes. What an answer does not tell is left out of it.
+/// The server's state. Members that an answer does not have are left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Status {
@@ -79,17 +79,17 @@ pub struct Status {
     pub netns: (u64, u64),
     /// When this version of the program began to serve, in milliseconds since the boot.
     pub since: u64,
-    /// Where it listens.
+    /// The addresses at which it listens.
     pub listeners: Vec<Listening>,
     /// The networks it knows.
     pub networks: usize,
     /// The endpoints it knows.
     pub endpoints: Vec<Endpoint>,
-    /// The host's servers, without our own addresses.
+    /// The host's upstream servers, without the server's own addresses.
     pub upstreams: Vec<SocketAddr>,
     /// Those that are silent or loop.
     pub unwell: Vec<SocketAddr>,
-    /// Questions that servers outside have been asked.
+    /// Questions that are forwarded and not answered yet.
     pub in_flight: usize,
     /// Questions that wait for their turn.
     pub waiting: usize,
@@ -97,25 +97,25 @@ pub struct Status {
     pub connections: usize,
     /// Questions so far.
     pub questions: u64,
-    /// Of those, the ones that a server outside was to answer.
+    /// Of those, the forwarded ones.
     pub forwarded: u64,
-    /// Those who see all questions just now.
+    /// Clients that watch all questions now.
     pub watchers: usize,
     /// Error answers that were not sent, because their askers caused too many.
     pub suppressed: u64,
 }
 
-/// A gateway address that questions are taken at.
+/// A gateway address at which the server listens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Listening {
     /// The gateway's address.
     pub address: IpAddr,
-    /// The port. If it is not the one wanted, somebody else has that one, and questions must be redirected to this.
+    /// The port. If it is not the wanted one, another program has that one, and questions must be redirected to this.
     pub port: u16,
 }
 
-/// Takes connections until the task is ended. Only root and `uid` are heard (G6).
+/// Accepts connections until the task is ended. Only root and `uid` are served (G6).
 pub(crate) async fn serve(server: Rc<Server>, listener: UnixListener, uid: u32) {
     loop {
         match listener.accept().await {
@@ -160,7 +160,7 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
     }
 }
 
-/// What is said in either direction: JSON without a line end, and one after it.
+/// A line of either direction: JSON without a line end, and one after it.
 pub(crate) fn line_of(said: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(said)?;
     line.push(b'\n');
@@ -175,13 +175,13 @@ async fn tell_endpoints(server: &Server, stream: &mut BufReader<UnixStream>) -> 
     stream.write_all(b"\n").await
 }
 
-/// Tells what is seen for as long as anybody listens.
+/// Sends the questions seen for as long as the client listens.
 async fn report(mut watch: Receiver<Seen>, stream: UnixStream) -> io::Result<()> {
     let (mut from, mut to) = stream.into_split();
     loop {
         let seen = tokio::select! {
             seen = watch.recv() => seen,
-            // Nothing more is to be said to us: it is the end.
+            // The client sends nothing more, so anything readable is its end.
             _ = from.read_u8() => return Ok(()),
         };
         let seen = match seen {
@@ -211,7 +211,7 @@ async fn respond(server: &Rc<Server>, request: Request) -> Response {
             Err(error) => Response::Error(error.to_string()),
         },
         Request::Status {} => Response::Ok(Some(server.status())),
-        // The last three have more to it than an answer.
+        // The last three need more than an answer.
         Request::Ping {} | Request::Endpoints {} | Request::Restart {} | Request::Watch {} => {
             Response::Ok(Some(server.identity()))
         }

@@ -1,4 +1,4 @@
-//! What the server is told: networks and the endpoints on them.
+//! The server's input: networks and the endpoints on them.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,20 +11,20 @@ use serde::{Deserialize, Serialize};
 pub struct Network {
     /// Its name.
     pub name: String,
-    /// The domain that its names also have (`dns.podman`), none where there is no such form.
+    /// The domain under which its names exist too (`dns.podman`), if there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
-    /// The bridge that its containers' questions come by.
+    /// The bridge through which its containers' questions come.
     pub bridge: String,
     /// The addresses of the bridge: the server listens there, on port 53.
     pub gateways: Vec<IpAddr>,
     /// Its subnets.
     pub subnets: Vec<IpNetwork>,
-    /// Nothing of it leaves the host: no question is forwarded.
+    /// No question of its containers is forwarded.
     pub internal: bool,
     /// Its own upstream servers, before the host's.
     pub upstreams: Vec<SocketAddr>,
-    /// Answers from outside that point into one of our subnets are dropped (H5).
+    /// Answers of upstream servers with an address in one of rnet's subnets are dropped (H5).
     #[serde(skip_serializing_if = "is_false")]
     pub rebinding_guard: bool,
 }
@@ -47,7 +47,7 @@ pub struct Endpoint {
     pub upstreams: Vec<SocketAddr>,
 }
 
-/// One thing that a server is told when it starts.
+/// One thing that a server gets when it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Known {
     /// A network.
@@ -61,7 +61,7 @@ fn is_false(value: &bool) -> bool {
 }
 
 impl Endpoint {
-    /// The names that somebody can ask for (N6), each once whatever its case (N4).
+    /// The names that can be asked for (N6), each once whatever its case (N4).
     pub(crate) fn askable_names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = Vec::with_capacity(self.names.len());
         for name in self.names.iter().filter(|name| valid_name(name)) {
@@ -89,14 +89,14 @@ pub fn valid_name(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(valid_label)
 }
 
-/// Whether a name by itself leads to who has it: it is valid, and none of the loopback's, which each machine has for
+/// Whether asking for a name finds its owner: it is valid, and not one of the loopback's, which each machine answers for
 /// itself (RFC 6761, 6.3).
 pub fn askable(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or_default();
     valid_name(name) && !last.eq_ignore_ascii_case("localhost")
 }
 
-/// Whether programs take a name for an IPv4 address, and so ask nobody for it (inet_aton(3)): `10.0.0.1`, `1234`, `0x7f.1`.
+/// Whether programs take a name for an IPv4 address, and so never look it up (inet_aton(3)): `10.0.0.1`, `1234`, `0x7f.1`.
 pub fn looks_like_address(name: &str) -> bool {
     let numbers: Option<Vec<u64>> = name.split('.').map(number).collect();
     numbers.is_some_and(|numbers| {
@@ -121,7 +121,7 @@ fn valid_label(label: &str) -> bool {
     (1..=63).contains(&label.len()) && label.bytes().all(valid_octet)
 }
 
-/// Whether an octet may stand in a label of ours.
+/// Whether an octet is allowed in a label of rnet's names.
 pub(crate) fn valid_octet(octet: u8) -> bool {
     octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_')
 }
@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_inet_aton_takes_is_no_name_that_is_asked_for() {
+    fn a_text_that_inet_aton_takes_is_never_looked_up() {
         for name in ["10.0.0.1", "1234", "4294967295", "0", "0x7f.1", "017.1", "1.2.65535", "0XA"] {
             assert!(looks_like_address(name), "{name}");
         }

@@ -1,4 +1,4 @@
-//! One question to one server outside, and its answer.
+//! One question to one upstream server, and its answer.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,17 +13,17 @@ use tokio::net::{TcpStream, UdpSocket};
 
 use crate::message::is_reply_to;
 
-/// So many sockets are kept for the next questions, of each family.
+/// How many sockets of each family are kept for the next questions.
 const MOST_IDLE: usize = 64;
 
-/// A socket in which more is left than this is not kept.
+/// A socket with more datagrams left than this is not kept.
 const MOST_LEFT: usize = 64;
 
 /// Sockets for questions by datagram.
 pub(crate) struct Sockets {
-    /// Replies are received here, then copied: they may be long and seldom are.
+    /// Replies are received here, then copied: few are long.
     scratch: RefCell<Box<[u8]>>,
-    /// Sockets whose reply has come, of IPv4 and IPv6.
+    /// Sockets whose reply has arrived, of IPv4 and IPv6.
     idle: [RefCell<Vec<UdpSocket>>; 2],
 }
 
@@ -34,11 +34,11 @@ impl Default for Sockets {
 }
 
 impl Sockets {
-    /// A new random port for each query, which the kernel chooses (F6). Only `server` is heard.
+    /// A new random port for each query, which the kernel chooses (F6). Only datagrams of `server` are received.
     pub(crate) async fn exchange(&self, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
         let socket = self.connected(server)?;
         let send = || rustix::net::send(socket.as_fd(), query, SendFlags::DONTWAIT);
-        // An ICMP message about a kept socket's question before is told to the next who uses it, once.
+        // An ICMP message about a kept socket's previous question is reported to its next user, once.
         send().or_else(|_| {
             forget_errors(&socket);
             send()
@@ -48,7 +48,7 @@ impl Sockets {
         Ok(reply)
     }
 
-    /// A socket that is given a port by being connected: a new one, or one that has lost its port.
+    /// A socket that gets a port by being connected: a new one, or one that has lost its port.
     fn connected(&self, server: SocketAddr) -> io::Result<UdpSocket> {
         let idle = self.idle[usize::from(server.is_ipv6())].borrow_mut().pop();
         let socket = match idle {
@@ -59,8 +59,8 @@ impl Sockets {
         Ok(socket)
     }
 
-    /// Keeps a socket for another question. It loses its port at once (udp_disconnect in the kernel); what has come besides
-    /// the answer is taken out: it would fill the socket, and the next question would lose its answer.
+    /// Keeps a socket for another question. It loses its port at once (udp_disconnect in the kernel). Other datagrams than
+    /// the answer are taken out: they would fill the socket, and the next question would lose its answer.
     fn keep(&self, socket: UdpSocket, server: SocketAddr) {
         let mut idle = self.idle[usize::from(server.is_ipv6())].borrow_mut();
         if idle.len() < MOST_IDLE
@@ -83,7 +83,7 @@ impl Sockets {
             });
             match received {
                 Ok(Some(reply)) => return Ok(reply),
-                // Forged, or not for us: waiting goes on, and a flood of them stops nobody else.
+                // Forged, or of another question: the wait continues, and a flood of them stops no other task.
                 Ok(None) => tokio::task::yield_now().await,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
@@ -96,7 +96,7 @@ fn unconnected(server: SocketAddr) -> io::Result<UdpSocket> {
     let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;
-    // Without it the kernel keeps to itself that a host or a network is unreachable, for that may pass (F2).
+    // Without it the kernel does not report that a host or a network is unreachable, because that may be temporary (F2).
     match server {
         SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true)?,
         SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true)?,
@@ -104,20 +104,20 @@ fn unconnected(server: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// Takes what ICMP messages have left in the socket's queue of errors.
+/// Empties the socket's error queue, which ICMP messages fill.
 fn forget_errors(socket: &UdpSocket) {
     let flags = RecvFlags::ERRQUEUE | RecvFlags::DONTWAIT;
     while rustix::net::recv(socket.as_fd(), &mut [0; 1][..], flags).is_ok() {}
 }
 
-/// Takes out what lies in a socket that has no port; false if there is too much.
+/// Empties a socket that has no port; false if there are too many datagrams.
 fn is_emptied(socket: &UdpSocket) -> bool {
     // Asks tokio only, not the kernel.
     if socket.try_io(Interest::ERROR, || Ok(())).is_ok() {
         forget_errors(socket);
     }
-    // Past tokio, which goes on taking the socket for readable: so the next answer is looked for at once, and who answers at
-    // once needs no clock.
+    // Without tokio, which still takes the socket for readable: so the next answer is looked for at once, and a server that
+    // answers at once needs no timer.
     let is_empty =
         |_| rustix::net::recv(socket.as_fd(), &mut [0; 1][..], RecvFlags::DONTWAIT) == Err(Errno::AGAIN);
     (0..MOST_LEFT).any(is_empty)

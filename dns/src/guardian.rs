@@ -1,5 +1,5 @@
-//! The guardian: a process that does nothing but to wait for the server's end, and then becomes the next server (G8).
-//! So either of the two may be killed: the server starts another guardian, the guardian another server.
+//! The guardian: a process that only waits for the server's end, and then becomes the next server (G8). So either of the
+//! two may be killed: the server starts another guardian, the guardian becomes another server.
 
 use std::ffi::OsString;
 use std::io;
@@ -14,41 +14,41 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 use crate::serve::{BREATH, SHORT_LIFE, spawn};
 
-/// After so long without anything to do, there will be nothing for a while.
+/// After so long without work the server rests.
 const LULL: Duration = Duration::from_secs(1);
 
-/// Something that a server is woken for besides, and does when it has been quiet for a moment.
+/// A further task of a server, done when it has been quiet for a moment.
 #[derive(Debug)]
 pub struct Errand {
-    /// Can be read when there is something to do.
+    /// Readable when there is something to do.
     pub wakes: OwnedFd,
-    /// Reads all that there is, and does it; must not wait for anybody.
+    /// Reads all that there is, and does it; must not block.
     pub run: fn(BorrowedFd<'_>),
 }
 
-/// How long the one who wakes us may go on before we begin, and how long one errand is after another at least.
+/// The pause before an errand, in which its cause may continue, and the least time between two errands.
 const QUIET: Duration = Duration::from_millis(200);
 const APART: Duration = Duration::from_secs(1);
 
-/// What a server does while it waits: it is guarded, runs its errand, and rests.
+/// What a server does while it waits: keep a guardian, run its errand, and rest.
 pub(crate) struct Watch {
     errand: Option<Errand>,
-    /// When the errand is to be run.
+    /// When the errand is due.
     due: Option<Instant>,
     /// When it was last run.
     run: Option<Instant>,
-    /// The arguments with which this executable calls [`guard`], if anybody is to.
+    /// The arguments with which this executable calls [`guard`], if there shall be a guardian.
     arguments: Option<Vec<OsString>>,
-    /// Called in a lull.
+    /// Called when the server rests.
     rest: fn(),
     guardian: Option<(OwnedFd, Child)>,
-    /// The guardian of the version before, until this one has lived a while.
+    /// The guardian of the previous version, until this one has lived a while.
     former: Option<(OwnedFd, Pid)>,
-    /// When somebody was last asked to be the guardian.
+    /// When a guardian was last started.
     asked: Option<Instant>,
 }
 
-/// What a wait came to.
+/// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// Something can be received from the channel.
@@ -60,17 +60,17 @@ pub(crate) enum Event {
     Nothing,
 }
 
-/// The guardian's life. Its standard input is the socket to the server, which ends with that: then this very program, which
-/// is known to serve, does so, called with `arguments`. Returns only if that cannot be.
+/// The guardian's life. Its standard input is the socket to the server, which closes with the server. Then this same
+/// program, which is known to serve, becomes the server, called with `arguments`. Returns only if that fails.
 pub fn guard(arguments: &[OsString]) -> io::Error {
     let begun = Instant::now();
     while let Ok(1..) | Err(Errno::INTR) = rustix::io::read(rustix::stdio::stdin(), &mut [0; 1]) {}
-    // Who cannot live is not brought back at once.
+    // A server that died soon is not replaced at once.
     if begun.elapsed() < SHORT_LIFE {
         std::thread::sleep(BREATH);
     }
     tracing::error!("the name server has died: another takes its place");
-    // Not the file at our path: it may be another version by now, which nobody has tried out.
+    // Not the file at this program's path: it may be another version by now, which was not tried out.
     Command::new("/proc/self/exe").arg0("rnet").args(arguments).stdin(Stdio::null()).exec()
 }
 
@@ -79,7 +79,7 @@ impl Watch {
         Self { errand: None, due: None, run: None, arguments, rest, guardian: None, former, asked: None }
     }
 
-    /// The errand is run once in any case: what it is about may have happened before.
+    /// The errand is run once in any case, because its cause may be older.
     pub(crate) fn with_errand(mut self, errand: Option<Errand>) -> Self {
         self.due = errand.as_ref().map(|_| Instant::now() + QUIET);
         self.errand = errand;
@@ -91,7 +91,7 @@ impl Watch {
         self.guardian.as_ref().map(|(channel, child)| (channel, child.id()))
     }
 
-    /// Sees to it that there is a guardian, unless the last one has only just been asked.
+    /// Starts a guardian if there is none, unless the last one was started just now.
     pub(crate) fn hire(&mut self) {
         let Some(arguments) = self.arguments.as_ref().filter(|_| self.guardian.is_none()) else { return };
         if self.asked.is_some_and(|asked| asked.elapsed() < BREATH) {
@@ -101,12 +101,12 @@ impl Watch {
         match spawn(arguments) {
             Ok(guardian) => self.guardian = Some(guardian),
             Err(error) => {
-                tracing::error!(%error, "nobody can be started to guard the name server: once more")
+                tracing::error!(%error, "cannot start a guardian of the name server; trying again")
             }
         }
     }
 
-    /// Ends the guardian: it is not to take our end for a death.
+    /// Ends the guardian, so that it does not take this process's end for a crash.
     pub(crate) fn dismiss(&mut self) {
         if let Some((_channel, mut child)) = self.guardian.take() {
             let _ = child.kill();
@@ -122,8 +122,7 @@ impl Watch {
         }
     }
 
-    /// Waits until something can be received from `channel`, or a trial has ended, which is waited for no longer than
-    /// until its time is up.
+    /// Waits until something can be received from `channel`, or a trial has ended or its time is up.
     pub(crate) fn wait_for(
         &mut self,
         channel: BorrowedFd<'_>,
@@ -191,9 +190,9 @@ impl Watch {
         trial: Option<BorrowedFd<'_>>,
         patience: Option<Duration>,
     ) -> Event {
-        // Without a guardian the second is the first once more.
+        // Without a guardian the second is the first again.
         let guardian = self.guardian.as_ref().map_or(channel, |(guardian, _)| guardian.as_fd());
-        // What waits to be run need not wake us again.
+        // A postponed errand need not wake the server again.
         let errand = self.errand.as_ref().filter(|_| self.due.is_none());
         let errand = errand.map_or(channel, |errand| errand.wakes.as_fd());
         let mut ready = [channel, guardian, trial.unwrap_or(channel), errand]
@@ -204,7 +203,7 @@ impl Watch {
             Ok(_) if ready[0].revents().is_empty() && !ready[2].revents().is_empty() => Event::Trial,
             Ok(_) if ready[0].revents().is_empty() && !ready[1].revents().is_empty() => Event::GuardianEnded,
             Ok(_) if ready[0].revents().is_empty() => Event::Errand,
-            // An error is met again where the message is received.
+            // An error shows again when the message is received.
             Ok(_) | Err(_) => Event::Message,
         }
     }

@@ -1,4 +1,4 @@
-//! Another version of the program goes on with our sockets, in our process: not one question is lost (G9).
+//! Another version of the program continues with the sockets, in the same process: no question is lost (G9).
 
 use std::ffi::OsString;
 use std::io;
@@ -16,7 +16,7 @@ use crate::listen::Bound;
 use crate::serve::{Control, Kept, since_boot};
 use crate::trial::Proven;
 
-/// Room for all messages, for nobody reads them before we are gone: a network takes some hundred bytes.
+/// Room for all messages, because they are read only after this program is gone: a network takes some hundred bytes.
 const ROOM: usize = 4 << 20;
 
 /// One message to the successor, its descriptors beside it.
@@ -26,13 +26,13 @@ enum Message {
     Control(PathBuf),
     /// For each, the sockets of UDP and TCP.
     Sockets(Vec<(IpAddr, u16)>),
-    /// The process that is to serve if the successor dies before it has a guardian of its own, and the socket whose end it
-    /// waits for. The last one: a version that does not know it has read all others.
+    /// The process that serves if the successor dies before it has its own guardian, and the socket whose end it waits for.
+    /// It comes last, so that a version that does not know it has read all others.
     Guardian(i32),
 }
 
-/// Puts everything into a socket that the successor finds as its standard input, and becomes the successor, which has
-/// been tried out. Returns only if that cannot be.
+/// Puts everything into a socket that becomes the successor's standard input, and becomes the successor, which was tried
+/// out. Returns only if that fails.
 pub(crate) fn to_successor(
     control: &Control,
     kept: &Kept,
@@ -52,10 +52,10 @@ pub(crate) fn to_successor(
     error
 }
 
-/// What the server before this process has left at standard input.
+/// What the previous server has left at standard input.
 ///
 /// # Errors
-/// It left nothing, or what this version does not understand.
+/// It left nothing, or something that this version does not understand.
 pub fn taken_over() -> io::Result<(Control, Kept)> {
     let channel = io::stdin().as_fd().try_clone_to_owned()?;
     let (mut control, mut kept) = (None, Kept::default());
@@ -66,7 +66,7 @@ pub fn taken_over() -> io::Result<(Control, Kept)> {
             Ok((Message::Guardian(pid), handed)) => {
                 kept.guardian = handed.into_iter().next().zip(Pid::from_raw(pid));
             }
-            // All is there when we are.
+            // All messages were sent before this program began.
             Err(_) => break,
         }
     }
@@ -79,12 +79,12 @@ fn quiet_stdin() -> io::Result<()> {
     Ok(rustix::stdio::dup2_stdin(null)?)
 }
 
-/// A socket in which everything lies, and the end that a successor is to have.
+/// A socket that holds everything, and the end for the successor.
 pub(crate) fn prepare(control: &Control, kept: &Kept) -> io::Result<(OwnedFd, OwnedFd)> {
     let (ours, theirs) =
         rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     let _ = rustix::net::sockopt::set_socket_send_buffer_size_force(&ours, ROOM);
-    // Rather no successor than to wait for a reader for ever.
+    // A full socket means no successor, instead of waiting for a reader for ever.
     rustix::io::ioctl_fionbio(&ours, true)?;
     send(ours.as_fd(), &Message::Control(control.path.clone()), &control.descriptors())?;
     let sockets: Vec<_> = kept.sockets.iter().collect();
@@ -97,7 +97,7 @@ pub(crate) fn prepare(control: &Control, kept: &Kept) -> io::Result<(OwnedFd, Ow
     Ok((ours, theirs))
 }
 
-/// The file that we were started from, whatever lies there by now.
+/// The path from which this program was started, whatever is there now.
 pub(crate) fn program() -> io::Result<PathBuf> {
     let path = std::fs::read_link("/proc/self/exe")?.into_os_string();
     let text = path.to_string_lossy();

@@ -1,4 +1,4 @@
-//! An index from keys to the few that share one.
+//! An index from keys to the few values that share one.
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -7,11 +7,11 @@ use std::hash::Hash;
 use std::slice;
 use std::sync::Arc;
 
-/// Finds what has a key, in the order in which it was added.
+/// Finds the values of a key, in the order in which they were added.
 #[derive(Debug)]
 pub(crate) struct Index<K, T: ?Sized>(HashMap<K, Sharers<T>>);
 
-/// Nearly always it is one, which then needs no memory of its own.
+/// The values of one key. Nearly always it is one, which then needs no allocation.
 #[derive(Debug)]
 #[expect(clippy::box_collection, reason = "there are many, and hardly one is the larger kind")]
 enum Sharers<T: ?Sized> {
@@ -26,7 +26,7 @@ impl<K, T: ?Sized> Default for Index<K, T> {
 }
 
 impl<K: Hash + Eq, T: ?Sized> Index<K, T> {
-    /// Those with the key.
+    /// The values of a key.
     pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> &[Arc<T>]
     where
         K: Borrow<Q>,
@@ -34,7 +34,7 @@ impl<K: Hash + Eq, T: ?Sized> Index<K, T> {
         self.0.get(key).map_or(&[], Sharers::as_slice)
     }
 
-    /// The key as it is kept, so that it can be shared.
+    /// The stored key, so that it can be shared.
     pub(crate) fn key<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&K>
     where
         K: Borrow<Q>,
@@ -42,12 +42,12 @@ impl<K: Hash + Eq, T: ?Sized> Index<K, T> {
         self.0.get_key_value(key).map(|(key, _)| key)
     }
 
-    /// All there are.
+    /// All values.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Arc<T>> {
         self.0.values().flat_map(Sharers::as_slice)
     }
 
-    /// Adds one under a key.
+    /// Adds a value under a key.
     pub(crate) fn add(&mut self, key: K, one: &Arc<T>) {
         match self.0.entry(key) {
             Entry::Occupied(mut sharers) => sharers.get_mut().add(one),
@@ -55,7 +55,7 @@ impl<K: Hash + Eq, T: ?Sized> Index<K, T> {
         }
     }
 
-    /// Removes one from under a key.
+    /// Removes a value from a key.
     pub(crate) fn remove<Q: Hash + Eq + ?Sized>(&mut self, key: &Q, one: &Arc<T>)
     where
         K: Borrow<Q>,
@@ -81,7 +81,7 @@ impl<T: ?Sized> Sharers<T> {
         }
     }
 
-    /// Takes one out; true if nobody is left.
+    /// Removes a value; true if none is left.
     fn remove(&mut self, one: &Arc<T>) -> bool {
         match self {
             Self::One(only) => Arc::ptr_eq(only, one),
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_with_a_key_are_found_in_their_order_until_they_are_removed() {
+    fn values_of_a_key_are_found_in_their_order_until_they_are_removed() {
         let [a, b, c]: [Arc<str>; 3] = ["a", "b", "c"].map(Into::into);
         let mut index = Index::<Box<str>, str>::default();
         for one in [&a, &b, &c] {

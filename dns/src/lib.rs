@@ -1,6 +1,6 @@
-//! The name server of rnet (`rnet dns serve`): who may resolve what, what is answered, and what is forwarded.
+//! The name server of rnet (`rnet dns serve`): who may resolve which name, what is answered, and what is forwarded.
 //!
-//! The idea stands apart from the machine: a [`Table`] says who has which name, [`Table::answer`] turns a question's
+//! Its logic is apart from the machine: a [`Table`] holds who has which name, and [`Table::answer`] turns a question's
 //! bytes into a [`Reply`], without socket, clock or file.
 
 mod binder;

@@ -1,4 +1,4 @@
-//! Sockets on the gateways, and datagrams by the batch.
+//! Sockets on the gateways, and datagrams in batches.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -18,22 +18,22 @@ use tokio::net::UdpSocket;
 use crate::worker::Server;
 use crate::{Asked, Transport};
 
-/// So many datagrams are taken at one wake-up.
+/// How many datagrams are received at one wake-up.
 const BATCH: usize = 64;
 
-/// Longer questions than this have no use; they are dropped.
+/// The longest question in bytes; longer ones are dropped.
 const LONGEST: usize = 2048;
 
-/// Room for a burst of some thousand questions, where the host allows it.
+/// The receive buffer in bytes: room for a burst of some thousand questions, if the host allows it.
 const RECEIVE_BUFFER: usize = 1 << 20;
 
-/// Where connections wait to be taken.
+/// How many connections may wait to be accepted.
 const BACKLOG: i32 = 256;
 
-/// A port that nothing is sent to; connect(2) wants one.
+/// A port to which nothing is sent; connect(2) needs one.
 const DISCARD: u16 = 9;
 
-/// A high port must be free for both transports: so many are tried.
+/// How many high ports are tried: one must be free for both transports.
 const PORT_TRIES: usize = 16;
 
 /// The two sockets of a gateway address.
@@ -41,12 +41,12 @@ const PORT_TRIES: usize = 16;
 pub(crate) struct Bound {
     pub(crate) udp: OwnedFd,
     pub(crate) tcp: OwnedFd,
-    /// The port wanted, or a high one if that was taken (L3).
+    /// The wanted port, or a high one if that was taken (L3).
     pub(crate) port: u16,
 }
 
-/// Binds `address` at `port`, or, if somebody else has it, at a high port (L3). The address need not be there yet (L2).
-/// A link-local one is meant on `link`.
+/// Binds `address` at `port`, or, if another program has it, at a high port (L3). The address need not exist yet (L2).
+/// A link-local one is bound on `link`.
 pub(crate) fn bind(address: IpAddr, link: &str, port: u16) -> Result<Bound, Errno> {
     let address = scoped(address, link);
     match bind_both(address, port) {
@@ -82,8 +82,9 @@ pub(crate) fn link_name(index: u32) -> Option<String> {
     rustix::net::netdevice::index_to_name(any_socket().ok()?, index).ok()
 }
 
-/// Whether an address is one of the host's own: it sends from there to there. One that is not has another of ours at
-/// our end, and so has the second of two in one subnet (fib_add_ifaddr in the kernel), which stays a stranger.
+/// Whether an address is one of the host's own: the kernel chooses it as source for itself. For other addresses it chooses
+/// another source. So it does for the second of two addresses in one subnet (fib_add_ifaddr in the kernel), which counts
+/// as foreign.
 pub(crate) fn is_own(address: IpAddr) -> bool {
     let own_end = || -> Result<SocketAddr, Errno> {
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
@@ -107,7 +108,7 @@ fn bind_both(mut address: SocketAddr, port: u16) -> Result<Bound, Errno> {
     let port = SocketAddr::try_from(rustix::net::getsockname(&udp)?).map_err(|_| Errno::INVAL)?.port();
     address.set_port(port);
     let tcp = socket(address, SocketType::STREAM)?;
-    // Connections of a server before us may still linger.
+    // Connections of the previous server may still linger.
     option::set_socket_reuseaddr(&tcp, true)?;
     rustix::net::bind(&tcp, &address)?;
     rustix::net::listen(&tcp, BACKLOG)?;
@@ -126,16 +127,16 @@ fn socket(address: SocketAddr, kind: SocketType) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Each datagram says which link it came by (V5).
+/// Makes each datagram name the link through which it came (V5).
 fn tell_links(socket: &OwnedFd, address: SocketAddr) -> Result<(), Errno> {
-    let told = match address {
+    let set = match address {
         SocketAddr::V4(_) => setsockopt(socket, sockopt::Ipv4PacketInfo, &true),
         SocketAddr::V6(_) => setsockopt(socket, sockopt::Ipv6RecvPacketInfo, &true),
     };
-    told.map_err(|errno| Errno::from_raw_os_error(errno as i32))
+    set.map_err(|errno| Errno::from_raw_os_error(errno as i32))
 }
 
-/// Answers the datagrams that come to `address`, until the task is ended.
+/// Answers the datagrams to `address` until the task is ended.
 pub(crate) async fn serve(server: Rc<Server>, socket: OwnedFd, address: IpAddr) {
     let Ok(socket) = UdpSocket::from_std(socket.into()) else { return };
     let socket = Rc::new(socket);
@@ -145,14 +146,14 @@ pub(crate) async fn serve(server: Rc<Server>, socket: OwnedFd, address: IpAddr) 
         }
         // An error is an ICMP message about an earlier answer.
         if socket.try_io(Interest::READABLE, || round(&server, &socket, address)).is_ok() {
-            // There may be more: the other sockets have their turn first.
+            // There may be more, but the other sockets have their turn first.
             tokio::task::yield_now().await;
         }
     }
 }
 
-/// One batch. A batch that is not full has emptied the socket: it counts as if it had been found empty, and what comes
-/// from now on wakes us.
+/// One batch. A batch that is not full has emptied the socket: the socket then counts as empty, and later datagrams wake
+/// the task.
 fn round(server: &Rc<Server>, socket: &Rc<UdpSocket>, address: IpAddr) -> io::Result<()> {
     let taken = match address {
         IpAddr::V4(_) => server.batches.v4.borrow_mut().round(server, socket, address)?,
@@ -161,7 +162,7 @@ fn round(server: &Rc<Server>, socket: &Rc<UdpSocket>, address: IpAddr) -> io::Re
     if taken < BATCH { Err(io::ErrorKind::WouldBlock.into()) } else { Ok(()) }
 }
 
-/// Receives and sends many datagrams at once. One for all sockets of a family: only one socket has its turn at a time.
+/// Receives and sends many datagrams at once. All sockets of a family share it, because one has its turn at a time.
 pub(crate) struct Batch<S> {
     received: MultiHeaders<S>,
     sent: MultiHeaders<S>,
@@ -170,8 +171,8 @@ pub(crate) struct Batch<S> {
     peers: Vec<Option<S>>,
 }
 
-/// An address of one family. The headers are made for one family each, because the kernel writes down how long an
-/// address and a control message were, and the next call goes by that.
+/// An address of one family. The headers are made for one family each, because the kernel writes the lengths of address
+/// and control message into them, and the next call uses those.
 pub(crate) trait Family: SockaddrLike + Copy {
     fn socket(self) -> SocketAddr;
 }
@@ -200,7 +201,7 @@ impl<S: Family> Batch<S> {
         }
     }
 
-    /// Takes what is there, and sends what can be answered at once; how many were taken.
+    /// Receives what is there, and sends the answers that are ready; returns how many were received.
     fn round(&mut self, server: &Rc<Server>, socket: &Rc<UdpSocket>, to: IpAddr) -> io::Result<usize> {
         let mut taken = 0;
         let mut slices: Vec<_> = self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
@@ -231,7 +232,7 @@ fn answer<S: Family>(
         return None;
     }
     let from = peer.socket();
-    // The host's own question comes by lo; for IPv6 the kernel names the address's link instead.
+    // The host's own question comes through lo; for IPv6 the kernel names the address's link instead.
     let link = if from.ip() == to { Rc::from("lo") } else { server.links.name(link_of(message)) };
     let asked = Asked { message: bytes, from: from.ip(), link: &link, to, transport: Transport::Udp };
     let answer = server.answer(&asked, || {
@@ -244,7 +245,7 @@ fn answer<S: Family>(
 }
 
 fn send_flags() -> rustix::net::SendFlags {
-    // What does not fit into the socket's buffer now is lost, as on any wire: nothing waits.
+    // An answer that does not fit into the socket's buffer is lost, as on any wire: nothing waits.
     rustix::net::SendFlags::DONTWAIT
 }
 
@@ -258,7 +259,7 @@ fn link_of<S>(message: &RecvMsg<'_, '_, S>) -> u32 {
     index.last().unwrap_or_default()
 }
 
-/// The source is what the socket is bound to: the address that was asked (M9).
+/// Sends answers from the socket's address, which is the one that was asked (M9).
 fn send<S: Family>(
     socket: &UdpSocket,
     headers: &mut MultiHeaders<S>,
@@ -273,7 +274,7 @@ fn send<S: Family>(
         match sendmmsg(socket.as_raw_fd(), headers, slices, peers, none, MsgFlags::MSG_DONTWAIT) {
             Ok(sent) => done += sent.count().max(1),
             Err(nix::errno::Errno::EAGAIN) => return,
-            // This one cannot be sent (no route, a firewall): the others can.
+            // This one cannot be sent (no route, a firewall); the others can.
             Err(_) => done += 1,
         }
     }

@@ -1,4 +1,4 @@
-//! The host's resolv.conf: what it says (pure), and that it has changed.
+//! The host's resolv.conf: its content (pure), and its changes.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -15,26 +15,26 @@ use rustix::io::Errno;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-/// As resolv.conf(5) has it: further ones are passed over.
+/// The most servers (resolv.conf(5)); further ones are skipped.
 const MOST_SERVERS: usize = 3;
 
-/// A link may point to a link: so many are followed.
+/// How many links are followed, because a link may point to a link.
 const MOST_LINKS: usize = 8;
 
 /// Larger than any real one; the rest is not read (H3).
 const MOST_BYTES: u64 = 64 * 1024;
 
-/// Without inotify the file is looked at so often (R1).
+/// How often the file is read without inotify (R1).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What a resolv.conf says.
+/// The content of a resolv.conf.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolv {
     /// The first three servers, in order.
     pub nameservers: Vec<Nameserver>,
     /// The search list; the last `search` or `domain` counts.
     pub search: Vec<String>,
-    /// Its options, as far as they are about how names are looked up, whichever server is asked.
+    /// Its options about the lookup of names, whichever server is asked.
     pub options: Vec<String>,
 }
 
@@ -47,17 +47,17 @@ pub struct Nameserver {
     pub zone: Option<String>,
 }
 
-/// Tells when the file may have changed, also by a rename or because a link on the way to it changed.
+/// Notices when the file may have changed, also by a rename or a changed link on the way to it.
 #[derive(Debug)]
 pub struct Watch {
     path: PathBuf,
     inotify: Option<AsyncFd<OwnedFd>>,
-    /// The names whose change counts; an event that names another is passed over.
+    /// The names whose change counts; events about others are skipped.
     names: BTreeSet<OsString>,
 }
 
 impl Resolv {
-    /// Reads `text`; whatever is not understood is skipped (R2).
+    /// Reads `text`; unknown lines are skipped (R2).
     pub fn parse(text: &str) -> Self {
         let mut resolv = Self::default();
         for line in text.lines() {
@@ -66,7 +66,7 @@ impl Resolv {
         resolv
     }
 
-    /// What the file says; nothing if it is missing or cannot be read (R3).
+    /// The content of the file; empty if it is missing or cannot be read (R3).
     pub fn read(path: &Path) -> Self {
         let mut start = Vec::new();
         let file = std::fs::File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut start));
@@ -77,7 +77,7 @@ impl Resolv {
     }
 
     fn take(&mut self, line: &str) {
-        // Comments begin a line; what follows a value is not looked at.
+        // Comments begin a line; text after a value is ignored.
         let mut words = line.split_ascii_whitespace();
         match words.next() {
             Some("nameserver") if self.nameservers.len() < MOST_SERVERS => {
@@ -92,7 +92,7 @@ impl Resolv {
 }
 
 impl Resolv {
-    /// The last one of a kind counts.
+    /// The last option of a kind counts.
     fn take_option(&mut self, word: &str) {
         let kind = |word: &str| word.split(':').next().unwrap_or_default().to_owned();
         if is_about_lookups(word) {
@@ -102,8 +102,8 @@ impl Resolv {
     }
 }
 
-/// resolv.conf(5). Left out are those about the file itself (`no-reload`), about debugging, and about what no resolver does
-/// any more (`ip6-dotint`, `inet6`).
+/// resolv.conf(5), without the options about the file itself (`no-reload`), about debugging, and about what no resolver
+/// does any more (`ip6-dotint`, `inet6`).
 fn is_about_lookups(option: &str) -> bool {
     const PLAIN: [&str; 9] = [
         "edns0",
@@ -132,7 +132,7 @@ impl Nameserver {
         Some(Self { address: address.parse().ok()?, zone })
     }
 
-    /// Where it is asked; `index` says which number a link's name has. None if there is no such link.
+    /// The address to ask; `index` returns the number of a link's name. `None` if there is no such link.
     pub fn socket(&self, index: impl Fn(&str) -> Option<u32>) -> Option<SocketAddr> {
         match (self.address, &self.zone) {
             (IpAddr::V6(address), Some(zone)) => {
@@ -144,7 +144,7 @@ impl Nameserver {
     }
 }
 
-/// Strikes our own listening addresses out: asking them would be asking ourselves (R5).
+/// Removes the server's own listening addresses: it would ask itself (R5).
 pub(crate) fn without_own(servers: &[SocketAddr], own: impl Fn(IpAddr) -> bool) -> Vec<SocketAddr> {
     servers.iter().copied().filter(|server| !own(server.ip().to_canonical())).collect()
 }
@@ -159,7 +159,7 @@ pub(crate) fn localhost_for_any(server: SocketAddr) -> SocketAddr {
 }
 
 impl Watch {
-    /// Begins to watch; needs a tokio runtime. Read the file after this: nothing is missed then.
+    /// Begins to watch; needs a tokio runtime. A file read after this misses no change.
     pub fn new(path: &Path) -> Self {
         let mut watch = Self { path: path.into(), inotify: None, names: BTreeSet::new() };
         watch.arm();
@@ -176,13 +176,13 @@ impl Watch {
             let relevant = drain(inotify.get_ref(), &self.names);
             ready.clear_ready();
             if relevant {
-                // Another link may lead to it now, or a folder on the way exists at last.
+                // Another link may lead to it now, or a folder on the way may exist now.
                 return self.arm();
             }
         }
     }
 
-    /// inotify has its limits (fs.inotify.max_user_instances); then by the clock.
+    /// Without inotify, whose instances are limited (fs.inotify.max_user_instances), the clock decides.
     async fn look_again(&mut self) {
         tokio::time::sleep(LOOK_EVERY).await;
         self.arm();
@@ -199,7 +199,7 @@ impl Watch {
             inotify::add_watch(&inotify, &folder, events())?;
             self.names.insert(name);
         }
-        // Deprecated for descriptors that are not owned; this one is.
+        // Deprecated for descriptors that are not owned; this one is owned.
         #[expect(deprecated)]
         AsyncFd::with_interest(inotify, Interest::READABLE).map_err(|_| Errno::MFILE)
     }
@@ -241,7 +241,7 @@ fn places(path: &Path) -> Vec<(CString, OsString)> {
     places
 }
 
-/// The file's folder, or the nearest one that exists, with the name that will lead on from there.
+/// The file's folder, or the nearest one that exists, with the next name on the way.
 fn existing(path: &Path) -> Option<(CString, OsString)> {
     let mut ancestors = path.ancestors().zip(path.ancestors().skip(1));
     let (child, folder) = ancestors.find(|(_, folder)| folder.as_os_str().is_empty() || folder.is_dir())?;
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn h3_no_more_of_a_file_is_read_than_any_real_one_has() {
+    fn h3_only_as_much_of_a_file_is_read_as_a_real_one_has() {
         assert_eq!(Resolv::read(Path::new("/dev/zero")), Resolv::default());
     }
 
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_addresses_are_struck_out() {
+    fn the_server_s_own_addresses_are_removed() {
         let servers = ["10.0.0.1:53", "10.1.0.1:53", "[::ffff:10.1.0.1]:53"].map(|s| s.parse().unwrap());
         let own: IpAddr = "10.1.0.1".parse().unwrap();
         assert_eq!(without_own(&servers, |ip| ip == own), [servers[0]]);
@@ -296,9 +296,9 @@ mod tests {
         assert_eq!(localhost_for_any("[::]:53".parse().unwrap()), "[::1]:53".parse().unwrap());
     }
 
-    /// Each change must be seen within 1 s (R1), and `other`, which is none, not at all.
+    /// Each change must be noticed within 1 s (R1), and `other`, which is none, not at all.
     #[test]
-    fn writing_renaming_and_relinking_are_seen() {
+    fn writing_renaming_and_relinking_are_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let (file, target) = (folder.path().join("etc/resolv.conf"), folder.path().join("run/stub/r.conf"));
         let write = |path: &Path, text: &str| std::fs::write(path, text).unwrap();

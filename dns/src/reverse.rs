@@ -1,27 +1,27 @@
-//! Addresses as names (RFC 1035, 3.5; RFC 3596, 2.5), and the subnets that they lie in.
+//! Addresses as names (RFC 1035, 3.5; RFC 3596, 2.5), and their subnets.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 
-/// What a name under in-addr.arpa or ip6.arpa stands for.
+/// The meaning of a name under in-addr.arpa or ip6.arpa.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Reverse {
-    /// The address; what the name does not say is zero.
+    /// The address; bits that the name does not have are zero.
     pub address: IpAddr,
-    /// How many bits of it the name says.
+    /// How many bits of it the name has.
     pub length: u8,
-    /// Whether the name says nothing else.
+    /// Whether the name has nothing else.
     pub pure: bool,
 }
 
-/// The subnets, by whether they are IPv6 and by prefix length, of which there are few; and how many networks have each.
+/// The subnets by family and prefix length, of which there are few, with the number of networks that have each.
 #[derive(Debug, Default)]
 pub(crate) struct Subnets(BTreeMap<(bool, u8), HashMap<IpAddr, usize>>);
 
 impl Reverse {
-    /// Reads a name in lower case; none if it is no reverse name.
+    /// Reads a name in lower case; `None` if it is no reverse name.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         if let Some(labels) = name.strip_suffix(".in-addr.arpa") {
             let (number, count, pure) = digits(labels, 4, 8, octet);
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_digit_ends_the_address() {
+    fn a_label_that_is_no_digit_ends_the_address() {
         for junk in ["x", "256", "01", "", "?", "1.4.3.2"] {
             let impure = parsed(&format!("{junk}.2.1.in-addr.arpa")).unwrap();
             assert!(

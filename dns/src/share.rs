@@ -1,4 +1,4 @@
-//! What each client may have of the forwarder, and whose turn it is (F10, H2, H3): pure. Time comes in from outside.
+//! Each client's share of the forwarder, and whose turn it is (F10, H2, H3): pure, with the time as a parameter.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -9,23 +9,23 @@ use crate::upstream::{PATIENCE, SILENCE};
 /// Forwards in flight (F10).
 pub const MOST_IN_FLIGHT: usize = 1024;
 
-/// A client may have so many times what is left of the places in flight, and of the room to wait: one alone has four
-/// fifths, three have four thirteenths each, and some is left for the next (Choudhury and Hahne 1998).
+/// A client may have so many times the places in flight that are left, and the same of the room to wait: a single client
+/// gets four fifths, three get four thirteenths each, and some is left for the next (Choudhury and Hahne 1998).
 const SHARE: usize = 4;
 
-/// Places in flight that only those get who have few, so that several clients together leave some too.
+/// Places in flight only for clients that have few, so that several clients together leave some too.
 const RESERVED: usize = 128;
 
 /// See [`RESERVED`].
 const FEW: usize = 4;
 
-/// So many bytes of questions wait for their turn (F10, H3).
+/// How many bytes of questions may wait for their turn (F10, H3).
 pub const MOST_WAITING: usize = 4 << 20;
 
-/// So many clients are remembered (H3).
+/// How many clients are remembered (H3).
 const MOST_REMEMBERED: usize = 4096;
 
-/// Token buckets with bounded memory: clients that find no room share one.
+/// Token buckets with bounded memory: clients without room share one.
 #[derive(Clone, Debug)]
 pub struct Buckets<K> {
     rate: f64,
@@ -40,7 +40,7 @@ struct Bucket {
     filled: Option<Instant>,
 }
 
-/// How many questions are in flight, in all and for each client.
+/// How many questions are in flight, in total and for each client.
 #[derive(Clone, Debug)]
 pub struct InFlight<K> {
     all: usize,
@@ -51,7 +51,7 @@ pub struct InFlight<K> {
 #[derive(Clone, Debug)]
 pub struct Queue<K, T> {
     bytes: usize,
-    /// The clients that have questions here; the first is the next one.
+    /// The clients with waiting questions; the first is the next one.
     turns: VecDeque<K>,
     lines: HashMap<K, Line<T>>,
 }
@@ -66,7 +66,7 @@ struct Line<T> {
 /// A question that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting<T> {
-    /// When it came.
+    /// When it arrived.
     pub arrived: Instant,
     bytes: usize,
     /// The question.
@@ -90,10 +90,10 @@ impl<K: Hash + Eq> Buckets<K> {
         bucket.take(rate, burst, now)
     }
 
-    /// Full buckets need not be remembered.
+    /// Forgets full buckets.
     fn make_room(&mut self, key: &K, now: Instant) {
         let (rate, burst) = (self.rate, self.burst);
-        // Not at each call: looking through them all must not be what a flood costs us.
+        // Not at each call: a flood must not cost a walk through all buckets each time.
         let due = self.shared.filled.is_none_or(|last| now.saturating_duration_since(last) > SILENCE);
         if self.buckets.len() >= MOST_REMEMBERED && due && !self.buckets.contains_key(key) {
             self.shared.fill(rate, burst, now);
@@ -141,7 +141,7 @@ impl<K: Hash + Eq> InFlight<K> {
         self.all += 1;
     }
 
-    /// One of `client` has ended.
+    /// Counts one less of `client`.
     pub fn end(&mut self, client: &K) {
         let Some(count) = self.clients.get_mut(client) else { return };
         *count -= 1;
@@ -182,12 +182,12 @@ impl<K: Hash + Eq + Clone, T> Queue<K, T> {
         line.waiting.push_back(Waiting { arrived, bytes, question });
     }
 
-    /// Whether something of `client` waits.
+    /// Whether a question of `client` waits.
     pub fn holds(&self, client: &K) -> bool {
         self.lines.contains_key(client)
     }
 
-    /// The next question whose client `may` have a place; after so many that may not, none.
+    /// The next question whose client `may` have a place; `None` after `looks` clients that may not.
     pub fn next(&mut self, looks: usize, mut may: impl FnMut(&K) -> bool) -> Option<(K, Waiting<T>)> {
         for _ in 0..looks.min(self.turns.len()) {
             let client = self.turns.pop_front()?;
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn f10_places_in_flight_are_shared_and_some_are_left_for_the_next() {
         let mut flights = InFlight::default();
-        assert_eq!(take_all(&mut flights, 0), 717, "one alone");
+        assert_eq!(take_all(&mut flights, 0), 717, "a single client");
         assert!((1..30).all(|client| take_all(&mut flights, client) >= FEW));
         (0..717).for_each(|_| flights.end(&0));
         assert!(take_all(&mut flights, 99) > 400);
@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn h3_what_waits_is_bounded_in_bytes_and_no_client_has_all_of_it() {
+    fn h3_waiting_questions_are_bounded_in_bytes_and_no_client_has_all_room() {
         let (mut queue, now) = (Queue::default(), Instant::now());
         let mut fill = |client: u32| {
             let pushed = (0..100_000)

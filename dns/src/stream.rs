@@ -15,47 +15,47 @@ use crate::table::LOOPBACK_LINK;
 use crate::worker::Server;
 use crate::{Asked, Transport, servfail};
 
-/// Nothing was asked for so long: closed. So is a connection that takes no answer for so long.
+/// A connection is closed after so long without a question, or without taking an answer.
 const IDLE: Duration = Duration::from_secs(5);
 
-/// A message that has begun must be whole after this.
+/// A message that has begun must be complete after this.
 const REST: Duration = Duration::from_secs(2);
 
-/// Connections of one client.
+/// The most connections of one client.
 const MOST_PER_CLIENT: usize = 8;
 
-/// Connections in all.
+/// The most connections of all clients.
 const MOST: usize = 256;
 
-/// With so many bytes of answers not taken, no further question is read.
+/// With so many bytes of answers that the client has not taken, no further question is read.
 const MOST_UNSENT: usize = 1 << 16;
 
-/// So many bytes of answers from outside wait until there is room for them. Longer ones are not kept (H3).
+/// How many bytes of upstream answers wait until there is room for them. Longer ones are not kept (H3).
 const MOST_WAITING: usize = 1 << 18;
 
-/// With so many questions outside, no further one of this connection is read.
+/// With so many forwarded questions, no further one of this connection is read.
 const MOST_OUTSIDE: usize = 64;
 
-/// So many questions are answered in one turn. Others wait for no longer than that.
+/// How many questions are answered in one turn; other connections wait no longer than that.
 const MOST_AT_ONCE: usize = 32;
 
-/// So many bytes are read at once.
+/// How many bytes are read at once.
 const CHUNK: usize = 4096;
 
 /// The open connections, oldest first.
 pub(crate) struct Connections {
     open: RefCell<Vec<Rc<Entry>>>,
-    /// Whose turn it is: one has it at a time, so that datagrams and changes wait for no more than one.
+    /// Held by the connection whose turn it is: only one, so that datagrams and changes wait for no more than one.
     turn: Semaphore,
 }
 
 struct Entry {
     client: IpAddr,
-    /// When it last did something; none while it waits for an answer or is in the middle of a message.
+    /// When it last did something; `None` while it waits for an answer or is in the middle of a message.
     idle_since: Cell<Option<Instant>>,
     close: Notify,
     closing: Cell<bool>,
-    /// What has been asked is answered first.
+    /// It ends once its questions are answered.
     landing: Cell<bool>,
 }
 
@@ -66,7 +66,7 @@ impl Default for Connections {
 }
 
 impl Connections {
-    /// Makes room for one of `client` and enters it; none if there is no idle one to close.
+    /// Makes room for a connection of `client` and enters it; `None` if there is no idle one to close.
     fn enter(&self, client: IpAddr) -> Option<Rc<Entry>> {
         let mut open = self.open.borrow_mut();
         open.retain(|entry| !entry.closing.get());
@@ -94,7 +94,7 @@ impl Connections {
         self.open.borrow_mut().retain(|other| !Rc::ptr_eq(other, entry));
     }
 
-    /// Lets every connection end with the answers to what has been asked.
+    /// Lets every connection end once its questions are answered.
     pub(crate) fn land(&self) {
         for entry in self.open.borrow().iter() {
             entry.landing.set(true);
@@ -123,13 +123,13 @@ fn greediest(open: &[Rc<Entry>]) -> Option<IpAddr> {
     idle.map(|entry| entry.client).max_by_key(|client| count(*client))
 }
 
-/// Takes connections to `address` until the task is ended.
+/// Accepts connections to `address` until the task is ended.
 pub(crate) async fn serve(server: Rc<Server>, socket: OwnedFd, address: IpAddr) {
     let Ok(listener) = TcpListener::from_std(socket.into()) else { return };
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => begin(&server, stream, peer, address),
-            // Too many descriptors: a pause, for the connection waits on and accept(2) would fail again at once.
+            // Too many descriptors: pause, because the connection still waits and accept(2) would fail again at once.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
@@ -140,7 +140,7 @@ fn begin(server: &Rc<Server>, stream: TcpStream, peer: SocketAddr, to: IpAddr) {
     let server = Rc::clone(server);
     let connection = Connection::new(stream, peer.ip(), to, &server, Rc::clone(&entry));
     drop(tokio::task::spawn_local(async move {
-        // A reset or half a message ends this connection and nothing else (M5).
+        // A reset or half a message ends only this connection (M5).
         let _ = connection.run(&server).await;
         server.connections.leave(&entry);
     }));
@@ -150,23 +150,23 @@ struct Connection {
     stream: TcpStream,
     from: IpAddr,
     to: IpAddr,
-    /// The bridge that `from` lies behind. Whoever pretends to be somebody else gets no answer to his SYN (V5).
+    /// The bridge behind which `from` is. A forged source gets no answer to its SYN (V5).
     link: Rc<str>,
     entry: Rc<Entry>,
-    /// Read, not yet a whole message.
+    /// Bytes read that are not yet a whole message.
     inbox: Vec<u8>,
-    /// Answers to be written.
+    /// Answers to write.
     outbox: Vec<u8>,
-    /// Questions that others are asked.
+    /// Forwarded questions.
     outside: usize,
     answers: mpsc::UnboundedReceiver<Vec<u8>>,
     answered: mpsc::UnboundedSender<Vec<u8>>,
-    /// The bytes of those that have come.
+    /// The bytes of their answers that have arrived.
     waiting: Rc<Cell<usize>>,
-    /// When something last moved, and when the message in the inbox began.
+    /// When something was last read or written, and when the message in the inbox began.
     moved: Instant,
     begun: Option<Instant>,
-    /// The client will send no more; it may still read.
+    /// The client sends nothing more; it may still read.
     ended: bool,
 }
 
@@ -193,7 +193,7 @@ impl Connection {
     }
 
     async fn run(mut self, server: &Rc<Server>) -> io::Result<()> {
-        // Answers are written whole; waiting to fill a packet would only delay them.
+        // Answers are written whole, so waiting to fill a packet would only delay them.
         self.stream.set_nodelay(true)?;
         while self.has_more() || self.wait().await? {
             let turn = server.connections.turn.acquire().await;
@@ -203,7 +203,7 @@ impl Connection {
             if self.is_done() {
                 return Ok(());
             }
-            // The others' turn comes before ours ends: what the kernel has for them is looked for.
+            // Other tasks get their turn: tokio polls the kernel for them.
             tokio::task::yield_now().await;
             drop(turn);
         }
@@ -249,7 +249,7 @@ impl Connection {
     fn deadline(&self) -> Instant {
         match self.begun {
             Some(begun) if self.has_room() => begun + REST,
-            // The forwarder gives up sooner than this.
+            // The forwarder fails sooner than this.
             _ if self.outside > 0 && self.outbox.is_empty() => self.moved + 2 * IDLE,
             _ => self.moved + IDLE,
         }
@@ -274,7 +274,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads what is there by now, for what is left unread turns the end into a reset.
+    /// Reads what is there, because unread bytes would turn the end into a reset.
     fn read_rest(&mut self) -> io::Result<()> {
         let mut before = None;
         while before != Some(self.inbox.len()) && self.inbox.len() < MOST_UNSENT {
@@ -298,7 +298,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Answers whole messages of the inbox, as long as there is room for answers.
+    /// Answers the whole messages of the inbox while there is room for answers.
     fn take_messages(&mut self, server: &Rc<Server>) {
         let inbox = std::mem::take(&mut self.inbox);
         let (mut rest, mut taken) = (&inbox[..], 0);
@@ -330,7 +330,7 @@ impl Connection {
     }
 
     fn queue(&mut self, answer: &[u8]) {
-        // An answer that is too long for its length field is none.
+        // An answer that is too long for its length field cannot be sent.
         if let Ok(len) = u16::try_from(answer.len()) {
             self.outbox.extend_from_slice(&len.to_be_bytes());
             self.outbox.extend_from_slice(answer);

@@ -1,4 +1,4 @@
-//! Who has which name, and who may know it.
+//! Names and their owners, and who may see them.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -14,10 +14,10 @@ use crate::zone::Asked;
 /// The link of the host's own questions.
 pub(crate) const LOOPBACK_LINK: &str = "lo";
 
-/// Who has no name is listed under this, so that a network finds all who are on it.
+/// Endpoints without a name are listed under this, so that a network finds all its endpoints.
 const NAMELESS: &str = "";
 
-/// The networks and the endpoints on them, found by whatever a question or a change names: nothing is looked through.
+/// The networks and the endpoints on them, found by the keys of a question or a change, never by a search.
 #[derive(Debug, Default)]
 pub struct Table {
     networks: HashMap<Arc<str>, Served>,
@@ -35,55 +35,55 @@ pub struct Table {
     hasher: RandomState,
 }
 
-/// A network with the names on it.
+/// A network with its names.
 #[derive(Debug)]
 pub(crate) struct Served {
-    /// What was told of it.
+    /// The value that was set.
     pub network: Network,
     /// Its name in lower case.
     pub called: Box<str>,
     /// Its domain in lower case.
     pub domain: Option<Box<str>>,
-    /// By the hash of a name in lower case: so no name is kept twice. What has the same hash by chance is told apart by
-    /// the endpoint's own names.
+    /// By the hash of a name in lower case, so that no name is kept twice. Names with the same hash by chance are
+    /// distinguished by the endpoint's own names.
     names: Index<u64, Attached>,
     hasher: RandomState,
 }
 
-/// An endpoint in the table; small, for there are many.
+/// An endpoint in the table; small, because there are many.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Attached {
     /// The network's name, which all its endpoints share.
     pub network: Arc<str>,
-    /// The container's id, the interface and the names, with blanks between, which none of them has.
+    /// The container's id, the interface and the names, separated by blanks, which none of them has.
     words: Box<str>,
     addresses: Addresses,
     /// The container's own upstream servers.
     pub upstreams: Box<[SocketAddr]>,
 }
 
-/// Nearly always it is one, which then needs no memory of its own.
+/// Nearly always it is one, which then needs no allocation.
 #[derive(Debug, PartialEq, Eq)]
 enum Addresses {
     One(IpAddr),
     Others(Box<[IpAddr]>),
 }
 
-/// Who asks.
+/// The asker of a question.
 #[derive(Debug)]
 pub(crate) enum Asker<'t> {
-    /// Somebody with a view.
+    /// An asker with a view.
     Known(View<'t>),
-    /// From elsewhere, by another link than a bridge of rnet's (V4).
+    /// From elsewhere, through another link than one of rnet's bridges (V4).
     Stranger,
-    /// Somebody whose address belongs elsewhere (V5).
+    /// An asker whose address belongs elsewhere (V5).
     Forged,
 }
 
 /// The networks whose names an asker may see.
 #[derive(Debug)]
 pub(crate) struct View<'t> {
-    /// The networks; the one that the question came in by first.
+    /// The networks; first the one through which the question came.
     pub networks: Vec<&'t Served>,
     /// The asker's endpoints, the one with the source address first; none for the host and for unregistered sources.
     pub endpoints: Vec<&'t Attached>,
@@ -115,10 +115,10 @@ impl Table {
         }
     }
 
-    /// Adds an endpoint, or changes it, as one change; false if there is no such network, or if no container or interface
-    /// can be called so, and nothing is changed.
+    /// Adds an endpoint, or changes it, as one change. False, and nothing is changed, if there is no such network or the
+    /// container or interface cannot have that name.
     ///
-    /// It is known by network, container and interface. Names that nobody could ask for (N6) are left out.
+    /// Its key is network, container and interface. Names that cannot be asked for (N6) are left out.
     pub fn set_endpoint(&mut self, endpoint: &Endpoint) -> bool {
         let Some((network, _)) = self.networks.get_key_value(endpoint.network.as_str()) else { return false };
         let is_word = |text: &str| !text.is_empty() && !text.contains(char::is_whitespace);
@@ -131,7 +131,7 @@ impl Table {
         true
     }
 
-    /// Removes an endpoint, if it is there.
+    /// Removes an endpoint, if it exists.
     pub fn remove_endpoint(&mut self, network: &str, container: &str, ifname: &str) {
         let same = |other: &&Arc<Attached>| *other.network == *network && other.ifname() == ifname;
         let Some(endpoint) = self.of_container(container).find(same).cloned() else { return };
@@ -142,10 +142,10 @@ impl Table {
         }
     }
 
-    /// Whether an endpoint is known just so.
+    /// Whether exactly this endpoint is known.
     pub fn knows(&self, endpoint: &Endpoint) -> bool {
-        let told = Attached::new(endpoint.network.as_str().into(), endpoint);
-        self.of_container(&endpoint.container).any(|known| **known == told)
+        let wanted = Attached::new(endpoint.network.as_str().into(), endpoint);
+        self.of_container(&endpoint.container).any(|known| **known == wanted)
     }
 
     /// The networks.
@@ -158,12 +158,12 @@ impl Table {
         self.attached().map(|endpoint| endpoint.as_told())
     }
 
-    /// The same as they are kept.
+    /// The endpoints as they are stored.
     pub(crate) fn attached(&self) -> impl Iterator<Item = &Arc<Attached>> {
         self.containers.all()
     }
 
-    /// Whose question it is (V1–V5).
+    /// The asker of a question (V1–V5).
     pub(crate) fn asker(&self, asked: &Asked<'_>) -> Asker<'_> {
         let (from, to) = (asked.from.to_canonical(), asked.to.to_canonical());
         // The kernel would take an answer to `::` for one to the host's own loopback.
@@ -189,7 +189,7 @@ impl Table {
         }
     }
 
-    /// The bridge that an address lies behind: its owner's, else that of the smallest subnet around it.
+    /// The bridge behind which an address is: its owner's, or that of the smallest subnet around it.
     pub(crate) fn bridge_of(&self, address: IpAddr) -> Option<&str> {
         let address = address.to_canonical();
         let owner = self.owners(address).next().and_then(|owner| self.networks.get(&owner.network));
@@ -198,7 +198,7 @@ impl Table {
         Some(&served.network.bridge)
     }
 
-    /// Whether an address is in a subnet of ours.
+    /// Whether an address is in one of the networks' subnets.
     pub(crate) fn is_inside(&self, address: IpAddr) -> bool {
         self.subnet_of(address, bits(address)).is_some()
     }
@@ -229,7 +229,7 @@ impl Table {
         found.iter().filter(move |endpoint| endpoint.container() == id)
     }
 
-    /// What the container with that endpoint sees.
+    /// The view of the container with that endpoint.
     fn view<'t>(&'t self, own: &'t Attached) -> View<'t> {
         let others = self.of_container(own.container()).map(|other| &**other);
         let endpoints: Vec<_> =
@@ -258,7 +258,7 @@ impl Table {
         }
     }
 
-    /// Takes an endpoint out of everything but its network.
+    /// Removes an endpoint from all indexes except its network's.
     fn forget(&mut self, endpoint: &Arc<Attached>) {
         self.containers.remove(&self.hasher.hash_one(endpoint.container()), endpoint);
         for address in endpoint.addresses() {
@@ -325,10 +325,10 @@ impl<'t> View<'t> {
 }
 
 impl Attached {
-    fn new(network: Arc<str>, told: &Endpoint) -> Self {
-        let mut words = vec![told.container.as_str(), &told.ifname];
-        words.extend(told.askable_names());
-        let addresses = match told.distinct_addresses()[..] {
+    fn new(network: Arc<str>, endpoint: &Endpoint) -> Self {
+        let mut words = vec![endpoint.container.as_str(), &endpoint.ifname];
+        words.extend(endpoint.askable_names());
+        let addresses = match endpoint.distinct_addresses()[..] {
             [one] => Addresses::One(one),
             ref others => Addresses::Others(others.into()),
         };
@@ -336,7 +336,7 @@ impl Attached {
             network,
             words: words.join(" ").into(),
             addresses,
-            upstreams: told.upstreams.as_slice().into(),
+            upstreams: endpoint.upstreams.as_slice().into(),
         }
     }
 
@@ -366,13 +366,13 @@ impl Attached {
         }
     }
 
-    /// What its network finds it by.
+    /// The keys by which its network finds it.
     fn keys(&self, hasher: &RandomState) -> impl Iterator<Item = u64> {
         let nameless = self.names().next().is_none().then_some(NAMELESS);
         self.names().chain(nameless).map(|name| hasher.hash_one(name.to_ascii_lowercase().as_str()))
     }
 
-    /// What was told of it.
+    /// The value that was set.
     pub(crate) fn as_told(&self) -> Endpoint {
         Endpoint {
             network: self.network.to_string(),
@@ -400,7 +400,7 @@ mod tests {
         Endpoint { network: network.into(), container, ifname, addresses, ..Endpoint::default() }
     }
 
-    /// V5. Answers to them would go to the host's own loopback, or to everybody.
+    /// V5. Answers to them would go to the host's own loopback, or to all hosts.
     #[test]
     fn nobody_asks_from_no_address_or_a_multicast_one() {
         let mut table = Table::new();
@@ -414,10 +414,10 @@ mod tests {
         }
     }
 
-    /// V1, V5. Over TCP the kernel does not say by which link somebody came.
+    /// V1, V5. Over TCP the kernel does not say through which link a client came.
     #[test]
     fn an_address_lies_behind_its_owners_bridge_else_behind_that_of_the_smallest_subnet() {
-        // A table of its own each time: its order is another one.
+        // A new table each time, because its order differs.
         for _ in 0..8 {
             let mut table = Table::new();
             for (name, subnet) in [("wide", "10.0.0.0/8"), ("narrow", "10.7.0.0/24"), ("mid", "10.7.0.0/16")]

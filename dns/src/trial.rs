@@ -1,5 +1,5 @@
-//! What is installed must serve before it is given the sockets (G9): it is tried out beside us, with a socket, a folder and
-//! a network of its own, and asked a question. A file that crashes, hangs or is no program changes nothing.
+//! An installed version must serve before it gets the sockets (G9). It is tried out beside this one, with its own socket,
+//! folder and network, and is asked a question. A file that crashes, hangs or is no program changes nothing.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::{self, DirBuilder, File};
@@ -24,19 +24,19 @@ use crate::{Endpoint, Network, client, handover};
 /// It must serve within this.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who tries it out is waited for no longer than this.
+/// The longest wait for the process that tries it out.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// For each request and question: meanwhile it may have ended.
+/// The longest wait for each request and question: the program may have ended meanwhile.
 const MOMENT: Duration = Duration::from_millis(100);
 
-/// Between two looks.
+/// The pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// How a program for Linux begins (elf(5)).
+/// The first bytes of a program for Linux (elf(5)).
 const MAGIC: [u8; 4] = *b"\x7fELF";
 
-/// The name that the trial's network has, and who is on it.
+/// The name of the trial's network and of its only endpoint.
 const NAME: &str = "trial";
 
 /// A file as it was at one moment.
@@ -49,7 +49,7 @@ pub(crate) struct Proven {
     changed: (i64, i64),
 }
 
-/// What came of a trial, or why it failed.
+/// The program that passed a trial, or why it failed.
 type Verdict = Result<Proven, String>;
 
 /// A trial under way, as the server sees it.
@@ -57,12 +57,12 @@ pub(crate) struct Trial {
     channel: OwnedFd,
     child: Child,
     since: Instant,
-    /// Who wants the successor.
+    /// The client that waits for the successor.
     client: OwnedFd,
 }
 
 impl Trial {
-    /// Lets a process of our own version, called with `arguments`, try out what is installed.
+    /// Lets a process of this version, called with `arguments`, try out the installed one.
     pub(crate) fn begin(arguments: &[OsString], client: OwnedFd) -> Option<Self> {
         match spawn(arguments) {
             Ok((channel, child)) => Some(Self { channel, child, since: Instant::now(), client }),
@@ -73,17 +73,17 @@ impl Trial {
         }
     }
 
-    /// When to wait for it no longer.
+    /// When its time is up.
     pub(crate) fn end(&self) -> Instant {
         self.since + LONGEST
     }
 
-    /// Its verdict, and who wants to know. To be called when there is something to read, or at its end.
+    /// Its verdict, and the client that waits for it. Called when there is something to read, or its time is up.
     pub(crate) fn verdict(mut self) -> (Verdict, OwnedFd) {
         let received = receive::<Verdict>(self.channel.as_fd(), RecvFlags::DONTWAIT);
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let gone = |_| Err("who tried it out has not come back".to_owned());
+        let gone = |_| Err("the process that tried it out did not answer".to_owned());
         (received.map_or_else(gone, |(verdict, _)| verdict), self.client)
     }
 }
@@ -94,20 +94,20 @@ impl AsFd for Trial {
     }
 }
 
-/// Tells who wanted a successor that there is none.
+/// Tells the waiting client that there is no successor.
 pub(crate) fn refuse(client: &OwnedFd, why: &str) {
-    tracing::error!(why, "no other version can take over: this one goes on");
+    tracing::error!(why, "no other version can take over: this one continues");
     tell(client, &Response::Error(why.to_owned()));
 }
 
-/// Tells who wanted a successor that there will be one: when another process answers than this one.
+/// Tells the waiting client that there will be a successor: it is there when another process answers.
 pub(crate) fn promise(client: &OwnedFd, status: Status) {
     tell(client, &Response::Ok(Some(status)));
 }
 
 fn tell(client: &OwnedFd, response: &Response) {
     if let Ok(line) = line_of(response) {
-        // A client that does not listen any more need not be told.
+        // A client that no longer listens needs no answer.
         let _ = rustix::net::send(client, &line, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
     }
 }
@@ -119,7 +119,7 @@ impl Proven {
         Ok(Self { path: path.into(), device, inode, size, changed: (found.ctime(), found.ctime_nsec()) })
     }
 
-    /// Becomes that program, if its file is still what was tried out. Returns only if that cannot be.
+    /// Becomes that program, if its file is still the one that was tried out. Returns only if that fails.
     pub(crate) fn become_it(&self, arguments: &[OsString]) -> io::Error {
         match Self::of(&self.path) {
             Ok(now) if now == *self => become_program(&self.path, arguments),
@@ -129,7 +129,7 @@ impl Proven {
     }
 }
 
-/// Becomes the program at `path`. Returns only if that cannot be.
+/// Becomes the program at `path`. Returns only if that fails.
 ///
 /// exec(3) hands a file that is no program to a shell; execve(2), called here, does not.
 pub fn become_program(path: &Path, arguments: &[OsString]) -> io::Error {
@@ -144,8 +144,8 @@ pub fn become_program(path: &Path, arguments: &[OsString]) -> io::Error {
     errno.into()
 }
 
-/// Tries out what is installed, in `folder`, which is made for it, and tells the server at standard input what came of
-/// it. `starter` are the arguments with which this executable calls [`become_program`], before the file's name and
+/// Tries out the installed version in `folder`, which is made for it, and sends the verdict to the server at standard
+/// input. `starter` are the arguments with which this executable calls [`become_program`], before the file's name and
 /// `arguments`; `variables` lead the other version to the folder.
 ///
 /// # Errors
@@ -161,9 +161,9 @@ pub fn try_out(
         is_program(&path)?;
         let _ = fs::remove_dir_all(folder);
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let tried = serve_in(folder, starter, &path, arguments, variables);
+        let outcome = serve_in(folder, starter, &path, arguments, variables);
         let _ = fs::remove_dir_all(folder);
-        tried.map(|()| before)
+        outcome.map(|()| before)
     });
     let verdict: Verdict = verdict.map_err(|error| error.to_string());
     send(io::stdin().as_fd(), &verdict, &[])
@@ -193,11 +193,11 @@ fn serve_in(
     command.envs(variables.iter().map(|(name, value)| (name, value)));
     command.stdin(handed).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn()?;
-    let tried = until_it_serves(&mut child, &socket, path);
+    let outcome = until_it_serves(&mut child, &socket, path);
     // Its worker ends with it.
     let _ = child.kill();
     let _ = child.wait();
-    tried
+    outcome
 }
 
 fn until_it_serves(child: &mut Child, socket: &Path, path: &Path) -> io::Result<()> {
@@ -223,7 +223,7 @@ fn until_it_serves(child: &mut Child, socket: &Path, path: &Path) -> io::Result<
 /// Whether it takes a network and answers a question for it.
 fn serves(socket: &Path) -> bool {
     let [.., high, low] = std::process::id().to_be_bytes();
-    // An address of the loopback's that hardly anybody else listens at; if somebody does, it takes another port.
+    // A loopback address at which probably no other program listens; if one does, the server takes another port.
     let (gateway, member) = (Ipv4Addr::new(127, 83, high, low), Ipv4Addr::new(192, 0, 2, 1));
     let network = Network {
         name: NAME.into(),
@@ -243,8 +243,8 @@ fn serves(socket: &Path) -> bool {
     listening.first().is_some_and(|listening| answers(gateway.into(), listening.port, member))
 }
 
-/// Whether the address of [`NAME`] is known there. Where the loopback is down nothing can be asked, and it counts that
-/// the server listens.
+/// Whether the server answers with the address of [`NAME`]. If the loopback is down it cannot be asked, and it is enough
+/// that it listens.
 fn answers(gateway: IpAddr, port: u16, member: Ipv4Addr) -> bool {
     let question = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x05trial\x00\x00\x01\x00\x01";
     let to = SocketAddr::new(gateway, port);

@@ -1,19 +1,19 @@
-//! Whom to ask next: the forwarder's policy, pure. Time comes in from outside.
+//! The forwarder's policy: which server to ask next. Pure, with the time as a parameter.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// After so much silence the next server is asked too (F2).
+/// How long a server may be silent before the next one is asked too (F2).
 pub const SILENCE: Duration = Duration::from_secs(1);
 
-/// After so much silence the server is asked for something else: it may only be slow with this one name (F4).
+/// How long a server may be silent before it is asked for another name: it may be slow only with this one (F4).
 const DOUBT: Duration = Duration::from_millis(500);
 
-/// A question has so long in all, from its arrival on (F3, F10).
+/// The total time of a question, from its arrival (F3, F10).
 pub const PATIENCE: Duration = Duration::from_secs(4);
 
-/// While all its servers are known silent, a question has so long (F4).
+/// The total time of a question while all its servers are known to be silent (F4).
 const HOPE: Duration = Duration::from_millis(400);
 
 /// The first penalty of a silent server, doubled each time up to [`LONGEST_PENALTY`] (F4).
@@ -22,13 +22,13 @@ pub const PENALTY: Duration = Duration::from_secs(30);
 /// See [`PENALTY`].
 pub const LONGEST_PENALTY: Duration = Duration::from_secs(300);
 
-/// A server that asked us our own question is left out so long, then asked for another proof (R5).
+/// How long a server is left out that sent the server its own question, before it is probed again (R5).
 pub const LOOP_BREAK: Duration = Duration::from_secs(300);
 
-/// So many servers are remembered (H3).
+/// How many servers are remembered (H3).
 const MOST_REMEMBERED: usize = 4096;
 
-/// No list of servers is followed further.
+/// How many servers of a list are used.
 const MOST_SERVERS: usize = 8;
 
 /// One question's way through its servers.
@@ -37,11 +37,11 @@ pub struct Attempt {
     servers: Vec<(SocketAddr, State)>,
     /// Where the next search begins.
     cursor: usize,
-    /// To be tried once the time has come: it may be alive.
+    /// The server to try when its time has come: it may be alive.
     doubted: Option<(SocketAddr, Instant)>,
     /// When the next server's turn comes.
     next: Instant,
-    /// How long after one server the next is asked too.
+    /// The pause before the next server is asked too.
     pause: Duration,
     end: Instant,
 }
@@ -56,17 +56,17 @@ enum State {
 /// What to do with a question now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// Ask this server, and step on.
+    /// Ask this server, then call `step` again.
     Ask(SocketAddr),
-    /// See whether this server answers anything, and step on.
+    /// Try whether this server answers anything, then call `step` again.
     Try(SocketAddr),
     /// Wait for answers until then, and step on.
     Wait(Instant),
-    /// SERVFAIL.
+    /// Answer SERVFAIL.
     GiveUp,
 }
 
-/// Which servers have been silent, and which loop.
+/// The servers that were silent, and those that loop.
 #[derive(Clone, Debug, Default)]
 pub struct Health {
     servers: HashMap<SocketAddr, Record>,
@@ -76,7 +76,7 @@ pub struct Health {
 struct Record {
     /// The penalty and its end.
     penalty: Option<(Duration, Instant)>,
-    /// Until when it is known to loop.
+    /// Until when it counts as looping.
     looping: Option<Instant>,
     /// When it was last probed for a loop.
     probed: Option<Instant>,
@@ -87,14 +87,14 @@ struct Record {
 }
 
 impl Attempt {
-    /// A question that came at `arrived` and may be asked of `servers`, in this order, from `now` on.
+    /// A question that arrived at `arrived` and is asked of `servers` in this order, from `now` on.
     fn new(servers: &[SocketAddr], due: Option<SocketAddr>, arrived: Instant, now: Instant) -> Self {
         let servers = servers.iter().take(MOST_SERVERS).map(|server| (*server, State::New)).collect();
         let doubted = due.map(|server| (server, now));
         Self { servers, cursor: 0, doubted, next: now, pause: SILENCE, end: arrived + PATIENCE }
     }
 
-    /// The same where none of them has answered lately: all are asked at once, and soon given up.
+    /// The same if none of them has answered lately: all are asked at once, for a short time.
     fn hopeless(servers: &[SocketAddr], arrived: Instant, now: Instant) -> Self {
         let attempt = Self::new(servers, None, arrived, now);
         Self { pause: Duration::ZERO, end: attempt.end.min(now + HOPE), ..attempt }
@@ -115,7 +115,7 @@ impl Attempt {
         self.ask_next(now)
     }
 
-    /// In order, and round again: what was silent may have been a lost packet.
+    /// The servers in order, then again from the first: a silence may be a lost packet.
     fn ask_next(&mut self, now: Instant) -> Step {
         let count = self.servers.len();
         let indices = (self.cursor..self.cursor + count).map(|index| index % count);
@@ -148,8 +148,8 @@ impl Attempt {
 }
 
 impl Health {
-    /// Plans a question that came at `arrived`: live servers first, those under a penalty last; one whose penalty is over
-    /// is tried meanwhile. Looping ones are left out. Where none is live, all are asked at once, for a short time (F4).
+    /// Plans a question that arrived at `arrived`: live servers first, those under a penalty last; one whose penalty is over
+    /// is tried meanwhile. Looping ones are left out. If none is live, all are asked at once, for a short time (F4).
     pub fn plan(&mut self, servers: &[SocketAddr], arrived: Instant, now: Instant) -> Attempt {
         let straight = servers.iter().copied().filter(|server| !self.loops(*server, now));
         let (mut order, silent): (Vec<_>, Vec<_>) = straight.partition(|server| self.is_live(*server));
@@ -165,22 +165,22 @@ impl Health {
         Attempt::new(&order, due, arrived, now)
     }
 
-    /// It answered, whatever it said; true if it had been silent.
+    /// It answered anything; true if it had been silent.
     pub fn answered(&mut self, server: SocketAddr, now: Instant) -> bool {
         let Some(record) = self.record(server) else { return false };
         record.answered = Some(now);
         record.penalty.take().is_some()
     }
 
-    /// A question that it was asked at `since` has no answer. If it has answered nothing else for [`SILENCE`], it is
-    /// silent; true if it had not been before.
+    /// A question asked at `since` has no answer. If the server has answered nothing else for [`SILENCE`], it is silent;
+    /// true if it was not before.
     pub fn unanswered(&mut self, server: SocketAddr, since: Instant, now: Instant) -> bool {
         let over = now.saturating_duration_since(since) >= SILENCE;
         over && !self.has_answered(server, since) && self.silent(server, now)
     }
 
-    /// It said nothing for [`SILENCE`], or nobody is there. Many questions notice the same silence: one penalty. True
-    /// if it had answered before.
+    /// It said nothing for [`SILENCE`], or is unreachable. Many questions notice the same silence, which is one penalty.
+    /// True if it had answered before.
     pub fn silent(&mut self, server: SocketAddr, now: Instant) -> bool {
         let Some(record) = self.record(server) else { return false };
         let before = record.penalty;
@@ -205,7 +205,7 @@ impl Health {
     }
 
     /// Its trial is over.
-    pub fn tried(&mut self, server: SocketAddr) {
+    pub fn end_trial(&mut self, server: SocketAddr) {
         if let Some(record) = self.servers.get_mut(&server) {
             record.tried = None;
         }
@@ -215,8 +215,8 @@ impl Health {
         self.servers.get(&server).and_then(|record| record.answered).is_some_and(|answered| answered >= since)
     }
 
-    /// It sent us our own question.
-    pub fn looping(&mut self, server: SocketAddr, now: Instant) {
+    /// It sent the server its own question.
+    pub fn mark_looping(&mut self, server: SocketAddr, now: Instant) {
         if let Some(record) = self.record(server) {
             record.looping = Some(now + LOOP_BREAK);
             record.probed = None;
@@ -236,7 +236,7 @@ impl Health {
         first
     }
 
-    /// Forgets everything: other servers, or the same in another place.
+    /// Forgets everything, because the servers are others now, or elsewhere.
     pub fn forget(&mut self) {
         self.servers.clear();
     }
@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn f10_what_has_waited_has_less_time_to_be_answered() {
+    fn f10_a_question_that_has_waited_has_less_time_to_be_answered() {
         let arrived = Instant::now();
         let now = arrived + SECOND * 3;
         let mut attempt = Health::default().plan(&three(), arrived, now);
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn f4_a_silent_server_goes_to_the_end_and_is_tried_beside_a_live_one() {
+    fn f4_a_silent_server_is_asked_last_and_tried_beside_a_live_one() {
         let (mut health, now) = (Health::default(), Instant::now());
         health.silent(server(1), now);
         health.silent(server(1), now);
@@ -358,7 +358,7 @@ mod tests {
         let (mut health, now) = (Health::default(), Instant::now());
         assert!(health.wants_trial(server(1), now, now + DOUBT));
         assert!(!health.wants_trial(server(1), now, now + DOUBT));
-        health.tried(server(1));
+        health.end_trial(server(1));
         assert!(health.wants_trial(server(1), now, now + DOUBT));
         assert!(health.wants_trial(server(1), now, now + DOUBT + PATIENCE), "a lost one is none");
         health.answered(server(2), now);
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn f4_where_all_are_silent_all_are_asked_at_once_and_soon_given_up() {
+    fn f4_if_all_are_silent_all_are_asked_at_once_for_a_short_time() {
         let (mut health, now) = (Health::default(), Instant::now());
         for server in three() {
             health.silent(server, now);
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn penalties_double_to_five_minutes_and_a_lone_server_is_asked_all_the_same() {
+    fn penalties_double_to_five_minutes_and_a_single_server_is_asked_anyway() {
         let (mut health, mut now) = (Health::default(), Instant::now());
         for length in [30, 60, 120, 240, 300, 300] {
             health.silent(server(1), now);
@@ -393,7 +393,7 @@ mod tests {
     fn a_looping_server_is_left_out_for_a_while() {
         let (mut health, now) = (Health::default(), Instant::now());
         assert!(health.wants_probe(server(1), now) && !health.wants_probe(server(1), now));
-        health.looping(server(1), now);
+        health.mark_looping(server(1), now);
         assert_eq!(health.plan(&three(), now, now).step(now), Step::Ask(server(2)));
         assert_eq!(health.plan(&[server(1)], now, now).step(now), Step::GiveUp);
         let later = now + LOOP_BREAK;

@@ -1,4 +1,4 @@
-//! Who asks what, for those who want to see it (G11): it is told to whoever listens just then, and written down nowhere.
+//! Questions for those who watch (G11): sent to the clients that listen now, and written nowhere.
 
 use std::cell::RefCell;
 use std::fmt::{self, Display, Formatter};
@@ -10,14 +10,14 @@ use tokio::sync::broadcast::{self, Receiver, Sender};
 
 use crate::{Asked, Reply, Table};
 
-/// A watcher who is so many questions behind misses some.
+/// A watcher that is so many questions behind misses some.
 const MOST_WAITING: usize = 1024;
 
 /// A question and what became of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Seen {
-    /// The asker's address; none if questions were missed here.
+    /// The asker's address; `None` if questions were missed here.
     pub from: Option<IpAddr>,
     /// The asker's network.
     pub network: String,
@@ -31,7 +31,7 @@ pub struct Seen {
     pub rtype: String,
     /// `NOERROR 172.18.0.2`, `NXDOMAIN`, `forwarded`, `dropped`.
     pub answer: String,
-    /// Questions that came too fast to be told.
+    /// How many questions came too fast to be sent.
     pub missed: u64,
 }
 
@@ -65,7 +65,7 @@ impl Seen {
     }
 }
 
-/// Whoever asks chooses the octets, and a terminal would obey some of them.
+/// The asker chooses the octets, and a terminal would obey some of them.
 fn printable(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }
@@ -93,10 +93,10 @@ fn mnemonic(code: ResponseCode) -> String {
     format!("{code:?}").to_ascii_uppercase()
 }
 
-/// Those who watch.
+/// The clients that watch.
 #[derive(Default)]
 pub(crate) struct Watchers {
-    /// None while nobody watches: it has room for all that may wait.
+    /// `None` while no client watches, because it has room for all that may wait.
     seen: RefCell<Option<Sender<Seen>>>,
 }
 
@@ -109,7 +109,7 @@ impl Watchers {
         self.seen.borrow().as_ref().map_or(0, Sender::receiver_count)
     }
 
-    /// Looked at for each question: no more than this may it cost if nobody watches.
+    /// Called for each question: without a watcher it must cost no more than this check.
     pub(crate) fn tell(&self, table: &Table, asked: &Asked<'_>, reply: &Reply) {
         let mut seen = self.seen.borrow_mut();
         seen.take_if(|seen| seen.send(Seen::of(table, asked, reply)).is_err());

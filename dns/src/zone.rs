@@ -1,4 +1,4 @@
-//! What a question is answered with: pure.
+//! The answer to a question: pure.
 
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::table::{Asker, Attached, Served, Table, View};
 
 const LOCALHOST: &str = "localhost";
 
-/// The zone of single labels, and of all that does not exist for those who are kept in.
+/// The zone of single labels, and of all names that do not exist for containers of internal networks.
 const ROOT: Zone = Zone(None);
 
 /// How a question came.
@@ -26,14 +26,14 @@ pub enum Transport {
     Tcp,
 }
 
-/// A question with what the socket knew of it.
+/// A question with what its socket knows of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// The message.
     pub message: &'a [u8],
     /// The asker's address.
     pub from: IpAddr,
-    /// The link it came by; `lo` for the host's own questions.
+    /// The link through which it came; `lo` for the host's own questions.
     pub link: &'a str,
     /// The address that was asked.
     pub to: IpAddr,
@@ -41,34 +41,34 @@ pub struct Asked<'a> {
     pub transport: Transport,
 }
 
-/// What is to be done with a question.
+/// What to do with a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
     /// These bytes are the answer.
     Answer(Vec<u8>),
     /// The answer is an error that a client may not cause too often (H2: REFUSED, FORMERR, NOTIMP, BADVERS, SERVFAIL).
     Error(Vec<u8>),
-    /// A server outside knows.
+    /// An upstream server must be asked.
     Forward(Forward),
-    /// Silence (M6, V5).
+    /// No answer (M6, V5).
     Drop,
 }
 
-/// A question for the servers outside.
+/// A question for the upstream servers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Forward {
     /// The servers to ask, in order (F1); empty means the host's.
     pub upstreams: Vec<SocketAddr>,
-    /// The container that is charged for it: (network, id); none for the host or an unknown asker.
+    /// The container that is charged for it: (network, id); `None` for the host or an unknown asker.
     pub client: Option<(Arc<str>, Arc<str>)>,
-    /// An answer that points into one of our subnets is not to be passed on (H5).
+    /// An answer with an address in one of rnet's subnets must not be passed on (H5).
     pub guarded: bool,
 }
 
-/// What a name means to an asker.
+/// The meaning of a name for an asker.
 #[derive(Debug, PartialEq, Eq)]
 enum Meaning {
-    /// Somebody has it: the addresses, network by network.
+    /// Endpoints have it: the addresses, network by network.
     Host(Vec<Vec<IpAddr>>, Zone),
     /// It is the address of this name.
     Pointer(String, Zone),
@@ -76,14 +76,14 @@ enum Meaning {
     Apex(Zone),
     /// There are, or may be, names below it.
     Inner(Zone),
-    /// It would be ours, but is not there.
+    /// It would be in one of rnet's zones, but does not exist.
     Unknown(Zone),
-    /// Others know.
+    /// Upstream servers know.
     Outside,
 }
 
 impl Table {
-    /// What is to be done with a question; `turn` is another one each time, so that addresses take turns (A9).
+    /// What to do with a question; `turn` differs each time, so that addresses take turns (A9).
     pub fn answer(&self, asked: &Asked<'_>, turn: u64) -> Reply {
         let asker = self.asker(asked);
         if matches!(asker, Asker::Forged) {
@@ -132,13 +132,13 @@ impl Table {
             Some(Meaning::Host(addresses, zone_of(name, network)))
         });
         known.or_else(|| {
-            // A network called like a domain hides nothing of that: its names are found above, or outside.
+            // A network with the name of a domain hides nothing of that domain: names are found above, or upstream.
             let (_, network) = name.split_once('.').filter(|(_, network)| !network.contains('.'))?;
             self.is_network(network).then(|| Meaning::Unknown(zone_of(name, network)))
         })
     }
 
-    /// A name under in-addr.arpa or ip6.arpa, if all it stands for lies in one of our subnets, in view or not (V6).
+    /// A name under in-addr.arpa or ip6.arpa, if all its addresses are in one of the networks' subnets, in view or not (V6).
     fn reverse(&self, view: &View<'_>, name: &str) -> Option<Meaning> {
         let reverse = Reverse::parse(name)?;
         let prefix = match loopback_prefix(&reverse) {
@@ -152,7 +152,7 @@ impl Table {
             Reverse { address, .. } if reverse.is_address() => self
                 .pointer(view, address)
                 .map_or(Meaning::Unknown(zone), |name| Meaning::Pointer(name, zone)),
-            // Labels are no answer, but must not seem absent either: there are addresses below (RFC 8020).
+            // A part of an address has no record, but exists: there are addresses below it (RFC 8020).
             _ if reverse.length > length => Meaning::Inner(zone),
             _ => Meaning::Apex(zone),
         })
@@ -172,7 +172,7 @@ impl Table {
         })
     }
 
-    /// Whether a name can be asked for and has the address; a form may be too long, or somebody else's whole name.
+    /// Whether a name can be asked for and has the address; a form may be too long, or another endpoint's whole name.
     fn leads_to(&self, view: &View<'_>, name: &str, address: IpAddr) -> bool {
         let meaning = valid_name(name).then(|| self.known(view, &name.to_ascii_lowercase())).flatten();
         matches!(meaning, Some(Meaning::Host(groups, _)) if groups.iter().flatten().any(|one| *one == address))
@@ -196,7 +196,7 @@ impl View<'_> {
         self.networks.iter().any(|served| served.network.rebinding_guard)
     }
 
-    /// The container's own servers, else a network's (F1).
+    /// The container's own servers, or a network's (F1).
     fn upstreams(&self) -> Vec<SocketAddr> {
         let own = self.endpoints.iter().map(|own| &*own.upstreams);
         let ordinary = self.networks.iter().filter(|served| !served.network.internal);
@@ -231,12 +231,12 @@ fn some_addresses(groups: &[Vec<IpAddr>], rtype: RecordType, turn: u64) -> Optio
         _ => &[],
     };
     let sets =
-        families.iter().map(|family| groups.iter().flat_map(|group| rotated(group, *family, turn)).collect());
+        families.iter().map(|family| groups.iter().flat_map(|group| rotate(group, *family, turn)).collect());
     sets.map(Content::Addresses).find(|set| *set != Content::Addresses(Vec::new()))
 }
 
-/// The addresses of a family, another one first at each turn.
-fn rotated(group: &[IpAddr], family: fn(&IpAddr) -> bool, turn: u64) -> Vec<IpAddr> {
+/// The addresses of a family, each turn with another one first.
+fn rotate(group: &[IpAddr], family: fn(&IpAddr) -> bool, turn: u64) -> Vec<IpAddr> {
     let mut addresses: Vec<_> = group.iter().copied().filter(family).collect();
     if let Some(first) = turn.checked_rem(addresses.len() as u64) {
         addresses.rotate_left(first as usize);
@@ -244,7 +244,7 @@ fn rotated(group: &[IpAddr], family: fn(&IpAddr) -> bool, turn: u64) -> Vec<IpAd
     addresses
 }
 
-/// The addresses of a name (in lower case), network by network; none if nobody has it.
+/// The addresses of a name (in lower case), network by network; `None` if no endpoint has it.
 fn addresses<'t>(networks: impl Iterator<Item = &'t &'t Served>, name: &str) -> Option<Vec<Vec<IpAddr>>> {
     let groups = networks.filter_map(|served| {
         let mut holders = served.holders(name).peekable();
@@ -254,11 +254,11 @@ fn addresses<'t>(networks: impl Iterator<Item = &'t &'t Served>, name: &str) -> 
     Some(groups.collect::<Vec<_>>()).filter(|groups| !groups.is_empty())
 }
 
-/// The loopback's name, which is never asked for outside (RFC 6761, 6.3).
+/// The loopback's name, which is never forwarded (RFC 6761, 6.3).
 fn localhost(name: &str) -> Option<Meaning> {
-    let ours = name == LOCALHOST || before(name, LOCALHOST).is_some();
+    let is_localhost = name == LOCALHOST || before(name, LOCALHOST).is_some();
     let loopback = || vec![vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]];
-    ours.then(|| Meaning::Host(loopback(), zone_of(name, LOCALHOST)))
+    is_localhost.then(|| Meaning::Host(loopback(), zone_of(name, LOCALHOST)))
 }
 
 fn loopback_prefix(reverse: &Reverse) -> Option<u8> {
@@ -266,7 +266,7 @@ fn loopback_prefix(reverse: &Reverse) -> Option<u8> {
     (reverse.address.is_loopback() && reverse.length >= prefix).then_some(prefix)
 }
 
-/// What nobody has: a single label stays here (F8). A network's name has names below it.
+/// A name that no endpoint has: a single label is not forwarded (F8). A network's name has names below it.
 fn single(view: &View<'_>, name: &str) -> Meaning {
     match name {
         "" => Meaning::Outside,
@@ -290,7 +290,7 @@ fn suffixes(name: &str) -> impl Iterator<Item = &str> {
     iter::successors(Some(name), |rest| rest.split_once('.').map(|(_, rest)| rest))
 }
 
-/// What stands before a suffix and its dot.
+/// The part before a suffix and its dot.
 fn before<'n>(name: &'n str, suffix: &str) -> Option<&'n str> {
     name.strip_suffix(suffix)?.strip_suffix('.')
 }

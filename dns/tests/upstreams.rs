@@ -1,4 +1,4 @@
-//! Servers outside that are slow, silent or talkative, and clients that ask too much of them.
+//! Upstream servers that are slow, silent or talkative, and clients that ask them too much.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -18,7 +18,7 @@ use common::{GATEWAY, LONG, Scene, answer, behind_a_link, endpoint, network, que
 const TWO: &str = "nameserver 192.0.2.1\nnameserver 192.0.2.2\n";
 const SERVFAIL: usize = 2;
 
-/// A name that no server outside answers, as the first label says.
+/// Whether a name is one that no upstream server answers, by its first label.
 fn is_dead(query: &[u8]) -> bool {
     query[13..].starts_with(b"dead")
 }
@@ -48,7 +48,7 @@ fn delayed(scene: &Scene, ip: &str, last: u8, delay: Arc<AtomicU64>) {
     });
 }
 
-/// Lets a flood end, also when its test has failed.
+/// Ends a flood, even when its test fails.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -74,7 +74,7 @@ fn at_once(
     let begun = Instant::now();
     for n in 0..count {
         socket.send_to(&query(n, &name(n)), (to, 53)).unwrap();
-        // A burst must fit into the sockets' buffers: what the kernel drops shows nothing.
+        // A burst must fit into the sockets' buffers: questions that the kernel drops prove nothing.
         if n % 64 == 63 {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -94,7 +94,7 @@ fn codes<const N: usize>(expected: [(usize, usize); N]) -> [usize; 16] {
     codes
 }
 
-/// F10. moby#22185 and its kin: a program with a hundred threads, each of which looks another name up.
+/// F10. moby#22185 and the like: a program with a hundred threads, each of which looks up another name.
 #[test]
 fn eight_hundred_questions_at_once_of_one_container_are_all_answered() {
     let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
@@ -105,7 +105,7 @@ fn eight_hundred_questions_at_once_of_one_container_are_all_answered() {
     assert_eq!(said, codes([(0, 800)]), "after {last:?}");
 }
 
-/// F10: what has waited as long as a client does is answered all the same.
+/// F10: a question that has waited as long as a client waits is answered too.
 #[test]
 fn a_client_that_asks_for_too_much_gets_servfail_and_never_silence() {
     let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
@@ -117,7 +117,7 @@ fn a_client_that_asks_for_too_much_gets_servfail_and_never_silence() {
     assert!((3500..5000).contains(&last.as_millis()), "{last:?}");
 }
 
-/// F3, H2: what is no fault of the client's is told him each time.
+/// F3, H2: an error that is not the client's fault is answered each time.
 #[test]
 fn without_servers_each_question_is_answered() {
     let scene = Scene::with("", false, vec![]);
@@ -165,9 +165,9 @@ fn the_flood_of_one_container_delays_no_other() {
     assert!(scene.status().in_flight <= 1024);
 }
 
-/// H2: 4,000 at once and 2,000 a second; what is beyond waits.
+/// H2: 4,000 at once and 2,000 per second; further questions wait.
 #[test]
-fn who_asks_about_the_world_too_often_waits_and_is_answered() {
+fn a_client_that_forwards_too_often_waits_and_is_answered() {
     let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
     scene.set(&network(), Some(&endpoint("web", "10.77.0.2")));
     delayed(&scene, "192.0.2.1", 1, millis(0));
@@ -198,7 +198,7 @@ fn one_name_that_a_server_does_not_answer_does_not_make_it_silent() {
     }
 }
 
-/// F4. The other server is always quicker, so this one's answers came too late to be heard.
+/// F4. The other server is always faster, so this one's answers come too late to be used.
 #[test]
 fn a_late_answer_makes_a_silent_server_good_again() {
     let scene = Scene::with(TWO, false, vec![]);
@@ -213,7 +213,7 @@ fn a_late_answer_makes_a_silent_server_good_again() {
     assert!(scene.ask("b.example.org").unwrap().ends_with(&[100, 1]));
 }
 
-/// F4: while all are known silent, nobody waits; the first that comes back is noticed.
+/// F4: while all are known to be silent, no client waits; the first that answers again is noticed.
 #[test]
 fn when_all_servers_are_known_silent_a_question_fails_within_half_a_second() {
     let scene = Scene::with(TWO, false, vec![]);
@@ -236,9 +236,9 @@ fn when_all_servers_are_known_silent_a_question_fails_within_half_a_second() {
     assert_eq!(scene.status().unwell, ["192.0.2.1:53".parse().unwrap()]);
 }
 
-/// F6. It answers once, and then goes on talking: the socket is full of it when the next question has it.
+/// F6. It answers once, and then sends more: the socket is full when the next question gets it.
 #[test]
-fn what_a_server_says_too_much_costs_no_later_question_anything() {
+fn surplus_answers_of_a_server_cost_later_questions_nothing() {
     let scene = Scene::with("nameserver 192.0.2.1\n", false, vec![]);
     scene.set(&network(), None);
     let _talkative = scene.upstream("192.0.2.1", |query| {

@@ -1,4 +1,4 @@
-//! A whole server at its sockets: a host of its own for each test, and servers outside that misbehave.
+//! A whole server at its sockets: a separate host for each test, and upstream servers that misbehave.
 #![allow(dead_code, reason = "every test binary uses its own part of this")]
 
 use std::io::Read;
@@ -126,7 +126,7 @@ impl Drop for Scene {
     }
 }
 
-/// A small server, which counts what it is asked.
+/// A small server that counts its questions.
 pub struct Upstream {
     asked: Arc<AtomicUsize>,
     pub names: Arc<Mutex<Vec<SocketAddr>>>,
@@ -140,11 +140,11 @@ impl Upstream {
         std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok((len, peer)) = socket.recv_from(&mut buffer) {
-                // A probe for loops has a label of 32 octets, and asks for nothing that matters.
+                // A probe for loops has a label of 32 octets and does not count.
                 if buffer[12] == 32 {
                     continue;
                 }
-                // A trial asks for the root: it is answered like any question, and is none of the clients'.
+                // A trial asks for the root: it is answered like any question, and does not count.
                 if buffer[12] != 0 {
                     asked.fetch_add(1, Ordering::SeqCst);
                     names.lock().unwrap().push(peer);
@@ -207,7 +207,7 @@ pub fn ask(to: &str, query: &[u8], patience: Duration) -> Option<Vec<u8>> {
     let to: IpAddr = to.parse().unwrap();
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { "::".parse().unwrap() };
     let socket = UdpSocket::bind((any, 0)).unwrap();
-    // Connected: an answer from another address than the one asked is not heard (M9).
+    // Connected: an answer from another address than the one asked is not received (M9).
     socket.connect((to, 53)).unwrap();
     socket.set_read_timeout(Some(patience)).unwrap();
     socket.send(query).unwrap();
@@ -232,11 +232,11 @@ pub fn answer(query: &[u8], last: u8) -> Vec<u8> {
     reply
 }
 
-pub fn framed(message: &[u8]) -> Vec<u8> {
+pub fn with_length(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes(), message].concat()
 }
 
-pub fn read_framed(stream: &mut impl Read) -> Option<Vec<u8>> {
+pub fn read_with_length(stream: &mut impl Read) -> Option<Vec<u8>> {
     let mut len = [0; 2];
     stream.read_exact(&mut len).ok()?;
     let mut message = vec![0; u16::from_be_bytes(len).into()];
@@ -250,7 +250,7 @@ pub fn connect() -> TcpStream {
     stream
 }
 
-/// A network behind a link of its own, with one machine, that is no endpoint yet.
+/// A network behind its own link, with one machine that is no endpoint yet.
 pub fn behind_a_link(scene: &Scene, name: &str, subnet: &str) -> (Network, Outside) {
     let machine = scene.host.outside(&[subnet.parse().unwrap()]).unwrap();
     let (bridge, gateways) = (machine.link().into(), vec![machine.host_address()]);
