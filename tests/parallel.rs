@@ -12,7 +12,7 @@ use std::thread;
 
 use common::{Guest, Host, Network, Outcome, Who};
 
-/// CNI code of ours: the container is on this network already.
+/// rnet's own CNI code: the container is on this network already.
 const ALREADY_ATTACHED: u64 = 103;
 
 /// Containers at once.
@@ -105,7 +105,7 @@ fn two_interfaces_of_one_container_at_once() {
 
         let mut inside = common::inside(first.container.netns());
         assert!(inside.link("eth1").unwrap().is_some_and(|link| link.up));
-        // Whoever came first has the default route; others answer those who are on their network.
+        // The first interface has the default route; the other one answers its own network.
         let way_out = inside.routes().unwrap().into_iter().find(|route| route.destination.prefix() == 0);
         let has_the_way_out =
             way_out.map(|route| route.index) == inside.link("eth0").unwrap().map(|link| link.index);

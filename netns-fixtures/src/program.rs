@@ -10,7 +10,7 @@ use netlink::Netns;
 
 use crate::Error;
 
-/// A program that will start in a network namespace: [`Command`], but for where it runs.
+/// A program that will start in a network namespace: [`Command`], except for where it runs.
 ///
 /// A child inherits the namespace of the thread that starts it, so no unsafe hook is needed.
 #[derive(Debug)]

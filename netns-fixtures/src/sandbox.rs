@@ -27,7 +27,7 @@ pub fn enter_sandbox() -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether /run is ours alone and ends with us: after `enter_sandbox`, and under `sandbox.sh`.
+/// Whether /run is only this process's and ends with it: after `enter_sandbox`, and under `sandbox.sh`.
 pub(crate) fn run_is_private() -> bool {
     ENTERED.load(Ordering::Relaxed) || std::env::var_os("RNET_SANDBOX").is_some()
 }

@@ -9,7 +9,7 @@ pub const TESTS: &[Test] = &[
     ("bare::dropping_policies_before_the_first_container", policies_before),
     ("bare::dropping_policies_after_the_first_container", policies_after),
     ("bare::a_last_rule_that_rejects", last_rule),
-    ("bare::rules_that_somebody_flushed_come_back", flushed),
+    ("bare::rules_that_were_flushed_come_back", flushed),
     ("bare::a_bridge_of_any_name", any_name),
     ("bare::what_was_made_goes_with_the_last_network", nothing_left),
     ("bare::disabled_nothing_is_written", disabled),
@@ -43,7 +43,7 @@ fn policies_after() -> anyhow::Result<()> {
     host.works(&guests)?;
     close(&host)?;
     host.comes_to_work(&guests)?;
-    host.iptables_reads_us()?;
+    host.iptables_reads_rnets_rules()?;
     host.comes_to_work(&guests)?;
     host.clear()?;
     host.ensure_no_rules_left()
@@ -109,7 +109,7 @@ fn nothing_left() -> anyhow::Result<()> {
         host.clear()?;
         host.ensure_nothing_left(&before)?;
     }
-    // What somebody put into a chain that we made keeps it.
+    // A foreign rule in a chain that rnet made keeps the chain.
     let guests = host.guests().or_else(|_| host.guests_of("mynet"))?;
     host.execute("iptables -I FORWARD -s 192.0.2.1 -j DROP")?;
     host.works(&guests)?;

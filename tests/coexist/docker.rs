@@ -14,9 +14,9 @@ pub const TESTS: &[Test] = &[
     ("docker::first", first),
     ("docker::later", later),
     ("docker::restarted_and_stopped", restarted),
-    ("docker::its_networks_stay_closed_to_us", isolated),
+    ("docker::its_networks_stay_closed_to_rnets_containers", isolated),
     ("docker::a_network_with_ipv6_later", ipv6_later),
-    ("docker::its_containers_do_not_reach_ours", unreached),
+    ("docker::its_containers_do_not_reach_rnets", unreached),
     ("docker::an_uplink_with_a_name_like_its_bridges", uplink_like_a_bridge),
 ];
 
@@ -115,13 +115,13 @@ fn later() -> anyhow::Result<()> {
     let guests = host.guests()?;
     let _docker = dockerd(&host)?;
     host.comes_to_work(&guests)?;
-    // Wherever it did not turn forwarding on itself, somebody may do by hand what it does else.
+    // If docker did not turn forwarding on itself, the administrator may do by hand what it does otherwise.
     host.execute("iptables -P FORWARD DROP")?;
     host.execute("ip6tables -P FORWARD DROP")?;
     host.comes_to_work(&guests)?;
     network(&host, "d1", None, "")?;
     host.comes_to_work(&guests)?;
-    host.iptables_reads_us()?;
+    host.iptables_reads_rnets_rules()?;
     host.comes_to_work(&guests)?;
     host.clear()?;
     host.ensure_no_rules_left()

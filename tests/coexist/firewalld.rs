@@ -12,7 +12,7 @@ pub const TESTS: &[Test] = &[
     ("firewalld::first", first),
     ("firewalld::later", later),
     ("firewalld::reloaded_restarted_and_stopped", reloaded),
-    ("firewalld::a_zone_of_somebodys_choice_is_told", elsewhere),
+    ("firewalld::a_zone_that_the_administrator_chose_is_told", elsewhere),
     ("firewalld::other_ports_of_the_host_stay_closed", narrow),
 ];
 

@@ -13,6 +13,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/harness.rs"]
+mod harness;
 
 mod bare;
 mod docker;
@@ -22,9 +24,7 @@ mod told;
 mod ufw;
 mod works;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
-use std::time::Instant;
 
 use anyhow::{Context, anyhow, ensure};
 
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match prepare() {
-        Ok(()) => run(),
+        Ok(()) => harness::run("dockerd, firewalld and ufw beside it", &tests(), &[]),
         Err(error) => {
             println!("coexist: {error:#}");
             ExitCode::FAILURE
@@ -74,32 +74,8 @@ fn prepare() -> anyhow::Result<()> {
     }
 }
 
-/// Runs the tests whose names hold one of the words of the command line, all without any.
-fn run() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+fn tests() -> Vec<harness::Test> {
     let all: Vec<Test> =
         [bare::TESTS, docker::TESTS, ufw::TESTS, firewalld::TESTS, told::TESTS, ports::TESTS].concat();
-    let wanted = |test: &&Test| words.is_empty() || words.iter().any(|word| test.0.contains(word.as_str()));
-    let chosen: Vec<&Test> = all.iter().filter(wanted).collect();
-    println!("\nrunning {} tests", chosen.len());
-    let failures: Vec<_> = chosen.iter().filter_map(|test| Some((test.0, outcome(test)?))).collect();
-    failures.iter().for_each(|(name, error)| println!("\n---- {name} ----\n{error:#}"));
-    let word = if failures.is_empty() { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {word}. {} passed; {} failed; {} filtered out",
-        chosen.len() - failures.len(),
-        failures.len(),
-        all.len() - chosen.len()
-    );
-    // Words that fit no test must not look like a success.
-    if failures.is_empty() && !chosen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Prints the test's line; returns why it failed.
-fn outcome(test: &Test) -> Option<anyhow::Error> {
-    let started = Instant::now();
-    let result = catch_unwind(AssertUnwindSafe(test.1)).unwrap_or_else(|_| Err(anyhow!("panicked")));
-    let word = if result.is_ok() { "ok" } else { "FAILED" };
-    println!("test {} ... {word} ({:.1} s)", test.0, started.elapsed().as_secs_f32());
-    result.err()
+    all.into_iter().map(|(name, body)| harness::Test { name: name.into(), body: Box::new(body) }).collect()
 }

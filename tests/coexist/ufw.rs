@@ -57,7 +57,7 @@ fn later() -> anyhow::Result<()> {
     let guests = host.guests()?;
     let _ufw = Ufw::on(&host, "deny")?;
     host.comes_to_work(&guests)?;
-    host.iptables_reads_us()?;
+    host.iptables_reads_rnets_rules()?;
     host.comes_to_work(&guests)?;
     host.clear()?;
     host.ensure_no_rules_left()

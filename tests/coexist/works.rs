@@ -15,7 +15,7 @@ use crate::common::{Host, Outcome, binary};
 /// Long enough for what must come, and to see that nothing comes.
 const LONG: Duration = Duration::from_secs(3);
 const SHORT: Duration = Duration::from_millis(500);
-/// In what time all must be well again after somebody changed the host's firewall.
+/// How soon everything must work again after a change of the host's firewall.
 const PATIENCE: Duration = Duration::from_secs(15);
 const SUBNETS: [&str; 2] = ["10.99.0.0/24", "fd99::/64"];
 const OUTSIDE: [&str; 2] = ["192.168.77.0/24", "fd77::/64"];
@@ -177,7 +177,7 @@ impl Host {
         Ok(())
     }
 
-    /// The same within [`PATIENCE`]: somebody has just changed the host's firewall.
+    /// The same within [`PATIENCE`], after a change of the host's firewall.
     pub fn comes_to_work(&self, guests: &Guests) -> anyhow::Result<()> {
         wait_until("all works again", || self.works(guests))
     }
@@ -192,7 +192,7 @@ impl Host {
     }
 
     /// What iptables says of our rules is what it takes, and it says it without an error.
-    pub fn iptables_reads_us(&self) -> anyhow::Result<()> {
+    pub fn iptables_reads_rnets_rules(&self) -> anyhow::Result<()> {
         for program in ["iptables", "ip6tables"] {
             let listed = self.execute(&format!("{program} -S FORWARD"))?;
             ensure!(listed.contains("-i rnet-+ -m comment --comment rnet-interop -j ACCEPT"), "{listed}");

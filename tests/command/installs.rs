@@ -37,7 +37,7 @@ fn a_chain_of_standard_plugins_works_before_and_after_they_are_installed() {
 }
 
 #[test]
-fn install_does_not_overwrite_what_is_not_ours() {
+fn install_does_not_overwrite_foreign_files() {
     let host = Host::forwarding();
     std::fs::create_dir_all(host.installed_plugins()).unwrap();
     let bridge = host.installed_plugins().join("bridge");

@@ -32,7 +32,7 @@ fn a_name_that_comes_back_has_its_address_unless_the_network_says_otherwise() {
 }
 
 #[test]
-fn the_default_network_is_there_while_somebody_is_on_it() {
+fn the_default_network_exists_while_an_endpoint_is_on_it() {
     let host = Host::forwarding();
     host.ok("run -d --name web sleep 1000");
     let ls = host.ok("ls");
@@ -64,7 +64,7 @@ fn an_endpoint_that_lost_its_bridge_is_told() {
 }
 
 #[test]
-fn who_has_no_name_is_not_remembered_and_the_default_network_remembers_nobody() {
+fn an_endpoint_without_a_name_is_not_remembered_and_the_default_network_remembers_none() {
     let host = Host::forwarding();
     host.ok("create mynet");
     host.ok("run --net mynet true");

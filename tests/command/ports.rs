@@ -142,7 +142,7 @@ fn ports_in_a_row_are_one_in_the_table() {
     host.ok("stop web");
 }
 
-/// What is refused is a port that somebody listens at, and rnet's own name server listens at gateways only.
+/// A port is refused if a program listens on it, and rnet's own name server listens at gateways only.
 #[test]
 fn port_53_can_be_published_beside_rnets_name_server() {
     let host = Host::forwarding();

@@ -4,7 +4,7 @@ use netns_fixtures::http_get;
 
 use crate::common::{Host, LONG};
 
-/// What somebody does to `web` (port VETH) on `mynet`, and what `ls` says of it then.
+/// What another program does to `web` (port VETH) on `mynet`, and what `ls` says of it then.
 const HARMS: [(&str, &str); 12] = [
     ("ip link set VETH nomaster", "VETH of \"web\" is not on rnet-mynet"),
     ("ip link set VETH down", "VETH of \"web\" is down"),

@@ -205,6 +205,12 @@ impl Guest<'_> {
         address(&self.result(), true)
     }
 
+    /// Its IPv4 and its IPv6 address.
+    #[track_caller]
+    pub fn both(&self) -> [IpAddr; 2] {
+        [self.v4(), self.v6()]
+    }
+
     /// A page of its name at this port, on all its addresses.
     pub fn serves(&self, port: u16) -> HttpServer {
         HttpServer::start(self.netns(), (Ipv6Addr::UNSPECIFIED, port).into(), &self.who.id).unwrap()

@@ -65,6 +65,11 @@ pub fn inside(netns: &Netns) -> Netlink {
     Netlink::inside(netns).unwrap()
 }
 
+/// The MAC of a link.
+pub fn mac(netns: &Netns, link: &str) -> [u8; 6] {
+    inside(netns).link(link).unwrap().unwrap().mac.unwrap().0
+}
+
 /// The differences between two snapshots, except for the address that was given last: a failed ADD uses one up.
 pub fn differences(before: &Snapshot, after: &Snapshot) -> Vec<String> {
     let lines = before.diff(after).unwrap_or_default();

@@ -80,7 +80,7 @@ impl Network {
         }
     }
 
-    /// What `plugin` gets on its standard input. Ports go to whoever publishes them.
+    /// What `plugin` gets on its standard input. Ports go to the plugin that publishes them.
     pub fn config(&self, plugin: &str, ports: &Value, previous: Option<&Value>) -> Value {
         let listed = self.list["plugins"].as_array().unwrap().iter().find(|listed| listed["type"] == plugin);
         let mut config = config_of(&self.list, listed.unwrap(), previous);

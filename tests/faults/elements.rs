@@ -1,4 +1,4 @@
-//! Somebody removes or replaces single elements of the ruleset, or the bridge, or turns forwarding off: the next ADD mends it.
+//! Another program removes or replaces elements of the ruleset or the bridge, or turns forwarding off: the next ADD mends it.
 
 use netlink::Request;
 use nft::{Element, Owner};
@@ -9,7 +9,7 @@ use crate::judge;
 const SUBNET: &str = "10.7.0.0/24";
 const OTHER: &str = "10.8.0.0/24";
 
-/// Which elements somebody removes.
+/// Which elements another program removes.
 type Removed = (&'static str, fn(&Element) -> bool);
 
 const REMOVED: [Removed; 7] = [
@@ -124,7 +124,7 @@ fn a_bridge_that_was_deleted_comes_back_with_the_containers_that_were_on_it() {
 
 /// As systemd-networkd does with a catch-all .network: the bridge loses its address, and its ports.
 #[test]
-fn a_bridge_that_somebody_took_over_gets_its_address_and_ports_back() {
+fn a_bridge_that_another_program_took_over_gets_its_address_and_ports_back() {
     let host = host();
     let (old, new) = (guest(&host, "old", 8080), guest(&host, "new", 8081));
     old.add().unwrap();

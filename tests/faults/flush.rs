@@ -1,4 +1,4 @@
-//! Somebody flushes the rules: the next ADD brings back those of everybody.
+//! The rules are flushed: the next ADD brings back those of all networks.
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with,

@@ -1,4 +1,4 @@
-//! Files of rnet's that are torn, empty or somebody else's: set aside, and things go on.
+//! Files of rnet that are torn, empty or foreign are set aside, and calls go on.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Somebody holds a lock and does not let go; somebody is asked to end in the middle.
+//! A process holds a lock and does not let go, or is asked to end in the middle of a call.
 
 use std::fs::File;
 use std::path::Path;

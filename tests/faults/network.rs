@@ -50,19 +50,19 @@ fn the_second_container_of_a_network_that_died_in_the_making_is_isolated() {
 }
 
 #[test]
-fn so_it_is_on_the_first_network_of_a_host() {
+fn the_second_container_of_a_hosts_first_network_that_died_in_the_making_is_isolated() {
     each(&Network::rnet("mynet", SUBNET), &MAKING, &["abort"], Company::Empty);
 }
 
 #[test]
-fn so_it_is_with_ipv6() {
+fn the_second_container_of_a_network_with_ipv6_that_died_in_the_making_is_isolated() {
     let network = dual();
     let steps: Vec<&str> = MAKING.into_iter().chain(MAKING_V6).collect();
     each(&network, &steps, &["abort"], Company::InUse);
 }
 
 #[test]
-fn so_it_is_with_names() {
+fn the_second_container_of_a_network_with_names_that_died_in_the_making_is_isolated() {
     each(&Network::named("mynet", SUBNET), &MAKING, &["abort"], Company::InUse);
 }
 

@@ -16,8 +16,8 @@ const SECOND: Duration = Duration::from_secs(1);
 #[test]
 fn a_killed_worker_is_replaced_with_the_same_table() {
     let host = Host::forwarding();
-    let (_web, _, web_ip) = host.member("web", &mynet());
-    let (db, db_who, _) = host.member("db", &mynet());
+    let web = host.join("web", &mynet());
+    let db = host.join("db", &mynet());
     for _ in 0..3 {
         let (worker, parent) = host.server();
 
@@ -26,21 +26,21 @@ fn a_killed_worker_is_replaced_with_the_same_table() {
         let answer = lookup(db.netns(), at(GATEWAY), "web", false, SECOND).unwrap();
         // What was in its hands is lost with it, as a datagram may be; the next question is not.
         let answer = answer.or_else(|| lookup(db.netns(), at(GATEWAY), "web", false, SOON).unwrap());
-        assert_eq!(answer, Some(known(&[web_ip])));
+        assert_eq!(answer, Some(known(&[web.v4()])));
         assert_ne!(host.server().0, worker);
         assert_eq!(host.server().1, parent);
     }
-    host.del("rnet", &db_who, &mynet());
+    db.detach();
     assert_eq!(host.status().json()["endpoints"].as_array().unwrap().len(), 1);
 }
 
-/// What the stream asks is answered, but for what was in the killed process's hands, and within a second.
+/// All questions are answered within a second, except those that the killed process had received.
 #[test]
 fn whichever_process_is_killed_under_load_it_serves_again_within_a_second() {
     let host = Host::forwarding();
     let before = host.snapshot();
-    let (web, web_who, web_ip) = host.member("web", &mynet());
-    let (db, db_who, db_ip) = host.member("db", &mynet());
+    let web = host.join("web", &mynet());
+    let db = host.join("db", &mynet());
     let done = AtomicBool::new(false);
 
     thread::scope(|scope| {
@@ -48,7 +48,7 @@ fn whichever_process_is_killed_under_load_it_serves_again_within_a_second() {
             let (mut longest, mut last) = (Duration::ZERO, Instant::now());
             while !done.load(Ordering::SeqCst) {
                 if let Ok(Some(answer)) = lookup(db.netns(), at(GATEWAY), "web", false, SOON / 10) {
-                    assert_eq!(answer, known(&[web_ip]));
+                    assert_eq!(answer, known(&[web.v4()]));
                     longest = longest.max(last.elapsed());
                     last = Instant::now();
                 }
@@ -60,25 +60,25 @@ fn whichever_process_is_killed_under_load_it_serves_again_within_a_second() {
             let all = host.server_processes();
             kill([all.parent, all.worker, all.guardian][round % 3]);
             wait_until("another", || host.server_processes() != all);
-            assert_eq!(ask(&web, "db"), known(&[db_ip]), "round {round}");
+            assert_eq!(ask(&web, "db"), known(&[db.v4()]), "round {round}");
         }
         drop(ends);
         let longest = longest.join().unwrap();
         assert!(longest < SECOND, "{longest:?}");
     });
 
-    host.del("rnet", &web_who, &mynet());
-    host.del("rnet", &db_who, &mynet());
+    web.detach();
+    db.detach();
     host.is_as(&before);
 }
 
 #[test]
 fn a_server_whose_guardian_was_killed_has_another_when_it_dies() {
     let host = Host::forwarding();
-    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let before = host.server_processes();
     kill(before.guardian);
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
     wait_until("another guardian", || host.server_processes().guardian != before.guardian);
     let after = host.server_processes();
     assert_eq!((after.worker, after.parent), (before.worker, before.parent));
@@ -86,10 +86,10 @@ fn a_server_whose_guardian_was_killed_has_another_when_it_dies() {
     kill(after.parent);
 
     wait_until("another server", || host.server_processes().parent != after.parent);
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
     let last = host.server_processes();
     assert_eq!(last.parent, after.guardian, "it has become the server");
-    host.del("rnet", &web_who, &mynet());
+    web.detach();
     host.wait_for_its_end();
     wait_until("their end", || [last.parent, last.guardian].iter().all(|pid| !is_alive(*pid)));
 }
@@ -111,7 +111,7 @@ fn is_alive(pid: u32) -> bool {
 #[test]
 fn a_worker_that_cannot_be_started_is_tried_again() {
     let host = Host::forwarding();
-    let (web, _, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let (worker, parent) = host.server();
     let ours = rustix::process::Pid::from_raw(parent as i32);
     let limit = |most| {
@@ -126,32 +126,32 @@ fn a_worker_that_cannot_be_started_is_tried_again() {
 
     limit(4096);
 
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
     assert_eq!(host.server().1, parent);
 }
 
 #[test]
 fn the_next_container_starts_a_dead_server_again_with_all_names() {
     let host = Host::forwarding();
-    let (web, web_who, web_ip) = host.member("web", &mynet());
-    let (_gone, gone, _) = host.member("gone", &mynet());
+    let web = host.join("web", &mynet());
+    let gone = host.join("gone", &mynet());
     host.kill_server();
     // DEL needs no server.
-    host.del("rnet", &gone, &mynet());
+    gone.detach();
 
-    let (db, db_who, db_ip) = host.member("db", &mynet());
+    let db = host.join("db", &mynet());
 
-    assert_eq!((ask(&db, "web"), ask(&web, "db")), (known(&[web_ip]), known(&[db_ip])));
+    assert_eq!((ask(&db, "web"), ask(&web, "db")), (known(&[web.v4()]), known(&[db.v4()])));
     assert_eq!(ask(&db, "gone"), unknown());
-    host.del("rnet", &web_who, &mynet());
-    host.del("rnet", &db_who, &mynet());
+    web.detach();
+    db.detach();
     host.wait_for_its_end();
 }
 
 #[test]
 fn a_server_that_was_killed_as_a_whole_is_missed_and_comes_back_by_the_hint() {
     let host = Host::forwarding();
-    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     host.kill_server();
 
     let missed = host.rnet("dns restart");
@@ -160,8 +160,8 @@ fn a_server_that_was_killed_as_a_whole_is_missed_and_comes_back_by_the_hint() {
         "error: the name server has died, but containers still have names\n hint: rnet dns serve --detach\n";
     assert_eq!((missed.status, missed.stderr.as_str()), (3, expected));
     host.rnet("dns serve --detach").silent();
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
-    host.del("rnet", &web_who, &mynet());
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
+    web.detach();
     host.wait_for_its_end();
     assert!(host.rnet("dns restart").stderr.starts_with("error: no name server is running"));
 }

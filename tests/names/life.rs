@@ -18,52 +18,41 @@ const NAMES: u64 = 111;
 fn one_server_starts_with_the_first_name_and_ends_with_the_last() {
     let host = Host::forwarding();
     let before = host.snapshot();
-    let (_nameless, nameless, _) = host.member("nameless", &rnet("other", &["10.9.0.0/24"]));
+    let nameless = host.join("nameless", &rnet("other", &["10.9.0.0/24"]));
     assert_eq!(host.status().status, 3, "a network without names needs none");
 
-    let (_web, web, _) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let first = host.server();
-    let (_db, db, _) = host.member("db", &named("back", &["10.8.0.0/24"]));
+    let db = host.join("db", &named("back", &["10.8.0.0/24"]));
     assert_eq!(host.server(), first);
 
-    host.del("rnet", &web, &mynet());
+    web.detach();
     assert_eq!(host.server(), first);
-    host.del("rnet", &db, &named("back", &["10.8.0.0/24"]));
-    host.del("rnet", &nameless, &rnet("other", &["10.9.0.0/24"]));
+    db.detach();
+    nameless.detach();
     host.is_as(&before);
 }
 
 #[test]
-fn no_process_of_ours_is_left_when_all_is_removed() {
+fn no_process_of_rnet_is_left_when_all_is_removed() {
     let host = Host::forwarding();
-    let members: Vec<_> = (0..4).map(|nth| host.member(&format!("c{nth}"), &mynet())).collect();
-    assert!(!processes_of(&host).is_empty(), "the name server at least");
+    let guests: Vec<_> = (0..4).map(|nth| host.join(&format!("c{nth}"), &mynet())).collect();
+    assert!(!host.processes("").is_empty(), "the name server at least");
 
     // At once, so that a keeper is started too.
     thread::scope(|scope| {
-        for (_, who, _) in &members {
-            scope.spawn(|| host.del("rnet", who, &mynet()));
+        for guest in &guests {
+            scope.spawn(|| guest.detach());
         }
     });
 
-    wait_until("no process is left", || processes_of(&host).is_empty());
-}
-
-/// The processes of this host that run: all of rnet's have its folder in their environment.
-fn processes_of(host: &Host) -> Vec<String> {
-    let root = format!("RNET_ROOT={}\0", host.root().display());
-    let processes = std::fs::read_dir("/proc").unwrap().flatten().map(|process| process.path());
-    let read = |path: std::path::PathBuf| {
-        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
-    };
-    let own = processes.filter(|process| read(process.join("environ")).contains(&root));
-    own.map(|process| read(process.join("cmdline"))).collect()
+    wait_until("no process is left", || host.processes("").is_empty());
 }
 
 #[test]
 fn a_server_that_was_stopped_is_named_with_what_to_type() {
     let host = Host::forwarding();
-    let (web, _, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let (worker, server) = host.server();
     signal(worker, Signal::STOP);
     let (_db, who) = host.named("db");
@@ -76,14 +65,14 @@ fn a_server_that_was_stopped_is_named_with_what_to_type() {
     assert!(code == NAMES && message.starts_with(&expected), "{message}");
     kill(server);
     wait_until("another server", || host.server_processes().parent != server);
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
 }
 
 /// As on a machine that has no time for it.
 #[test]
 fn an_add_waits_for_a_server_that_is_slow() {
     let host = Host::forwarding();
-    let (web, _, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let (worker, _) = host.server();
     let (_db, who) = host.named("db");
     signal(worker, Signal::STOP);
@@ -97,29 +86,29 @@ fn an_add_waits_for_a_server_that_is_slow() {
     });
 
     assert_eq!(host.server().0, worker);
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
 }
 
 #[test]
 fn a_stale_socket_is_no_server() {
     let host = Host::forwarding();
-    let (_web, web, _) = host.member("web", &mynet());
-    host.del("rnet", &web, &mynet());
+    let web = host.join("web", &mynet());
+    web.detach();
     host.wait_for_its_end();
     let socket = host.run_folder().join("locks/dns");
     drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
     assert!(socket.exists());
 
-    let (db, _, db_ip) = host.member("db", &mynet());
+    let db = host.join("db", &mynet());
 
-    assert_eq!(ask(&db, "db"), known(&[db_ip]));
+    assert_eq!(ask(&db, "db"), known(&[db.v4()]));
 }
 
 #[test]
 fn an_add_fails_and_leaves_nothing_if_there_can_be_no_server() {
     let host = Host::forwarding();
     // Where its socket should be is a folder: it cannot start.
-    let (_other, other, _) = host.member("other", &rnet("other", &["10.9.0.0/24"]));
+    let other = host.join("other", &rnet("other", &["10.9.0.0/24"]));
     std::fs::create_dir(host.run_folder().join("locks/dns")).unwrap();
     let (_web, who) = host.named("web");
     let before = host.snapshot();
@@ -132,11 +121,11 @@ fn an_add_fails_and_leaves_nothing_if_there_can_be_no_server() {
     std::fs::remove_dir(host.run_folder().join("locks/dns")).unwrap();
     host.add("rnet", &who, &mynet());
     host.del("rnet", &who, &mynet());
-    host.del("rnet", &other, &rnet("other", &["10.9.0.0/24"]));
+    other.detach();
 }
 
 #[test]
-fn whoever_started_it_may_die_with_all_its_group() {
+fn the_server_outlives_the_process_group_that_started_it() {
     let host = Host::forwarding();
     let (web, who) = host.named("web");
     // As a service would: in a group of its own, which is ended as a whole, with pipes that are read to their end.
@@ -172,23 +161,24 @@ fn without_servers_outside_names_fail_at_once_and_own_names_go_on() {
     let host = Host::forwarding();
     // A server that nobody routes to.
     let config = with(&mynet(), json!({"names": true, "dns": {"nameservers": ["192.0.2.99"]}}));
-    let (web, _, web_ip) = host.member("web", &config);
+    let web = host.join("web", &config);
     let begun = Instant::now();
 
     assert_eq!(ask(&web, "example.org").code, SERVFAIL);
 
     assert!(begun.elapsed() < Duration::from_secs(5));
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
 }
 
 /// Where /run is on a disk (RNET_ROOT), records outlive the boot that they are of.
 #[test]
 fn records_of_an_earlier_boot_are_not_served() {
     let host = Host::forwarding();
-    let (container, web, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
+    let (who, address_of_web) = (web.who.clone(), web.v4());
     host.kill_server();
     // It does not outlive its boot.
-    drop(container);
+    drop(web);
     wait_until("its pair is gone", || host.netlink().veths().unwrap().is_empty());
     let (db, db_who) = host.named("db");
     let next_boot = |verb, who| {
@@ -198,10 +188,10 @@ fn records_of_an_earlier_boot_are_not_served() {
 
     let added = next_boot("ADD", &db_who).json();
 
-    assert_eq!(address(&added, false), web_ip, "nobody has it any more");
-    assert_eq!((ask(&db, "db"), ask(&db, "web")), (known(&[web_ip]), unknown()));
+    assert_eq!(address(&added, false), address_of_web, "it is free again");
+    assert_eq!((ask(&db, "db"), ask(&db, "web")), (known(&[address_of_web]), unknown()));
     next_boot("DEL", &db_who).silent();
-    host.del("rnet", &web, &mynet());
+    host.del("rnet", &who, &mynet());
 }
 
 /// A crowd comes and goes while others ask: no living name fails, no address of the dead is told.
@@ -211,7 +201,7 @@ fn a_crowd_comes_and_goes_under_a_stream_of_questions() {
     const ROUNDS: usize = 1;
     let host = Host::forwarding();
     let before = host.snapshot();
-    let (asker, asker_who, asker_ip) = host.member("asker", &mynet());
+    let asker = host.join("asker", &mynet());
     let crowd: Vec<(Container, Who)> = (0..CROWD).map(|n| host.named(&format!("c{n}"))).collect();
     let done = AtomicBool::new(false);
 
@@ -219,7 +209,7 @@ fn a_crowd_comes_and_goes_under_a_stream_of_questions() {
         let stream = scope.spawn(|| {
             let mut asked = 0;
             while !done.load(Ordering::SeqCst) {
-                assert_eq!(ask(&asker, "asker"), known(&[asker_ip]));
+                assert_eq!(ask(&asker, "asker"), known(&[asker.v4()]));
                 asked += 1;
             }
             asked
@@ -243,7 +233,7 @@ fn a_crowd_comes_and_goes_under_a_stream_of_questions() {
 
     assert!(asked > CROWD * ROUNDS, "{asked}");
     assert_eq!(host.status().json()["endpoints"].as_array().unwrap().len(), 1);
-    host.del("rnet", &asker_who, &mynet());
+    asker.detach();
     host.is_as(&before);
 }
 
@@ -261,14 +251,14 @@ fn come_and_go(host: &Host, container: &Container, who: &Who) {
 fn names_can_be_turned_on_and_off_while_containers_are_there() {
     let host = Host::forwarding();
     let off = rnet("mynet", &["10.7.0.0/24"]);
-    let (_old, old, _) = host.member("old", &off);
-    let (web, web_who, web_ip) = host.member("web", &mynet());
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    let old = host.join("old", &off);
+    let web = host.join("web", &mynet());
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
     assert_ne!(ask(&web, "old").code, NOERROR, "it came without a name");
 
-    let (_late, late, _) = host.member("late", &off);
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
-    for (who, config) in [(&old, &off), (&web_who, &off), (&late, &mynet())] {
+    let late = host.join("late", &off);
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
+    for (who, config) in [(&old.who, &off), (&web.who, &off), (&late.who, &mynet())] {
         host.del("rnet", who, config);
     }
     host.wait_for_its_end();

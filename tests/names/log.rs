@@ -15,7 +15,7 @@ use crate::server::{GATEWAY, ask, at, kill, known, mynet, unknown};
 #[test]
 fn a_container_writes_nothing_into_the_log() {
     let host = Host::forwarding();
-    let (web, ..) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let before = host.rnet("dns log").stdout;
     web.run(|| {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
@@ -43,12 +43,12 @@ fn a_container_writes_nothing_into_the_log() {
 fn the_log_tells_networks_and_containers_and_no_question() {
     let host = Host::forwarding();
     assert_eq!(host.rnet("dns log").status, 3);
-    let (web, web_who, _) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let (worker, _) = host.server();
     assert_eq!(ask(&web, "secret"), unknown());
     kill(worker);
     wait_until("another worker", || host.server().0 != worker);
-    host.del("rnet", &web_who, &mynet());
+    web.detach();
     host.wait_for_its_end();
 
     let log = host.rnet("dns log").stdout;
@@ -72,10 +72,10 @@ fn the_log_tells_networks_and_containers_and_no_question() {
 }
 
 #[test]
-fn whoever_watches_sees_each_question_and_its_answer() {
+fn a_watcher_sees_each_question_and_its_answer() {
     let host = Host::forwarding();
-    let (web, _, web_ip) = host.member("web", &mynet());
-    let (db, _, db_ip) = host.member("db", &mynet());
+    let web = host.join("web", &mynet());
+    let db = host.join("db", &mynet());
     let watch = host.command(binary());
     let mut watch = watch.args(["dns", "watch"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(watch.stdout.take().unwrap()).lines();
@@ -88,15 +88,18 @@ fn whoever_watches_sees_each_question_and_its_answer() {
             ask(&db, "web")
         });
         let first = lines.next().unwrap().unwrap();
-        assert_eq!(asking.join().unwrap(), known(&[web_ip]));
+        assert_eq!(asking.join().unwrap(), known(&[web.v4()]));
         first
     });
 
-    assert_eq!(first, format!("{db_ip} db on mynet: web. A: NOERROR {web_ip}"));
+    assert_eq!(first, format!("{} db on mynet: web. A: NOERROR {}", db.v4(), web.v4()));
     assert_eq!(ask(&web, "nosuch"), unknown());
-    assert_eq!(lines.next().unwrap().unwrap(), format!("{web_ip} web on mynet: nosuch. A: NXDOMAIN"));
+    assert_eq!(lines.next().unwrap().unwrap(), format!("{} web on mynet: nosuch. A: NXDOMAIN", web.v4()));
     ask(&web, "example.org");
-    assert_eq!(lines.next().unwrap().unwrap(), format!("{web_ip} web on mynet: example.org. A: forwarded"));
+    assert_eq!(
+        lines.next().unwrap().unwrap(),
+        format!("{} web on mynet: example.org. A: forwarded", web.v4())
+    );
     watch.kill().unwrap();
     watch.wait().unwrap();
     wait_until("its leaving", || {

@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::{
-    Host, Outcome, Who, address, children, differences, parent_of, rnet, signal, wait_until, with,
+    Guest, Host, Network, Outcome, Who, children, differences, parent_of, rnet, signal, wait_until, with,
 };
 
 /// Longer than any answer takes.
@@ -37,11 +37,12 @@ impl Host {
         (container, who.args(&format!("IgnoreUnknown=1;K8S_POD_NAME={name}")))
     }
 
-    /// A container that is called `name`, on `config`'s network; and its address there.
-    pub fn member(&self, name: &str, config: &Value) -> (Container, Who, IpAddr) {
-        let (container, who) = self.named(name);
-        let result = self.add("rnet", &who, config);
-        (container, who, address(&result, false))
+    /// A container that is called `name`, on `config`'s network.
+    #[track_caller]
+    pub fn join(&self, name: &str, config: &Value) -> Guest<'_> {
+        let guest = self.guest(&Network::of(config), name).named();
+        guest.add().unwrap();
+        guest
     }
 
     /// What `rnet dns status` says.
@@ -65,7 +66,7 @@ impl Host {
         processes.unwrap()
     }
 
-    /// One may be dying: whoever is not found, or has others' parent, is none.
+    /// One may be dying: a process that is not found, or has another parent, does not count.
     fn server_processes_of_now(&self) -> Option<Processes> {
         let status = self.status();
         let status = (status.status == 0).then(|| status.json())?;

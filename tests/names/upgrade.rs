@@ -95,11 +95,11 @@ fn an_upgrade_to_a_broken_file_changes_nothing() {
     let host = Host::forwarding();
     let installed = installed(&host);
     let mark = host.root().join("executed-by-a-shell");
-    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let server = host.server();
     let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        let stream = scope.spawn(|| asked_until(&done, &web, web_ip));
+        let stream = scope.spawn(|| asked_until(&done, &web, web.v4()));
         for (what, content) in broken(&mark) {
             install(&installed, &content);
             let begun = Instant::now();
@@ -120,7 +120,7 @@ fn an_upgrade_to_a_broken_file_changes_nothing() {
     let trial = host.run_folder().join("trial");
     assert!(!trial.exists());
     wait_until("nobody is left of any trial", || !is_in_an_environment(trial.to_str().unwrap()));
-    host.del("rnet", &web_who, &mynet());
+    web.detach();
     host.wait_for_its_end();
 }
 
@@ -130,18 +130,18 @@ fn a_server_that_dies_after_a_broken_file_was_installed_is_replaced_by_its_own_v
     let host = Host::forwarding();
     let mark = host.root().join("executed-by-a-shell");
     let installed = installed(&host);
-    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     for (what, content) in broken(&mark) {
         let before = host.server_processes();
         install(&installed, &content);
         kill(before.parent);
         let answers = || lookup(web.netns(), at(GATEWAY), "web", false, SOON).ok().flatten();
-        wait_until(what, || answers() == Some(known(&[web_ip])));
+        wait_until(what, || answers() == Some(known(&[web.v4()])));
         wait_until(what, || host.server_processes().parent != before.parent);
         assert!(!mark.exists(), "{what} was executed");
     }
     install(&installed, &this_version());
-    host.del("rnet", &web_who, &mynet());
+    web.detach();
     host.wait_for_its_end();
 }
 
@@ -150,7 +150,7 @@ fn a_server_that_dies_after_a_broken_file_was_installed_is_replaced_by_its_own_v
 fn whichever_process_dies_after_an_upgrade_names_come_back() {
     let host = Host::forwarding();
     let installed = installed(&host);
-    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     for round in 0..4 {
         install(&installed, &this_version());
         assert_eq!(host.rnet("dns restart").status, 0, "round {round}");
@@ -158,10 +158,10 @@ fn whichever_process_dies_after_an_upgrade_names_come_back() {
         kill([all.parent, all.worker, all.guardian][round % 3]);
         wait_until("another", || host.server_processes() != all);
         wait_until("an answer", || {
-            lookup(web.netns(), at(GATEWAY), "web", false, SOON).ok().flatten() == Some(known(&[web_ip]))
+            lookup(web.netns(), at(GATEWAY), "web", false, SOON).ok().flatten() == Some(known(&[web.v4()]))
         });
     }
-    host.del("rnet", &web_who, &mynet());
+    web.detach();
     host.wait_for_its_end();
 }
 
@@ -185,7 +185,7 @@ fn an_upgrade_answers_what_waits_for_a_slow_server() {
         }
     });
     let config = with(&mynet(), json!({"dns": {"nameservers": [world.address().to_string()]}}));
-    let (web, web_who, _) = host.member("web", &config);
+    let web = host.join("web", &config);
     thread::scope(|scope| {
         let waiting: Vec<_> = (0..20)
             .map(|n| {
@@ -202,7 +202,7 @@ fn an_upgrade_answers_what_waits_for_a_slow_server() {
             assert!([NOERROR, SERVFAIL].contains(&answer.code), "{answer:?}");
         }
     });
-    host.del("rnet", &web_who, &config);
+    web.detach();
     host.wait_for_its_end();
 }
 
@@ -211,13 +211,13 @@ fn an_upgrade_loses_no_question_and_no_name() {
     let host = Host::forwarding();
     let before = host.snapshot();
     let installed = installed(&host);
-    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let (_, server) = host.server();
     let done = AtomicBool::new(false);
 
     thread::scope(|scope| {
         // Once each: no resolver asks again for it.
-        let stream = scope.spawn(|| asked_until(&done, &web, web_ip));
+        let stream = scope.spawn(|| asked_until(&done, &web, web.v4()));
         for round in 0..5 {
             let (worker, _) = host.server();
             install(&installed, &this_version());
@@ -231,10 +231,10 @@ fn an_upgrade_loses_no_question_and_no_name() {
     });
 
     assert_eq!(std::fs::read_link(format!("/proc/{server}/exe")).unwrap(), installed, "the file of now");
-    let (_db, db_who, db_ip) = host.member("db", &mynet());
-    assert_eq!(ask(&web, "db"), known(&[db_ip]));
-    host.del("rnet", &web_who, &mynet());
-    host.del("rnet", &db_who, &mynet());
+    let db = host.join("db", &mynet());
+    assert_eq!(ask(&web, "db"), known(&[db.v4()]));
+    web.detach();
+    db.detach();
     host.is_as(&before);
 }
 
@@ -246,7 +246,7 @@ fn an_upgrade_answers_what_was_asked_over_tcp() {
     let at_port_53 = (world.address(), 53);
     let outside = world.netns().run(|| TcpListener::bind(at_port_53).unwrap()).unwrap();
     let config = with(&mynet(), json!({"dns": {"nameservers": [world.address().to_string()]}}));
-    let (web, ..) = host.member("web", &config);
+    let web = host.join("web", &config);
     let connect = || web.run(|| TcpStream::connect((GATEWAY, 53)).unwrap()).unwrap();
     // Of example.org's IPv4 address, after its length.
     let question = b"\0\x1d\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x07example\x03org\0\0\x01\0\x01";
@@ -258,7 +258,7 @@ fn an_upgrade_answers_what_was_asked_over_tcp() {
 
     thread::scope(|scope| {
         let restarting = scope.spawn(|| host.rnet("dns restart"));
-        // Whoever does not ask is let go at once, and in order.
+        // A connection without a question is closed at once, and in order.
         assert_eq!(idle.read(&mut [0]).unwrap(), 0);
         forwarded[4] |= 0x80;
         asked.write_all(&forwarded).unwrap();
@@ -276,7 +276,7 @@ fn an_upgrade_answers_what_was_asked_over_tcp() {
 fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
     let host = Host::forwarding();
     let installed = installed(&host);
-    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     std::fs::remove_file(&installed).unwrap();
 
     let restarted = host.rnet("dns restart");
@@ -285,10 +285,10 @@ fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
         "error: the running name server was not replaced, because the installed program does not start: ";
     assert!(restarted.status == 1 && restarted.stderr.starts_with(expected), "{restarted:?}");
     assert!(host.rnet("dns log").stdout.contains("no other version can take over"));
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
     install(&installed, &this_version());
     assert_eq!(host.rnet("dns restart").status, 0);
-    host.del("rnet", &web_who, &mynet());
+    web.detach();
     host.wait_for_its_end();
 }
 
@@ -297,7 +297,7 @@ fn a_restart_that_finds_no_program_is_an_error_and_ends_nothing() {
 fn a_successor_gets_the_sockets_of_a_thousand_networks() {
     const MANY: u16 = 1000;
     let host = Host::forwarding();
-    let (web, web_who, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
     let socket = host.run_folder().join("locks/dns");
     let network = |nth: u16| dns::Network {
         name: format!("n{nth}"),
@@ -315,12 +315,12 @@ fn a_successor_gets_the_sockets_of_a_thousand_networks() {
     host.run(|| dns::client::restart(&socket).unwrap()).unwrap();
 
     // The new worker reads the records, and the thousand are on none: they are bound again from what was kept.
-    assert_eq!(ask(&web, "web"), known(&[web_ip]));
+    assert_eq!(ask(&web, "web"), known(&[web.v4()]));
     host.run(|| (0..MANY).for_each(tell)).unwrap();
     assert_eq!(listeners(), before, "each at the port that it had");
     host.run(|| (0..MANY).for_each(|nth| dns::client::remove_network(&socket, &format!("n{nth}")).unwrap()))
         .unwrap();
     assert_eq!(listeners().len(), 1);
-    host.del("rnet", &web_who, &mynet());
+    web.detach();
     host.wait_for_its_end();
 }

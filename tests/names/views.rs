@@ -16,25 +16,25 @@ fn every_name_of_a_container_answers_at_once_and_none_after_its_del() {
     let before = host.snapshot();
     let config =
         with(&mynet(), json!({"runtimeConfig": {"aliases": {"mynet": ["www", "api"], "other": ["no"]}}}));
-    let (web, web_who, web_ip) = host.member("web", &config);
-    let (db, db_who, db_ip) = host.member("db", &mynet());
+    let web = host.join("web", &config);
+    let db = host.join("db", &mynet());
 
     for name in ["web", "WeB", "www", "api", "web.mynet", "www.mynet", "web.dns.rnet", "api.dns.rnet"] {
-        assert_eq!(ask(&db, name), known(&[web_ip]), "{name}");
+        assert_eq!(ask(&db, name), known(&[web.v4()]), "{name}");
     }
-    assert_eq!(ask(&web, "db"), known(&[db_ip]));
+    assert_eq!(ask(&web, "db"), known(&[db.v4()]));
     for name in ["no", "nosuch", "nosuch.mynet", "nosuch.dns.rnet", "mynet.web"] {
         assert_ne!(ask(&db, name).code, NOERROR, "{name}");
     }
-    assert_eq!(name_of(&db, web_ip).names, ["web.mynet"]);
+    assert_eq!(name_of(&db, web.v4()).names, ["web.mynet"]);
 
-    host.del("rnet", &web_who, &config);
+    web.detach();
 
     for name in ["web", "www", "web.mynet", "web.dns.rnet"] {
         assert_eq!(ask(&db, name), unknown(), "{name}");
     }
-    assert_eq!(name_of(&db, web_ip), unknown());
-    host.del("rnet", &db_who, &mynet());
+    assert_eq!(name_of(&db, web.v4()), unknown());
+    db.detach();
     host.is_as(&before);
 }
 
@@ -42,7 +42,7 @@ fn every_name_of_a_container_answers_at_once_and_none_after_its_del() {
 fn a_container_without_a_name_answers_to_the_beginning_of_its_id() {
     let host = Host::forwarding();
     let (_web, who) = host.container("4f2a9c00112233445566");
-    let (db, ..) = host.member("db", &mynet());
+    let db = host.join("db", &mynet());
 
     let web_ip = address(&host.add("rnet", &who, &mynet()), false);
 
@@ -53,18 +53,18 @@ fn a_container_without_a_name_answers_to_the_beginning_of_its_id() {
 fn names_stay_on_their_network_unless_a_container_is_on_two() {
     let host = Host::forwarding();
     let (front, back) = (mynet(), named("back", &["10.8.0.0/24"]));
-    let (web, web_who, web_ip) = host.member("web", &front);
-    let (db, _, db_ip) = host.member("db", &back);
+    let web = host.join("web", &front);
+    let db = host.join("db", &back);
 
     assert_eq!(ask(&web, "db"), unknown());
     assert_eq!(ask(&web, "db.back"), unknown());
     assert_eq!(ask_at(&db, "10.8.0.1", "web"), unknown());
 
-    let second = web_who.clone().ifname("eth1");
+    let second = web.who.clone().ifname("eth1");
     let web_back = address(&host.add("rnet", &second, &back), false);
 
-    assert_eq!(ask(&web, "db"), known(&[db_ip]), "it sees both");
-    assert_eq!(ask(&web, "web"), known(&[web_ip, web_back]), "the network asked at comes first");
+    assert_eq!(ask(&web, "db"), known(&[db.v4()]), "it sees both");
+    assert_eq!(ask(&web, "web"), known(&[web.v4(), web_back]), "the network asked at comes first");
     assert_eq!(ask_at(&db, "10.8.0.1", "web"), known(&[web_back]), "and is seen with its address there");
     host.del("rnet", &second, &back);
     assert_eq!(ask(&web, "db"), unknown());
@@ -76,12 +76,12 @@ fn the_host_may_ask_any_gateway_and_a_stranger_none() {
     let host = Host::forwarding();
     let stranger = host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
     stranger.route_via_host("10.7.0.0/24".parse().unwrap()).unwrap();
-    let (_web, _, web_ip) = host.member("web", &mynet());
+    let web = host.join("web", &mynet());
 
     let from_host = lookup(host.netns(), at(GATEWAY), "web", false, LONG).unwrap();
     let from_outside = lookup(stranger.netns(), at(GATEWAY), "web", false, SOON).unwrap();
 
-    assert_eq!(from_host, Some(known(&[web_ip])));
+    assert_eq!(from_host, Some(known(&[web.v4()])));
     assert!(from_outside.is_none_or(|answer| answer.code == crate::server::REFUSED));
 }
 
@@ -91,7 +91,7 @@ fn both_families_are_served_and_asked_at() {
     let config = named("mynet", &["10.7.0.0/24", "fd07::/64"]);
     let (_web, who) = host.named("web");
     let result = host.add("rnet", &who, &config);
-    let (db, ..) = host.member("db", &config);
+    let db = host.join("db", &config);
 
     assert_eq!(result["dns"]["nameservers"], json!(["10.7.0.1", "fd07::1"]));
     for gateway in [GATEWAY, "fd07::1"] {
@@ -107,9 +107,9 @@ fn is_question(frame: &[u8]) -> bool {
     frame.get(23) == Some(&17) && frame.get(36..38) == Some(&[0, 53])
 }
 
-/// Whoever comes first: the network with names, or the container that publishes.
+/// In either order: the network with names first, or the container that publishes.
 #[test]
-fn who_publishes_port_53_on_every_address_gets_nobody_elses_questions() {
+fn a_container_that_publishes_port_53_on_every_address_gets_no_others_questions() {
     for publisher_first in [false, true] {
         let host = Host::forwarding();
         let before = host.snapshot();
@@ -120,8 +120,8 @@ fn who_publishes_port_53_on_every_address_gets_nobody_elses_questions() {
         if publisher_first {
             publish();
         }
-        let (_web, web_who, web_ip) = host.member("web", &mynet());
-        let (db, db_who, _) = host.member("db", &mynet());
+        let web = host.join("web", &mynet());
+        let db = host.join("db", &mynet());
         if !publisher_first {
             publish();
         }
@@ -129,12 +129,12 @@ fn who_publishes_port_53_on_every_address_gets_nobody_elses_questions() {
         socket.set_read_timeout(Some(LONG)).unwrap();
 
         let from_host = || lookup(host.netns(), at(GATEWAY), "web", false, LONG).unwrap();
-        assert_eq!((ask(&db, "web"), from_host()), (known(&[web_ip]), Some(known(&[web_ip]))));
+        assert_eq!((ask(&db, "web"), from_host()), (known(&[web.v4()]), Some(known(&[web.v4()]))));
         assert!(db.run(|| TcpStream::connect_timeout(&at(GATEWAY), LONG)).unwrap().is_ok());
         // It comes back with everything else.
         host.firewall(|firewall| firewall.drop_tables().unwrap());
-        let (_late, late_who, _) = host.member("late", &mynet());
-        assert_eq!((ask(&db, "web"), from_host()), (known(&[web_ip]), Some(known(&[web_ip]))));
+        let late = host.join("late", &mynet());
+        assert_eq!((ask(&db, "web"), from_host()), (known(&[web.v4()]), Some(known(&[web.v4()]))));
 
         let ask_outside =
             || UdpSocket::bind("0.0.0.0:0").unwrap().send_to(b"first", (outside.host_address(), 53));
@@ -143,7 +143,7 @@ fn who_publishes_port_53_on_every_address_gets_nobody_elses_questions() {
         let length = socket.recv(&mut heard).unwrap();
         assert_eq!(&heard[..length], b"first", "what is for others it never hears");
         for (who, config) in
-            [(&web_who, &mynet()), (&db_who, &mynet()), (&late_who, &mynet()), (&hole_who, &other)]
+            [(&web.who, &mynet()), (&db.who, &mynet()), (&late.who, &mynet()), (&hole_who, &other)]
         {
             host.del("rnet", who, config);
         }
@@ -156,7 +156,7 @@ fn who_publishes_port_53_on_every_address_gets_nobody_elses_questions() {
 #[test]
 fn a_gateways_port_53_is_the_name_servers() {
     let host = Host::forwarding();
-    let (_web, ..) = host.member("web", &mynet());
+    let _web = host.join("web", &mynet());
     let (_other, who) = host.named("other");
     let config = publishing(&rnet("other", &["10.8.0.0/24"]), &[(GATEWAY, 53, 53, "udp")]);
 
@@ -174,9 +174,9 @@ fn own_names_never_leave_the_host() {
     let upstream =
         json!({"names": true, "dns": {"domain": "dns.rnet", "nameservers": [world.address().to_string()]}});
     let config = with(&mynet(), upstream);
-    let (_web, who, web_ip) = host.member("web", &config);
-    let (db, ..) = host.member("db", &config);
-    host.del("rnet", &who, &config);
+    let web = host.join("web", &config);
+    let db = host.join("db", &config);
+    web.detach();
     let frames = Frames::on(world.netns(), "eth0").unwrap();
 
     for name in
@@ -184,11 +184,11 @@ fn own_names_never_leave_the_host() {
     {
         ask(&db, name);
     }
-    name_of(&db, web_ip);
+    name_of(&db, web.v4());
     name_of(&db, "10.7.0.77".parse().unwrap());
     assert_eq!(frames.wait_for(SOON, is_question).unwrap(), None);
 
-    // The capture is no deaf one: what is not ours does go there.
+    // The capture does hear: questions for other names do go there.
     assert_ne!(ask(&db, "example.org").code, NXDOMAIN);
     assert!(frames.wait_for(LONG, is_question).unwrap().is_some());
 }
@@ -212,8 +212,8 @@ fn a_network_may_refuse_answers_that_point_inside() {
     });
     let dns = json!({"dns": {"nameservers": [world.address().to_string()]}});
     let guarded = with(&named("back", &["10.8.0.0/24"]), json!({"rebindingGuard": true}));
-    let (db, ..) = host.member("db", &with(&mynet(), dns.clone()));
-    let (shy, ..) = host.member("shy", &with(&guarded, dns));
+    let db = host.join("db", &with(&mynet(), dns.clone()));
+    let shy = host.join("shy", &with(&guarded, dns));
 
     assert_eq!(ask(&db, "example.org"), known(&["10.7.0.99".parse().unwrap()]));
     assert_eq!(ask_at(&shy, "10.8.0.1", "example.org").code, SERVFAIL);
@@ -225,8 +225,8 @@ fn nothing_of_an_internal_network_leaves_the_host() {
     let host = Host::forwarding();
     let world = host.outside(&["192.0.2.0/24".parse().unwrap()]).unwrap();
     host.default_route_via(&world).unwrap();
-    let (_web, _, web_ip) = host.member("web", &mynet());
-    let (db, ..) = host.member("db", &mynet());
+    let web = host.join("web", &mynet());
+    let db = host.join("db", &mynet());
     let told = dns::Network {
         name: "mynet".into(),
         bridge: "rnet-mynet".into(),
@@ -241,7 +241,7 @@ fn nothing_of_an_internal_network_leaves_the_host() {
     let frames = Frames::on(world.netns(), "eth0").unwrap();
 
     assert_eq!(ask(&db, "example.org"), unknown());
-    assert_eq!(ask(&db, "web"), known(&[web_ip]));
+    assert_eq!(ask(&db, "web"), known(&[web.v4()]));
 
     assert_eq!(frames.wait_for(SOON, is_question).unwrap(), None);
 }
@@ -251,11 +251,11 @@ fn nothing_of_an_internal_network_leaves_the_host() {
 fn aliases_may_be_one_list() {
     let host = Host::forwarding();
     let config = with(&mynet(), json!({"runtimeConfig": {"aliases": ["www", "api"]}}));
-    let (_web, _, ip) = host.member("web", &config);
-    let (db, ..) = host.member("db", &mynet());
+    let web = host.join("web", &config);
+    let db = host.join("db", &mynet());
 
     for name in ["web", "www", "api"] {
-        assert_eq!(ask(&db, name), known(&[ip]), "{name}");
+        assert_eq!(ask(&db, name), known(&[web.v4()]), "{name}");
     }
 }
 
@@ -263,18 +263,18 @@ fn aliases_may_be_one_list() {
 fn several_containers_of_one_name_are_all_found() {
     let host = Host::forwarding();
     let config = with(&mynet(), json!({"runtimeConfig": {"aliases": {"mynet": ["web"]}}}));
-    let (_one, one_who, one) = host.member("web1", &config);
-    let (_two, _, two) = host.member("web2", &config);
-    let (db, ..) = host.member("db", &mynet());
+    let one = host.join("web1", &config);
+    let two = host.join("web2", &config);
+    let db = host.join("db", &mynet());
     let sorted = |name: &str| {
         let mut addresses: Vec<IpAddr> = ask(&db, name).addresses;
         addresses.sort();
         addresses
     };
 
-    assert_eq!(sorted("web"), [one, two]);
-    host.del("rnet", &one_who, &config);
-    assert_eq!(sorted("web"), [two], "the namesake stays");
+    assert_eq!(sorted("web"), [one.v4(), two.v4()]);
+    one.detach();
+    assert_eq!(sorted("web"), [two.v4()], "the namesake stays");
 }
 
 #[test]
@@ -296,14 +296,18 @@ fn a_name_follows_its_container_to_another_address() {
     let host = Host::forwarding();
     // Without sticky addresses a container that comes back gets whatever is free.
     let config = with(&mynet(), json!({"stickyAddresses": false}));
-    let (_one, one, one_ip) = host.member("one", &config);
-    let (_two, two, two_ip) = host.member("two", &config);
-    let (db, ..) = host.member("db", &config);
+    let one = host.join("one", &config);
+    let two = host.join("two", &config);
+    let db = host.join("db", &config);
 
-    host.del("rnet", &one, &config);
-    host.del("rnet", &two, &config);
-    host.add("rnet", &two, &config);
-    host.add("rnet", &one, &config);
+    one.detach();
+    two.detach();
+    host.add("rnet", &two.who, &config);
+    host.add("rnet", &one.who, &config);
 
-    assert_eq!((ask(&db, "one"), ask(&db, "two")), (known(&[two_ip]), known(&[one_ip])), "they have swapped");
+    assert_eq!(
+        (ask(&db, "one"), ask(&db, "two")),
+        (known(&[two.v4()]), known(&[one.v4()])),
+        "they have swapped"
+    );
 }

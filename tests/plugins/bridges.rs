@@ -52,7 +52,7 @@ fn veth_of(result: &Value) -> &str {
 }
 
 #[test]
-fn a_link_of_somebodys_with_the_name_of_our_host_end_is_left_alone() {
+fn a_foreign_link_with_the_name_of_a_host_end_is_left_alone() {
     let host = Host::new();
     let (_container, who) = host.container("c1");
     let config = rnet("mynet", &["10.7.0.0/24"]);
@@ -348,7 +348,7 @@ fn the_macs_of_a_result_are_final() {
 
 /// A bridge without a MAC of its own takes the lowest one among its ports.
 #[test]
-fn the_mac_of_somebody_elses_bridge_is_kept() {
+fn the_mac_of_a_foreign_bridge_is_kept() {
     let host = Host::new();
     for (plugin, config) in [
         ("bridge", bridge("n", &["10.1.0.0/24"])),

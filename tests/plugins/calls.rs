@@ -16,7 +16,7 @@ fn introduction(plugin: &str) -> String {
 }
 
 #[test]
-fn a_plugin_introduces_itself_to_whoever_calls_it_without_a_command() {
+fn a_plugin_introduces_itself_when_it_is_called_without_a_command() {
     let host = Host::new();
     // `rnet` itself is the command then.
     for plugin in PLUGINS.into_iter().filter(|plugin| *plugin != "rnet") {
@@ -136,7 +136,7 @@ fn podmans_cni_args_give_name_address_and_mac() {
         assert_eq!(result["interfaces"][2]["mac"], "02:00:00:00:00:09");
         let link = inside(container.netns()).link("eth0").unwrap().unwrap();
         assert_eq!(link.mac.unwrap().to_string(), "02:00:00:00:00:09");
-        // A given MAC is announced: the address was somebody else's a moment ago.
+        // A given MAC is announced: another container had the address a moment ago.
         assert_eq!(
             inside(container.netns()).sysctl("ipv4/conf/eth0/arp_notify").unwrap().as_deref(),
             Some("1")
@@ -267,7 +267,7 @@ fn a_prefixed_ipam_plugin_is_not_executed() {
     }
 }
 
-/// A guard that somebody wants off must not stay on for a misspelt word, nor the reverse.
+/// A guard that is to be off must not stay on because of a misspelt word, nor the reverse.
 #[test]
 fn spoof_guard_in_the_args_is_on_or_off() {
     for (args, wanted) in [("SPOOF_GUARD=on", true), ("SPOOF_GUARD=off", false), ("SPOOF_GUARD=", true)] {

@@ -105,7 +105,7 @@ fn it_changes_nothing() {
 }
 
 #[test]
-fn it_is_content_while_somebody_sniffs() {
+fn check_passes_while_a_port_is_sniffed() {
     for attached in both() {
         let _host = Frames::on(attached.host.netns(), attached.name(0)).unwrap();
         let _container = Frames::on(attached.container.netns(), "eth0").unwrap();
@@ -254,7 +254,7 @@ fn it_misses_the_filter_that_guards_the_loopback() {
         .finds("the ingress filter of rnet-n that keeps containers from 127.0.0.1 of this host is missing");
     attached.repair();
     attached.check().silent();
-    // A setting that another program made on a bridge without our ports is not ours to guard.
+    // A setting that another program made on a bridge without ports of rnet is not rnet's to guard.
     let other = Attached::new("rnet", rnet("n", &["172.18.0.0/16"]));
     other.host.set_sysctl("ipv4/conf/rnet-n/route_localnet", "1");
     other.check().silent();
@@ -397,7 +397,7 @@ fn it_misses_a_route_that_leads_elsewhere_now() {
     attached.within(|index, _| Request::RouteDel(via("10.8.0.0/16", "172.18.0.8", index)));
     attached.within(|index, _| Request::RouteAdd(via("10.8.0.0/16", "172.18.0.1", index)));
     attached.finds("Expected Route 10.8.0.0/16 via 172.18.0.8 not found in routing table");
-    // Only a default route may: whoever replaces it knows why.
+    // Only a default route may be replaced: that is done on purpose.
     let attached = routed();
     attached.within(|index, _| Request::RouteDel(via("0.0.0.0/0", "172.18.0.1", index)));
     attached.within(|index, _| Request::RouteAdd(via("0.0.0.0/0", "172.18.0.7", index)));

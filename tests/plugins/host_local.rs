@@ -316,7 +316,7 @@ fn a_link_planted_in_the_folder_leads_nowhere() {
 }
 
 #[test]
-fn a_file_of_somebodys_planted_by_a_hard_link_is_not_written_and_its_address_not_given() {
+fn a_file_planted_by_a_hard_link_is_not_written_and_its_address_not_given() {
     let host = Host::new();
     let config = one("10.9.0.0/24");
     let victim = host.root().join("victim");

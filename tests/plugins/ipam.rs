@@ -1,11 +1,11 @@
-//! A foreign IPAM plugin works like ours, and its failures leave nothing (docs/rules.md: G3).
+//! A foreign IPAM plugin works like rnet's own, and its failures leave nothing (docs/rules.md: G3).
 
 use std::fs;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::common::{Host, PLUGINS, Who, address, bridge, ranges, rnet, with};
+use crate::common::{Host, PLUGINS, Who, address, bridge, ranges, rnet, wait_until, with};
 
 /// What the script answers to ADD unless a test wants something else.
 const ANSWER: &str = r#"{"ips":[{"address":"10.50.0.7/24","gateway":"10.50.0.1"}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{"nameservers":["10.50.0.53"]}}"#;
@@ -197,10 +197,7 @@ fn a_slow_one_holds_nobody_else_up() {
     std::thread::scope(|scope| {
         let pending = scope.spawn(|| host.cni("ADD", "bridge", &slow_who, &config).json());
         // It has begun when it has noted its call.
-        let begun = Instant::now();
-        while host.read("calls").is_none() && begun.elapsed() < Duration::from_secs(10) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until("its call is noted", || host.read("calls").is_some());
         let quick = host.add("bridge", &quick_who, &config);
         assert_eq!(address(&quick, false).to_string(), "10.50.0.8");
         assert!(!pending.is_finished());
@@ -260,7 +257,7 @@ fn one_that_has_gone_missing_keeps_del_from_succeeding_until_it_is_back() {
 }
 
 #[test]
-fn a_plugin_of_ours_that_leases_nothing_is_refused_at_once() {
+fn a_plugin_of_rnet_that_leases_nothing_is_refused_at_once() {
     let host = Host::new();
     for name in PLUGINS {
         let _ = std::os::unix::fs::symlink(

@@ -7,7 +7,7 @@ use netns_fixtures::{Frames, frame};
 use serde_json::json;
 
 use crate::bridges::{addresses, defaults, make_bridge};
-use crate::common::{Host, address, bridge, inside, rnet, with};
+use crate::common::{Host, address, bridge, inside, mac, rnet, with};
 
 /// CVE-2020-10749. The neighbour that believes it shows that the advertisement was good.
 #[test]
@@ -24,7 +24,7 @@ fn a_containers_router_advertisement_does_not_move_the_host() {
         })
     };
     let frames = Frames::on(rogue.netns(), "eth0").unwrap();
-    let mac = inside(rogue.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
+    let mac = mac(rogue.netns(), "eth0");
     let (from, to) = ("fe80::bad".parse().unwrap(), Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1));
     let advertisement = frame::icmpv6(from, to, 134, &frame::router_advertisement(1800));
     let advertisement =
@@ -75,7 +75,7 @@ fn with_duplicate_detection_addresses_are_probed_before_add_answers() {
 }
 
 #[test]
-fn an_address_that_somebody_has_is_refused_by_name_and_nothing_stays() {
+fn an_address_that_another_machine_has_is_refused_by_name_and_nothing_stays() {
     let host = Host::new();
     make_bridge(&host, "br0", 1500, &["fd01::2/64"]);
     let config = with(&bridge("n", &["fd01::/64"]), json!({"enabledad": true, "isDefaultGateway": false}));

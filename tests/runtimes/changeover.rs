@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::common::Host;
 use crate::guest::wait_until;
-use crate::harness::{Body, Test};
+use crate::harness::Test;
 use crate::network::Flavour;
 use crate::program::{bounded, ip, stdout};
 use crate::setup::PLUGINS;
@@ -22,7 +22,7 @@ const LEASES: &str = "/var/lib/cni/networks/net1";
 
 /// All tests of this file.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
-    let tests: &[(&str, Body)] = &[
+    let tests: &[(&str, crate::Body)] = &[
         ("a_container_of_the_reference_plugins_leaves_nothing", leaves_nothing),
         ("a_container_whose_namespace_is_gone_leaves_nothing", leaves_nothing_without_netns),
         ("a_neighbour_of_the_reference_plugins_is_left_alone", leaves_neighbours),
@@ -31,7 +31,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         ("a_container_of_rnet_that_the_reference_plugins_delete", and_back),
     ];
     let chain = *flavour == Flavour::Chain;
-    tests.iter().filter(|_| chain).map(|test| Test::new("changeover", *flavour, *test)).collect()
+    tests.iter().filter(|_| chain).map(|test| crate::test("changeover", *flavour, *test)).collect()
 }
 
 /// Calls of plugins on a host, with this PATH, by which they find iptables.

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::checks;
 use crate::common::Host;
 use crate::guest::{Guest, wait_until};
-use crate::harness::{Body, Test};
+use crate::harness::Test;
 use crate::leftovers::Before;
 use crate::network::{Flavour, Network};
 use crate::program::{bounded, stdout};
@@ -23,7 +23,7 @@ use crate::setup::{IMAGE, NETWORKS, PLUGINS, setup};
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
-    let tests: &[(&str, Body)] = &[
+    let tests: &[(&str, crate::Body)] = &[
         ("a_pod_gets_address_route_and_loopback", gets_address),
         ("ping_goes_both_ways", ping),
         ("published_ports_answer_everywhere", ports),
@@ -35,7 +35,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         ("nothing_is_left_behind", nothing_left),
         ("a_vanished_namespace_leaves_nothing_behind", vanished_namespace),
     ];
-    tests.iter().map(|test| Test::new("cri", *flavour, *test)).collect()
+    tests.iter().map(|test| crate::test("cri", *flavour, *test)).collect()
 }
 
 /// A containerd of its own on the host of a lab. Pods that a test leaves are removed on drop, and then containerd ends.
@@ -227,7 +227,7 @@ fn background<'a>(host: &'a Host, program: &str) -> Program<'a> {
     host.command(program).env_remove("RNET_ROOT").stdin(Stdio::null())
 }
 
-/// As Debian ships it but for its places; without control groups and OOM scores, which are the machine's.
+/// As Debian ships it, except for its folders; without control groups and OOM scores, which are the machine's.
 fn configuration(dir: &Path, plugins: &Path) -> String {
     let (dir, plugins) = (dir.display(), plugins.display());
     format!(

@@ -4,15 +4,15 @@ use anyhow::ensure;
 
 use crate::common::Host;
 use crate::containerd::Containerd;
-use crate::harness::{Body, Test};
+use crate::harness::Test;
 use crate::leftovers::Before;
 use crate::network::{Flavour, Network};
 use crate::setup::IMAGE;
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
-    let tests: &[(&str, Body)] = &[("a_container_gets_an_address_and_leaves_nothing", comes_and_goes)];
-    tests.iter().map(|test| Test::new("ctr", *flavour, *test)).collect()
+    let tests: &[(&str, crate::Body)] = &[("a_container_gets_an_address_and_leaves_nothing", comes_and_goes)];
+    tests.iter().map(|test| crate::test("ctr", *flavour, *test)).collect()
 }
 
 fn comes_and_goes(flavour: Flavour) -> anyhow::Result<()> {

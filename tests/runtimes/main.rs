@@ -17,13 +17,14 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../common/harness.rs"]
+mod harness;
 
 mod changeover;
 mod checks;
 mod containerd;
 mod ctr;
 mod guest;
-mod harness;
 mod leftovers;
 mod names;
 mod network;
@@ -33,9 +34,11 @@ mod readme;
 mod setup;
 mod systemd;
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 
 use harness::{Difference, Test};
+use network::Flavour;
 use setup::Setup;
 
 /// What the reference plugins 1.1.1 do otherwise, by the end of a test's name. In a peer run a test named here must fail, and so.
@@ -83,7 +86,7 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match Setup::prepare() {
-        Ok(setup) => harness::run(setup, &tests(setup), DIFFERENCES),
+        Ok(setup) => harness::run(&setup.about(), &tests(setup), if setup.peer { DIFFERENCES } else { &[] }),
         Err(error) => {
             println!("runtimes: {error:#}");
             ExitCode::FAILURE
@@ -106,4 +109,17 @@ fn tests(setup: &Setup) -> Vec<Test> {
         }
     }
     tests
+}
+
+/// What a test does on a network of this kind.
+type Body = fn(Flavour) -> anyhow::Result<()>;
+
+/// The test `NAME::FLAVOUR::runtime`, which has a host of its own.
+fn test(runtime: &str, flavour: Flavour, (name, body): (&str, Body)) -> Test {
+    let body = move || {
+        let ended = catch_unwind(AssertUnwindSafe(|| body(flavour)));
+        leftovers::remove();
+        ended.unwrap_or_else(|panic| resume_unwind(panic))
+    };
+    Test { name: format!("{runtime}::{flavour}::{name}"), body: Box::new(body) }
 }

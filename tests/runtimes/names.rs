@@ -12,19 +12,19 @@ use serde_json::Value;
 use crate::checks;
 use crate::common::Host;
 use crate::guest::{Guest, wait_until};
-use crate::harness::{Body, Test};
+use crate::harness::Test;
 use crate::leftovers::Before;
 use crate::network::{Flavour, Network};
 use crate::podman::Podman;
 use crate::program::{bounded, stdout};
 use crate::setup::setup;
 
-/// A control group that stands for a unit of systemd's: whoever stops the unit ends all processes in it.
+/// A control group that stands for a unit of systemd: stopping the unit ends all processes in it.
 const UNIT: &str = "rnet-test-unit";
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
-    let tests: &[(&str, Body)] = &[
+    let tests: &[(&str, crate::Body)] = &[
         ("containers_find_one_another_by_name", by_name),
         ("a_name_follows_its_container", follows),
         ("a_second_network_has_names_too", second_network),
@@ -33,7 +33,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         ("a_chain_that_drops_questions_is_told_with_what_opens_it", dropped_input),
         ("only_root_may_speak_to_the_server", root_alone),
     ];
-    tests.iter().map(|test| Test::new("names", *flavour, *test)).collect()
+    tests.iter().map(|test| crate::test("names", *flavour, *test)).collect()
 }
 
 /// What a program in the container prints.

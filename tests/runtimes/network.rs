@@ -57,7 +57,7 @@ impl Network {
         [10, 89, self.number, 1].into()
     }
 
-    /// Removes it, as whoever made it would: only podman knows more of its networks than the file.
+    /// Removes it, as its maker would: only podman knows more of its networks than the file.
     pub fn remove(&self, host: &Host) -> anyhow::Result<()> {
         match self.flavour {
             Flavour::Created => host.rnet_prints(&["rm", &self.name]).map(drop),
@@ -97,7 +97,7 @@ impl Network {
         Path::new(NETWORKS).join(format!("{prefix}{}.conflist", self.name))
     }
 
-    /// What podman 4.3 writes (its `firewall` and `tuning` are no plugins of ours yet) if there is a plugin `dnsname`, which the
+    /// What podman 4.3 writes (its `firewall` and `tuning` are not among rnet's plugins yet) if there is a plugin `dnsname`, which the
     /// reference plugins have not.
     fn chain(&self, peer: bool) -> String {
         let (subnet, gateway) = (format!("10.89.{}.0/24", self.number), self.gateway().to_string());

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use crate::checks;
 use crate::common::Host;
 use crate::guest::Guest;
-use crate::harness::{Body, Test};
+use crate::harness::Test;
 use crate::leftovers::Before;
 use crate::network::{Flavour, Network};
 use crate::program::{bounded, ip, stdout};
@@ -20,7 +20,7 @@ use crate::setup::{IMAGE, NETWORKS, PLUGINS, Setup, setup};
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
-    let tests: &[(&str, Body)] = &[
+    let tests: &[(&str, crate::Body)] = &[
         ("a_container_gets_address_route_and_loopback", gets_address),
         ("the_mac_is_made_of_the_address", mac_of_address),
         ("podman_knows_the_network", knows_the_network),
@@ -44,7 +44,7 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         ("nothing_is_left_behind", nothing_left),
         ("a_killed_container_leaves_nothing_behind", killed),
     ];
-    tests.iter().map(|test| Test::new("podman", *flavour, *test)).collect()
+    tests.iter().map(|test| crate::test("podman", *flavour, *test)).collect()
 }
 
 /// podman's configuration, and the image in its storage.
@@ -467,7 +467,7 @@ fn killed(flavour: Flavour) -> anyhow::Result<()> {
     before.ensure_nothing_left(&host)
 }
 
-/// Somebody reloads the firewall.
+/// As a reload of the firewall does.
 fn flush(host: &Host) -> anyhow::Result<()> {
     stdout(bounded(host.netns(), "nft"), "nft", &["flush", "ruleset"]).map(drop)
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use crate::common::Host;
-use crate::harness::{Body, Test};
+use crate::harness::Test;
 use crate::leftovers::Before;
 use crate::network::Flavour;
 use crate::program::{bounded, stdout};
@@ -30,11 +30,11 @@ const ANYTHING: &str = "…";
 
 /// All tests of this file.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
-    let tests: &[(&str, Body)] = &[("every_command_prints_what_is_said", every_command)];
+    let tests: &[(&str, crate::Body)] = &[("every_command_prints_what_is_said", every_command)];
     tests
         .iter()
         .filter(|_| *flavour == Flavour::Created)
-        .map(|test| Test::new("readme", *flavour, *test))
+        .map(|test| crate::test("readme", *flavour, *test))
         .collect()
 }
 

@@ -10,15 +10,15 @@ use serde_json::Value;
 
 use crate::common::Host;
 use crate::guest::wait_until;
-use crate::harness::{Body, Test};
+use crate::harness::Test;
 use crate::network::{Flavour, Network};
 use crate::program::{bounded, stdout};
 use crate::setup::setup;
 
 /// All tests of this file, for one kind of network.
 pub fn tests(flavour: &Flavour) -> Vec<Test> {
-    let tests: &[(&str, Body)] = &[("names_outlive_the_unit_that_started_them", outlives_its_unit)];
-    tests.iter().map(|test| Test::new("systemd", *flavour, *test)).collect()
+    let tests: &[(&str, crate::Body)] = &[("names_outlive_the_unit_that_started_them", outlives_its_unit)];
+    tests.iter().map(|test| crate::test("systemd", *flavour, *test)).collect()
 }
 
 /// Process 1 of new namespaces with a /run and a tree of control groups of its own; nothing runs there but `starter.service`

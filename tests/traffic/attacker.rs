@@ -9,7 +9,7 @@ use netns_fixtures::frame::{
 };
 use serde_json::Value;
 
-use crate::common::{Guest, Host, LONG, inside, rnet, with};
+use crate::common::{Guest, Host, LONG, mac, rnet, with};
 use crate::packets::A;
 
 pub const FORGED: Mac = [2, 0, 0, 0, 0, 0x66];
@@ -45,7 +45,7 @@ impl<'h> Attacker<'h> {
         let victim = host.attach("victim", &network, &[]);
         let sends = Frames::on(guest.netns(), "eth0").unwrap();
         let hears = Frames::on(victim.netns(), "eth0").unwrap();
-        let mac = inside(guest.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
+        let mac = mac(guest.netns(), "eth0");
         let (IpAddr::V4(ip), IpAddr::V6(ip6)) = (guest.v4(), guest.v6()) else { panic!() };
         let link_local = "fe80::42:acff:fe12:2".parse().unwrap();
         Self { guest, victim, sends, hears, mac, ip, ip6, link_local }

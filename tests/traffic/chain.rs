@@ -117,7 +117,7 @@ fn its_addresses_are_reached_directly() {
     let [web, _peer, other] = cast(&host, json!({}));
     let _server = serve(web.netns(), "::", 80, "web");
     let _unpublished = serve(web.netns(), "::", 81, "web");
-    for ip in [web.v4(), web.v6()] {
+    for ip in web.both() {
         all_get(
             "web",
             &[

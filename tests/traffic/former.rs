@@ -2,15 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use netns_fixtures::{Frames, ping};
 use store::{LockName, Mode, Paths, Store};
 
-use crate::common::{Guest, Host, LONG, SOON, bridge, rnet, with};
-use crate::packets::{A, HOST, echo, echoes, to};
-
-const OUTSIDE: [&str; 2] = ["192.168.77.2", "fd77::2"];
+use crate::common::{Guest, Host, LONG, SOON, bridge, rnet, wait_until, with};
+use crate::packets::{A, HOST, OUTSIDE, echo, echoes, to};
 
 /// Nobody's port of the next holder.
 const PORT: u16 = 7000;
@@ -88,7 +86,7 @@ fn nothing_is_inherited(host: &Host, network: &serde_json::Value, ports_too: boo
         format!("{}/16", old.v4()), format!("{}/64", old.v6())]}}),
     );
     let next = host.attach("next", &asking, &[]);
-    assert_eq!([next.v4(), next.v6()], [old.v4(), old.v6()]);
+    assert_eq!(next.both(), old.both());
 
     let hears = Frames::on(next.netns(), "eth0").unwrap();
     begin(&next, host, 0);
@@ -116,7 +114,7 @@ fn nothing_is_inherited(host: &Host, network: &serde_json::Value, ports_too: boo
 /// What the new holder begins, and what others begin with it.
 fn goes_on(host: &Host, next: &Guest) {
     let outside: [IpAddr; 2] = OUTSIDE.map(|address| address.parse().unwrap());
-    for (family, own) in [next.v4(), next.v6()].into_iter().enumerate() {
+    for (family, own) in next.both().into_iter().enumerate() {
         assert!(ping(next.netns(), outside[family], LONG).unwrap().is_some(), "{own} pings");
         assert!(ping(host.netns(), own, LONG).unwrap().is_some(), "{own} is pinged");
         let _server = echo(host.neighbour().netns(), OUTSIDE[family], 53);
@@ -131,11 +129,7 @@ fn stale(host: &Host) -> usize {
 }
 
 fn await_clear(host: &Host) {
-    let begun = Instant::now();
-    while stale(host) > 0 && begun.elapsed() < LONG {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert_eq!(stale(host), 0, "somebody forgets the flows");
+    wait_until("the flows are forgotten", || stale(host) == 0);
 }
 
 #[test]

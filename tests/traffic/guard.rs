@@ -8,7 +8,7 @@ use netns_fixtures::{Frames, bridge_filter_settings, bridge_macs, ping, wait_for
 use serde_json::json;
 
 use crate::attacker::{ALL_NODES_V6, Attacker, FORGED, GATEWAY, NOBODY, group, trimmed};
-use crate::common::{Host, LONG, SOON, inside, rnet, with};
+use crate::common::{Host, LONG, SOON, inside, mac, rnet, with};
 use crate::packets::{A, echo};
 
 #[test]
@@ -86,7 +86,7 @@ fn frames_to_the_bridge_group_teach_and_reach_nobody() {
     let (all_nodes, victim) = (ALL_NODES_V6, attacker.victim_v4());
     let advertisement = icmpv6(attacker.link_local, all_nodes, 134, &router_advertisement(1800));
     let datagram = udp((victim.into(), 5), (GATEWAY.into(), 7000), b"forged");
-    let victims = inside(attacker.victim.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
+    let victims = mac(attacker.victim.netns(), "eth0");
     for last in 0..16 {
         for (kind, payload) in [
             (0x88cc, b"link layer discovery, long enough to be one".to_vec()),
@@ -110,7 +110,7 @@ fn frames_to_the_bridge_group_teach_and_reach_nobody() {
     assert!(service.peers().is_empty());
 }
 
-/// Whoever is in the container's namespace early, and takes its interface up, meets a port that is down.
+/// A program that is in the container's namespace early, and takes its interface up, meets a port that is down.
 #[test]
 fn a_port_comes_up_when_its_guard_is_complete() {
     for (step, comes_up) in [("add.veth", false), ("add.conntrack", false), ("add.port", true)] {
@@ -159,7 +159,7 @@ fn a_container_that_leaves_is_not_heard_without_its_guard() {
     assert!(host.link(&port).is_none());
 }
 
-/// Takes the container's interface up or down, as whoever is in there may.
+/// Takes the container's interface up or down, as any program inside may.
 fn take(netns: &Netns, up: bool) {
     let mut netlink = inside(netns);
     let (index, name) = (netlink.link("eth0").unwrap().unwrap().index, "eth0".to_owned());
@@ -190,7 +190,7 @@ fn a_given_mac_is_honest() {
     let network = rnet("a", &A);
     let given = with(&network, json!({"runtimeConfig": {"mac": "02:00:00:00:00:09"}}));
     let (one, two) = (host.attach("one", &given, &[]), host.attach("two", &network, &[]));
-    for ip in [one.v4(), one.v6()] {
+    for ip in one.both() {
         assert!(ping(two.netns(), ip, LONG).unwrap().is_some(), "{ip}");
     }
     assert!(ping(one.netns(), host.neighbour().address(), LONG).unwrap().is_some());

@@ -8,12 +8,11 @@ use netns_fixtures::Frames;
 use netns_fixtures::frame::{icmp, icmpv6, sctp, udp, udplite};
 use serde_json::{Value, json};
 
-use crate::common::{Guest, Host, LONG, bridge, inside, rnet, with};
+use crate::common::{Guest, Host, LONG, bridge, mac, rnet, with};
 use crate::former::nobody_forgets;
-use crate::packets::{A, HOST};
+use crate::packets::{A, HOST, OUTSIDE};
 use crate::sources::packet;
 
-const OUTSIDE: [&str; 2] = ["192.168.77.2", "fd77::2"];
 const SOON: Duration = Duration::from_millis(400);
 
 const INIT: u8 = 1;
@@ -99,7 +98,6 @@ struct Wire {
 
 impl Wire {
     fn of(host: &Host, netns: &netlink::Netns, host_link: &str) -> Self {
-        let mac = |netns, link: &str| inside(netns).link(link).unwrap().unwrap().mac.unwrap().0;
         let host = mac(host.netns(), host_link);
         Self { frames: Frames::on(netns, "eth0").unwrap(), mac: mac(netns, "eth0"), host }
     }
@@ -187,7 +185,7 @@ fn arrive(lates: &[Late], outer: &Wire, netns: &netlink::Netns, host: &Host) -> 
 fn next<'h>(host: &'h Host, network: &Value, old: &Guest<'_>) -> Guest<'h> {
     let ips = json!([format!("{}/16", old.v4()), format!("{}/64", old.v6())]);
     let next = host.attach("next", &with(network, json!({"runtimeConfig": {"ips": ips}})), &[]);
-    assert_eq!([next.v4(), next.v6()], [old.v4(), old.v6()]);
+    assert_eq!(next.both(), old.both());
     next
 }
 
@@ -208,7 +206,7 @@ fn a_flow_of_no_protocol_reaches_the_next_holder() {
         let inner = Wire::of(&host, old.netns(), link);
         let outer = Wire::of(&host, host.neighbour().netns(), host.neighbour().link());
         let mut lates = Vec::new();
-        for own in [old.v4(), old.v6()] {
+        for own in old.both() {
             lates.extend(OUTWARDS.map(|kind| begin(kind, own, &inner, &outer)));
             let inwards = INWARDS.iter().zip(published).filter(|_| is_rnet);
             lates.extend(inwards.map(|((kind, _), port)| is_asked(*kind, port.1, own, &inner, &outer)));

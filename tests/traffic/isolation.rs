@@ -5,20 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use netns_fixtures::{Frames, Outside, bridge_filter_settings, frame, ping};
 use serde_json::json;
 
-use crate::common::{Guest, Host, LONG, SOON, bridge, inside, rnet, with};
+use crate::common::{Guest, Host, LONG, SOON, bridge, inside, mac, rnet, with};
 use crate::packets::{A, B, HOST, all_get, at_once, client, echo, echoes, none_get, page, serve, to};
 
 const CLOSED: u16 = 81;
-
-fn addresses(guest: &Guest) -> [IpAddr; 2] {
-    [guest.v4(), guest.v6()]
-}
 
 /// Everything `from` may try to reach `guest` at its own addresses: tcp, udp and icmp, IPv4 and IPv6. True for
 /// each that got through.
 fn attempts(from: &netlink::Netns, guest: &Guest, timeout: std::time::Duration) -> Vec<bool> {
     let mut ways: Vec<(IpAddr, u8)> = Vec::new();
-    for ip in addresses(guest) {
+    for ip in guest.both() {
         ways.extend([(ip, 0), (ip, 1), (ip, 2), (ip, 3)]);
     }
     at_once(&ways, |(ip, way)| match way {
@@ -98,7 +94,7 @@ fn what_leaves_is_masqueraded_unless_told_otherwise() {
         assert_eq!(page(guest.netns(), (there, 80).into(), LONG).as_deref(), Some("theirs"));
         assert_eq!(client(&theirs).to_string(), HOST[ip]);
         assert_eq!(page(honest.netns(), (there, 80).into(), LONG).as_deref(), Some("theirs"));
-        assert_eq!(client(&theirs), addresses(&honest)[ip]);
+        assert_eq!(client(&theirs), honest.both()[ip]);
         assert!(ping(guest.netns(), there, LONG).unwrap().is_some());
     }
     // The host and its own network see a container's own address.
@@ -151,7 +147,7 @@ fn an_ipv4_network_leaves_no_ipv6_in_the_container() {
 }
 
 #[test]
-fn no_link_of_ours_believes_router_advertisements() {
+fn no_link_of_rnet_believes_router_advertisements() {
     let host = Host::connected();
     let guest = host.attach("one", &rnet("a", &A), &[]);
     assert_eq!(host.sysctl("ipv6/conf/rnet-a/accept_ra").as_deref(), Some("0"));
@@ -184,7 +180,7 @@ impl Router<'_> {
     }
 
     fn advertisement(&self, from: Ipv6Addr) -> Vec<u8> {
-        let mac = inside(self.outside.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
+        let mac = mac(self.outside.netns(), "eth0");
         let to = "ff02::1".parse().unwrap();
         let message = frame::icmpv6(from, to, 134, &frame::router_advertisement(1800));
         frame::ethernet([0x33, 0x33, 0, 0, 0, 1], mac, 0x86dd, &frame::ipv6(from, to, 58, &message))
@@ -228,7 +224,7 @@ fn the_host_still_takes_advertisements_on_its_uplink() {
     }
 }
 
-/// Somebody who wants to decide about the uplink himself is asked to, where the kernel cannot do without.
+/// An administrator who wants to decide about the uplink is asked to, if the kernel needs it.
 #[test]
 fn an_uplink_is_not_changed_if_the_network_forbids_it() {
     let host = Host::new();

@@ -1,4 +1,4 @@
-//! The host's 127.0.0.1 answers the host alone, also after somebody flushed the ruleset (CVE-2020-8558).
+//! The host's 127.0.0.1 answers only the host, also after the ruleset was flushed (CVE-2020-8558).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -6,7 +6,7 @@ use netlink::Netns;
 use netns_fixtures::{Frames, UdpEcho, bridge_filter_settings, frame, wait_for_carrier};
 use serde_json::json;
 
-use crate::common::{Host, LONG, bridge, differences, inside, publishing, rnet, with};
+use crate::common::{Host, LONG, bridge, differences, inside, mac, publishing, rnet, wait_until, with};
 use crate::packets::{A, B, GATEWAY_A, HOST, all_get, echo, echoes, page, to};
 
 /// A service that the host has for itself.
@@ -31,19 +31,18 @@ impl<'h> Services<'h> {
     }
 }
 
-/// Sends a datagram for the host's 127.0.0.1 through `link` of `from`, and an honest one for the host behind it.
+/// Sends a datagram for the host's 127.0.0.1 through the eth0 of `from`, and an honest one for the host behind it.
 /// True if the first arrived.
 fn gets_through(
     from: &Netns,
-    link: &str,
     own: IpAddr,
     host_mac: [u8; 6],
     gateway: &str,
     Services { netns, secret, open }: &Services<'_>,
 ) -> bool {
     let IpAddr::V4(own) = own else { panic!("{own}") };
-    let mac = inside(from).link(link).unwrap().unwrap().mac.unwrap().0;
-    let frames = Frames::on(from, link).unwrap();
+    let mac = mac(from, "eth0");
+    let frames = Frames::on(from, "eth0").unwrap();
     let datagram = |to: Ipv4Addr, port: u16| {
         let datagram = frame::udp((own.into(), FORGED), (to.into(), port), b"let me in, this is long enough");
         frame::ethernet(host_mac, mac, 0x0800, &frame::ipv4(own, to, 17, &datagram))
@@ -60,18 +59,10 @@ fn gets_through(
     }
     frames.send(&datagram(v4(gateway), open.address().port())).unwrap();
     // The honest one was sent last: when it is there, the others would be too.
-    let begun = std::time::Instant::now();
-    while open.peers().len() == opens && begun.elapsed() < LONG {
-        std::thread::sleep(std::time::Duration::from_millis(1));
-    }
-    assert!(open.peers().len() > opens, "the honest datagram did not arrive");
+    wait_until("the honest datagram arrives", || open.peers().len() > opens);
     // The secret service has seen whatever came before one that it answers.
     assert!(echoes(netns, to("127.0.0.1", SECRET), LONG));
     secrets() > before
-}
-
-fn mac_of(host: &Host, link: &str) -> [u8; 6] {
-    host.link(link).unwrap().mac.unwrap().0
 }
 
 #[test]
@@ -90,25 +81,18 @@ fn neither_containers_nor_neighbours_reach_it_also_after_a_flush() {
     assert!(hooked.len() == 1 && hooked[0].starts_with("qdisc rnet-a: ingress"), "{hooked:?}");
     let attack = |when: &str| {
         for guest in [&web, &early, &late] {
-            let through = gets_through(
-                guest.netns(),
-                "eth0",
-                guest.v4(),
-                mac_of(&host, "rnet-a"),
-                GATEWAY_A[0],
-                &services,
-            );
+            let through =
+                gets_through(guest.netns(), guest.v4(), mac(host.netns(), "rnet-a"), GATEWAY_A[0], &services);
             assert!(!through, "{when}: {}, of the publishing network", guest.who.id);
         }
         let from_other =
-            gets_through(other.netns(), "eth0", other.v4(), mac_of(&host, "rnet-b"), "172.19.0.1", &services);
+            gets_through(other.netns(), other.v4(), mac(host.netns(), "rnet-b"), "172.19.0.1", &services);
         assert!(!from_other, "{when}: a container of another network");
         let out = host.neighbour().link();
         let from_outside = gets_through(
             host.neighbour().netns(),
-            "eth0",
             host.neighbour().address(),
-            mac_of(&host, out),
+            mac(host.netns(), out),
             HOST[0],
             &services,
         );
@@ -124,7 +108,7 @@ fn neither_containers_nor_neighbours_reach_it_also_after_a_flush() {
         attack("without the first guard");
         host.flush();
         attack("after a flush");
-        // Whoever publishes next brings the ruleset back.
+        // The next container that publishes brings the ruleset back.
         host.attach(&format!("more{more}"), &rnet("a", &A), &[("", more, 80, "tcp")]);
         attack("restored");
         all_get("web", &[("the host's own client", here, to("127.0.0.1", 8080))]);
@@ -144,7 +128,7 @@ fn without_guards_they_would_reach_it() {
     let here = host.netns();
     let services = Services::of(here);
     let own = crate::common::address(&result, false);
-    assert!(gets_through(container.netns(), "eth0", own, mac_of(&host, "br0"), GATEWAY_A[0], &services));
+    assert!(gets_through(container.netns(), own, mac(host.netns(), "br0"), GATEWAY_A[0], &services));
 }
 
 /// A container on a pair of its own, as the plugin `ptp` makes it: there is no bridge whose ports could be guarded.
@@ -184,8 +168,8 @@ fn a_container_without_a_bridge_does_not_reach_it_either() {
 
     let services = Services::of(here);
     let own = "172.20.0.2".parse().unwrap();
-    let mac = mac_of(&host, "p2p0");
-    assert!(!gets_through(container.netns(), "eth0", own, mac, "172.20.0.1", &services));
+    let mac = mac(host.netns(), "p2p0");
+    assert!(!gets_through(container.netns(), own, mac, "172.20.0.1", &services));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use netns_fixtures::Frames;
 use netns_fixtures::frame::{BROADCAST, Mac, ethernet, ipv4, udp};
 use serde_json::json;
 
-use crate::common::{Guest, Host, LONG, bridge, inside, with};
+use crate::common::{Guest, Host, LONG, bridge, mac, with};
 use crate::packets::{A, all_get, to};
 
 const FORGED: Mac = [2, 0, 0, 0, 0, 0x66];
@@ -21,7 +21,7 @@ fn datagram(mac: Mac, from: Ipv4Addr, text: &str) -> Vec<u8> {
 fn hears_forged(sender: &Guest, neighbour: &Guest) -> bool {
     let sends = Frames::on(sender.netns(), "eth0").unwrap();
     let hears = Frames::on(neighbour.netns(), "eth0").unwrap();
-    let mac = inside(sender.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
+    let mac = mac(sender.netns(), "eth0");
     let IpAddr::V4(ip) = sender.v4() else { panic!() };
     let forged = datagram(FORGED, ip, "a datagram of another MAC");
     let honest = datagram(mac, ip, "an honest datagram, which ends the wait");
@@ -42,7 +42,7 @@ fn a_frame_of_another_mac_is_dropped_and_honest_ones_pass() {
     assert!(hears_forged(&free, &guest), "it did not ask for it");
 
     let _server = free.serves(80);
-    for ip in [free.v4(), free.v6()] {
+    for ip in free.both() {
         all_get("free", &[("the checked one", guest.netns(), to(&ip.to_string(), 80))]);
     }
 }

@@ -7,7 +7,7 @@ use netns_fixtures::Frames;
 use netns_fixtures::frame::udp;
 use serde_json::json;
 
-use crate::common::{Host, LONG, SOON, inside, rnet, with};
+use crate::common::{Host, LONG, SOON, mac, rnet, with};
 use crate::packets::{A, GATEWAY_A};
 use crate::sources::packet;
 
@@ -30,7 +30,6 @@ fn a_question_from_no_address_or_a_strangers_is_not_answered() {
     for link in ["all", "rnet-a"] {
         host.set_sysctl(&format!("ipv4/conf/{link}/rp_filter"), "0");
     }
-    let mac = |netns, link: &str| inside(netns).link(link).unwrap().unwrap().mac.unwrap().0;
     let (own, gateway_mac) = (mac(guest.netns(), "eth0"), mac(host.netns(), "rnet-a"));
     let frames = Frames::on(guest.netns(), "eth0").unwrap();
     let outside = Frames::on(host.neighbour().netns(), "eth0").unwrap();
@@ -48,7 +47,7 @@ fn a_question_from_no_address_or_a_strangers_is_not_answered() {
         let at = if frame[12..14] == [8, 0] { 34 } else { 54 };
         frame.get(at..at + 4) == Some(&[[0, 53], PORT.to_be_bytes()].concat()) && frame[6..12] != own
     };
-    for (family, address) in [guest.v4(), guest.v6()].into_iter().enumerate() {
+    for (family, address) in guest.both().into_iter().enumerate() {
         let gateway: IpAddr = GATEWAY_A[family].parse().unwrap();
         ask(address, gateway);
         assert!(frames.wait_for(LONG, is_answer).unwrap().is_some(), "{address} is answered");

@@ -11,6 +11,9 @@ use crate::common::{Host, LONG, SOON};
 /// The host's addresses on the way out.
 pub const HOST: [&str; 2] = ["192.168.77.1", "fd77::1"];
 
+/// The machine outside.
+pub const OUTSIDE: [&str; 2] = ["192.168.77.2", "fd77::2"];
+
 /// Networks A and B: their subnets and gateways.
 pub const A: [&str; 2] = ["172.18.0.0/16", "fd18::/64"];
 pub const B: [&str; 2] = ["172.19.0.0/16", "fd19::/64"];

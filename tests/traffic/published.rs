@@ -147,7 +147,7 @@ fn two_host_ports_lead_to_one_and_one_to_each_of_two() {
 
 /// CVE-2025-67499: what only passes through the host is nobody's published port.
 #[test]
-fn somebody_elses_port_of_the_same_number_is_left_alone() {
+fn another_programs_port_of_the_same_number_is_left_alone() {
     let host = Host::connected();
     let (web, peer, _) = cast(&host);
     let _server = web.serves(80);

@@ -33,7 +33,7 @@ fn a_reused_address_answers_at_the_first_ping() {
         ] {
             let guest = host.attach(name, &asking(mac), &[]);
             for (who, from) in [("the host", here), ("a neighbour", peer.netns())] {
-                for ip in [guest.v4(), guest.v6()] {
+                for ip in guest.both() {
                     assert!(
                         ping(from, ip, FIRST).unwrap().is_some(),
                         "{} from {who}: {ip} of {name}",

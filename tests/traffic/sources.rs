@@ -8,11 +8,10 @@ use netns_fixtures::frame::{self, ethernet, ipv4, ipv6};
 use netns_fixtures::{Frames, ping};
 use serde_json::json;
 
-use crate::common::{Guest, Host, LONG, SOON, bridge, inside, rnet, with};
-use crate::packets::{A, B, HOST, all_get, echo, to};
+use crate::common::{Guest, Host, LONG, SOON, bridge, mac, rnet, with};
+use crate::packets::{A, B, HOST, OUTSIDE, all_get, echo, to};
 
 /// The outside machine's addresses.
-const OUTSIDE: [&str; 2] = ["192.168.77.2", "fd77::2"];
 /// What nobody published.
 const CLOSED: u16 = 81;
 
@@ -26,7 +25,6 @@ struct Forger<'a> {
 
 impl<'a> Forger<'a> {
     fn new(host: &Host, netns: &'a Netns, host_link: &str) -> Self {
-        let mac = |netns: &Netns, link: &str| inside(netns).link(link).unwrap().unwrap().mac.unwrap().0;
         let host = mac(host.netns(), host_link);
         Self { netns, frames: Frames::on(netns, "eth0").unwrap(), mac: mac(netns, "eth0"), host }
     }
@@ -60,10 +58,6 @@ impl<'a> Forger<'a> {
     }
 }
 
-fn addresses(guest: &Guest) -> [IpAddr; 2] {
-    [guest.v4(), guest.v6()]
-}
-
 fn loosen(host: &Host, rp_filter: &str) {
     let links: Vec<String> = host.netlink().links().unwrap().into_iter().map(|link| link.name).collect();
     for link in links.iter().map(String::as_str).chain(["all", "default"]) {
@@ -80,7 +74,7 @@ fn a_neighbour_outside_cannot_open_a_port_by_a_containers_address() {
             let victim = host.attach("victim", &network, &[("", 8080, 80, "tcp")]);
             loosen(&host, rp_filter);
             let forger = Forger::new(&host, host.neighbour().netns(), host.neighbour().link());
-            for (n, ip) in addresses(&victim).into_iter().enumerate() {
+            for (n, ip) in victim.both().into_iter().enumerate() {
                 let (own, to_host) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
                 if network["type"] == "rnet" && network["isolate"] != false {
                     assert!(!forger.reaches(own, to_host, &victim, ip), "{ip}, rp_filter {rp_filter}");
@@ -104,9 +98,9 @@ fn a_container_of_another_network_cannot_either() {
     let attacker = host.attach("attacker", &bridge("b", &B), &[]);
     loosen(&host, "0");
     let forger = Forger::new(&host, attacker.netns(), "br0");
-    for (n, ip) in addresses(&victim).into_iter().enumerate() {
+    for (n, ip) in victim.both().into_iter().enumerate() {
         let gateway = crate::packets::GATEWAY_B[n].parse().unwrap();
-        assert!(!forger.reaches(addresses(&attacker)[n], gateway, &victim, ip), "{ip}");
+        assert!(!forger.reaches(attacker.both()[n], gateway, &victim, ip), "{ip}");
         assert_eq!(tracked(&host, ip), 0, "{ip}");
     }
 }
@@ -118,7 +112,7 @@ fn a_source_in_fragments_is_guarded_too() {
     let victim = host.attach("victim", &rnet("a", &A), &[]);
     loosen(&host, "0");
     let forger = Forger::new(&host, host.neighbour().netns(), host.neighbour().link());
-    for (n, ip) in addresses(&victim).into_iter().enumerate() {
+    for (n, ip) in victim.both().into_iter().enumerate() {
         let (own, to_host): (IpAddr, IpAddr) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
         let send = |from: IpAddr, to: IpAddr| {
             let datagram = frame::udp((from, CLOSED), (to, 4000), &[7; 40]);
@@ -183,7 +177,7 @@ fn a_neighbour_behind_a_bridge_of_the_hosts_cannot_either() {
     assert!(netns_fixtures::wait_for_carrier(host.netns(), "br-up", LONG).unwrap());
     loosen(&host, "0");
     let forger = Forger::new(&host, host.neighbour().netns(), "br-up");
-    for (n, ip) in addresses(&victim).into_iter().enumerate() {
+    for (n, ip) in victim.both().into_iter().enumerate() {
         let (own, to_host) = (OUTSIDE[n].parse().unwrap(), HOST[n].parse().unwrap());
         assert!(!forger.reaches(own, to_host, &victim, ip), "{ip}");
         assert_eq!(tracked(&host, ip), 0, "{ip}");
@@ -207,7 +201,7 @@ fn family(ip: IpAddr) -> &'static str {
 
 /// The host has a longer prefix of the network's subnet elsewhere: what comes from there is nobody's container.
 #[test]
-fn a_subnet_within_ours_that_is_routed_elsewhere_comes_in_from_there() {
+fn a_subnet_within_a_networks_own_that_is_routed_elsewhere_comes_in_from_there() {
     let host = Host::connected();
     let guest = host.attach("one", &rnet("a", &["172.16.0.0/12"]), &[("", 8080, 80, "tcp")]);
     let _server = guest.serves(80);
@@ -300,7 +294,7 @@ fn a_segment_far_above_the_window_ends_nobodys_connection() {
     let guest = host.attach("one", &rnet("a", &A), &[]);
     let (here, outside) = (host.netns(), host.neighbour().netns());
     let forger = Forger::new(&host, outside, host.neighbour().link());
-    for (family, own) in addresses(&guest).into_iter().enumerate() {
+    for (family, own) in guest.both().into_iter().enumerate() {
         for (who, client) in [("a container", guest.netns()), ("the host", here)] {
             let talk = Conversation::with(client, own, (outside, OUTSIDE[family]));
             let (from, to) = (talk.server.local_addr().unwrap(), talk.server.peer_addr().unwrap());
@@ -352,23 +346,22 @@ fn no_frame_leaves_with_a_containers_address() {
     let host = Host::connected();
     let guest = host.attach("one", &rnet("a", &A), &[("", 8080, 80, "tcp")]);
     let sees = Frames::on(host.neighbour().netns(), "eth0").unwrap();
-    let mac = |link: &str| host.link(link).unwrap().mac.unwrap().0;
     let frames = Frames::on(guest.netns(), "eth0").unwrap();
-    let own_mac = inside(guest.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
-    for (family, own) in addresses(&guest).into_iter().enumerate() {
+    let (own_mac, gateway) = (mac(guest.netns(), "eth0"), mac(host.netns(), "rnet-a"));
+    for (family, own) in guest.both().into_iter().enumerate() {
         let out: IpAddr = OUTSIDE[family].parse().unwrap();
         for flags in [RST, RST | 0x10, 0, 0x29] {
             let segment = frame::tcp((own, 80), (out, 40000), (1, 1), flags, b"");
-            frames.send(&packet(mac("rnet-a"), own_mac, own, out, 6, &segment)).unwrap();
+            frames.send(&packet(gateway, own_mac, own, out, 6, &segment)).unwrap();
         }
         // It began while nobody translated.
         host.flush();
         let datagram = |text: &[u8]| frame::udp((own, 5000), (out, 5000), text);
-        frames.send(&packet(mac("rnet-a"), own_mac, own, out, 17, &datagram(b"untranslated"))).unwrap();
+        frames.send(&packet(gateway, own_mac, own, out, 17, &datagram(b"untranslated"))).unwrap();
         let leaves = |frame: &[u8]| is_from(frame, own);
         assert!(sees.wait_for(LONG, leaves).unwrap().is_some(), "without rules it leaves as it is");
         let _other = host.attach(&format!("other{family}"), &rnet("a", &A), &[]);
-        frames.send(&packet(mac("rnet-a"), own_mac, own, out, 17, &datagram(b"untranslated"))).unwrap();
+        frames.send(&packet(gateway, own_mac, own, out, 17, &datagram(b"untranslated"))).unwrap();
         assert!(ping(guest.netns(), out, LONG).unwrap().is_some());
         assert!(sees.wait_for(SOON, leaves).unwrap().is_none(), "{own}");
     }
@@ -390,9 +383,9 @@ fn a_network_without_masquerade_leaves_as_it_is() {
     let guest = host.attach("one", &with(&rnet("a", &A), json!({"ipMasq": false})), &[]);
     let sees = Frames::on(host.neighbour().netns(), "eth0").unwrap();
     let frames = Frames::on(guest.netns(), "eth0").unwrap();
-    let own_mac = inside(guest.netns()).link("eth0").unwrap().unwrap().mac.unwrap().0;
-    let gateway = host.link("rnet-a").unwrap().mac.unwrap().0;
-    for (family, own) in addresses(&guest).into_iter().enumerate() {
+    let own_mac = mac(guest.netns(), "eth0");
+    let gateway = mac(host.netns(), "rnet-a");
+    for (family, own) in guest.both().into_iter().enumerate() {
         let out: IpAddr = OUTSIDE[family].parse().unwrap();
         let segment = frame::tcp((own, 80), (out, 40000), (1, 1), RST, b"");
         frames.send(&packet(gateway, own_mac, own, out, 6, &segment)).unwrap();

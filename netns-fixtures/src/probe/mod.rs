@@ -30,7 +30,7 @@ impl Deadline {
     }
 }
 
-/// Errors that mean "no answer" to whoever asks whether something can be reached.
+/// Errors that mean "no answer" to a probe that asks whether something can be reached.
 fn is_silence(error: &io::Error) -> bool {
     use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut, WouldBlock};
     matches!(error.kind(), HostUnreachable | NetworkUnreachable | TimedOut | WouldBlock)

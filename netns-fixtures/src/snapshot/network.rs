@@ -221,7 +221,7 @@ fn rule(message: &RuleMessage) -> String {
     format!("rule {family:?} {priority}: {action:?} src /{src} dst /{dst} {shown}")
 }
 
-/// Flags somebody set, not those that follow the carrier.
+/// Flags that were set, not those that follow the carrier.
 fn configured(flags: LinkFlags) -> String {
     let passing = LinkFlags::Up | LinkFlags::Running | LinkFlags::LowerUp | LinkFlags::Dormant;
     format!("{:?}", flags.difference(passing))
@@ -250,7 +250,7 @@ fn bridge_settings(info: &LinkInfo) -> Vec<String> {
     chosen.map(|setting| format!("{setting:?}")).collect()
 }
 
-/// The switches of a port that are on, but for what follows the carrier and the spanning tree.
+/// The switches of a port that are on, except for what follows the carrier and the spanning tree.
 fn port_flag(attribute: &InfoBridgePort) -> Option<String> {
     use InfoBridgePort::{ConfigPending, MrpInOpen, MrpRingOpen, TopologyChangeAck};
     if matches!(attribute, ConfigPending(_) | MrpInOpen(_) | MrpRingOpen(_) | TopologyChangeAck(_)) {
@@ -294,7 +294,7 @@ fn is_group(first: &u8) -> bool {
     first & 1 == 1
 }
 
-/// Docker's prefix, which rnet keeps, means that somebody chose the MAC.
+/// Docker's prefix, which rnet keeps, means that the MAC was chosen.
 fn is_chosen(mac: &[u8]) -> bool {
     mac.starts_with(&[0x02, 0x42])
 }
