@@ -1,12 +1,12 @@
 //! Deleting a link without waiting for the kernel's grace period.
 //!
-//! RTM_DELLINK takes the link off every list within two milliseconds and tells everybody so; then
-//! it waits 15 to 20 ms until no processor looks at it any more, and only then answers. A forked
-//! child sends the request and does the waiting; this process goes by the notification.
+//! RTM_DELLINK removes the link from every list within two milliseconds and notifies all listeners. Then it waits 15 to
+//! 20 ms until no processor uses the link any more, and only then answers. A forked child sends the request and waits;
+//! this process continues after the notification.
 //!
-//! A bridge is different: it waits for the grace period (`br_multicast_dev_del`) while it holds the RTNL lock, and only then
-//! says RTM_DELLINK. By then it has long been off every list, and the next caller that asks for the RTNL lock comes after its end. So this
-//! process goes by the notification before that one: the link's IP settings are gone (RTM_DELNETCONF).
+//! A bridge is different: it waits for the grace period (`br_multicast_dev_del`) while it holds the RTNL lock, and only
+//! then sends RTM_DELLINK. By then it has long been off every list, and the next caller that needs the RTNL lock gets it
+//! afterwards. So this process continues after an earlier notification: the link's IP settings are gone (RTM_DELNETCONF).
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -26,20 +26,26 @@ use crate::wire;
 /// `RTMGRP_LINK`, RTNLGRP_IPV4_NETCONF and RTNLGRP_IPV6_NETCONF as masks (linux/rtnetlink.h).
 const LINK_CHANGES: u32 = 1;
 const SETTINGS_CHANGES: u32 = 1 << 23 | 1 << 24;
-/// Far more than any kernel takes: for a notification that was lost and a child that was killed.
+/// Far longer than any kernel takes: for a lost notification and a killed child.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Deletes the link with this index in the calling thread's namespace; true if it was there.
 ///
-/// With `wait` it returns when the kernel is done, 15 to 20 ms. Without, it returns when the link
-/// is off every list and its name free, and a child goes on waiting. The child holds nothing but
-/// its socket, a pipe and `keep`: descriptors whose close must come late, such as an nf_tables
-/// socket that has deleted. Without `wait` the calling process must have one thread.
+/// With `wait` it returns when the kernel has finished, after 15 to 20 ms. Without it, it returns when the link
+/// is off every list and its name is free, and a child waits on. The child has only its socket, a pipe and `keep`:
+/// descriptors that must be closed late, such as an nf_tables socket that has deleted something. Without `wait` the
+/// calling process must have one thread.
+///
+/// # Errors
+/// If the kernel refuses the deletion or does not finish it in time, or no socket can be opened.
 pub fn delete_link(index: u32, keep: &[BorrowedFd<'_>], wait: bool) -> Result<bool, Error> {
     delete_link_then(index, keep, wait, || ())
 }
 
-/// The same, and the process that does the waiting runs `then` after it.
+/// The same, and the process that waits runs `then` afterwards.
+///
+/// # Errors
+/// As [`delete_link`].
 pub fn delete_link_then(
     index: u32,
     keep: &[BorrowedFd<'_>],
@@ -48,7 +54,7 @@ pub fn delete_link_then(
 ) -> Result<bool, Error> {
     if !wait {
         match delete_by_child(index, keep, &then) {
-            // Without descriptors, or memory, or numbers for one more process: then this one does the waiting.
+            // If there are no descriptors, memory or process numbers for a child, this process waits.
             Err(Error::Socket { .. } | Error::Fork { .. }) => {}
             other => return other,
         }
@@ -65,7 +71,7 @@ fn delete_and_await(index: u32) -> Result<bool, Error> {
 }
 
 fn delete_by_child(index: u32, keep: &[BorrowedFd<'_>], then: &impl Fn()) -> Result<bool, Error> {
-    // Subscribed before the request is sent, so that the notification cannot be missed.
+    // Subscribe before the request is sent, so that the notification cannot be missed.
     let mut changes = Socket::listening(LINK_CHANGES | SETTINGS_CHANGES)?;
     let socket = netlink_socket().map_err(|errno| Error::Socket { errno })?;
     let (answer, report) =
@@ -74,7 +80,7 @@ fn delete_by_child(index: u32, keep: &[BorrowedFd<'_>], then: &impl Fn()) -> Res
     let kept: Vec<_> = [socket.as_fd(), report.as_fd()].into_iter().chain(keep.iter().copied()).collect();
     fork_keeping(&kept, || {
         let code = send_and_await(&socket, &bytes).map_or_else(Errno::raw_os_error, |()| 0);
-        // The parent has gone unless there was an error, and then nobody reads.
+        // Without an error the parent may be gone, and no process reads this.
         let _ = rustix::io::write(&report, &code.to_ne_bytes());
         then();
     })?;
@@ -82,7 +88,7 @@ fn delete_by_child(index: u32, keep: &[BorrowedFd<'_>], then: &impl Fn()) -> Res
     await_departure(index, &mut changes, &answer)
 }
 
-/// The child's part; without allocations, for the parent of a test has other threads.
+/// The child's part; without allocations, because the parent of a test has other threads.
 fn send_and_await(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
     rustix::net::send(socket, request, SendFlags::empty())?;
     let mut answer = [0; 512];
@@ -96,18 +102,18 @@ fn send_and_await(socket: &OwnedFd, request: &[u8]) -> Result<(), Errno> {
     }
 }
 
-/// Until the kernel says that the link is gone, or the child that it cannot be deleted.
+/// Waits until the kernel reports that the link is gone, or the child that it cannot be deleted.
 fn await_departure(index: u32, changes: &mut Socket, answer: &OwnedFd) -> Result<bool, Error> {
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let (told, reported) = wait_for_either(changes.as_fd(), answer.as_fd(), deadline)?;
-        if told && departed(index, changes)? {
+        let (notified, reported) = wait_for_either(changes.as_fd(), answer.as_fd(), deadline)?;
+        if notified && reports_end(index, changes)? {
             return Ok(true);
         }
         if reported {
-            return child_says(index, answer);
+            return read_child(index, answer);
         }
-        if !told {
+        if !notified {
             return Err(Error::NotDeleted { index, waited: PATIENCE });
         }
     }
@@ -127,14 +133,14 @@ fn wait_for_either(
     Ok((changes, answer))
 }
 
-/// Reads the notifications at hand; true if one says that the link as a whole is gone.
-fn departed(index: u32, changes: &mut Socket) -> Result<bool, Error> {
+/// Reads the available notifications; true if one reports that the whole link is gone.
+fn reports_end(index: u32, changes: &mut Socket) -> Result<bool, Error> {
     let family = last_family();
     loop {
         let datagram = match changes.receive(RecvFlags::DONTWAIT) {
             Ok(datagram) => datagram,
             Err(Error::Receive { errno: Errno::AGAIN }) => return Ok(false),
-            // So many changes that some were lost: the link itself is asked after.
+            // So many changes that some were lost: look for the link itself.
             Err(Error::Receive { errno: Errno::NOBUFS }) => return is_gone(index),
             Err(error) => return Err(error),
         };
@@ -151,13 +157,14 @@ fn departed(index: u32, changes: &mut Socket) -> Result<bool, Error> {
     }
 }
 
-/// The family whose settings a link loses last.
+/// The address family whose settings a link loses last.
 fn last_family() -> u8 {
     let has_v6 = std::path::Path::new("/proc/net/if_inet6").exists();
     (if has_v6 { libc::AF_INET6 } else { libc::AF_INET }) as u8
 }
 
-/// A link also loses its settings when its MTU becomes too small for IPv6. Asks without the RTNL lock.
+/// Whether the link is off every list: it also loses its settings if its MTU becomes too small for IPv6. Asks without the
+/// RTNL lock.
 fn is_unlisted(index: u32, socket: &Socket) -> bool {
     rustix::net::netdevice::index_to_name(socket.as_fd(), index) == Err(Errno::NODEV)
 }
@@ -166,8 +173,8 @@ fn is_gone(index: u32) -> Result<bool, Error> {
     Ok(crate::Netlink::here()?.link_by_index(index)?.is_none())
 }
 
-/// The errno that the child wrote, 0 for none; nothing if it was killed.
-fn child_says(index: u32, answer: &OwnedFd) -> Result<bool, Error> {
+/// The outcome that the child wrote, an errno or 0; it writes nothing if it was killed.
+fn read_child(index: u32, answer: &OwnedFd) -> Result<bool, Error> {
     let mut code = [0; 4];
     let length = retry_on_intr(|| rustix::io::read(answer, &mut code[..]))
         .map_err(|errno| Error::Receive { errno })?;

@@ -1,4 +1,4 @@
-//! Requests as the messages that the kernel understands (rtnetlink(7)).
+//! Requests as the kernel's messages (rtnetlink(7)).
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -27,18 +27,18 @@ const IFLA_BRPORT_GROUP_FWD_MASK: u16 = 31;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 impl Request {
-    /// The messages, one but for the guard, that carry this out in order.
+    /// The messages that do this, in order: one, except for the guard.
     pub(crate) fn messages(&self) -> Vec<Message> {
         vec![match self {
             Self::LoopbackGuard { index, mark, .. } => return guard::install(*index, *mark),
             Self::LoopbackGuardDel { index, .. } => guard::remove(*index),
             Self::IngressDel { index, .. } => guard::unhook(*index),
             Self::IngressRedirect { index, to, .. } => return guard::redirect(*index, *to),
-            Self::LinkUp { index, .. } => set(flagged(*index, LinkFlags::Up, true)),
-            Self::LinkDown { index, .. } => set(flagged(*index, LinkFlags::Up, false)),
-            Self::LinkPromisc { index, on, .. } => set(flagged(*index, LinkFlags::Promisc, *on)),
+            Self::LinkUp { index, .. } => set(with_flag(*index, LinkFlags::Up, true)),
+            Self::LinkDown { index, .. } => set(with_flag(*index, LinkFlags::Up, false)),
+            Self::LinkPromisc { index, on, .. } => set(with_flag(*index, LinkFlags::Promisc, *on)),
             Self::LinkAlias { index, alias, .. } => set(with(*index, LinkAttribute::IfAlias(alias.clone()))),
-            // Where the kernel has no IPv6 there is nothing to keep it from.
+            // Without IPv6 in the kernel there is nothing to prevent.
             Self::LinkNoAutoAddress { index, .. } => Message {
                 forgiven: &[Errno::AFNOSUPPORT],
                 ..set(with(
@@ -65,9 +65,9 @@ impl Request {
                 Message::new(Body::NewAddress(address_message(*index, *address)), NLM_F_CREATE | NLM_F_EXCL)
             }
             Self::AddressProbe { index, address, .. } => {
-                let mut probed = address_message(*index, *address);
-                probed.header.flags = AddressHeaderFlags::empty();
-                Message::new(Body::NewAddress(probed), NLM_F_CREATE | NLM_F_EXCL)
+                let mut probe = address_message(*index, *address);
+                probe.header.flags = AddressHeaderFlags::empty();
+                Message::new(Body::NewAddress(probe), NLM_F_CREATE | NLM_F_EXCL)
             }
             Self::AddressDel { index, address, .. } => {
                 Message::new(Body::DelAddress(address_message(*index, *address)), 0)
@@ -80,13 +80,13 @@ impl Request {
             }
             Self::RouteDel(route) => {
                 let mut message = route.message();
-                // As with ip(8): whoever made it, the kernel itself for an address too.
+                // As ip(8) does: whatever made the route, even the kernel for an address.
                 message.header.protocol = RouteProtocol::Unspec;
                 Message::new(Body::DelRoute(message), 0)
             }
             Self::NeighbourReplace { index, address, mac } => {
                 let body = Body::NewNeighbour(neighbour(*index, *address, Some(*mac)));
-                // A full table (the kernel's gc_thresh3 counts all namespaces) costs a question by ARP, no more.
+                // A full table (the kernel's gc_thresh3 counts all namespaces) only costs an ARP request.
                 Message { body, flags: NLM_F_CREATE | NLM_F_REPLACE, forgiven: &[Errno::NOBUFS] }
             }
             Self::NeighbourDel { index, address } => {
@@ -154,7 +154,7 @@ pub(crate) fn link(index: u32) -> LinkMessage {
     message
 }
 
-/// Switches one interface flag and leaves the others as they are.
+/// Switches one interface flag and keeps the others.
 pub(crate) fn flag(message: &mut LinkMessage, flag: LinkFlags, on: bool) {
     message.header.change_mask |= flag;
     message.header.flags.set(flag, on);
@@ -170,7 +170,7 @@ fn with(index: u32, attribute: LinkAttribute) -> LinkMessage {
     message
 }
 
-fn flagged(index: u32, which: LinkFlags, on: bool) -> LinkMessage {
+fn with_flag(index: u32, which: LinkFlags, on: bool) -> LinkMessage {
     let mut message = link(index);
     flag(&mut message, which, on);
     message
@@ -193,7 +193,7 @@ fn bridge(name: &str, mac: Mac, mtu: Option<u32>, snooping: bool) -> LinkMessage
     message
 }
 
-/// The mode outlasts a carrier that the other end takes and gives again; the state is for now.
+/// The mode stays when the other end takes the carrier and gives it again; the state counts until then.
 fn dormant(index: u32) -> LinkMessage {
     let mut message = with(index, LinkAttribute::Mode(LinkMode::Dormant));
     message.attributes.push(LinkAttribute::OperState(State::Dormant));
@@ -234,7 +234,7 @@ fn address_message(index: u32, address: IpNetwork) -> AddressMessage {
     message
 }
 
-/// All ones of the host part, where there is room for one (RFC 3021: not in /31).
+/// The broadcast address, all ones of the host part, if there is room for one (RFC 3021: not in /31).
 fn broadcast(address: Ipv4Network) -> Option<Ipv4Addr> {
     (address.prefix() < 31).then(|| address.broadcast())
 }
@@ -257,7 +257,7 @@ fn neighbour(index: u32, address: IpAddr, mac: Option<Mac>) -> NeighbourMessage 
     message
 }
 
-/// The header has one byte for the table; greater ones stand in RTA_TABLE alone.
+/// The header has one byte for the table; larger numbers are only in RTA_TABLE.
 fn small_table(table: u32) -> u8 {
     u8::try_from(table).unwrap_or(RouteHeader::RT_TABLE_UNSPEC)
 }

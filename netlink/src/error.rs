@@ -61,7 +61,7 @@ pub enum Error {
         /// Why not.
         errno: Errno,
     },
-    /// The identity of the own namespace cannot be read.
+    /// The identity of this process's namespace cannot be read.
     #[error("failed to identify the network namespace of this process: {}", reason(*.errno))]
     Identity {
         /// Why not.
@@ -100,7 +100,7 @@ pub enum Error {
     /// A table of iptables outside nf_tables cannot be read.
     #[error("failed to read table {table} of {}: {}", legacy_name(*.v6), reason(*.errno))]
     LegacyTable {
-        /// Of ip6tables.
+        /// Whether it is ip6tables'.
         v6: bool,
         /// The table.
         table: String,
@@ -145,7 +145,7 @@ pub enum Error {
         /// The option that builds it.
         option: &'static str,
     },
-    /// The kernel refused to list something.
+    /// The kernel refused a list.
     #[error("the kernel refused to list links, addresses, routes or neighbours: {}", reason(*.errno))]
     Dump {
         /// Why not.
@@ -154,10 +154,10 @@ pub enum Error {
     /// Every attempt at a list was interrupted by a change.
     #[error("links, addresses, routes or neighbours changed during each of {attempts} attempts to list them")]
     Unsteady {
-        /// How many lists were begun.
+        /// How many lists were tried.
         attempts: usize,
     },
-    /// A link of this name is there already.
+    /// A link of this name exists already.
     #[error("a link named {name} exists already{}", in_netns(.netns.as_deref()))]
     LinkExists {
         /// The name.
@@ -175,7 +175,7 @@ pub enum Error {
         /// How many ports it has.
         ports: u32,
     },
-    /// A link that was just made has been deleted by somebody else.
+    /// Another program has deleted a link that was just made.
     #[error("link {name} vanished as soon as it was created")]
     Vanished {
         /// Its name.
@@ -186,7 +186,7 @@ pub enum Error {
     NotDeleted {
         /// The link's index.
         index: u32,
-        /// How long it was waited for.
+        /// How long the caller waited.
         waited: Duration,
     },
     /// A sysctl cannot be read.
@@ -247,7 +247,7 @@ pub fn legacy_name(v6: bool) -> &'static str {
     if v6 { "ip6tables-legacy" } else { "iptables-legacy" }
 }
 
-/// The errno in the words of Go's syscall package, which callers of CNI plugins match on.
+/// The errno in the words of Go's syscall package, which callers of CNI plugins compare with.
 pub fn reason(errno: Errno) -> String {
     let text = io::Error::from(errno).to_string();
     let text = text.split(" (os error").next().unwrap_or_default();

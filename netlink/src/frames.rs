@@ -1,4 +1,4 @@
-//! Frames sent by hand (packet(7)): nobody's routes and neighbours decide where they go.
+//! Frames sent directly (packet(7)): no routes or neighbours decide where they go.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::{io, ptr};
@@ -13,7 +13,10 @@ use crate::netns::Netns;
 pub struct Frames(OwnedFd);
 
 impl Frames {
-    /// Opens it inside of `netns`.
+    /// Opens a socket in `netns`.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered or no socket can be opened.
     pub fn inside(netns: &Netns) -> Result<Self, Error> {
         // Protocol 0: nothing that arrives is copied to it.
         let open =
@@ -21,13 +24,17 @@ impl Frames {
         netns.visit(open)?.map(Self).map_err(|errno| Error::Socket { errno })
     }
 
-    /// Sends a frame through the link with this index. The kernel hands it to the other end of a veth pair before it returns.
+    /// Sends a frame through the link with this index. The kernel delivers it to the other end of a veth pair before it
+    /// returns.
+    ///
+    /// # Errors
+    /// If the link does not exist or is down, or the frame is too long.
     pub fn send(&self, index: u32, frame: &[u8]) -> Result<(), Error> {
         // SAFETY: a structure of integers, for which zero is a value.
         let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         to.sll_family = libc::AF_PACKET as libc::c_ushort;
         to.sll_ifindex = index as libc::c_int;
-        // SAFETY: both pointers are to live values of the lengths that stand beside them, and the socket is open.
+        // SAFETY: both pointers are to live values of the given lengths, and the socket is open.
         let sent = unsafe {
             libc::sendto(
                 self.0.as_raw_fd(),

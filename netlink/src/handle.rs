@@ -1,4 +1,4 @@
-//! `Netlink`: one rtnetlink socket that serves one network namespace, from any thread, for good.
+//! `Netlink`: one rtnetlink socket that always serves the same network namespace, from any thread.
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,12 +23,12 @@ use crate::socket::{Answer, Message, Refusal, Socket, netlink_socket};
 use crate::sysctl::{self, Sysctls};
 use crate::veth::{Veth, VethPair};
 
-/// So many acknowledgements certainly fit into the receive buffer.
+/// How many acknowledgements certainly fit into the receive buffer.
 const BATCH: usize = 128;
-/// The kernel's bridge has no number for more ports (BR_MAX_PORTS, net/bridge/br_private.h).
+/// The most ports of a bridge (BR_MAX_PORTS, net/bridge/br_private.h).
 const BRIDGE_PORTS: u32 = 1023;
 
-/// One rtnetlink socket that serves one namespace for good, whatever thread uses it.
+/// One rtnetlink socket that always serves the same namespace, whatever thread uses it.
 pub struct Netlink {
     socket: Socket,
     sysctls: Sysctls,
@@ -36,20 +36,27 @@ pub struct Netlink {
 
 impl Netlink {
     /// A handle for the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// [`Error::Socket`] if no socket can be opened.
     pub fn here() -> Result<Self, Error> {
         Ok(Self { socket: Socket::open()?, sysctls: Sysctls::here() })
     }
 
-    /// A handle for `netns`, made on a visit there.
+    /// A handle for `netns`, opened there.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered, or no socket can be opened.
     pub fn inside(netns: &Netns) -> Result<Self, Error> {
         let (socket, v6) = netns.visit(|| (netlink_socket(), sysctl::v6_here()))?;
         let socket = socket.map_err(|errno| Error::Socket { errno })?;
         Ok(Self { socket: Socket::of_descriptor(socket), sysctls: Sysctls::inside(v6) })
     }
 
-    /// Carries out the requests in order, all in one send (of up to 128), and awaits every answer.
+    /// Sends the requests in order, up to 128 in one send, and awaits every answer.
     ///
-    /// The kernel goes on behind a request that it refuses; the first refusal is the error.
+    /// # Errors
+    /// The first refusal, as [`Error::Request`] with the command; the kernel still carries out the requests after it.
     pub fn send(&mut self, requests: &[Request]) -> Result<(), Error> {
         let mut first = Ok(());
         for batch in requests.chunks(BATCH) {
@@ -58,18 +65,19 @@ impl Netlink {
             let refusals = self.exchange(messages, |_| ())?;
             for (request, refusal) in owners.into_iter().zip(refusals) {
                 if let Some(refusal) = refusal {
-                    first = first.and(self.refused(request, refusal));
+                    first = first.and(self.handle_refusal(request, refusal));
                 }
             }
         }
         first
     }
 
-    /// Creates a veth pair by one RTM_NEWLINK: the peer is born in its namespace with its final
-    /// name, MAC and MTU, the host end up and enslaved if asked.
+    /// Creates a veth pair by one RTM_NEWLINK: the peer is made in its namespace with its final
+    /// name, MAC and MTU; the host end is up and a port of a bridge if wanted.
     ///
-    /// Fails with [`Error::LinkExists`] when either name is taken and [`Error::BridgeFull`] when
-    /// the master has no port left; then neither end is there.
+    /// # Errors
+    /// [`Error::LinkExists`] if either name is taken, [`Error::BridgeFull`] if the bridge has no port left; then
+    /// neither end exists.
     pub fn create_veth(&mut self, veth: &Veth<'_>) -> Result<VethPair, Error> {
         let flags = NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO;
         let message = Message::new(Body::NewLink(veth.message()), flags);
@@ -78,23 +86,29 @@ impl Netlink {
             born = born.take().or(Link::read(answer));
         })?;
         if let Some(refusal) = refusals.into_iter().flatten().next() {
-            return Err(self.veth_refused(veth, refusal));
+            return Err(self.veth_error(veth, refusal));
         }
         self.pair(veth, born)
     }
 
-    /// True if a guard that [`Request::LoopbackGuard`] made is on a link.
+    /// True if a link has the guard of [`Request::LoopbackGuard`].
+    ///
+    /// # Errors
+    /// [`Error::Dump`] if the kernel refuses the list, [`Error::Unsteady`] if changes interrupt each attempt.
     pub fn has_loopback_guard(&mut self, index: u32) -> Result<bool, Error> {
-        let ours = self.socket.dump(
+        let own = self.socket.dump(
             || guard::list(index),
-            |answer, ours| {
-                ours.extend(guard::is_ours(answer.payload).then_some(()));
+            |answer, own| {
+                own.extend(guard::is_own(answer.payload).then_some(()));
             },
         );
-        Ok(!ours?.is_empty())
+        Ok(!own?.is_empty())
     }
 
-    /// Removes the guard that [`Request::LoopbackGuard`] made, and the hook unless somebody else filters there.
+    /// Removes the guard of [`Request::LoopbackGuard`], and the hook unless another program's filter is there.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the kernel refuses the removal.
     pub fn remove_loopback_guard(&mut self, index: u32, name: &str) -> Result<(), Error> {
         self.send(&[Request::LoopbackGuardDel { index, name: name.into() }])?;
         let others = self.socket.dump(|| guard::list(index), |_, others| others.push(()))?;
@@ -105,6 +119,9 @@ impl Netlink {
     }
 
     /// The link of this name, `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the kernel refuses it for another reason than that it is missing.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.into()));
@@ -112,11 +129,17 @@ impl Netlink {
     }
 
     /// The link with this index, `None` if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the kernel refuses it for another reason than that it is missing.
     pub fn link_by_index(&mut self, index: u32) -> Result<Option<Link>, Error> {
         self.get_link(encode::link(index), || format!("ip link show dev if{index}"))
     }
 
     /// All links (RTM_GETLINK).
+    ///
+    /// # Errors
+    /// [`Error::Dump`] if the kernel refuses the list, [`Error::Unsteady`] if changes interrupt each attempt.
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
         let all = || Body::GetLink(LinkMessage::default());
         self.socket.dump(all, |answer, links| {
@@ -124,7 +147,10 @@ impl Netlink {
         })
     }
 
-    /// The veth pairs' ends in this namespace, without counters: the kernel leaves out all others.
+    /// The ends of veth pairs in this namespace, without counters; the kernel filters them.
+    ///
+    /// # Errors
+    /// [`Error::Dump`] if the kernel refuses the list, [`Error::Unsteady`] if changes interrupt each attempt.
     pub fn veths(&mut self) -> Result<Vec<Link>, Error> {
         let all = || {
             let mut message = LinkMessage::default();
@@ -138,7 +164,10 @@ impl Netlink {
         })
     }
 
-    /// The link `index` of the namespace that is `netnsid` here (IFLA_LINK_NETNSID): nobody has to enter it.
+    /// The link `index` of the namespace that is `netnsid` here (IFLA_LINK_NETNSID), without entering it.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the kernel refuses it for another reason than that it is missing.
     pub fn link_in(&mut self, netnsid: i32, index: u32) -> Result<Option<Link>, Error> {
         let mut message = encode::link(index);
         message.attributes.push(LinkAttribute::IfNetnsId(netnsid));
@@ -146,6 +175,9 @@ impl Netlink {
     }
 
     /// The addresses of both families, of one link or of all (RTM_GETADDR).
+    ///
+    /// # Errors
+    /// [`Error::Dump`] if the kernel refuses the list, [`Error::Unsteady`] if changes interrupt each attempt.
     pub fn addresses(&mut self, index: Option<u32>) -> Result<Vec<Address>, Error> {
         let of_link = || {
             let mut message = AddressMessage::default();
@@ -159,13 +191,16 @@ impl Netlink {
             }
         });
         match found {
-            // A kernel that filters by link says so when the link is gone.
+            // A kernel that filters by link answers ENODEV when the link is gone.
             Err(Error::Dump { errno: Errno::NODEV }) => Ok(Vec::new()),
             other => other,
         }
     }
 
-    /// The addresses of the link `index` in the namespace that is `netnsid` here (IFLA_LINK_NETNSID): nobody has to enter it.
+    /// The addresses of the link `index` in the namespace that is `netnsid` here (IFLA_LINK_NETNSID), without entering it.
+    ///
+    /// # Errors
+    /// [`Error::Dump`] if the kernel refuses the list, [`Error::Unsteady`] if changes interrupt each attempt.
     pub fn addresses_in(&mut self, netnsid: i32, index: u32) -> Result<Vec<Address>, Error> {
         let mut found = self.all_addresses_in(netnsid)?;
         found.retain(|address| address.index == index);
@@ -173,6 +208,9 @@ impl Netlink {
     }
 
     /// The addresses of all links of that namespace.
+    ///
+    /// # Errors
+    /// [`Error::Dump`] if the kernel refuses the list, [`Error::Unsteady`] if changes interrupt each attempt.
     pub fn all_addresses_in(&mut self, netnsid: i32) -> Result<Vec<Address>, Error> {
         let of_namespace = || {
             let mut message = AddressMessage::default();
@@ -187,6 +225,9 @@ impl Netlink {
     }
 
     /// The routes of both families in all tables (RTM_GETROUTE); one for each next hop.
+    ///
+    /// # Errors
+    /// [`Error::Dump`] if the kernel refuses the list, [`Error::Unsteady`] if changes interrupt each attempt.
     pub fn routes(&mut self) -> Result<Vec<Route>, Error> {
         let all = || Body::GetRoute(RouteMessage::default());
         self.socket.dump(all, |answer, found| {
@@ -197,6 +238,9 @@ impl Netlink {
     }
 
     /// The neighbours of a link with a known MAC, and whether each is permanent (RTM_GETNEIGH).
+    ///
+    /// # Errors
+    /// [`Error::Dump`] if the kernel refuses the list, [`Error::Unsteady`] if changes interrupt each attempt.
     pub fn neighbours(&mut self, index: u32) -> Result<Vec<(IpAddr, Mac, bool)>, Error> {
         let all = || Body::GetNeighbour(NeighbourMessage::default());
         self.socket.dump(all, |answer, found| {
@@ -210,7 +254,10 @@ impl Netlink {
         })
     }
 
-    /// By which link, and which gateway if any, a packet to `ip` would leave; `None`: by none.
+    /// The link, and the gateway if any, through which a packet to `ip` would leave; `None` if there is no route.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the kernel refuses the question for another reason than a missing route.
     pub fn route_to(&mut self, ip: IpAddr) -> Result<Option<(u32, Option<IpAddr>)>, Error> {
         let mut message = RouteMessage::default();
         message.header.address_family = encode::family(ip);
@@ -223,13 +270,16 @@ impl Netlink {
         })?;
         match refusals.into_iter().flatten().next() {
             Some(Refusal { errno: Errno::NETUNREACH | Errno::HOSTUNREACH, .. }) => Ok(None),
-            Some(refusal) => Err(asked(format!("ip route get {ip}"), refusal)),
+            Some(refusal) => Err(request_error(format!("ip route get {ip}"), refusal)),
             None => Ok(found.first().map(|route| (route.index, route.gateway))),
         }
     }
 
     /// The value of `key` below /proc/sys/net of this namespace, such as
     /// `ipv4/conf/eth0/arp_notify`, trimmed; `None` if there is no such key.
+    ///
+    /// # Errors
+    /// [`Error::ReadSysctl`] if the key exists but cannot be read.
     pub fn sysctl(&self, key: &str) -> Result<Option<String>, Error> {
         self.sysctls.read(self.as_fd(), key)
     }
@@ -244,7 +294,10 @@ impl Netlink {
         written.ok_or_else(absent)
     }
 
-    /// The same, but a key that is not there need not be set.
+    /// The same; a missing key is fine.
+    ///
+    /// # Errors
+    /// [`Error::WriteSysctl`] if the key exists but cannot be written.
     pub fn set_sysctl_if_there(&self, key: &str, value: &str) -> Result<(), Error> {
         self.sysctls.write(self.as_fd(), key, value).map(drop)
     }
@@ -254,12 +307,12 @@ impl Netlink {
         self.socket.sent()
     }
 
-    /// The kernel's no to one message.
+    /// The kernel's refusal of one message, if any.
     pub(crate) fn verdict(&mut self, message: Message) -> Result<Option<Refusal>, Error> {
         Ok(self.exchange(vec![message], |_| ())?.into_iter().flatten().next())
     }
 
-    /// The verdicts without those that the messages forgive.
+    /// The refusals without those that the messages forgive.
     fn exchange(
         &mut self,
         messages: Vec<Message>,
@@ -273,39 +326,43 @@ impl Netlink {
         Ok(verdicts.into_iter().zip(forgiven).map(kept).collect())
     }
 
-    fn refused(&mut self, request: &Request, refusal: Refusal) -> Result<(), Error> {
+    fn handle_refusal(&mut self, request: &Request, refusal: Refusal) -> Result<(), Error> {
         match request {
             Request::LoopbackGuard { index, .. } if refusal.errno == Errno::NOENT => {
-                self.guard_otherwise(*index, request)
+                self.try_other_guards(*index, request)
             }
             Request::LinkMaster { master: Some(master), .. } if refusal.errno == Errno::XFULL => {
                 Err(self.bridge_full(*master))
             }
-            _ => Err(absence(request, &refusal).unwrap_or_else(|| asked(request.to_string(), refusal))),
+            _ => {
+                Err(absence(request, &refusal).unwrap_or_else(|| request_error(request.to_string(), refusal)))
+            }
         }
     }
 
-    /// The kernel lacks cls_bpf: the other ways, until it has what one of them needs.
-    fn guard_otherwise(&mut self, index: u32, request: &Request) -> Result<(), Error> {
+    /// For a kernel without cls_bpf: tries the other ways until one works.
+    fn try_other_guards(&mut self, index: u32, request: &Request) -> Result<(), Error> {
         let mut last = Ok(());
         for way in guard::OTHER_WAYS {
             let refusals = self.exchange(guard::filters(index, way), |_| ())?;
             let Some(refusal) = refusals.into_iter().flatten().next() else { return Ok(()) };
-            last = Err(absence(request, &refusal).unwrap_or_else(|| asked(request.to_string(), refusal)));
+            last = Err(
+                absence(request, &refusal).unwrap_or_else(|| request_error(request.to_string(), refusal))
+            );
         }
         last
     }
 
-    fn veth_refused(&mut self, veth: &Veth<'_>, refusal: Refusal) -> Error {
+    fn veth_error(&mut self, veth: &Veth<'_>, refusal: Refusal) -> Error {
         match (refusal.errno, veth.master) {
             (Errno::XFULL, Some(master)) => self.bridge_full(master),
             (Errno::EXIST, _) => self.link_exists(veth),
             (Errno::OPNOTSUPP, _) => Kind::Veth.missing(),
-            _ => asked(veth.to_string(), refusal),
+            _ => request_error(veth.to_string(), refusal),
         }
     }
 
-    /// Either name may be the taken one; what is on the host is looked up, the rest follows.
+    /// Finds out which of the two names is taken, by looking for the host's link.
     fn link_exists(&mut self, veth: &Veth<'_>) -> Error {
         match self.link(veth.name) {
             Ok(None) => {
@@ -321,7 +378,7 @@ impl Netlink {
         Error::BridgeFull { bridge, ports: BRIDGE_PORTS }
     }
 
-    /// The indexes from the echo, or, from a kernel that does not echo, by name.
+    /// The indexes from the echo, or by name if the kernel does not echo.
     fn pair(&mut self, veth: &Veth<'_>, born: Option<Link>) -> Result<VethPair, Error> {
         let host = match born {
             Some(link) => Some(link),
@@ -337,7 +394,7 @@ impl Netlink {
         mut message: LinkMessage,
         what: impl Fn() -> String,
     ) -> Result<Option<Link>, Error> {
-        // Counting over all processors takes the kernel longer than the rest of the answer.
+        // Summing the counters of all processors takes the kernel longer than the rest of the answer.
         message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
         let mut found = None;
         let message = Message::new(Body::GetLink(message), 0);
@@ -346,7 +403,7 @@ impl Netlink {
         })?;
         match refusals.into_iter().flatten().next() {
             Some(Refusal { errno: Errno::NODEV, .. }) => Ok(None),
-            Some(refusal) => Err(asked(what(), refusal)),
+            Some(refusal) => Err(request_error(what(), refusal)),
             None => Ok(found),
         }
     }
@@ -358,6 +415,6 @@ impl AsFd for Netlink {
     }
 }
 
-fn asked(request: String, refusal: Refusal) -> Error {
+fn request_error(request: String, refusal: Refusal) -> Error {
     Error::Request { request, errno: refusal.errno, detail: refusal.detail }
 }

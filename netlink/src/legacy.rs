@@ -1,4 +1,4 @@
-//! Tables of iptables outside nf_tables, which `iptables -V` calls `legacy`: looked into, never written.
+//! Tables of iptables outside nf_tables, which `iptables -V` calls `legacy`: read, never written.
 
 use std::ffi::c_int;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -19,7 +19,7 @@ const INFO: usize = NAME + 13 * 4;
 /// The table may change between the two questions (EAGAIN).
 const ATTEMPTS: usize = 10;
 
-/// `struct ipt_get_entries`, whose entries are aligned as their counters are.
+/// `struct ipt_get_entries`, whose entries have the alignment of their counters.
 #[repr(C)]
 struct GetEntries {
     name: [u8; NAME],
@@ -27,8 +27,11 @@ struct GetEntries {
     entries: [u64; 0],
 }
 
-/// True if iptables-legacy has `chain` in `table` of the calling thread's namespace. A table that is not in use is not loaded
-/// by the question.
+/// True if iptables-legacy has `chain` in `table` of the calling thread's namespace. It does not load a table that is not
+/// in use.
+///
+/// # Errors
+/// [`Error::LegacyTable`] if the table is in use and cannot be read.
 pub fn has_legacy_chain(v6: bool, table: &str, chain: &str) -> Result<bool, Error> {
     if !is_in_use(v6, table) {
         return Ok(false);
@@ -45,7 +48,8 @@ fn is_in_use(v6: bool, table: &str) -> bool {
     names.is_ok_and(|names| names.lines().any(|name| name == table))
 }
 
-/// A chain begins with an entry whose target is ERROR (`struct xt_error_target`): its name follows at that distance.
+/// Whether the entries have the chain: it begins with an entry whose target is ERROR (`struct xt_error_target`), after
+/// which its name follows at a fixed distance.
 fn names_chain(entries: &[u8], chain: &str) -> bool {
     const ERROR: &[u8] = b"ERROR\0";
     const DISTANCE: usize = 30;
@@ -104,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_chain_is_known_by_its_first_entry_and_not_by_its_name_alone() {
+    fn a_chain_is_recognised_by_its_first_entry_not_only_by_its_name() {
         let entry = |chain: &str| {
             let mut bytes = vec![0; 100];
             bytes[20..26].copy_from_slice(b"ERROR\0");

@@ -1,4 +1,4 @@
-//! Links, addresses, routes, neighbours, namespaces and sysctls by netlink.
+//! Links, addresses, routes, neighbours, namespaces and sysctls, through netlink.
 //!
 //! Changes are values ([`Request`]) that a handle ([`Netlink`]) sends several at a time over one
 //! blocking socket. A namespace is a value too ([`Netns`]): short threads enter one, or the calling thread for a visit.

@@ -1,5 +1,5 @@
-//! When an address works: the kernel takes packets for an IPv6 address some time after it has accepted the address
-//! itself, without duplicate detection within a millisecond on an idle host and within twenty on a busy one.
+//! Waiting until an address works: the kernel accepts packets for an IPv6 address some time after the address itself.
+//! Without duplicate detection that takes a millisecond on an idle host and up to twenty on a busy one.
 
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -17,11 +17,14 @@ use crate::socket::Socket;
 /// `RTMGRP_IPV6_ROUTE` and `RTMGRP_IPV6_IFADDR` (linux/rtnetlink.h).
 const IPV6_ROUTES: u32 = 0x400;
 const IPV6_ADDRESSES: u32 = 0x100;
-/// `lo` has this index in every network namespace; what is local is routed to it.
+/// `lo` has this index in every network namespace; local addresses are routed to it.
 const LOOPBACK_INDEX: u32 = 1;
 
 impl Netlink {
-    /// True if the kernel takes packets for `address` as its own.
+    /// True if the kernel accepts packets for `address` as its own.
+    ///
+    /// # Errors
+    /// [`Error::Request`] if the kernel refuses the question for another reason than a missing route.
     pub fn is_local(&mut self, address: IpAddr) -> Result<bool, Error> {
         Ok(matches!(self.route_to(address)?, Some((LOOPBACK_INDEX, _))))
     }
@@ -29,9 +32,12 @@ impl Netlink {
 
 /// Waits until [`Netlink::is_local`] is true in the calling thread's namespace, by listening; false if that does
 /// not happen within `patience`.
+///
+/// # Errors
+/// If no socket can be opened, or the kernel's answer cannot be read.
 pub fn await_local(address: IpAddr, patience: Duration) -> Result<bool, Error> {
     let deadline = Instant::now() + patience;
-    // Subscribed before the question is asked, so that nothing is missed between the two.
+    // Subscribe before asking, so that no change in between is missed.
     let mut changes = Socket::listening(IPV6_ROUTES)?;
     let mut asking = Netlink::here()?;
     while !asking.is_local(address)? {
@@ -42,34 +48,37 @@ pub fn await_local(address: IpAddr, patience: Duration) -> Result<bool, Error> {
     Ok(true)
 }
 
-/// What duplicate detection says of a link's addresses.
+/// The outcome of duplicate detection for a link's addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Probed {
     /// None of them is tentative any more.
     Unique,
-    /// Somebody else has this one.
+    /// Another machine has this one.
     Duplicate(IpAddr),
-    /// This one is tentative still.
+    /// This one is still tentative.
     Unfinished(IpAddr),
 }
 
 /// Waits, by listening, until duplicate detection has judged each of `addresses` on the link `index` of the calling
-/// thread's namespace, or found one to be somebody else's; not longer than `patience`.
+/// thread's namespace, or found one on another machine; not longer than `patience`.
+///
+/// # Errors
+/// If no socket can be opened, or the addresses cannot be listed.
 pub fn await_unique(index: u32, addresses: &[IpAddr], patience: Duration) -> Result<Probed, Error> {
     let deadline = Instant::now() + patience;
-    // Subscribed before the question is asked, so that nothing is missed between the two.
+    // Subscribe before asking, so that no change in between is missed.
     let mut changes = Socket::listening(IPV6_ADDRESSES)?;
     let mut asking = Netlink::here()?;
     loop {
-        let probed = judged(&asking.addresses(Some(index))?, addresses);
+        let probed = judge(&asking.addresses(Some(index))?, addresses);
         if !matches!(probed, Probed::Unfinished(_)) || !await_change(&mut changes, deadline)? {
             return Ok(probed);
         }
     }
 }
 
-/// A duplicate counts before one that is not finished: nothing is left to wait for.
-fn judged(found: &[Address], wanted: &[IpAddr]) -> Probed {
+/// A duplicate counts before an unfinished one, because it ends the wait.
+fn judge(found: &[Address], wanted: &[IpAddr]) -> Probed {
     let is = |flag: fn(&Address) -> bool| {
         wanted.iter().find(|wanted| found.iter().any(|found| found.address.ip() == **wanted && flag(found)))
     };
@@ -80,18 +89,18 @@ fn judged(found: &[Address], wanted: &[IpAddr]) -> Probed {
     }
 }
 
-/// Waits for a notification and reads all that are at hand; false at the deadline.
+/// Waits for a notification and reads all that are available; false at the deadline.
 fn await_change(changes: &mut Socket, deadline: Instant) -> Result<bool, Error> {
     let left = deadline.saturating_duration_since(Instant::now());
     let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
     let mut ready = [PollFd::from_borrowed_fd(changes.as_fd(), PollFlags::IN)];
-    let told = retry_on_intr(|| rustix::event::poll(&mut ready, Some(&left)));
-    if told.map_err(|errno| Error::Receive { errno })? == 0 {
+    let polled = retry_on_intr(|| rustix::event::poll(&mut ready, Some(&left)));
+    if polled.map_err(|errno| Error::Receive { errno })? == 0 {
         return Ok(false);
     }
     loop {
         match changes.receive(RecvFlags::DONTWAIT) {
-            // NOBUFS: so many that some were lost. The question is asked again in any case.
+            // NOBUFS: so many that some were lost. The caller asks again in any case.
             Ok(_) | Err(Error::Receive { errno: Errno::NOBUFS }) => {}
             Err(Error::Receive { errno: Errno::AGAIN }) => return Ok(true),
             Err(error) => return Err(error),
@@ -111,15 +120,15 @@ mod tests {
     fn a_duplicate_ends_the_wait_and_others_addresses_do_not_prolong_it() {
         let found = [
             address("fd00::2/64", true, false),
-            // The kernel leaves a duplicate tentative for good.
+            // The kernel leaves a duplicate tentative for ever.
             address("fd00::3/64", true, true),
             address("fd00::4/64", false, false),
             address("fe80::2/64", true, false),
         ];
         let wanted = ["fd00::2", "fd00::3", "fd00::4"].map(|text| text.parse().unwrap());
 
-        assert_eq!(judged(&found, &wanted), Probed::Duplicate(wanted[1]));
-        assert_eq!(judged(&found, &wanted[..1]), Probed::Unfinished(wanted[0]));
-        assert_eq!(judged(&found, &wanted[2..]), Probed::Unique);
+        assert_eq!(judge(&found, &wanted), Probed::Duplicate(wanted[1]));
+        assert_eq!(judge(&found, &wanted[..1]), Probed::Unfinished(wanted[0]));
+        assert_eq!(judge(&found, &wanted[2..]), Probed::Unique);
     }
 }

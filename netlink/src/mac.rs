@@ -17,27 +17,27 @@ pub struct ParseMacError {
 }
 
 impl Mac {
-    /// 02 and five bytes to which all bits of an IPv6 address count (FNV-1a, folded), for containers without IPv4: several
-    /// subnets may be on one bridge, and their addresses end alike.
+    /// 02 and five bytes that depend on all bits of an IPv6 address (FNV-1a, folded), for containers without IPv4: several
+    /// subnets may be on one bridge, and their addresses have the same end.
     pub fn from_v6(address: Ipv6Addr) -> Self {
         const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
         const PRIME: u64 = 0x0000_0100_0000_01b3;
         let mixed = |hash: u64, octet: &u8| (hash ^ u64::from(*octet)).wrapping_mul(PRIME);
         let hash = address.octets().iter().fold(OFFSET, mixed);
-        // The highest bits have seen every octet best.
+        // The highest bits depend most on every octet.
         let [.., a, b, c, d, e] = ((hash >> 24) ^ (hash & 0xff_ffff)).to_be_bytes();
         Self([0x02, a, b, c, d, e])
     }
 
-    /// Whether a link may bear it: neither a group address nor all zeros.
+    /// Whether a link may have it: neither a group address nor all zeros.
     pub fn is_unicast(self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]
     }
 }
 
 impl From<Ipv4Addr> for Mac {
-    /// 02:42 (locally administered) and the four octets: who leases the address again gets the
-    /// same MAC, and no neighbour's cache grows stale.
+    /// 02:42 (locally administered) and the four octets: the next holder of the address gets the same MAC, so no
+    /// neighbour's cache becomes stale.
     fn from(address: Ipv4Addr) -> Self {
         let [a, b, c, d] = address.octets();
         Self([0x02, 0x42, a, b, c, d])
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_mac_is_refused() {
+    fn a_text_that_is_no_mac_is_refused() {
         for text in [
             "",
             "02:42:ac:12:00",

@@ -1,16 +1,16 @@
-//! Memory that a process which mostly waits does not need.
+//! Memory that a process does not need while it waits.
 
 use std::ptr;
 use std::slice;
 
-/// Gives back the memory that the program's own text and constants take: what is needed again comes back from the
-/// kernel's cache of the file, a few pages at a time.
+/// Releases the memory of the program's own text and constants: pages that are needed again come back from the kernel's
+/// cache of the file, a few at a time.
 pub fn give_back_program() {
     // SAFETY: the function has the type that is asked for, and is called before this returns.
     unsafe { libc::dl_iterate_phdr(Some(give_back), ptr::null_mut()) };
 }
 
-/// Of the first object, which is the program; then it is enough.
+/// Releases the pages of the first object, which is the program, and stops there.
 unsafe extern "C" fn give_back(
     program: *mut libc::dl_phdr_info,
     _: libc::size_t,
@@ -24,14 +24,14 @@ unsafe extern "C" fn give_back(
     for header in loaded.filter(|header| header.p_flags & libc::PF_W == 0) {
         let start = (program.dlpi_addr + header.p_vaddr) as usize;
         let (start, length) = whole_pages(start, header.p_memsz as usize);
-        // SAFETY: nobody, not even a relocation, writes to such a segment, so its pages are the file's and are found
-        // there again; a running program's file cannot be written to (ETXTBSY).
+        // SAFETY: no code, not even a relocation, writes to such a segment, so its pages are the file's and can be read
+        // again; a running program's file cannot be written to (ETXTBSY).
         unsafe { libc::madvise(ptr::with_exposed_provenance_mut(start), length, libc::MADV_DONTNEED) };
     }
     1
 }
 
-/// The pages that a segment has for itself, and their length.
+/// The pages that belong only to one segment, and their length.
 fn whole_pages(start: usize, length: usize) -> (usize, usize) {
     let page = rustix::param::page_size();
     let (first, end) = (start.next_multiple_of(page), start + length);
@@ -49,10 +49,10 @@ mod tests {
     }
 
     #[test]
-    fn a_program_goes_on_without_its_pages() {
+    fn a_program_continues_without_its_pages() {
         let before = resident_file();
 
-        // The tests beside this one fetch pages meanwhile.
+        // Other tests fetch pages meanwhile.
         let tries = (0..20).map(|_| {
             give_back_program();
             resident_file()

@@ -19,7 +19,7 @@ pub enum Kind {
     Veth,
 }
 
-/// No link has an MTU of one byte: the kernel looks for the kind first and refuses then.
+/// No link has an MTU of one byte: the kernel looks for the kind first, and refuses the MTU then.
 const IMPOSSIBLE_MTU: u32 = 1;
 const PROBE: &str = "rnet-probe";
 
@@ -40,11 +40,11 @@ impl Kind {
     }
 }
 
-/// What a refusal says of the kernel, if it is for want of something.
+/// The error for a refusal whose cause is a missing part of the kernel.
 pub(crate) fn absence(request: &Request, refusal: &Refusal) -> Option<Error> {
     match (request, refusal.errno) {
         (Request::Bridge { .. }, Errno::OPNOTSUPP) => Some(Kind::Bridge.missing()),
-        // A hook that was refused leaves the filters without one (EINVAL).
+        // If the hook was refused, the filters have none (EINVAL).
         (Request::LoopbackGuard { .. }, Errno::NOENT | Errno::INVAL) => Some(missing(
             "filters at a link's ingress",
             "sch_ingress cls_bpf",
@@ -59,7 +59,10 @@ fn missing(what: &'static str, module: &'static str, option: &'static str) -> Er
 }
 
 impl Netlink {
-    /// Fails with [`Error::Missing`] if this kernel makes no such links, by asking for one that cannot be.
+    /// Tries whether this kernel can make such links, by asking for one with an invalid MTU.
+    ///
+    /// # Errors
+    /// [`Error::Missing`] if it cannot.
     pub fn require_kind(&mut self, kind: Kind) -> Result<(), Error> {
         let mut link = LinkMessage::default();
         link.attributes = vec![
@@ -71,7 +74,7 @@ impl Netlink {
         match self.verdict(message)? {
             Some(Refusal { errno: Errno::OPNOTSUPP, .. }) => Err(kind.missing()),
             Some(_) => Ok(()),
-            // A kernel that makes it all the same.
+            // For a kernel that makes it anyway.
             None => self.remove_probe(),
         }
     }
@@ -96,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_kernel_lacks_is_named_with_its_module() {
+    fn a_missing_part_of_the_kernel_is_named_with_its_module() {
         let bridge = Request::Bridge { name: "br0".into(), mac: Mac([2; 6]), mtu: None, snooping: false };
         let guard = Request::LoopbackGuard { index: 2, name: "br0".into(), mark: 1 };
 

@@ -1,9 +1,9 @@
 //! Files that a program sees in place of the host's, for its whole life.
 //!
-//! A mount over a file ends when the host replaces that file: the kernel takes it off the old one's name, in all mount
-//! namespaces (rename(2) over it, `detach_mounts` in the kernel). DHCP clients and VPNs replace /etc/resolv.conf in just
-//! this way. So the folder around it becomes the program's own: a tmpfs, whose names nobody else changes, and everything
-//! that lay in the folder mounted into it.
+//! A mount over a file ends when the host replaces that file: the kernel removes it from the old file's name, in all mount
+//! namespaces (rename(2) over it, `detach_mounts` in the kernel). DHCP clients and VPNs replace /etc/resolv.conf in this
+//! way. So the program gets its own folder around the file: a tmpfs, whose names no other program changes, with everything
+//! that was in the folder mounted into it.
 
 use std::ffi::{CString, OsStr};
 use std::fs;
@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::MountFlags;
 
-/// What is to be mounted, in full before a fork: [`Mounts::make`] only makes system calls.
+/// The planned mounts, complete before a fork: [`Mounts::make`] only makes system calls.
 #[derive(Debug, Default)]
 pub struct Mounts {
     folders: Vec<Folder>,
@@ -25,13 +25,13 @@ pub struct Mounts {
 #[derive(Debug)]
 struct Folder {
     path: CString,
-    /// What it had before.
+    /// What was in it.
     entries: Vec<Entry>,
-    /// Files and where they are to be seen.
+    /// Files and the paths at which they shall be seen.
     own: Vec<(CString, CString)>,
 }
 
-/// Something in a folder: its name there, and its path.
+/// An entry of a folder: its name there, and its path.
 #[derive(Debug)]
 struct Entry {
     name: CString,
@@ -42,14 +42,17 @@ struct Entry {
 #[derive(Debug)]
 enum Kind {
     Folder,
-    /// And where it leads.
+    /// A link and its target.
     Link(CString),
     File,
 }
 
 impl Mounts {
-    /// Plans that each first path is seen as the second, whether something is there or not. A second path in a folder that
-    /// does not exist is left out.
+    /// Plans that each first path is seen as the second, whether something is there or not. A second path in a missing
+    /// folder is left out.
+    ///
+    /// # Errors
+    /// If a source is missing, or a folder cannot be read.
     pub fn plan(files: &[(PathBuf, PathBuf)]) -> io::Result<Self> {
         let mut mounts = Self::default();
         for (_, target) in files {
@@ -70,7 +73,10 @@ impl Mounts {
         Ok(mounts)
     }
 
-    /// Makes them. To be called in a mount namespace of which the host sees nothing.
+    /// Makes the mounts. Call it in a mount namespace that the host does not see.
+    ///
+    /// # Errors
+    /// The kernel's refusal of a mount.
     pub fn make(&self) -> Result<(), Errno> {
         let here = rustix::fs::open(c".", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let made = self.folders.iter().try_for_each(Folder::make);
@@ -82,7 +88,7 @@ impl Mounts {
 impl Folder {
     fn make(&self) -> Result<(), Errno> {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
-        // From here, what the tmpfs hides can still be reached.
+        // This descriptor still reaches what the tmpfs hides.
         rustix::process::chdir(self.path.as_c_str())?;
         rustix::mount::mount(c"rnet", self.path.as_c_str(), c"tmpfs", flags, c"mode=755")?;
         self.entries.iter().try_for_each(Entry::make)?;
@@ -90,7 +96,7 @@ impl Folder {
             make_file(target)?;
             bind(source, target, MountFlags::BIND)?;
         }
-        // What is written beside would be lost, so it is refused.
+        // Other files written here would be lost, so writing is refused.
         let read_only = flags | MountFlags::BIND | MountFlags::RDONLY;
         rustix::mount::mount_remount(self.path.as_c_str(), read_only, c"")
     }
@@ -105,7 +111,7 @@ impl Entry {
             Kind::File => make_file(&self.path).and_then(|()| bind(&self.name, &self.path, MountFlags::BIND)),
         };
         match made {
-            // It has been removed meanwhile.
+            // It was removed meanwhile.
             Err(Errno::NOENT) => Ok(()),
             other => other,
         }
@@ -135,7 +141,7 @@ fn entries(folder: &Path, is_own: impl Fn(&OsStr) -> bool) -> io::Result<Vec<Ent
     Ok(entries)
 }
 
-/// None if it has been removed meanwhile.
+/// `None` if it was removed meanwhile.
 fn kind(entry: &fs::DirEntry) -> io::Result<Option<Kind>> {
     let kind = entry.file_type()?;
     if !kind.is_symlink() {

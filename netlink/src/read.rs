@@ -1,4 +1,4 @@
-//! Links, addresses, routes and neighbours as the kernel tells of them.
+//! Links, addresses, routes and neighbours in the kernel's messages.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -33,7 +33,7 @@ pub struct Link {
     pub kind: Option<String>,
     /// The Ethernet address, if it is one.
     pub mac: Option<Mac>,
-    /// In bytes.
+    /// IFLA_MTU, in bytes.
     pub mtu: u32,
     /// IFF_UP: switched on, whatever its carrier says.
     pub up: bool,
@@ -43,11 +43,11 @@ pub struct Link {
     pub master: Option<u32>,
     /// IFLA_LINK: the index of a veth's other end, of a macvlan's parent.
     pub peer: Option<u32>,
-    /// IFLA_LINK_NETNSID: the number, here, of the namespace in which `peer` counts; `None`: this one.
+    /// IFLA_LINK_NETNSID: the number in this namespace of the one to which `peer` belongs; `None`: this one.
     pub peer_netnsid: Option<i32>,
     /// IFLA_IFALIAS.
     pub alias: Option<String>,
-    /// IFF_PROMISC as somebody set it on the link; not the promiscuity that its bridge causes.
+    /// IFF_PROMISC as set on the link itself; not the promiscuity that its bridge causes.
     pub promisc: bool,
     /// IFLA_BRPORT_MODE of a bridge port.
     pub hairpin: Option<bool>,
@@ -57,7 +57,7 @@ pub struct Link {
     pub learning: Option<bool>,
     /// IFLA_BRPORT_GROUP_FWD_MASK of a bridge port.
     pub group_forward: Option<u16>,
-    /// IPv4 packets that come by it are forwarded (`conf/LINK/forwarding`); `None`: it has no IPv4.
+    /// Whether IPv4 packets that arrive on it are forwarded (`conf/LINK/forwarding`); `None`: it has no IPv4.
     pub forwards_v4: Option<bool>,
     /// The same for IPv6 (`forwarding`, or `force_forwarding` where the kernel has that).
     pub forwards_v6: Option<bool>,
@@ -76,9 +76,9 @@ pub struct Address {
     pub address: IpNetwork,
     /// RT_SCOPE_: 0 global, 253 link, 254 host.
     pub scope: u8,
-    /// IFA_F_TENTATIVE: duplicate detection still runs, it cannot be used yet.
+    /// IFA_F_TENTATIVE: duplicate detection still runs, so it cannot be used yet.
     pub tentative: bool,
-    /// IFA_F_DADFAILED: somebody else has it.
+    /// IFA_F_DADFAILED: another machine has it.
     pub dad_failed: bool,
 }
 
@@ -121,7 +121,7 @@ impl Link {
         }
     }
 
-    /// What the families keep of it: IPv4's settings count from 1 (IPV4_DEVCONF_FORWARDING), IPv6's from 0
+    /// The families' settings of it: IPv4's count from 1 (IPV4_DEVCONF_FORWARDING), IPv6's from 0
     /// (DEVCONF_FORWARDING).
     fn take_families(&mut self, families: &[u8]) {
         const IFLA_INET_CONF: u16 = 1;
@@ -189,7 +189,7 @@ impl Address {
         }
         Some(Self {
             index: wire::u32_at(answer.payload, 4)?,
-            // On a point-to-point link IFA_ADDRESS is the other end; IPv6 has nothing but it.
+            // On a point-to-point link IFA_ADDRESS is the other end; IPv6 has only IFA_ADDRESS.
             address: IpNetwork::new(own.or(other)?, prefix).ok()?,
             scope,
             tentative: flags & libc::IFA_F_TENTATIVE != 0,
@@ -214,7 +214,7 @@ pub(crate) fn routes(answer: &Answer<'_>, found: &mut Vec<Route>) {
     }
 }
 
-/// Index and MAC of RTM_NEWNEIGH (`struct ndmsg`): the address, whose it is, and whether for good.
+/// Reads RTM_NEWNEIGH (`struct ndmsg` and its attributes): the address, its MAC, and whether it is permanent.
 pub(crate) fn neighbour(answer: &Answer<'_>) -> Option<(u32, IpAddr, Mac, bool)> {
     let index = wire::u32_at(answer.payload, 4)?;
     let state = wire::u16_at(answer.payload, 8)?;
@@ -232,7 +232,7 @@ pub(crate) fn neighbour(answer: &Answer<'_>) -> Option<(u32, IpAddr, Mac, bool)>
     Some((index, address?, mac?, state & libc::NUD_PERMANENT != 0))
 }
 
-/// The link that an RTM_NEWLINK or RTM_DELLINK is about.
+/// The index of the link in an RTM_NEWLINK or RTM_DELLINK.
 pub(crate) fn link_index(answer: &Answer<'_>) -> Option<u32> {
     wire::u32_at(answer.payload, 4)
 }

@@ -1,4 +1,4 @@
-//! What can be asked of the kernel, as values; printed, each is the command a person would type.
+//! Changes of the kernel's network as values; printed, each is the command that a person would type.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use crate::mac::Mac;
 
 /// One change in the network namespace of a [`Netlink`](crate::Netlink) handle.
 ///
-/// `index` is the link that the kernel changes, `name` is how people are told of it.
+/// `index` is the link that the kernel changes, `name` is its name in messages.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "the fields are what the variants' sentences name")]
 pub enum Request {
@@ -17,14 +17,14 @@ pub enum Request {
     LinkUp { index: u32, name: String },
     /// Sets a link down.
     LinkDown { index: u32, name: String },
-    /// Names a link's owner (IFLA_IFALIAS); the kernel ignores it in the message that creates a link.
+    /// Writes a link's owner into its alias (IFLA_IFALIAS); the kernel ignores it in the message that creates a link.
     LinkAlias { index: u32, name: String, alias: String },
-    /// Keeps a link from making itself an IPv6 address when it gets its carrier (IFLA_INET6_ADDR_GEN_MODE).
+    /// Makes a link generate no IPv6 address when it gets its carrier (IFLA_INET6_ADDR_GEN_MODE).
     LinkNoAutoAddress { index: u32, name: String },
-    /// Keeps a link from being called operational, whatever its carrier: a bridge takes no more frames from such a port.
+    /// Makes a link not operational, whatever its carrier (IFLA_LINKMODE): a bridge takes no more frames from such a port.
     /// Unlike setting it down it waits for no grace period; a link that is gone is fine.
     LinkDormant { index: u32, name: String },
-    /// Ends that.
+    /// Reverts [`Request::LinkDormant`].
     LinkAwake { index: u32, name: String },
     /// Gives a link another hardware address.
     LinkMac { index: u32, name: String, mac: Mac },
@@ -32,12 +32,12 @@ pub enum Request {
     LinkMaster { index: u32, name: String, master: Option<u32> },
     /// Sets a link's MTU, in bytes.
     LinkMtu { index: u32, name: String, mtu: u32 },
-    /// Lets a link take in what is not addressed to it (IFF_PROMISC).
+    /// Lets a link receive frames that are not addressed to it (IFF_PROMISC).
     LinkPromisc { index: u32, name: String, on: bool },
     /// Creates a bridge, STP off, with or without multicast snooping; EEXIST if the name is taken.
     Bridge { name: String, mac: Mac, mtu: Option<u32>, snooping: bool },
     /// Sets flags of a bridge port (IFLA_BRPORT_MODE, _ISOLATED, _LEARNING), and which frames to 01:80:c2:00:00:0X it
-    /// treats as any other, one bit for each X (_GROUP_FWD_MASK; bit 1 cannot be set); `None` leaves one alone.
+    /// forwards like any other, one bit for each X (_GROUP_FWD_MASK; bit 1 cannot be set); `None` keeps a setting.
     Port {
         index: u32,
         name: String,
@@ -46,45 +46,45 @@ pub enum Request {
         learning: Option<bool>,
         group_forward: Option<u16>,
     },
-    /// Adds an address, without DAD for IPv6, with the prefix's broadcast address for IPv4; EEXIST if it is there.
+    /// Adds an address, without DAD for IPv6, with the prefix's broadcast address for IPv4; EEXIST if it exists.
     AddressAdd { index: u32, name: String, address: IpNetwork },
-    /// Adds an IPv6 address that duplicate detection has yet to allow, where the link's `accept_dad` asks for it.
+    /// Adds an IPv6 address that duplicate detection must allow first, if the link's `accept_dad` says so.
     AddressProbe { index: u32, name: String, address: IpNetwork },
     /// Removes an address.
     AddressDel { index: u32, name: String, address: IpNetwork },
-    /// Adds a route behind others: neither exclusive nor replacing, so that one destination may have several, and the
-    /// first that was there keeps the traffic.
+    /// Appends a route: neither exclusive nor replacing, so that one destination may have several, and the first one keeps
+    /// the traffic.
     RouteAdd(Route),
     /// Adds a route; EEXIST if there is one to its destination with its metric.
     RouteCreate(Route),
     /// Removes a route.
     RouteDel(Route),
-    /// States that a neighbour has this MAC (NUD_REACHABLE: it may age), whatever was known before.
+    /// Sets a neighbour's MAC (NUD_REACHABLE: it may age), whatever was known before.
     NeighbourReplace { index: u32, address: IpAddr, mac: Mac },
-    /// Forgets a neighbour; unknown is fine.
+    /// Removes a neighbour; an unknown one is fine.
     NeighbourDel { index: u32, address: IpAddr },
-    /// Drops what reaches a link for 127.0.0.0/8 without this mark, behind VLAN tags too, outside nftables; idempotent.
+    /// Drops packets to 127.0.0.0/8 without this mark that reach a link, behind VLAN tags too, outside nftables; idempotent.
     LoopbackGuard { index: u32, name: String, mark: u32 },
     /// Removes that guard; absent is fine.
     LoopbackGuardDel { index: u32, name: String },
     /// Removes a link's ingress hook with all filters; absent, or of another kind (clsact), is fine.
     IngressDel { index: u32, name: String },
-    /// Lets everything that a link receives be received by another link instead (act_mirred).
+    /// Makes another link receive all packets of a link instead (act_mirred).
     IngressRedirect { index: u32, name: String, to: u32 },
 }
 
 /// A route of either family.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
-    /// Where to.
+    /// The destination.
     pub destination: IpNetwork,
-    /// By whom (RTA_GATEWAY); `None`: directly on the link.
+    /// The gateway (RTA_GATEWAY); `None`: directly on the link.
     pub gateway: Option<IpAddr>,
-    /// Through which link (RTA_OIF); 0 in a route that was read: none (blackhole).
+    /// The link's index (RTA_OIF); 0 in a route that was read: none (blackhole).
     pub index: u32,
-    /// The address that own packets bear (RTA_PREFSRC).
+    /// The source address of the host's own packets (RTA_PREFSRC).
     pub source: Option<IpAddr>,
-    /// RT_SCOPE_; `None`: global with a gateway, else link.
+    /// RT_SCOPE_; `None`: global with a gateway, otherwise link.
     pub scope: Option<u32>,
     /// RT_TABLE_; `None`: main.
     pub table: Option<u32>,
@@ -94,13 +94,13 @@ pub struct Route {
     pub mtu: Option<u32>,
     /// RTAX_ADVMSS, in bytes.
     pub advmss: Option<u32>,
-    /// The gateway is on the link although no address says so (RTNH_F_ONLINK).
+    /// The gateway is on the link even if no address of the link says so (RTNH_F_ONLINK).
     pub onlink: bool,
-    /// Who made it (rtm_protocol); `None`: a program of no special kind (RTPROT_BOOT).
+    /// The kind of program that made it (rtm_protocol); `None`: no special one (RTPROT_BOOT).
     pub protocol: Option<u8>,
 }
 
-/// The protocol of the routes that the kernel makes when a router advertises itself (`RTPROT_RA`, linux/rtnetlink.h).
+/// The protocol of the routes that the kernel makes from router advertisements (`RTPROT_RA`, linux/rtnetlink.h).
 pub const BY_ADVERTISEMENT: u8 = 9;
 
 impl Route {
@@ -121,7 +121,7 @@ impl Route {
         }
     }
 
-    /// A route by a gateway on a link; set the fields that differ.
+    /// A route through a gateway on a link; set the fields that differ.
     pub fn via(destination: IpNetwork, gateway: IpAddr, index: u32) -> Self {
         Self { gateway: Some(gateway), ..Self::new(destination, index) }
     }

@@ -1,4 +1,4 @@
-//! Signals: those that must wait, and what a program that we start finds.
+//! Signals: those that must wait, and the settings of a program that is started.
 
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -7,24 +7,24 @@ use std::ptr;
 use crate::error::Error;
 use crate::netns::last_errno;
 
-/// What asks a process to end; SIGKILL is for those who do not wait.
+/// The signals that ask a process to end; SIGKILL cannot wait.
 const REQUESTS_TO_END: [libc::c_int; 3] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
 
-/// What is held for a program in the foreground: the keyboard's SIGQUIT too.
+/// The signals held for a program in the foreground: the keyboard's SIGQUIT too.
 const HELD: [libc::c_int; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
 
-/// Lets SIGTERM, SIGINT and SIGHUP wait until the process has ended by itself: nothing stops half-way.
+/// Lets SIGTERM, SIGINT and SIGHUP wait until the process has ended by itself, so that nothing stops half-way.
 ///
-/// For a process whose work is short and bounded. Threads and programs that it starts from then on do the same,
-/// but for those of [`crate::spawn_in`].
+/// For a process whose work is short and bounded. Threads and programs that it starts from then on do the same, except
+/// those of [`crate::spawn_in`].
 pub fn finish_before_ending() {
     change_mask(libc::SIG_BLOCK, &REQUESTS_TO_END);
 }
 
-/// Signals that this process takes by itself instead of ending by them.
+/// Signals that this process reads instead of ending.
 ///
-/// For a program that waits for another one in the foreground: what the terminal sends, the other gets too and
-/// decides; what somebody sends to this process, it can pass on.
+/// For a program that waits for another one in the foreground: the other gets the terminal's signals too and decides;
+/// signals sent to this process can be passed on.
 #[derive(Debug)]
 pub struct HeldSignals {
     fd: OwnedFd,
@@ -41,11 +41,14 @@ pub struct HeldSignal {
 
 impl HeldSignals {
     /// Holds SIGTERM, SIGINT, SIGHUP and SIGQUIT in this thread and those that it starts from then on; programs
-    /// of [`crate::spawn_in`] find them as usual.
+    /// of [`crate::spawn_in`] start with the default settings.
+    ///
+    /// # Errors
+    /// [`Error::HoldSignals`] if no descriptor is left.
     pub fn new() -> Result<Self, Error> {
         change_mask(libc::SIG_BLOCK, &HELD);
         let set = set_of(&HELD);
-        // SAFETY: the set is initialised; -1 asks for a new descriptor, which nobody else owns.
+        // SAFETY: the set is initialised; -1 asks for a new descriptor, which no other code owns.
         match unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) } {
             -1 => Err(Error::HoldSignals { errno: last_errno() }),
             // SAFETY: as above.
@@ -53,7 +56,7 @@ impl HeldSignals {
         }
     }
 
-    /// The next signal that has come; none if none has. The descriptor is readable when one has.
+    /// The next held signal; `None` if there is none. The descriptor is readable when there is one.
     pub fn next(&self) -> Option<HeldSignal> {
         // struct signalfd_siginfo (signalfd(2)): ssi_signo, ssi_errno, ssi_code, …; 128 bytes.
         let mut info = [0u8; 128];
@@ -70,7 +73,7 @@ impl AsFd for HeldSignals {
     }
 }
 
-/// Every signal at its default and none blocked. System calls only: it runs between fork and exec.
+/// Sets every signal to its default and blocks none. Only makes system calls: it runs between fork and exec.
 pub fn default_signals() {
     for signal in 1..=libc::SIGRTMAX() {
         // SAFETY: SIG_DFL installs no handler; a signal that cannot be set is refused, harmlessly.
@@ -79,7 +82,7 @@ pub fn default_signals() {
     change_mask(libc::SIG_SETMASK, &[]);
 }
 
-/// pthread_sigmask(3) of the calling thread; with a proper `how` it cannot fail.
+/// pthread_sigmask(3) of the calling thread; with a valid `how` it cannot fail.
 fn change_mask(how: libc::c_int, signals: &[libc::c_int]) {
     let set = set_of(signals);
     // SAFETY: the set is initialised, and no old mask is asked for.
@@ -104,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_held_signal_is_read_and_does_not_end_the_process() {
-        // In a thread of its own: the mask is the thread's, and so is the signal.
+        // In a separate thread: the mask and the signal belong to a thread.
         std::thread::spawn(|| {
             let held = HeldSignals::new().unwrap();
             assert_eq!(held.next(), None);

@@ -19,15 +19,15 @@ use crate::wire::{self, Attributes};
 
 /// The kernel never puts more than this into one datagram of an answer (netlink_recvmsg).
 const BUFFER: usize = 32 * 1024;
-/// A dump that was interrupted by a change is asked for again, this often at most.
+/// How often a dump is tried that changes interrupt.
 const DUMP_ATTEMPTS: usize = 100;
 
-/// What is said to the kernel, apart from the acknowledgement that is always asked for.
+/// A message to the kernel, without NLM_F_ACK, which is always set.
 pub(crate) struct Message {
     pub body: RouteNetlinkMessage,
     /// NLM_F_CREATE, NLM_F_EXCL and the like.
     pub flags: u16,
-    /// Refusals that mean "it is so already".
+    /// Refusals that count as success.
     pub forgiven: &'static [Errno],
 }
 
@@ -53,39 +53,39 @@ pub(crate) struct Answer<'a> {
     pub payload: &'a [u8],
 }
 
-/// The kernel's no to one message.
+/// The kernel's refusal of one message.
 #[derive(Clone, Debug)]
 pub(crate) struct Refusal {
     pub errno: Errno,
-    /// NLMSGERR_ATTR_MSG: the kernel's own words, or nothing.
+    /// NLMSGERR_ATTR_MSG: the kernel's own words, or empty.
     pub detail: String,
 }
 
 pub(crate) struct Socket {
     fd: OwnedFd,
     sequence: u32,
-    /// Never zeroed: half of its pages are never touched.
+    /// Not zeroed, because half of its pages are never used.
     buffer: Vec<u8>,
     sent: u64,
 }
 
 impl Socket {
-    /// A socket in the network namespace of the calling thread, for good.
+    /// A socket in the network namespace of the calling thread, whatever thread uses it later.
     pub fn open() -> Result<Self, Error> {
         let fd = netlink_socket().map_err(|errno| Error::Socket { errno })?;
         Ok(Self::of_descriptor(fd))
     }
 
-    /// The same of a socket that another thread has opened.
+    /// The same from a socket that another thread has opened.
     pub fn of_descriptor(fd: OwnedFd) -> Self {
-        // Old kernels lack some of these; then errors are told in fewer words and dumps unfiltered.
+        // Old kernels lack some of these; then errors have fewer words and dumps are not filtered.
         for option in [libc::NETLINK_CAP_ACK, libc::NETLINK_EXT_ACK, libc::NETLINK_GET_STRICT_CHK] {
             let _ = enable(&fd, option);
         }
         Self { fd, sequence: 0, buffer: Vec::with_capacity(BUFFER), sent: 0 }
     }
 
-    /// A socket that hears what happens to `groups` (RTMGRP_ bits) in the calling thread's namespace.
+    /// A socket that receives the notifications of `groups` (RTMGRP_ bits) in the calling thread's namespace.
     pub fn listening(groups: u32) -> Result<Self, Error> {
         let socket = Self::open()?;
         rustix::net::bind(&socket.fd, &SocketAddrNetlink::new(0, groups))
@@ -98,7 +98,7 @@ impl Socket {
         self.sent
     }
 
-    /// Sends all messages at once and awaits every acknowledgement; `None` is a yes.
+    /// Sends all messages at once and awaits every acknowledgement; `None` means success.
     ///
     /// The kernel carries out the messages in order and does not stop at one that it refuses.
     pub fn exchange(
@@ -126,7 +126,7 @@ impl Socket {
         Ok(verdicts)
     }
 
-    /// Asks for a whole table and turns each entry into a value; repeated while changes interrupt it.
+    /// Reads a whole table and turns each entry into a value; tries again while changes interrupt it.
     pub fn dump<T>(
         &mut self,
         body: impl Fn() -> RouteNetlinkMessage,
@@ -175,7 +175,7 @@ impl Socket {
         self.buffer.get(..length).ok_or(failed(Errno::MSGSIZE))
     }
 
-    /// Sends all in one datagram; the sequence number of the first, the others' follow it.
+    /// Sends all in one datagram; returns the sequence number of the first, the others follow it.
     fn send(&mut self, messages: Vec<Message>, flags: u16) -> Result<u32, Error> {
         let first = self.sequence.wrapping_add(1);
         let mut bytes = Vec::with_capacity(256 * messages.len());
@@ -201,7 +201,7 @@ impl<'a> Answer<'a> {
         Self { kind, flags, sequence, payload }
     }
 
-    /// What NLMSG_ERROR or NLMSG_DONE says (netlink(7)): `Some(None)` is a yes. `None`: neither of them.
+    /// The outcome in an NLMSG_ERROR or NLMSG_DONE (netlink(7)): `Some(None)` is success. `None`: neither of them.
     pub fn verdict(&self) -> Option<Option<Refusal>> {
         if !matches!(i32::from(self.kind), libc::NLMSG_ERROR | libc::NLMSG_DONE) {
             return None;

@@ -1,9 +1,9 @@
 //! Sysctls of one network namespace, read and written from any thread.
 //!
-//! The kernel decides which namespace's `ipv4` lies below /proc/sys/net when that name is looked
-//! up. A descriptor of the directory, opened inside, therefore goes on serving that namespace.
-//! The look-up takes the longer the more namespaces there are (all their directories share one chain of the
-//! kernel's name cache; 0.4 ms at 500), so it happens once and only when a setting is asked for.
+//! The kernel decides which namespace's `ipv4` is below /proc/sys/net when that name is looked
+//! up. So a descriptor of the directory, opened inside, serves that namespace from any thread.
+//! The look-up takes longer with more namespaces (all their directories share one chain of the
+//! kernel's name cache; 0.4 ms at 500), so it happens once, and only when a setting is needed.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::OnceLock;
@@ -18,9 +18,9 @@ use crate::netns::{self, Netns};
 /// `SIOCGSKNS` (linux/sockios.h): the network namespace that a socket belongs to.
 const SIOCGSKNS: libc::c_ulong = 0x894c;
 
-/// The families whose directories a handle keeps open; others are opened when asked for.
+/// The families whose directories a handle keeps open; others are opened when needed.
 pub(crate) struct Sysctls {
-    /// The thread that is in the namespace, if any is.
+    /// The thread that is in the namespace, if there is one.
     home: Option<ThreadId>,
     v4: OnceLock<OwnedFd>,
     v6: OnceLock<OwnedFd>,
@@ -46,14 +46,14 @@ impl Sysctls {
         }
     }
 
-    /// Writes `value` unless it is there already; true if it wrote, none if there is no such key.
+    /// Writes `value` unless the key has it already; true if it wrote, `None` if there is no such key.
     pub fn write(&self, socket: BorrowedFd<'_>, key: &str, value: &str) -> Result<Option<bool>, Error> {
         let failed = |errno| Error::WriteSysctl { key: key.into(), value: value.into(), errno };
         let is = |present: &str| present == value.trim();
         let file = match self.open(socket, key, OFlags::RDWR) {
             Ok(file) => file,
             Err(Errno::NOENT) => return Ok(None),
-            // It may be right as it is.
+            // The value may be right already.
             Err(errno) => match self.read(socket, key)? {
                 Some(present) if is(&present) => return Ok(Some(false)),
                 _ => return Err(failed(errno)),
@@ -63,14 +63,14 @@ impl Sysctls {
         if is(&present) {
             return Ok(Some(false));
         }
-        // From the beginning: the kernel takes nothing else (kernel.sysctl_writes_strict).
+        // From the beginning: the kernel accepts nothing else (kernel.sysctl_writes_strict).
         rustix::io::pwrite(&file, value.as_bytes(), 0).map_err(failed)?;
         Ok(Some(true))
     }
 
     fn open(&self, socket: BorrowedFd<'_>, key: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
         let (first, rest) = key.split_once('/').ok_or(Errno::NOENT)?;
-        // Keys are made of interface names; none of them may lead out of the directory.
+        // Keys contain interface names; none may lead out of the directory.
         if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(Errno::INVAL);
         }
@@ -101,7 +101,7 @@ impl Sysctls {
     }
 }
 
-/// What a setting's file says, trimmed.
+/// The content of a setting's file, trimmed.
 fn value_in(file: &OwnedFd) -> Result<String, Errno> {
     let mut value = [0; 4096];
     let length = rustix::io::read(file, &mut value[..])?;
@@ -125,11 +125,11 @@ fn directory_inside(socket: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno
 }
 
 fn namespace_of(socket: BorrowedFd<'_>) -> Result<Netns, Errno> {
-    // SAFETY: SIOCGSKNS takes no argument and touches no memory of ours.
+    // SAFETY: SIOCGSKNS takes no argument and touches no memory of this process.
     let fd = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCGSKNS as _) };
     if fd < 0 {
         return Err(netns::last_errno());
     }
-    // SAFETY: the kernel has just opened this descriptor for us, and nobody else knows it.
+    // SAFETY: the kernel has just opened this descriptor, and no other code knows it.
     Netns::of_descriptor(unsafe { OwnedFd::from_raw_fd(fd) })
 }

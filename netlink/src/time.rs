@@ -1,4 +1,4 @@
-//! Local time, for people: the C library knows the time zones.
+//! Local time for messages: the C library knows the time zones.
 
 use std::mem::MaybeUninit;
 

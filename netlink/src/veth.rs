@@ -1,6 +1,6 @@
-//! A veth pair in one message: the peer is born where it belongs, with its final name.
+//! A veth pair in one message: the peer is made in its namespace, with its final name.
 //!
-//! Moving a link to another namespace costs the kernel 29 ms, being born there nothing.
+//! Moving a link to another namespace takes the kernel 29 ms; making it there takes no extra time.
 
 use std::fmt;
 use std::os::fd::{AsFd, AsRawFd};
@@ -13,7 +13,7 @@ use crate::encode;
 use crate::mac::Mac;
 use crate::netns::Netns;
 
-/// What a veth pair shall be.
+/// A veth pair to make.
 pub struct Veth<'a> {
     /// Name of the end in the namespace of the handle.
     pub name: &'a str,
@@ -27,7 +27,7 @@ pub struct Veth<'a> {
     pub peer: &'a str,
     /// MAC of the other end; `None`: random.
     pub peer_mac: Option<Mac>,
-    /// Where the other end is born.
+    /// The namespace in which the other end is made.
     pub peer_netns: &'a Netns,
     /// Whether the end `name` is up at once; the other cannot be (ENOTCONN).
     pub up: bool,
@@ -84,7 +84,7 @@ impl fmt::Display for Veth<'_> {
     }
 }
 
-/// One queue each: the kernel otherwise makes one per processor, which costs time and memory.
+/// One queue each: otherwise the kernel makes one per processor, which costs time and memory.
 fn end(name: &str, mac: Option<Mac>, mtu: Option<u32>) -> LinkMessage {
     let mut message = LinkMessage::default();
     message.attributes = vec![

@@ -1,8 +1,8 @@
-//! Reading the kernel's answers: messages and attributes as they lie in the buffer.
+//! Reading the kernel's answers: messages and attributes in the buffer.
 //!
 //! Answers are read here and not by netlink-packet-route: it parses every attribute of every link
-//! and refuses the whole message for one it does not know the shape of, and a strange link on
-//! somebody's host must not blind us to the others.
+//! and refuses the whole message for one of unknown form. An unusual link on a host must not hide
+//! the others.
 
 use std::net::IpAddr;
 
@@ -13,7 +13,7 @@ const ATTRIBUTE_HEADER_LEN: usize = 4;
 /// Without NLA_F_NESTED and NLA_F_NET_BYTEORDER.
 const KIND_MASK: u16 = 0x3fff;
 
-/// The messages of one datagram; what is cut off at its end is left out.
+/// The messages of one datagram; one that is cut off at its end is left out.
 pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
     std::iter::from_fn(move || {
         let length = u32_at(bytes, 0)? as usize;
@@ -29,7 +29,7 @@ pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Answer<'_>> {
 pub(crate) struct Attributes<'a>(pub &'a [u8]);
 
 impl<'a> Attributes<'a> {
-    /// Those behind a fixed header.
+    /// The attributes after a fixed header.
     pub fn after(payload: &'a [u8], header: usize) -> Self {
         Self(payload.get(header..).unwrap_or_default())
     }

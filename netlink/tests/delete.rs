@@ -35,7 +35,7 @@ fn the_bridge_itself_can_be_deleted() {
     });
 }
 
-/// Its end is told before the kernel's grace period, in which the RTNL lock is held.
+/// Its end is reported before the kernel's grace period, in which the RTNL lock is held.
 #[test]
 fn a_bridge_that_is_gone_leaves_its_name_its_address_and_its_route_free() {
     on_a_host(|| {
@@ -78,9 +78,9 @@ fn the_childs_error_reaches_the_caller() {
 }
 
 #[test]
-fn leaving_the_bridge_is_not_taken_for_the_end() {
+fn leaving_the_bridge_does_not_count_as_the_end() {
     on_a_host(|| {
-        // Both notifications bear the index; the port's comes first, while the link is still listed.
+        // Both notifications have the index; the port's comes first, while the link is still listed.
         let mut host = Netlink::here().unwrap();
         let container = Netns::create().unwrap();
         let master = bridge(&mut host, "br0");
@@ -93,7 +93,7 @@ fn leaving_the_bridge_is_not_taken_for_the_end() {
 }
 
 #[test]
-fn the_child_holds_what_it_was_given_longer_than_the_caller_waits() {
+fn the_child_keeps_its_descriptors_longer_than_the_caller_waits() {
     on_a_host(|| {
         let mut host = Netlink::here().unwrap();
         let container = Netns::create().unwrap();
@@ -105,7 +105,7 @@ fn the_child_holds_what_it_was_given_longer_than_the_caller_waits() {
 
         // The end of the pipe is the end of the child, which comes with the kernel's answer.
         rustix::io::ioctl_fionbio(&read, true).unwrap();
-        assert_eq!(rustix::io::read(&read, &mut [0u8; 1][..]), Err(Errno::AGAIN), "the child has let go");
+        assert_eq!(rustix::io::read(&read, &mut [0u8; 1][..]), Err(Errno::AGAIN), "the child has closed it");
         rustix::io::ioctl_fionbio(&read, false).unwrap();
         assert_eq!(rustix::io::read(&read, &mut [0u8; 1][..]), Ok(0));
     });

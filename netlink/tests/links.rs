@@ -8,7 +8,7 @@ use netlink::{Error, Mac, Netlink, Netns, Request, Veth};
 use rustix::io::Errno;
 
 #[test]
-fn a_pair_is_born_in_both_namespaces_at_once() {
+fn a_pair_is_made_in_both_namespaces_at_once() {
     on_a_host(|| {
         let mut host = Netlink::here().unwrap();
         let container = Netns::create().unwrap();
@@ -40,7 +40,7 @@ fn both_ends_have_one_queue() {
     });
 }
 
-/// By the /sys that a program in the namespace sees.
+/// The number of queues in the /sys that a program in the namespace sees.
 fn queues(netns: &Netns, link: &str) -> usize {
     use std::process::{Command, Stdio};
     let mut command = Command::new("sh");
@@ -51,7 +51,7 @@ fn queues(netns: &Netns, link: &str) -> usize {
 }
 
 #[test]
-fn a_taken_name_is_told_and_nothing_is_left_behind() {
+fn a_taken_name_is_reported_and_nothing_is_left_behind() {
     on_a_host(|| {
         let mut host = Netlink::here().unwrap();
         let container = Netns::create().unwrap();
@@ -188,7 +188,7 @@ fn the_kernels_own_words_are_part_of_the_error() {
 }
 
 #[test]
-fn the_first_refusal_is_told_and_the_rest_is_done() {
+fn the_first_refusal_is_reported_and_the_rest_is_done() {
     on_a_host(|| {
         let mut host = Netlink::here().unwrap();
         let up = |index, name: &str| Request::LinkUp { index, name: name.into() };
@@ -234,7 +234,7 @@ fn a_handle_serves_its_namespace_from_any_thread() {
 }
 
 #[test]
-fn a_list_is_whole_although_links_come_and_go_meanwhile() {
+fn a_list_is_complete_although_links_are_made_and_removed_meanwhile() {
     on_a_host(|| {
         let here = Netns::current().unwrap();
         let container = Netns::create().unwrap();

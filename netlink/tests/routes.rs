@@ -161,7 +161,7 @@ fn without_a_route_there_is_none() {
 }
 
 #[test]
-fn a_neighbour_is_replaced_and_forgotten() {
+fn a_neighbour_is_replaced_and_removed() {
     on_a_host(|| {
         let mut host = Netlink::here().unwrap();
         let index = bridge(&mut host, "br0");
@@ -191,7 +191,7 @@ fn sysctls_are_those_of_the_handles_namespace() {
         assert_eq!(inside.sysctl(key).unwrap().as_deref(), Some("1"));
         // The host has no eth0; and its own keys are not the container's.
         assert_eq!(host.sysctl(key).unwrap(), None);
-        // What a new namespace begins with is the machine's choice.
+        // The first value in a new namespace depends on the machine.
         for handle in [&host, &inside] {
             handle.set_sysctl("ipv4/ip_forward", "0").unwrap();
         }

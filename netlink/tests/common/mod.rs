@@ -1,10 +1,10 @@
-//! A host and a container of a test's own, in fresh network namespaces.
+//! A host and a container for each test, in new network namespaces.
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(clippy::unwrap_used, reason = "clippy does not see that these are tests")]
 
 use netlink::{Mac, Netlink, Netns, Request, Veth, VethPair};
 
-/// Whether the kernel tells what it has made in its answer (NLM_F_ECHO for links, since Linux 6.2). Else it is asked once more.
+/// Whether the kernel's answer describes the new link (NLM_F_ECHO for links, since Linux 6.2). Otherwise it is asked again.
 pub fn echoes_links() -> bool {
     let release = rustix::system::uname().release().to_string_lossy().into_owned();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap());
@@ -17,7 +17,7 @@ pub fn on_a_host(test: impl FnOnce() + Send) {
     Netns::create().unwrap().run(test).unwrap();
 }
 
-/// Makes a bridge, up, and tells its index.
+/// Makes a bridge, up, and returns its index.
 pub fn bridge(host: &mut Netlink, name: &str) -> u32 {
     let mac = Mac([2, 0x42, 0, 0, 0, 1]);
     host.send(&[Request::Bridge { name: name.into(), mac, mtu: None, snooping: true }]).unwrap();
