@@ -6,7 +6,7 @@ use std::path::Path;
 
 use cni::Dns;
 use dns::Resolv;
-use engine::names::RESOLV_CONF;
+use engine::RESOLV_CONF;
 
 use crate::report::Problem;
 

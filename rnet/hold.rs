@@ -7,7 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use engine::names;
+use engine::PORT;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt};
 use serde_json::Value;
@@ -58,7 +58,7 @@ fn of_mapping(mapping: &Value, [v4, v6]: [bool; 2]) -> Vec<Port> {
         Some("tcp") | None => false,
         Some(_) => return Vec::new(),
     };
-    let Some(number) = number.filter(|port| ![0, names::PORT].contains(port)) else { return Vec::new() };
+    let Some(number) = number.filter(|port| ![0, PORT].contains(port)) else { return Vec::new() };
     let host: Option<IpAddr> = mapping["hostIP"].as_str().and_then(|text| text.parse().ok());
     let hosts: Vec<IpAddr> = match host {
         Some(host) => vec![host],

@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 
-use engine::names::PORT;
+use engine::PORT;
 use netlink::Netlink;
 use rustix::io::Errno;
 use store::{Port, Store, Zone};

@@ -7,8 +7,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use dns::client;
-use engine::port::Wrong;
-use engine::{Finding, Host, elements, port, publish, ruleset};
+use engine::finding::Wrong;
+use engine::{Finding, Host, elements, keys, port, publish, transaction};
 use ipnetwork::IpNetwork;
 use netlink::Link;
 use nft::{Element, Owner, Refused};
@@ -116,7 +116,7 @@ impl Kernel {
             kernel.addresses.entry(found.index).or_default().push(found.address.ip());
         }
         let records = containers.iter().flat_map(Container::with_attachments).flat_map(|(_, on)| &on.records);
-        for port in engine::lost::unrecorded_beside(host, records).unwrap_or_default() {
+        for port in engine::unrecorded::unrecorded_beside(host, records).unwrap_or_default() {
             let addresses = kernel.addresses_behind(host, &port.name).unwrap_or_default();
             let of_bridge = port.master.map(|bridge| kernel.unrecorded.entry(bridge).or_default());
             of_bridge.into_iter().for_each(|all| {
@@ -314,12 +314,12 @@ impl Kernel {
         if self.rules.changed && network.kind() == OWN {
             return Some("its ruleset was changed or flushed".into());
         }
-        let bridge = network.bridge().and_then(|bridge| elements::owner_of_bridge(&bridge));
+        let bridge = network.bridge().and_then(|bridge| keys::owner_of_bridge(&bridge));
         let attachments = users.iter().flat_map(|user| user.with_attachments());
         let mut owners: HashMap<Owner, &Container> = HashMap::new();
         for (user, attachment) in attachments.filter(|(_, attachment)| attachment.is_on(network)) {
             let key = Key::new(&network.name, &user.id, &attachment.ifname);
-            owners.extend(elements::owner(&key).map(|owner| (owner, user)));
+            owners.extend(keys::owner(&key).map(|owner| (owner, user)));
         }
         self.rules.missing.iter().find_map(|(element, owner)| {
             let of_network = || (bridge == Some(*owner)).then(|| "one of its rules is missing".to_owned());
@@ -362,7 +362,7 @@ impl Rules {
         if desired.is_empty() {
             return Self::default();
         }
-        let Ok(intact) = ruleset::is_intact(host) else { return Self::default() };
+        let Ok(intact) = transaction::is_intact(host) else { return Self::default() };
         let found = host.firewall().and_then(|firewall| Ok(firewall.elements()?)).unwrap_or_default();
         let found: HashSet<Element> = found.into_iter().map(|(element, _)| element).collect();
         let missing = desired.into_iter().filter(|(element, _)| !found.contains(element)).collect();
@@ -508,7 +508,7 @@ mod tests {
         assert_eq!(state(&closed), "degraded (net.ipv4.ip_forward is 0)");
         let flushed = Kernel { rules: Rules { changed: true, ..Rules::default() }, ..whole() };
         assert_eq!(state(&flushed), "degraded (its ruleset was changed or flushed)");
-        let owner = elements::owner(&Key::new("bridge", "", "eth0")).unwrap();
+        let owner = keys::owner(&Key::new("bridge", "", "eth0")).unwrap();
         let element = Element::Masquerade { address: "172.18.0.2".parse().unwrap() };
         let missing = Kernel { rules: Rules { missing: vec![(element, owner)], changed: false }, ..whole() };
         assert_eq!(state(&missing), "degraded (172.18.0.2 of \"web\" is not masqueraded)");

@@ -5,8 +5,9 @@ use netlink::{Link, Netlink, Netns, Route};
 use nft::{Element, Owner};
 use store::{Address, Record};
 
-use crate::spec::{self, Addresses, Interface, Outcome, Spec, subnet};
-use crate::{Error, Finding, Host, drivers, elements, features, life, register, ruleset};
+use crate::ip::subnet;
+use crate::spec::{self, Outcome, Spec};
+use crate::{Error, Finding, Host, drivers, elements, features, lease, register, transaction};
 
 /// No table in particular (linux/rtnetlink.h).
 const RT_TABLE_UNSPEC: u32 = 0;
@@ -18,7 +19,7 @@ const RT_TABLE_UNSPEC: u32 = 0;
 /// The first thing that is not as ADD left it.
 pub fn attachment(spec: &Spec, previous: &Outcome) -> Result<(), Error> {
     let mut host = Host::open(format!("CHECK {}", spec.id))?;
-    lease(&host, spec, previous)?;
+    lease::check(&host, spec, previous)?;
     let found = host.store.record(&spec.id.network, spec.plugin, &spec.id.key())?;
     let record = found.ok_or_else(|| register::no_record(&spec.id))?;
     drivers::of(spec.plugin).look(&mut host, spec, &record, previous)?;
@@ -48,7 +49,7 @@ fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
     if wanted.is_empty() {
         return Ok(());
     }
-    let finding = ruleset::finding(host)?;
+    let finding = transaction::finding(host)?;
     if let Some(other @ Finding::OtherRuleset) = finding {
         // Which elements it lacks says less.
         return Err(other.into());
@@ -69,18 +70,6 @@ fn first_missing<'e>(host: &mut Host, wanted: &'e [(Element, Owner)]) -> Result<
     Ok(None)
 }
 
-/// CHECK of whoever leased the addresses.
-fn lease(host: &Host, spec: &Spec, previous: &Outcome) -> Result<(), Error> {
-    match &spec.addresses {
-        Addresses::None | Addresses::Given(_) => Ok(()),
-        Addresses::Own(_) => {
-            let known: Vec<_> = previous.lease.ips().collect();
-            life::own_pool(host, spec)?.check(&spec.id, &known)
-        }
-        Addresses::From(leaser) => leaser.check(),
-    }
-}
-
 fn container(spec: &Spec, previous: &Outcome) -> Result<(), Error> {
     let ifname = &spec.id.ifname;
     let entry = previous.inside(ifname).ok_or_else(|| Finding::NoInterface(ifname.clone()))?;
@@ -90,7 +79,7 @@ fn container(spec: &Spec, previous: &Outcome) -> Result<(), Error> {
     }
     let mut inside = Netlink::inside(&Netns::open(&spec.netns)?)?;
     let link = inside.link(ifname)?.ok_or_else(|| Finding::NoContainerLink(ifname.clone()))?;
-    if let Some((found, wanted)) = differing_mac(&link, entry) {
+    if let Some((found, wanted)) = entry.differing_mac(&link) {
         return Err(Finding::Mac { ifname: ifname.clone(), found, wanted }.into());
     }
     match (spec.interface_up, link.up) {
@@ -151,10 +140,4 @@ fn in_words(route: &spec::Route) -> String {
     let gateway = route.gw.filter(|_| route.dst.prefix() > 0).map(|gateway| format!(" via {gateway}"));
     let table = route.table.filter(|table| *table != RT_TABLE_UNSPEC).map(|table| format!(" table {table}"));
     format!("{}{}{}", route.dst, gateway.unwrap_or_default(), table.unwrap_or_default())
-}
-
-pub(crate) fn differing_mac(link: &Link, entry: &Interface) -> Option<(String, String)> {
-    let found = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
-    let wanted = entry.mac.clone().filter(|wanted| !wanted.eq_ignore_ascii_case(&found))?;
-    Some((found, wanted))
 }

@@ -10,26 +10,8 @@ use ipnetwork::IpNetwork;
 use netlink::{Netlink, Request, Route};
 
 use crate::Error;
-use crate::spec::{Lease, Spec, subnet};
-
-/// The prefix of every link's own IPv6 network (RFC 4291, 2.5.6).
-const LINK_LOCAL: u8 = 64;
-
-/// The gateway's address as the bridge bears it: with the prefix of `address`, if that leads to it.
-pub fn gateway_address(gateway: IpAddr, address: IpNetwork) -> Result<IpNetwork, Error> {
-    let prefix = match gateway {
-        _ if address.contains(gateway) => address.prefix(),
-        _ if is_link_local(gateway) => LINK_LOCAL,
-        IpAddr::V4(_) => 32,
-        IpAddr::V6(_) => 128,
-    };
-    IpNetwork::new(gateway, prefix).map_err(|_| Error::NoAddress)
-}
-
-/// True for fe80::/10, which is on every link.
-pub fn is_link_local(gateway: IpAddr) -> bool {
-    matches!(gateway, IpAddr::V6(v6) if v6.is_unicast_link_local())
-}
+use crate::ip::{is_link_local, subnet};
+use crate::spec::{Lease, Spec};
 
 /// The container's routes to gateways that none of its subnets leads to, if `routes` do not have them.
 pub fn to_gateways(spec: &Spec, lease: &Lease, routes: &[Route], index: u32) -> Vec<Route> {
@@ -83,23 +65,4 @@ pub fn route(netlink: &mut Netlink, bridge: u32, subnets: Vec<IpNetwork>) -> Res
     let requests: Vec<Request> =
         missing.into_iter().map(|subnet| Request::RouteAdd(Route::new(subnet, bridge))).collect();
     if requests.is_empty() { Ok(()) } else { Ok(netlink.send(&requests)?) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_bridge_bears_a_gateway_with_a_prefix_that_leads_to_it() {
-        let cases = [
-            ("10.1.0.1", "10.1.0.5/24", "10.1.0.1/24"),
-            ("10.9.0.1", "10.1.0.5/24", "10.9.0.1/32"),
-            ("fd00::1", "fd00:0:0:1::5/64", "fd00::1/128"),
-            ("fe80::1", "fd00:0:0:1::5/80", "fe80::1/64"),
-        ];
-        for (gateway, address, borne) in cases {
-            let found = gateway_address(gateway.parse().unwrap(), address.parse().unwrap()).unwrap();
-            assert_eq!(found.to_string(), borne);
-        }
-    }
 }

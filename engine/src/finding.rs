@@ -1,6 +1,22 @@
 //! What is not as ADD left it: found by CHECK, shown by `rnet ls`, mended by `rnet repair`.
 
-use crate::port::Wrong;
+/// What is wrong with a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    /// It is not a port of its bridge.
+    Off,
+    /// It is down.
+    Down,
+    /// A flag is not as ADD set it.
+    Flag {
+        /// The flag, in words of `ip link set … type bridge_slave`.
+        flag: &'static str,
+        /// What it is.
+        found: bool,
+    },
+    /// Frames to the bridge's group pass its guard.
+    Group,
+}
 
 /// When the ruleset is restored: every ADD that adds to it looks at it.
 const RESTORED: &str = "the next container that is added to a network of type `rnet`, or with a published port, restores it \

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use nft::{Flow, Stale};
 use store::{LockName, Mode, Record};
 
-use crate::{Error, Host, failpoint, ruleset};
+use crate::{Error, Host, failpoint, transaction};
 
 /// The note that says which addresses were stale when our tables went.
 const NOTE: &str = "stale";
@@ -42,7 +42,7 @@ pub fn finish(host: &mut Host, record: &Record, left: &[IpAddr]) -> Result<(), E
 pub fn take_over(host: &mut Host, record: &Record) -> Result<(), Error> {
     let addresses: Vec<IpAddr> = record.addresses.iter().map(|address| address.address.ip()).collect();
     if host.firewall()?.are_left(&addresses)? {
-        ruleset::write(host, |firewall| firewall.take_over(&addresses))?;
+        transaction::write(host, |firewall| firewall.take_over(&addresses))?;
         host.note_deletion()?;
         // The child of the last holder's DEL may be too late to take it out, or killed.
         host.has_stale = true;
@@ -84,7 +84,7 @@ fn forget_stale(host: &mut Host) -> Result<(), Error> {
     let _ruleset = host.lock(LockName::Ruleset, Mode::Exclusive)?;
     // The tables may have gone since, or come with what was noted.
     let cleared: Vec<Stale> = done.iter().chain(&noted).copied().collect();
-    if ruleset::write(host, |firewall| firewall.clear(&cleared))?.is_some() {
+    if transaction::write(host, |firewall| firewall.clear(&cleared))?.is_some() {
         host.note_deletion()?;
     }
     let is_done = |stale: &Stale| noted.contains(stale) || done.contains(stale);

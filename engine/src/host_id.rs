@@ -9,7 +9,7 @@ use rustix::fs::stat;
 use store::NetworkKey;
 
 use crate::Host;
-use crate::spec::hashed_mac;
+use crate::ip::hashed_mac;
 
 /// Made at installation, the same for as long (machine-id(5)).
 const MACHINE_ID: &str = "/etc/machine-id";

@@ -1,18 +1,19 @@
 //! The life of an attachment: ADD, DEL, GC and STATUS, whoever asks for them.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use netlink::{Link, Netlink, Netns};
 use store::{Address, Lock, LockName, Mode, Record, Stage};
 
-use crate::drivers::{self, Ends};
-use crate::features::{self, Making, publish, sticky};
-use crate::network::Held;
-use crate::pool::Pool;
+use crate::features::{self, FEATURES, publish as ports};
+use crate::held::Held;
+use crate::making::{Ends, Making};
 use crate::register::Valid;
 use crate::spec::{Addresses, Interface, Kept, Lease, Outcome, Spec};
-use crate::{Error, Host, elements, failpoint, flows, link, lost, network, probe, register, renamed};
+use crate::{
+    Error, Host, admission, drivers, failpoint, find, flows, lease, link, network, probe, register,
+    unrecorded,
+};
 
 /// ADD: a second attachment is refused without harm to the first; a dead one is cleared away; whatever fails
 /// is undone by DEL's own way. `container` is the container's namespace, where rnet has to do something inside.
@@ -43,7 +44,7 @@ pub fn add_by(host: &mut Host, spec: &Spec, container: Option<&Netns>) -> Result
     let attached = attach(host, &mut making);
     let record = making.record;
     let result = attached.or_else(|error| {
-        if let Some(second) = lost::undo(host, spec, &record, &error)? {
+        if let Some(second) = undo_second(host, spec, &record, &error)? {
             host.store.retire(lock)?;
             return Err(second);
         }
@@ -72,7 +73,7 @@ fn attach(host: &mut Host, making: &mut Making<'_>) -> Result<Outcome, Error> {
     write_intent(host, making)?;
     failpoint::pass("add.intent")?;
 
-    making.lease = lease_addresses(host, making.spec)?;
+    making.lease = lease::lease(host, making.spec)?;
     record_lease(host, making)?;
     failpoint::pass("add.lease")?;
 
@@ -82,7 +83,7 @@ fn attach(host: &mut Host, making: &mut Making<'_>) -> Result<Outcome, Error> {
 
     // Before anything passes the interface: the container's guard is among the features.
     features::each(|feature| feature.admit(host, making))?;
-    let ruleset = elements::admit(host, &mut making.record)?;
+    let ruleset = admission::admit(host, &mut making.record)?;
 
     driver.open(host, making, &held, &ends)?;
     failpoint::pass("add.port")?;
@@ -95,12 +96,23 @@ fn attach(host: &mut Host, making: &mut Making<'_>) -> Result<Outcome, Error> {
     drop(ruleset);
     failpoint::pass("add.commit")?;
 
-    features::each_with(Some(held), |feature, held| feature.publish(host, making, held))?;
+    publish(host, &making.record, held)?;
+    FEATURES.iter().for_each(|feature| feature.remember(host, making));
     failpoint::pass("add.names")?;
 
     let outcome = outcome(making, interfaces);
     failpoint::pass("add.reply")?;
     Ok(outcome)
+}
+
+/// Tells everybody outside of a committed attachment, or of one whose network was made whole.
+pub(crate) fn publish(host: &mut Host, record: &Record, mut held: Held) -> Result<(), Error> {
+    for feature in FEATURES {
+        if let Some(change) = feature.publish(host, record, &held.network)? {
+            held = network::change(host, held, change)?;
+        }
+    }
+    Ok(())
 }
 
 /// What keeps a rebuild of the ruleset and the end of the network away.
@@ -136,7 +148,7 @@ fn probe_addresses(
     drop(locks);
     link::probe(inside, making, container, ends)?;
     let held = drivers::of(making.spec.plugin).hold(host, making)?;
-    Ok((elements::admit(host, &mut making.record)?, held))
+    Ok((admission::admit(host, &mut making.record)?, held))
 }
 
 /// DEL: by the record and by names derived from the call, whatever is left of the container. Repeating it succeeds.
@@ -151,7 +163,7 @@ pub fn del(
 ) -> Result<(), Error> {
     let mut host = Host::open(format!("DEL {}", spec.id))?;
     let planned = spec.record();
-    let (lock, found) = renamed::find(&mut host, &planned, kept, planned.proof.as_deref())?;
+    let (lock, found) = find::find(&mut host, &planned, kept, planned.proof.as_deref())?;
     // Without a record there is nothing that a leaser which ADD would refuse could have leased.
     let can_release = match &spec.addresses {
         Addresses::From(leaser) => found.is_some() || leaser.require().is_ok(),
@@ -166,8 +178,8 @@ pub fn del(
             }
             detach(&mut host, addresses, &found, &known)?;
         }
-        None if register::rival(&mut host, &planned)?.is_some() => {
-            release_lease(&host, addresses, &planned, &known)?;
+        None if find::rival(&mut host, &planned)?.is_some() => {
+            lease::release(&host, addresses, &planned, &known)?;
         }
         None => {
             without_record(&mut host)?;
@@ -190,13 +202,13 @@ fn detach(host: &mut Host, addresses: &Addresses, record: &Record, known: &[IpAd
     // First, and without going on: the container may be alive, and its guard is among the rules.
     let link = drivers::of(&record.plugin).silence(host, record)?;
     let mut failures = Vec::new();
-    failures.extend(elements::dismiss(host, record).err());
+    failures.extend(admission::dismiss(host, record).err());
     failures.extend(features::all(|feature| feature.dismiss(host, record)).err());
     failures.extend(remove_link(host, link).err());
     flows::forget_later(host);
     Error::all(failures)?;
     features::each(|feature| feature.release(host, record))?;
-    release_lease(host, addresses, record, known)?;
+    lease::release(host, addresses, record, known)?;
     host.store.remove_record(&record.network, &record.plugin, &record.key())?;
     failpoint::pass("del.record")?;
     if host.store.has_records(&record.network, &record.plugin)? {
@@ -232,7 +244,7 @@ pub fn gc(spec: &Spec, valid: &Valid) -> Result<(), Error> {
     for record in register::of_network(&host, spec.plugin, network)? {
         failures.extend(collect(&mut host, spec, &record, valid).err());
     }
-    failures.extend(collect_leases(&host, spec, valid).err());
+    failures.extend(lease::gc(&host, spec, valid).err());
     failures.extend(host.store.sweep().map_err(Error::from).err());
     if !host.store.has_records(network, spec.plugin)? {
         failures.extend(network::retire(&mut host, network, spec.plugin).err());
@@ -252,7 +264,7 @@ pub fn status(spec: &Spec) -> Result<(), Error> {
         host.require_rules().map_err(|error| worse_if_used(&host, spec, error))?;
         host.require_flows()?;
     }
-    can_lease(&host, spec)?;
+    lease::status(&host, spec)?;
     // What cannot be found out is no reason to take no containers.
     let stopped = probe::look(&mut host).unwrap_or_default();
     match stopped.into_iter().find(|told| told.network == spec.id.network) {
@@ -269,6 +281,20 @@ fn worse_if_used(host: &Host, spec: &Spec, error: Error) -> Error {
     }
 }
 
+/// The undo of a second ADD: what it has itself, and nothing of the attachment that lives. `None` if it is not such a one.
+fn undo_second(host: &mut Host, spec: &Spec, record: &Record, error: &Error) -> Result<Option<Error>, Error> {
+    if !error.is_second() || unrecorded::port(host, record)?.is_none() {
+        return Ok(None);
+    }
+    features::each(|feature| feature.release(host, record))?;
+    // This error comes from making the link: the second ADD has leased an address of its own before.
+    if matches!(error, Error::AlreadyAttached { .. }) {
+        lease::release(host, &spec.addresses, record, &[])?;
+    }
+    host.store.remove_record(&record.network, &record.plugin, &record.key())?;
+    Ok(Some(register::already_attached_unrecorded(record)))
+}
+
 /// The first failure, with what could not be undone added to it.
 pub(crate) fn with_undo(error: Error, undone: Result<(), Error>) -> Error {
     match undone {
@@ -279,77 +305,15 @@ pub(crate) fn with_undo(error: Error, undone: Result<(), Error>) -> Error {
 
 /// Refuses a second attachment; removes what a dead ADD or a dead container left under the same name.
 fn clear_the_way(host: &mut Host, spec: &Spec, planned: &Record) -> Result<(), Error> {
-    let Some(found) = register::known(host, planned)? else {
-        let rival = register::rival(host, planned)?;
+    let Some(found) = find::known(host, planned)? else {
+        let rival = find::rival(host, planned)?;
         return rival.map_or(Ok(()), |rival| Err(register::already_attached(rival)));
     };
     let driver = drivers::of(spec.plugin);
-    if driver.refuses_second() && found.stage == Stage::Committed && driver.is_alive(host, &found)? {
+    if driver.refuses_second() && found.stage == Stage::Committed && register::is_alive(host, &found)? {
         return Err(register::already_attached(found));
     }
     detach(host, &spec.addresses, &found, &[])
-}
-
-/// The lease of an attachment. No lock of the network is held: another program may take seconds.
-fn lease_addresses(host: &Host, spec: &Spec) -> Result<Lease, Error> {
-    let lease = match &spec.addresses {
-        Addresses::None => return Ok(Lease::default()),
-        Addresses::Own(ranges) => {
-            let pool = Pool::own(host, &spec.id.network, &spec.bridge)?;
-            pool.preferring(sticky::remembered(host, spec)).lease(ranges, &spec.id, &spec.netns)?
-        }
-        Addresses::Given(lease) => return Ok(lease.clone()),
-        Addresses::From(leaser) => leaser.lease()?,
-    };
-    if lease.addresses.is_empty() { Err(Error::NoAddress) } else { Ok(lease) }
-}
-
-/// Releases what rnet itself has leased, as far as the record or the configuration says so, and what a leaser has, which knows the
-/// network by the name that it had at ADD.
-pub(crate) fn release_lease(
-    host: &Host,
-    addresses: &Addresses,
-    record: &Record,
-    known: &[IpAddr],
-) -> Result<(), Error> {
-    let own = record.leases.clone().or_else(|| own_leases(host, addresses, record));
-    if let Some(folder) = own {
-        host.store.require_folders()?;
-        let recorded = record.addresses.iter().map(|address| address.address.ip());
-        let known: Vec<_> = known.iter().copied().chain(recorded).collect();
-        Pool::own_in(host, &folder)?.release(&record.id(), &known)?;
-    }
-    if let Addresses::From(leaser) = addresses {
-        leaser.release(&record.id())?;
-    }
-    failpoint::pass("del.lease")
-}
-
-/// The folder of a network's leases, where they are rnet's own.
-fn own_leases(host: &Host, addresses: &Addresses, record: &Record) -> Option<PathBuf> {
-    matches!(addresses, Addresses::Own(_)).then(|| host.store.leases(&record.network))
-}
-
-fn can_lease(host: &Host, spec: &Spec) -> Result<(), Error> {
-    match &spec.addresses {
-        Addresses::None | Addresses::Given(_) => Ok(()),
-        Addresses::Own(ranges) => own_pool(host, spec)?.status(&ranges.sets),
-        Addresses::From(leaser) => leaser.status(),
-    }
-}
-
-fn collect_leases(host: &Host, spec: &Spec, valid: &Valid) -> Result<(), Error> {
-    match &spec.addresses {
-        Addresses::None | Addresses::Given(_) => Ok(()),
-        Addresses::Own(_) => own_pool(host, spec)?.gc(valid),
-        Addresses::From(leaser) => leaser.gc(),
-    }
-}
-
-/// rnet's own leases, in a folder that is rnet's.
-pub(crate) fn own_pool(host: &Host, spec: &Spec) -> Result<Pool, Error> {
-    host.store.require_folders()?;
-    Pool::own(host, &spec.id.network, &spec.bridge)
 }
 
 /// What was given is not made: of that, the driver writes down what it finds.
@@ -362,8 +326,8 @@ fn record_lease(host: &mut Host, making: &mut Making<'_>) -> Result<(), Error> {
     let Making { spec, record, lease, .. } = making;
     record.mac = spec.makes_link().then(|| store::Mac(spec.container_mac(lease, &record.key()).0));
     record.addresses = lease.addresses.clone();
-    record.ports = publish::resolve(&spec.ports, &lease.addresses)?;
-    record.leases = own_leases(host, &spec.addresses, record);
+    record.ports = ports::resolve(&spec.ports, &lease.addresses)?;
+    record.leases = lease::own_folder(host, &spec.addresses, record);
     write_intent(host, making)?;
     features::each(|feature| feature.claim(host, making))
 }
@@ -386,7 +350,7 @@ fn remove_link(host: &mut Host, link: Option<Link>) -> Result<(), Error> {
 
 fn collect(host: &mut Host, spec: &Spec, record: &Record, valid: &Valid) -> Result<(), Error> {
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
-    let Some(record) = register::known(host, record)? else { return Ok(()) };
+    let Some(record) = find::known(host, record)? else { return Ok(()) };
     if register::is_to_stay(host, &record, valid)? {
         return Ok(());
     }

@@ -9,9 +9,9 @@ use netlink::{Link, Mac, Netlink, Netns, Probed, Request, Route};
 use rustix::io::Errno;
 use store::Record;
 
-use crate::drivers::Ends;
-use crate::features::Making;
-use crate::spec::{Lease, Spec, hashed_mac};
+use crate::ip::hashed_mac;
+use crate::making::{Ends, Making};
+use crate::spec::{Lease, Spec};
 use crate::{Error, Host, far, flows};
 
 /// How long an IPv6 address may take to be served.
@@ -271,6 +271,22 @@ pub fn is_own(link: &Link, record: &Record) -> bool {
         Some(alias) => alias == record.key().as_str(),
         None => record.link.is_some() && link.mac == Some(host_mac(record)),
     }
+}
+
+/// Lets nothing more come from a container's host end, if it is there. Its carrier is the container's to take and to give, so it is not
+/// enough that the port does not forward now. The bridge forgets who it was.
+pub fn silence(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
+    let Some(link) = find(host, record)? else { return Ok(None) };
+    let mut requests = Vec::new();
+    if record.guarded || record.mac_checked {
+        requests.push(Request::LinkDormant { index: link.index, name: link.name.clone() });
+    }
+    if let Some(index) = link.master {
+        let addresses = record.addresses.iter().map(|address| address.address.ip());
+        requests.extend(addresses.map(|address| Request::NeighbourDel { index, address }));
+    }
+    host.netlink.send(&requests)?;
+    Ok(Some(link))
 }
 
 fn set_sysctls(host: &Host, inside: &Netlink, making: &Making<'_>) -> Result<(), Error> {

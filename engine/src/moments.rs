@@ -5,7 +5,7 @@
 
 use store::Network;
 
-use crate::{Error, Host, interop, probe};
+use crate::{Error, Host, interop};
 
 /// A network comes: the host's first, one more, or one that is made whole again. Under the network's exclusive lock, after
 /// its bridge and its elements are there, before it counts as ready: a failure fails the ADD, and a kill brings the next ADD
@@ -17,7 +17,7 @@ pub fn network_comes(host: &mut Host) -> Result<(), Error> {
 /// Somebody else has changed a ruleset of this host since it was last looked at. Under the ruleset's lock, which others may
 /// share: returns how many transactions it has committed itself.
 pub fn others_have_written(host: &mut Host) -> Result<u32, Error> {
-    probe::forget(host)?;
+    interop::forget_probe(host)?;
     interop::others_have_written(host)
 }
 
@@ -30,6 +30,6 @@ pub fn network_goes(host: &mut Host, network: &Network) -> Result<(), Error> {
 /// second deletion wait. Under the network's and the ruleset's exclusive locks; it may be called again, if it failed or
 /// was killed.
 pub fn last_network_goes(host: &mut Host) -> Result<(), Error> {
-    probe::forget(host)?;
+    interop::forget_probe(host)?;
     interop::drop_tables(host)
 }

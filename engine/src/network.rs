@@ -1,22 +1,12 @@
-//! What is remembered of a network while attachments are on it, and its end.
+//! A network changes while attachments are on it, and ends with its last one.
 
-use std::net::SocketAddr;
-
-use netlink::Link;
-use store::{Lock, LockName, Mode, Network, Stage, Zone};
+use store::{LockName, Mode, Network, Stage};
 
 use crate::drivers::DRIVERS;
-use crate::features::FEATURES;
-use crate::{Error, Host, drivers, elements, failpoint, lost, moments};
-
-/// A network that stays while this is held.
-pub struct Held {
-    /// What is remembered of it.
-    pub network: Network,
-    /// Its bridge, where it has one.
-    pub bridge: Option<Link>,
-    pub(crate) lock: Lock,
-}
+use crate::feature::Change;
+use crate::features::{FEATURES, names};
+use crate::held::Held;
+use crate::{Error, Host, admission, failpoint, moments, unrecorded};
 
 /// Removes what was made for a network that has lost its last attachment, unless another has come meanwhile.
 pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
@@ -25,13 +15,13 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
         return Ok(());
     }
     let Some(network) = host.store.network(name, plugin)? else { return Ok(()) };
-    if makes_links(&network) && lost::is_on(host, &network)? {
+    if !network.given && unrecorded::is_on(host, &network)? {
         return Ok(());
     }
     // The next caller after a kill finds something to be made whole. Freeing must not depend on a disk that is full, though.
     let _ = host.store.write_network(&Network { stage: Stage::Intent, ..network.clone() });
     failpoint::pass("del.network")?;
-    elements::dismiss_network(host, &network)?;
+    admission::dismiss_network(host, &network)?;
     failpoint::pass("del.elements")?;
     for made in network.former.iter().chain([&network]) {
         DRIVERS.iter().try_for_each(|driver| driver.retire(host, made))?;
@@ -44,140 +34,38 @@ pub fn retire(host: &mut Host, name: &str, plugin: &str) -> Result<(), Error> {
     Ok(host.store.retire(lock)?)
 }
 
-/// Keeps others from a network that is on record.
-pub fn hold_alone(host: &Host, network: Network) -> Result<Held, Error> {
-    let lock = host.lock(LockName::Network(network.name.clone()), Mode::Exclusive)?;
-    Ok(Held { network, bridge: None, lock })
-}
-
-/// Remembers which gateways' port 53 somebody else has, and sends the questions to where the name server listens.
-pub fn redirect_names(host: &mut Host, held: Held, moved: Vec<SocketAddr>) -> Result<(), Error> {
-    let _lock = host.change(held.lock, Mode::Exclusive)?;
+/// Writes a change into what is on record of a network, and carries it out in the ruleset.
+pub fn change(host: &mut Host, held: Held, change: Change) -> Result<Held, Error> {
+    let lock = host.change(held.lock, Mode::Exclusive)?;
     let known = host.store.network(&held.network.name, &held.network.plugin)?;
-    let Some(before) = known else { return Ok(()) };
-    let zone = before.zone.clone().map(|zone| Zone { moved, ..zone });
-    let after = Network { stage: Stage::Intent, zone, ..before.clone() };
+    let Some(before) = known else { return Ok(Held { lock, ..held }) };
+    let after = Network { stage: Stage::Intent, ..change(before.clone()) };
     host.store.write_network(&after)?;
     failpoint::pass("add.moved")?;
-    elements::change_network(host, &before, &after)?;
+    admission::change_network(host, &before, &after)?;
     failpoint::pass("add.redirected")?;
     moments::network_comes(host)?;
-    Ok(host.store.write_network(&Network { stage: before.stage, ..after })?)
-}
-
-/// The other networks that have attachments. One without is on its way out as well: of two that go at once, each would
-/// leave what they share to the other.
-pub fn others_in_use(host: &mut Host, network: &Network) -> Result<Vec<Network>, Error> {
-    let mut others = Vec::new();
-    for other in host.store.networks()? {
-        let is_it = (&other.name, &other.plugin) == (&network.name, &network.plugin);
-        let is_used = |host: &mut Host| -> Result<bool, Error> {
-            Ok(host.store.has_records(&other.name, &other.plugin)?
-                || makes_links(&other) && lost::is_on(host, &other)?)
-        };
-        if !is_it && is_used(host)? {
-            others.push(other);
-        }
-    }
-    Ok(others)
-}
-
-/// Its containers have ports on a bridge; those of a network whose interfaces were given are another network's as well.
-fn makes_links(network: &Network) -> bool {
-    drivers::makers().any(|plugin| plugin == network.plugin)
-}
-
-/// Remembers a network that another plugin of a list makes, and keeps it there.
-pub fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
-    let mut lock = host.lock(LockName::Network(planned.name.clone()), Mode::Shared)?;
-    let known = host.store.network(&planned.name, &planned.plugin)?;
-    if let Some(network) = known.filter(|known| is_whole(known, &planned)) {
-        return Ok(Held { network, bridge: None, lock });
-    }
-    lock = host.change(lock, Mode::Exclusive)?;
-    let mut network = describe(host, planned, false)?;
+    let network = Network { stage: before.stage, ..after };
     host.store.write_network(&network)?;
-    failpoint::pass("add.network")?;
-    elements::admit_network(host, &network)?;
-    failpoint::pass("add.elements")?;
-    commit(host, &mut network)?;
-    Ok(Held { network, bridge: None, lock })
+    Ok(Held { network, bridge: held.bridge, lock })
 }
 
-/// Everything of the network is in the kernel: from now on its attachments find it ready.
-pub fn commit(host: &Host, network: &mut Network) -> Result<(), Error> {
-    network.stage = Stage::Committed;
-    Ok(host.store.write_network(network)?)
-}
-
-/// True if all that is planned for a network was made.
-pub fn is_whole(known: &Network, planned: &Network) -> bool {
-    known.stage == Stage::Committed && covers(known, planned)
-}
-
-/// True if all that is planned for a network is on record.
-fn covers(known: &Network, planned: &Network) -> bool {
-    let serves = |planned| known.zone.as_ref().is_some_and(|zone| zone.covers(planned));
-    // portmap does not always know the bridge.
-    (known.bridge == planned.bridge || planned.bridge.is_empty())
-        && (known.isolated || !planned.isolated)
-        && planned.subnets.iter().all(|subnet| known.subnets.contains(subnet))
-        && planned.gateways.iter().all(|gateway| known.gateways.contains(gateway))
-        && planned.zone.as_ref().is_none_or(serves)
-}
-
-/// What is to be remembered: the network as planned, and of what it was what its older containers still need.
-pub fn describe(host: &Host, planned: Network, may_own: bool) -> Result<Network, Error> {
-    let known = host.store.network(&planned.name, &planned.plugin)?;
-    Ok(match known {
-        Some(known) => follow_up(known, planned, may_own),
-        None => planned,
-    })
-}
-
-/// `planned` in place of `known`: a bridge of another name is former from now on, a subnet and a gateway stay beside the
-/// new ones.
-fn follow_up(mut known: Network, mut planned: Network, may_own: bool) -> Network {
-    let mut past = std::mem::take(&mut known.former);
-    past.push(known);
-    let (same, former): (Vec<_>, Vec<_>) = past.into_iter().partition(|past| past.bridge == planned.bridge);
-    planned.former = former;
-    for Network { owns_bridge, isolated, mut subnets, mut gateways, zone, .. } in same {
-        planned.zone = match (planned.zone, zone) {
-            (Some(planned), Some(past)) => Some(planned.after(past)),
-            (planned, past) => planned.or(past),
-        };
-        planned.owns_bridge |= may_own && owns_bridge;
-        planned.isolated |= isolated;
-        subnets.retain(|subnet| !planned.subnets.contains(subnet));
-        planned.subnets.append(&mut subnets);
-        gateways.retain(|gateway| !planned.gateways.contains(gateway));
-        planned.gateways.append(&mut gateways);
+/// Sends the questions of all networks to where the name server takes them, after it could not have the ports that are on
+/// record (L3). One network's failure, told at the end, keeps no other from it.
+///
+/// # Errors
+/// The name server does not answer, or what could not be changed.
+pub fn redirect(host: &mut Host) -> Result<(), Error> {
+    let listening = names::listening(host)?;
+    let mut redirected = Ok(());
+    for network in host.store.networks()? {
+        redirected = redirected.and(redirect_one(host, network, &listening));
     }
-    planned
+    redirected
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn network(bridge: &str, subnet: &str, owns_bridge: bool) -> Network {
-        let subnets = vec![subnet.parse().unwrap()];
-        Network { bridge: bridge.into(), owns_bridge, subnets, ..Network::default() }
-    }
-
-    #[test]
-    fn a_network_that_moves_keeps_what_it_has_to_take_away() {
-        let first = network("br0", "10.7.0.0/24", true);
-
-        let wider = follow_up(first.clone(), network("br0", "10.8.0.0/24", false), true);
-        let moved = follow_up(wider.clone(), network("br1", "10.8.0.0/24", true), true);
-        let back = follow_up(moved.clone(), network("br0", "10.8.0.0/24", false), true);
-
-        assert!(wider.owns_bridge && wider.subnets.len() == 2 && wider.former.is_empty());
-        assert!(!covers(&first, &wider) && covers(&wider, &first) && !covers(&moved, &wider));
-        assert_eq!(moved.former, [wider]);
-        assert_eq!((back.former.len(), back.former[0].bridge.as_str()), (1, "br1"));
-        assert!(back.owns_bridge && back.subnets.len() == 2);
-    }
+fn redirect_one(host: &mut Host, network: Network, listening: &[dns::Listening]) -> Result<(), Error> {
+    let Some(moved) = names::move_to(&network, listening) else { return Ok(()) };
+    let lock = host.lock(LockName::Network(network.name.clone()), Mode::Exclusive)?;
+    change(host, Held { network, bridge: None, lock }, moved).map(drop)
 }

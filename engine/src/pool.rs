@@ -1,28 +1,15 @@
 //! Leases in a folder: addresses out of ranges, one file for each.
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ipam::{Choice, Leased, Leases, Owner, RangeSet};
 use store::{Address, Folder, Id, Paths};
 
 use crate::register::Valid;
-use crate::spec::{Lease, Resolver, Route};
-use crate::{Error, Finding, Host, living, lost};
-
-/// What a network leases.
-#[derive(Clone, Debug, Default)]
-pub struct Ranges {
-    /// An attachment gets one address of each set.
-    pub sets: Vec<RangeSet>,
-    /// The addresses that are asked for.
-    pub requested: Vec<IpAddr>,
-    /// Routes that come with a lease.
-    pub routes: Vec<Route>,
-    /// Resolver settings that come with a lease.
-    pub resolver: Resolver,
-}
+use crate::spec::{Lease, Ranges};
+use crate::{Error, Finding, Host, living, unrecorded};
 
 /// A folder of leases, which only ADD makes, and the order in which addresses are chosen from it.
 pub struct Pool {
@@ -79,7 +66,7 @@ impl Pool {
         let leases = self.in_time(leases).preferring(self.preferred.clone());
         let Some(bridge) = self.bridge.clone() else { return Ok(leases) };
         let unseen = |error: Error| ipam::Error::Unseen { reason: error.to_string() };
-        Ok(leases.seeing(move || lost::in_use(&bridge).map_err(unseen)))
+        Ok(leases.seeing(move || unrecorded::in_use(&bridge).map_err(unseen)))
     }
 
     fn in_time(&self, leases: Leases) -> Leases {
@@ -188,9 +175,4 @@ fn widened(set: RangeSet, requested: &[IpAddr]) -> RangeSet {
 fn identity(netns: &Path) -> Option<(u64, u64)> {
     let stat = rustix::fs::stat(netns).ok()?;
     Some((stat.st_dev, stat.st_ino))
-}
-
-/// The folder of a network's leases, where they are rnet's own.
-pub fn folder(host: &Host, network: &str) -> PathBuf {
-    host.store.leases(network)
 }

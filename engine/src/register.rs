@@ -5,14 +5,17 @@ use std::collections::HashSet;
 use netlink::Netns;
 use store::{Id, Namespace, Record, Stage};
 
-use crate::{Error, Finding, Host, drivers, elements, living};
+use crate::{Error, Finding, Host, link, living};
 
 /// True if the container of a record is still there: its interface is, or, where another program made that, its namespace.
 ///
 /// # Errors
 /// The kernel cannot be asked.
 pub fn is_alive(host: &mut Host, record: &Record) -> Result<bool, Error> {
-    drivers::of(&record.plugin).is_alive(host, record)
+    if record.link.is_some() {
+        return Ok(link::find(host, record)?.is_some());
+    }
+    Ok(record.netns.as_ref().is_some_and(is_there))
 }
 
 /// The records of a network that this plugin wrote.
@@ -34,34 +37,6 @@ pub(crate) fn is_there(namespace: &Namespace) -> bool {
     Netns::open(&namespace.path).is_ok_and(is_it) || living::namespaces().contains(&namespace.ino)
 }
 
-/// The record of the attachment; where it turned out to be garbage, the planned one, after everything that only the
-/// record knew of was taken away by its key. Under the attachment's lock.
-pub(crate) fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
-    match host.store.record(&planned.network, &planned.plugin, &planned.key())? {
-        Some(garbage) if garbage.container.is_empty() => {
-            elements::purge(host, &planned.plugin, &planned.key())?;
-            host.store.forget_aside(&planned.network, &planned.plugin, &planned.key())?;
-            Ok(Some(planned.clone()))
-        }
-        found => Ok(found),
-    }
-}
-
-/// The living attachment that another of rnet's plugins has made for that container's interface on a network of the same name:
-/// all that is named after them has one name.
-pub(crate) fn rival(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
-    let is_maker = drivers::makers().any(|plugin| plugin == planned.plugin);
-    for plugin in drivers::makers().filter(|plugin| is_maker && *plugin != planned.plugin) {
-        if let Some(rival) = host.store.record(&planned.network, plugin, &planned.key())?
-            && !rival.container.is_empty()
-            && is_alive(host, &rival)?
-        {
-            return Ok(Some(rival));
-        }
-    }
-    Ok(None)
-}
-
 /// The refusal of a second attachment.
 pub(crate) fn already_attached(first: Record) -> Error {
     let addresses: Vec<String> =
@@ -72,6 +47,17 @@ pub(crate) fn already_attached(first: Record) -> Error {
         ifname: first.ifname,
         network: first.network,
         addresses: addresses.join(", "),
+    }
+}
+
+/// The refusal of a second ADD for an attachment that lives and is not on record.
+pub(crate) fn already_attached_unrecorded(record: &Record) -> Error {
+    Error::AlreadyAttached {
+        who: record.who().to_owned(),
+        link: record.key().link(0),
+        ifname: record.ifname.clone(),
+        network: record.network.clone(),
+        addresses: "its record was lost".into(),
     }
 }
 

@@ -3,7 +3,7 @@
 use store::{Address, Record, Stage};
 
 use crate::spec::{Lease, Spec};
-use crate::{Error, Host, drivers, features, register, ruleset};
+use crate::{Error, Host, drivers, life, register, ruleset};
 
 /// Makes a network whole, if any container is on it: its bridge with addresses and forwarding, its ports with their flags, the
 /// guard of the loopback, the ruleset, the names.
@@ -17,9 +17,7 @@ pub fn repair(spec: &Spec) -> Result<(), Error> {
     if let Some(held) = drivers::of(spec.plugin).make_whole(&mut host, spec, &lease(&records))? {
         ruleset::restore(&mut host)?;
         match records.first() {
-            Some(record) => {
-                features::each_with(Some(held), |feature, held| feature.repaired(&mut host, record, held))?
-            }
+            Some(record) => life::publish(&mut host, record, held)?,
             None => drop(held),
         }
     }

@@ -1,24 +1,15 @@
 //! Keeping the ruleset in the kernel what this program wants it to be.
 //!
-//! The generation, which every change to any ruleset of the host raises, says whether anybody else has written since rnet last
-//! looked. Only then the ruleset is read: its constant part, which another version of rnet may have written, and its elements.
-//!
-//! rnet's own transactions go one at a time, each under a lock until its generation is noted. So a generation that is not
-//! noted is another program's, or that of a call that was killed in between.
+//! If only rnet has written since it last looked, nothing is read (`transaction.rs`). Otherwise the ruleset is: its constant part,
+//! which another version of rnet may have written, and its elements.
 
-use std::net::IpAddr;
-use std::sync::OnceLock;
+use nft::{Element, LeftOut, Owner};
+use store::{Lock, LockName, Mode};
 
-use nft::{Element, Firewall, LeftOut, Owner, Ruleset};
-use store::{Lock, LockName, Mode, Store};
-
-use crate::Finding;
 use crate::elements::desired;
-use crate::features::publish;
-use crate::{Error, Host, elements, features, flows, lost, moments};
-
-/// The note that says what rnet last wrote or saw.
-const NOTE: &str = "ruleset";
+use crate::features::{self, publish};
+use crate::transaction::{self, Seen};
+use crate::{Error, Host, flows, keys, moments, unrecorded};
 
 /// The note that says what the last rebuild left out, a line for each element.
 const LEFT_OUT: &str = "left-out";
@@ -33,63 +24,25 @@ pub fn put(
     unrecorded: &[(Element, Owner)],
 ) -> Result<Lock, Error> {
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
-    if add(host, elements)? { Ok(lock) } else { look(host, lock, unrecorded) }
+    match transaction::add(host, elements) {
+        Ok(true) => Ok(lock),
+        Ok(false) => look(host, lock, unrecorded),
+        Err(Error::Nft(nft::Error::Taken { element, holder })) => Err(publish::taken(host, &element, holder)),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes sure of the ruleset without adding to it.
 pub fn confirm(host: &mut Host) -> Result<Lock, Error> {
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     let generation = host.firewall()?.generation()?;
-    if is_known(host, generation)? { Ok(lock) } else { look(host, lock, &[]) }
-}
-
-/// Removes those of the elements that are there; true if any was. Under the ruleset's lock.
-pub fn remove(host: &mut Host, elements: &[(Element, Owner)]) -> Result<bool, Error> {
-    withdraw(host, elements, &[])
-}
-
-/// The same for a container that leaves addresses behind, which are stale from then on.
-pub fn withdraw(host: &mut Host, elements: &[(Element, Owner)], left: &[IpAddr]) -> Result<bool, Error> {
-    let _alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
-    let Some(before) = host.firewall()?.withdraw(elements, left)? else { return Ok(false) };
-    follow(host, before, 1)?;
-    host.note_deletion()?;
-    Ok(true)
-}
-
-/// Does something else with the ruleset that is no business of other programs', so that they are not taken for its authors.
-pub fn write<T>(
-    host: &mut Host,
-    write: impl FnOnce(&mut Firewall) -> Result<T, nft::Error>,
-) -> Result<T, Error> {
-    let _alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
-    let before = match host.firewall()?.generation() {
-        // Nothing is there; whether that is a failure, the caller knows.
-        Err(nft::Error::Missing(_)) => return Ok(write(host.firewall()?)?),
-        other => other?,
-    };
-    let commits = host.firewall()?.commits();
-    let written = write(host.firewall()?)?;
-    let own = host.firewall()?.commits().wrapping_sub(commits);
-    if host.firewall()?.generation()? == before.wrapping_add(own) {
-        follow(host, before, own)?;
-    }
-    Ok(written)
-}
-
-/// Notes that so many transactions of rnet's followed directly upon the generation `before`, if that one is noted.
-pub fn follow(host: &Host, before: u32, own: u32) -> Result<(), Error> {
-    if let Some(seen) = Seen::at(before, host)? {
-        // A note that cannot be written costs the next ADD a closer look, nothing else.
-        let _ = Seen { generation: before.wrapping_add(own), ..seen }.write(host);
-    }
-    Ok(())
+    if transaction::is_known(host, generation)? { Ok(lock) } else { look(host, lock, &[]) }
 }
 
 /// Makes the whole ruleset anew out of the records, in one transaction. Under the exclusive ruleset lock.
 pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> {
     let mut elements = desired(host)?;
-    elements.extend(lost::elements(host)?);
+    elements.extend(unrecorded::elements(host)?);
     refuse_taken(host, &elements, more)?;
     elements.extend_from_slice(more);
     let stale = flows::stale(host)?;
@@ -98,7 +51,7 @@ pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> 
     let rebuilt = host.firewall()?.rebuild(&elements, &stale)?;
     // Where others disturbed it, that is none, and the next ADD looks again.
     let generation = before.wrapping_add(host.firewall()?.commits().wrapping_sub(commits));
-    Seen { identity: identity(), generation, state: rebuilt.state.to_string() }.write(host)?;
+    Seen { identity: transaction::identity(), generation, state: rebuilt.state.to_string() }.write(host)?;
     drop(alone);
     flows::restored(host)?;
     tell_left_out(host, &rebuilt.left_out)?;
@@ -109,7 +62,7 @@ pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> 
 fn refuse_taken(host: &mut Host, held: &[(Element, Owner)], more: &[(Element, Owner)]) -> Result<(), Error> {
     for (element, owner) in more {
         let holder =
-            held.iter().find(|(other, holder)| holder != owner && elements::is_same_port(other, element));
+            held.iter().find(|(other, holder)| holder != owner && keys::is_same_port(other, element));
         if let Some((_, holder)) = holder {
             return Err(publish::taken(host, element, Some(*holder)));
         }
@@ -156,53 +109,6 @@ pub fn restore_present(host: &mut Host) -> Result<(), Error> {
     if Seen::read(host)?.is_some() { look(host, lock, &[]).map(drop) } else { Ok(()) }
 }
 
-/// Whether rnet has seen the ruleset of that generation, or has none.
-pub fn has_seen(store: &Store, generation: u32) -> Result<bool, Error> {
-    Ok(Seen::of(store)?.is_none_or(|seen| seen.generation == generation && seen.is_of_this_version()))
-}
-
-/// Forgets what was last written: the tables are about to go.
-pub fn forget(host: &Host) -> Result<(), Error> {
-    Ok(host.store.remove_note(NOTE)?)
-}
-
-/// True if the constant part in the kernel is this program's.
-pub fn is_intact(host: &mut Host) -> Result<bool, Error> {
-    Ok(finding(host)?.is_none())
-}
-
-/// What is wrong with the constant part in the kernel.
-pub fn finding(host: &mut Host) -> Result<Option<Finding>, Error> {
-    let found = host.firewall()?.state()?.map(|state| state.to_string());
-    let seen = Seen::read(host)?;
-    Ok(match (found, seen) {
-        (Some(_), seen) if !seen.as_ref().is_some_and(Seen::is_of_this_version) => {
-            Some(Finding::OtherRuleset)
-        }
-        (Some(found), Some(seen)) if found == seen.state => None,
-        _ => Some(Finding::RulesetChanged),
-    })
-}
-
-/// True if the elements are in and nobody else has written since rnet last looked.
-fn add(host: &mut Host, elements: &[(Element, Owner)]) -> Result<bool, Error> {
-    let _alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
-    // Another version may have other sets.
-    let Some(seen) = Seen::read(host)?.filter(Seen::is_of_this_version) else { return Ok(false) };
-    let before = host.firewall()?.generation()?;
-    match host.firewall()?.add(elements) {
-        Err(nft::Error::Taken { element, holder }) => return Err(publish::taken(host, &element, holder)),
-        Err(nft::Error::Absent) => return Ok(false),
-        other => other?,
-    }
-    let after = host.firewall()?.generation()?;
-    let known = seen.generation == before && after == before.wrapping_add(1);
-    if known {
-        Seen { generation: after, ..seen }.write(host)?;
-    }
-    Ok(known)
-}
-
 /// Somebody has written: reads what is there, and makes it right.
 ///
 /// Calls that share the lock are in between with their elements, and look like a difference; so a difference is judged alone.
@@ -220,7 +126,7 @@ fn look(host: &mut Host, mut lock: Lock, unrecorded: &[(Element, Owner)]) -> Res
 /// True if constant part and elements are as they should be; then the generation is noted.
 fn is_whole(host: &mut Host, unrecorded: &[(Element, Owner)]) -> Result<bool, Error> {
     let before = host.firewall()?.generation()?;
-    if !is_intact(host)? {
+    if !transaction::is_intact(host)? {
         return Ok(false);
     }
     let mut wanted = desired(host)?;
@@ -242,55 +148,4 @@ fn is_whole(host: &mut Host, unrecorded: &[(Element, Owner)]) -> Result<bool, Er
         Seen { generation, ..seen }.write(host)?;
     }
     Ok(true)
-}
-
-/// That of this program's constant part.
-fn identity() -> u64 {
-    static IDENTITY: OnceLock<u64> = OnceLock::new();
-    *IDENTITY.get_or_init(|| Ruleset::constant().identity())
-}
-
-fn is_known(host: &Host, generation: u32) -> Result<bool, Error> {
-    Ok(Seen::at(generation, host)?.is_some())
-}
-
-/// The constant part of the ruleset as rnet last wrote it, and the generation at which all was last seen as it should be.
-struct Seen {
-    /// [`Ruleset::identity`] of the program that wrote it.
-    identity: u64,
-    generation: u32,
-    state: String,
-}
-
-impl Seen {
-    fn read(host: &Host) -> Result<Option<Self>, Error> {
-        Self::of(&host.store)
-    }
-
-    fn of(store: &Store) -> Result<Option<Self>, Error> {
-        Ok(store.note(NOTE)?.as_deref().and_then(Self::parse))
-    }
-
-    /// What is noted for that generation by this version of rnet.
-    fn at(generation: u32, host: &Host) -> Result<Option<Self>, Error> {
-        let seen = Self::read(host)?;
-        Ok(seen.filter(|seen| seen.generation == generation && seen.is_of_this_version()))
-    }
-
-    /// An earlier version's note has no identity in its first line, and takes ours for none of its own.
-    fn parse(note: &str) -> Option<Self> {
-        let (first, state) = note.split_once('\n')?;
-        let (identity, generation) = first.split_once(' ')?;
-        let identity = u64::from_str_radix(identity, 16).ok()?;
-        Some(Self { identity, generation: generation.parse().ok()?, state: state.to_owned() })
-    }
-
-    fn is_of_this_version(&self) -> bool {
-        self.identity == identity()
-    }
-
-    fn write(&self, host: &Host) -> Result<(), Error> {
-        let Self { identity, generation, state } = self;
-        Ok(host.store.write_note(NOTE, &format!("{identity:016x} {generation}\n{state}"))?)
-    }
 }

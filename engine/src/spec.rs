@@ -3,14 +3,28 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use ipam::RangeSet;
 pub use ipam::{ResolvConf as Resolver, Route};
 use ipnetwork::IpNetwork;
-use netlink::Mac;
+use netlink::{Link, Mac};
 use store::{Address, Exception, Id, Key, Namespace, Protocol, Record};
 
-use crate::features::names::Served;
-use crate::pool::Ranges;
-use crate::{Error, far};
+use crate::ip::{first_host, hashed_mac, subnet};
+use crate::served::Served;
+use crate::{Error, ip};
+
+/// What a network leases.
+#[derive(Clone, Debug, Default)]
+pub struct Ranges {
+    /// An attachment gets one address of each set.
+    pub sets: Vec<RangeSet>,
+    /// The addresses that are asked for.
+    pub requested: Vec<IpAddr>,
+    /// Routes that come with a lease.
+    pub routes: Vec<Route>,
+    /// Resolver settings that come with a lease.
+    pub resolver: Resolver,
+}
 
 /// Who leases the addresses.
 pub enum Addresses<'a> {
@@ -85,6 +99,15 @@ pub struct Interface {
     pub mac: Option<String>,
     /// The path of the namespace that it is in; none on the host.
     pub netns: Option<String>,
+}
+
+impl Interface {
+    /// The MAC of the link that is there, and the one that was told of, if they differ.
+    pub fn differing_mac(&self, link: &Link) -> Option<(String, String)> {
+        let found = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+        let told = self.mac.clone().filter(|told| !told.eq_ignore_ascii_case(&found))?;
+        Some((found, told))
+    }
 }
 
 /// What became of an attachment: what ADD tells, and what a caller may keep until CHECK and DEL.
@@ -322,7 +345,7 @@ impl<'a> Spec<'a> {
             Some(names) => {
                 let gateways = lease.addresses.iter().filter_map(|ip| self.gateway_of(ip));
                 // Which link it means, a resolv.conf cannot say for all resolvers.
-                names.resolver(gateways.filter(|gateway| !far::is_link_local(*gateway)))
+                names.resolver(gateways.filter(|gateway| !ip::is_link_local(*gateway)))
             }
             None => self.resolver.clone().unwrap_or_else(|| lease.resolver.clone()),
         }
@@ -353,31 +376,7 @@ fn default_route(dst: IpNetwork, gateway: IpAddr) -> Route {
 
 /// The gateway that IPAM names, else the subnet's first host, as the bridge bears it.
 pub fn gateway_address(ip: &Address) -> Result<IpNetwork, Error> {
-    far::gateway_address(ip.gateway.unwrap_or_else(|| first_host(ip.address)), ip.address)
-}
-
-/// The first address after the network's own.
-pub fn first_host(network: IpNetwork) -> IpAddr {
-    match network.network() {
-        IpAddr::V4(v4) => IpAddr::V4(Ipv4Addr::from(u32::from(v4).wrapping_add(1))),
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from(u128::from(v6).wrapping_add(1))),
-    }
-}
-
-/// The subnet an address lies in, `172.18.0.0/16` of `172.18.0.2/16`.
-pub fn subnet(address: IpNetwork) -> IpNetwork {
-    IpNetwork::new(address.network(), address.prefix()).unwrap_or(address)
-}
-
-/// The addresses of a result in the form that records keep.
-pub fn addresses(lease: &Lease) -> Vec<Address> {
-    lease.addresses.iter().map(|ip| Address { address: ip.address, gateway: ip.gateway }).collect()
-}
-
-/// A locally administered MAC: `first` and five bytes out of a key's hex digits.
-pub fn hashed_mac(first: u8, key: &str) -> Mac {
-    let byte = |at: usize| key.get(at..at + 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()).unwrap_or(0);
-    Mac([first, byte(0), byte(2), byte(4), byte(6), byte(8)])
+    ip::gateway_address(ip.gateway.unwrap_or_else(|| first_host(ip.address)), ip.address)
 }
 
 fn v4(ip: &Address) -> Option<Ipv4Addr> {

@@ -4,7 +4,7 @@
 use std::io::Write;
 
 use cni::{Args, CniResult, Plugin, Request};
-use engine::names::Served;
+use engine::Served;
 use engine::spec::Spec;
 use engine::{Host, life};
 use ipnetwork::IpNetwork;

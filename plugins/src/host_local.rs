@@ -4,8 +4,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use cni::{Args, CniResult, Plugin, Request, Version};
-use engine::pool::{Pool, Ranges};
-use engine::spec::{Lease, Outcome, Resolver};
+use engine::pool::Pool;
+use engine::spec::{Lease, Outcome, Ranges, Resolver};
 use ipam::{RangeSet, RangeSpec};
 use serde::Deserialize;
 use store::Paths;

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use cni::Dns;
 use dns::{askable, valid_name};
-use engine::names::{PORT, Served};
+use engine::{PORT, Served};
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer};

@@ -1,8 +1,8 @@
 //! The plugin `rnet`: bridge, lease, addresses, published ports, isolation and guards, all in one process.
 
 use cni::{Args, CniResult, Dns, Plugin, Request, Verb};
-use engine::names::Served;
-use engine::pool::Ranges;
+use engine::Served;
+use engine::spec::Ranges;
 use engine::spec::{Addresses, Spec};
 use engine::{check, life};
 use serde::Deserialize;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use anyhow::Context;
 use dns::{Control, Endpoint, Kept, Known, Serve, Status, client};
 use engine::Host;
-use engine::names::{self, PORT, RESOLV_CONF};
+use engine::{PORT, RESOLV_CONF, names};
 use rustix::process::Signal;
 use serde_json::json;
 use store::{Paths, Store};
@@ -195,7 +195,7 @@ fn redirect() -> anyhow::Result<u8> {
     detach::run(&[], &paths.run(), || {
         let _ = crate::log::open(&paths.name_server_log());
         crate::log::start(true);
-        let redirected = Host::open("dns redirect".into()).and_then(|mut host| names::redirect(&mut host));
+        let redirected = Host::open("dns redirect".into()).and_then(|mut host| engine::redirect(&mut host));
         if let Err(error) = redirected {
             tracing::error!(%error, "the questions of some networks go to where nobody takes them");
         }

@@ -62,7 +62,7 @@ fn look() -> anyhow::Result<()> {
         let _ = log::open(&paths.name_server_log());
         log::start(true);
         let looked = Host::open("interop look".into()).and_then(|mut host| {
-            let looked = interop::look(&mut host);
+            let looked = engine::ruleset::restore_present(&mut host);
             host.close();
             looked
         });
@@ -81,7 +81,7 @@ pub fn errand() -> Option<Errand> {
 fn after_a_change(socket: BorrowedFd<'_>) {
     let is_seen = |generation| {
         let store = Store::open(Paths::new(netlink::cookie().ok()?)).ok()?;
-        interop::has_seen(&store, generation).ok()
+        engine::transaction::has_seen(&store, generation).ok()
     };
     match nft::last_change(socket) {
         LastChange::OfProbe => return,

@@ -131,7 +131,7 @@ fn refuse_users(network: &Network, view: &mut View) -> Result<(), anyhow::Error>
     let users = users_of(network, &containers);
     let mut users: Vec<String> = users.iter().map(|container| container.user_text(network)).collect();
     let bridge = network.bridge().unwrap_or_default();
-    let unrecorded = engine::lost::unrecorded_on(&mut view.host, &bridge)?;
+    let unrecorded = engine::unrecorded::unrecorded_on(&mut view.host, &bridge)?;
     users.extend(unrecorded.iter().map(|port| format!("{} (its record was lost)", port.name)));
     if users.is_empty() {
         return Ok(());
@@ -154,7 +154,7 @@ fn cut_off(network: &Network, view: &mut View, runtime: &Runtime) -> anyhow::Res
         forget_network(container, network, view)?;
     }
     let bridge = network.bridge().unwrap_or_default();
-    Ok(engine::lost::cut_off(&mut view.host, &network.name, network.kind(), &bridge)?)
+    Ok(engine::cut_off(&mut view.host, &network.name, network.kind(), &bridge)?)
 }
 
 /// An endpoint that was cut off is on that network no more.

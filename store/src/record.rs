@@ -193,6 +193,9 @@ pub struct Network {
     /// Its definition says that rnet must not change other firewalls: they may stop its traffic.
     #[serde(skip_serializing_if = "is_false")]
     pub no_interop: bool,
+    /// Another program, or another plugin of a list, makes its interfaces.
+    #[serde(skip_serializing_if = "is_false")]
+    pub given: bool,
     /// Its names, if they are served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub zone: Option<Zone>,

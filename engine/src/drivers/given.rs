@@ -5,13 +5,15 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 use netlink::Link;
 use nft::Element;
-use store::{Network, Record};
+use store::{LockName, Mode, Network, Record};
 
-use super::{Driver, Ends};
-use crate::features::{Making, publish};
-use crate::network::{self, Held};
-use crate::spec::{Addresses, Interface, Outcome, Spec, subnet};
-use crate::{Error, Host, failpoint, lost, register};
+use crate::driver::Driver;
+use crate::features::publish;
+use crate::held::{Held, commit, describe, is_whole};
+use crate::ip::subnet;
+use crate::making::{Ends, Making};
+use crate::spec::{Addresses, Interface, Outcome, Spec};
+use crate::{Error, Host, admission, failpoint, lost};
 
 /// The driver of this file.
 pub struct Given;
@@ -27,7 +29,7 @@ impl Driver for Given {
             making.record.bridge = find_bridge(host, &making.record)?;
         }
         host.store.write_record(&making.record)?;
-        let held = network::remember(host, plan(making.spec, &making.record))?;
+        let held = remember(host, plan(making.spec, &making.record))?;
         failpoint::pass("add.address")?;
         Ok(held)
     }
@@ -46,10 +48,6 @@ impl Driver for Given {
 
     fn refuses_second(&self) -> bool {
         false
-    }
-
-    fn is_alive(&self, _: &mut Host, record: &Record) -> Result<bool, Error> {
-        Ok(record.netns.as_ref().is_some_and(register::is_there))
     }
 
     /// The interface is another's to remove.
@@ -76,6 +74,23 @@ impl Driver for Given {
     fn require(&self, _: &mut Host, _: &Spec) -> Result<(), Error> {
         Ok(())
     }
+}
+
+/// Remembers a network whose interfaces another program makes, and keeps it there.
+fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
+    let mut lock = host.lock(LockName::Network(planned.name.clone()), Mode::Shared)?;
+    let known = host.store.network(&planned.name, &planned.plugin)?;
+    if let Some(network) = known.filter(|known| is_whole(known, &planned)) {
+        return Ok(Held { network, bridge: None, lock });
+    }
+    lock = host.change(lock, Mode::Exclusive)?;
+    let mut network = describe(host, planned, false)?;
+    host.store.write_network(&network)?;
+    failpoint::pass("add.network")?;
+    admission::admit_network(host, &network)?;
+    failpoint::pass("add.elements")?;
+    commit(host, &mut network)?;
+    Ok(Held { network, bridge: None, lock })
 }
 
 /// What the record of an ADD would say of the addresses and ports that the call still tells of.
@@ -109,6 +124,7 @@ fn plan(spec: &Spec, record: &Record) -> Network {
         plugin: record.plugin.clone(),
         bridge: record.bridge.clone().unwrap_or_default(),
         subnets: if has_homes { subnets } else { Vec::new() },
+        given: true,
         zone,
         ..Network::default()
     }

@@ -3,10 +3,9 @@
 use netlink::{Mac, Veth};
 use store::Record;
 
-use super::Ends;
-use crate::features::Making;
+use crate::making::{Ends, Making};
 use crate::spec::Interface;
-use crate::{Error, Host, link, lost};
+use crate::{Error, Host, link, register, unrecorded};
 
 /// So many names are tried before the host end's name is said to be taken.
 const ATTEMPTS: usize = 4;
@@ -45,8 +44,8 @@ pub fn create(
             up: false,
         };
         match host.netlink.create_veth(&veth) {
-            Err(netlink::Error::LinkExists { .. }) if lost::port(host, record)?.is_some() => {
-                return Err(lost::already_attached(record));
+            Err(netlink::Error::LinkExists { .. }) if unrecorded::port(host, record)?.is_some() => {
+                return Err(register::already_attached_unrecorded(record));
             }
             Err(netlink::Error::LinkExists { .. }) if host.netlink.link(&name)?.is_some() => {}
             Err(netlink::Error::LinkExists { .. }) => {

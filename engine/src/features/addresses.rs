@@ -8,7 +8,8 @@ use std::net::IpAddr;
 use store::{LockName, Mode, Record, Stage};
 
 use super::publish::holder_text;
-use super::{Feature, Making};
+use crate::feature::Feature;
+use crate::making::Making;
 use crate::spec::Spec;
 use crate::{Error, Host, register};
 

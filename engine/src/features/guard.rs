@@ -6,7 +6,7 @@ use netlink::Mac;
 use nft::Element;
 use store::Record;
 
-use super::Feature;
+use crate::feature::Feature;
 
 /// The feature of this file.
 pub struct Guard;

@@ -3,8 +3,8 @@
 use nft::{Element, Owner};
 use store::{Network, Record};
 
-use super::Feature;
-use crate::elements::owner_of_bridge;
+use crate::feature::Feature;
+use crate::keys::owner_of_bridge;
 
 /// The feature of this file.
 pub struct Isolate;

@@ -6,8 +6,9 @@
 use nft::Subject;
 use store::{Lock, LockName, Mode, Record, Stage};
 
-use super::{Feature, Making};
-use crate::{Error, Finding, Host, ruleset};
+use crate::feature::Feature;
+use crate::making::Making;
+use crate::{Error, Finding, Host, transaction};
 
 /// The feature of this file.
 pub struct MacCheck;
@@ -40,11 +41,11 @@ fn admit(host: &mut Host, record: &Record) -> Result<(), Error> {
     let Some(check) = of(record) else { return Ok(()) };
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     if host.firewall()?.has_bridge_nat()? {
-        return ruleset::write(host, |firewall| firewall.check_macs(&[check]));
+        return transaction::write(host, |firewall| firewall.check_macs(&[check]));
     }
     let _lock = host.change(lock, Mode::Exclusive)?;
     restore(host)?;
-    ruleset::write(host, |firewall| firewall.check_macs(&[check]))
+    transaction::write(host, |firewall| firewall.check_macs(&[check]))
 }
 
 /// Looks once more: if there was a flush since [`admit`], the restoration after it did not bring back what is not committed
@@ -55,7 +56,7 @@ fn confirm(host: &mut Host, record: &Record, ruleset: &mut Option<Lock>) -> Resu
         *ruleset = Some(host.lock(LockName::Ruleset, Mode::Shared)?);
     }
     if !host.firewall()?.knows_mac_check(&check.subject)? {
-        ruleset::write(host, |firewall| firewall.check_macs(&[check]))?;
+        transaction::write(host, |firewall| firewall.check_macs(&[check]))?;
     }
     Ok(())
 }
@@ -68,10 +69,10 @@ fn restore(host: &mut Host) -> Result<(), Error> {
     if checks.is_empty() || host.firewall()?.has_bridge_nat()? {
         return Ok(());
     }
-    if ruleset::write(host, |firewall| firewall.check_macs(&checks)).is_err() {
+    if transaction::write(host, |firewall| firewall.check_macs(&checks)).is_err() {
         // One that the kernel refuses keeps nobody else's from coming back; its own CHECK tells of it.
         for check in &checks {
-            let _ = ruleset::write(host, |firewall| firewall.check_macs(std::slice::from_ref(check)));
+            let _ = transaction::write(host, |firewall| firewall.check_macs(std::slice::from_ref(check)));
         }
     }
     Ok(())
@@ -89,7 +90,7 @@ fn dismiss(host: &mut Host, record: &Record) -> Result<(), Error> {
         // From here on a restoration must not bring them back. Freeing must not depend on a disk that is full, though.
         let _ = host.store.write_record(&Record { stage: Stage::Intent, ..record.clone() });
     }
-    if ruleset::write(host, |firewall| firewall.uncheck_mac(&subject))? {
+    if transaction::write(host, |firewall| firewall.uncheck_mac(&subject))? {
         host.note_deletion()?;
     }
     Ok(())

@@ -7,9 +7,11 @@ use netlink::{Mac, Netlink, Request};
 use store::{LockName, Mode, Record, Stage};
 
 use super::publish::holder_text;
-use super::{Feature, Making};
-use crate::spec::{Spec, hashed_mac};
-use crate::{Error, Finding, Host, lost, register};
+use crate::feature::Feature;
+use crate::ip::hashed_mac;
+use crate::making::Making;
+use crate::spec::Spec;
+use crate::{Error, Finding, Host, register, unrecorded};
 
 /// The feature of this file.
 pub struct Macs;
@@ -89,11 +91,11 @@ fn claim_one(host: &mut Host, record: &Record, mac: store::Mac) -> Result<Option
     let is_doubtful = host.store.are_macs_doubtful()?;
     if is_doubtful {
         host.store.release_mac(&bridge, mac, record)?;
-        lost::claim_macs_again(host, record)?;
+        unrecorded::claim_macs_again(host, record)?;
         claimed = host.store.claim_mac(&bridge, mac, record)?;
     }
     if (is_doubtful || matches!(claimed, Some(None)))
-        && let Some(holder) = lost::holder_of_mac(host, &bridge, mac)?
+        && let Some(holder) = unrecorded::holder_of_mac(host, &bridge, mac)?
     {
         host.store.release_mac(&bridge, mac, record)?;
         return Ok(Some(holder));

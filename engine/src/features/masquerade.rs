@@ -3,7 +3,7 @@
 use nft::Element;
 use store::Record;
 
-use super::Feature;
+use crate::feature::Feature;
 
 /// The feature of this file.
 pub struct Masquerade;

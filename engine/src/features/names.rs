@@ -9,24 +9,14 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use dns::{Endpoint, Known, Listening, Resolv, client};
-use ipnetwork::IpNetwork;
+use dns::{Endpoint, Known, Listening, client};
 use nft::{Element, Owner, Protocol};
-use store::{LockName, Mode, Network, NetworkKey, Record, Stage, Store, Zone};
+use store::{LockName, Mode, Network, Record, Stage, Store, Zone};
 
-use super::{Feature, Making};
-use crate::network::{self, Held};
-use crate::spec::Resolver;
+use crate::feature::{Change, Feature};
+use crate::keys::owner_of_questions;
+use crate::served::PORT;
 use crate::{Error, Finding, Host};
-
-/// Where questions are taken, and where the servers outside take them (RFC 1035, 4.2).
-pub const PORT: u16 = 53;
-
-/// The host's resolver settings.
-pub const RESOLV_CONF: &str = "/etc/resolv.conf";
-
-/// The characters of a container's id that docker shows, and that it answers to.
-const SHORT_ID: usize = 12;
 
 /// The feature of this file.
 pub struct Names;
@@ -36,14 +26,10 @@ impl Feature for Names {
         questions(network)
     }
 
-    fn publish(&self, host: &mut Host, making: &Making<'_>, held: &mut Option<Held>) -> Result<(), Error> {
-        self.repaired(host, &making.record, held)
-    }
-
-    fn repaired(&self, host: &mut Host, record: &Record, held: &mut Option<Held>) -> Result<(), Error> {
-        match held.take_if(|held| held.network.zone.is_some()) {
-            Some(held) => announce(host, record, held),
-            None => Ok(()),
+    fn publish(&self, host: &mut Host, record: &Record, network: &Network) -> Result<Option<Change>, Error> {
+        match &network.zone {
+            Some(zone) => announce(host, record, network, zone),
+            None => Ok(None),
         }
     }
 
@@ -61,78 +47,14 @@ impl Feature for Names {
     }
 }
 
-/// How names are served to a container.
-#[derive(Clone, Debug, Default)]
-pub struct Served {
-    /// The domain that names also have.
-    pub domain: Option<String>,
-    /// The network's own servers for all other questions.
-    pub upstreams: Vec<SocketAddr>,
-    /// The container's aliases.
-    pub aliases: Vec<String>,
-    /// What the container takes for its host's name.
-    pub hostname: Option<String>,
-    /// The container's own servers, before the network's.
-    pub own_upstreams: Vec<SocketAddr>,
-    /// What the container's resolver tries after the domain; none means the host's list.
-    pub search: Vec<String>,
-    /// Options for the container's resolver.
-    pub options: Vec<String>,
-    /// Answers from outside that point into a subnet of ours are dropped.
-    pub rebinding_guard: bool,
-}
-
-impl Served {
-    /// The container's part, in its record.
-    pub fn describe(&self, record: &mut Record) {
-        record.names = self.of_container(record.name.as_deref(), &record.container);
-        record.upstreams.clone_from(&self.own_upstreams);
-    }
-
-    /// The network's part.
-    pub fn zone(&self, gateways: Vec<IpAddr>, subnets: Vec<IpNetwork>) -> Zone {
-        let (domain, upstreams) = (self.domain.clone(), self.upstreams.clone());
-        let rebinding_guard = self.rebinding_guard;
-        Zone { domain, gateways, subnets, upstreams, rebinding_guard, ..Zone::default() }
-    }
-
-    /// What the container is told: to ask the gateways, and to try the network's domain first (N3).
-    pub fn resolver(&self, gateways: impl Iterator<Item = IpAddr>) -> Resolver {
-        let host = match (self.search.is_empty(), self.options.is_empty()) {
-            (false, false) => Resolv::default(),
-            _ => Resolv::read(Path::new(RESOLV_CONF)),
-        };
-        let pick = |own: &Vec<String>, hosts| if own.is_empty() { hosts } else { own.clone() };
-        let further = pick(&self.search, host.search);
-        let mut search: Vec<String> = self.domain.clone().into_iter().collect();
-        search.extend(further.into_iter().filter(|domain| Some(domain) != self.domain.as_ref()));
-        Resolver {
-            nameservers: gateways.map(|gateway| gateway.to_string()).collect(),
-            search,
-            options: pick(&self.options, host.options),
-            domain: None,
-        }
-    }
-
-    /// What a container answers to, in the order of preference (N1): its name, its aliases, the beginning of its id, its
-    /// hostname. Never empty.
-    fn of_container(&self, name: Option<&str>, container: &str) -> Vec<String> {
-        let short: String = container.chars().take(SHORT_ID).collect();
-        let aliases = self.aliases.iter().map(String::as_str);
-        let mut names: Vec<String> = Vec::with_capacity(self.aliases.len() + 3);
-        for name in name.into_iter().chain(aliases).chain([short.as_str()]).chain(self.hostname.as_deref()) {
-            if !names.iter().any(|known| known == name) {
-                names.push(name.to_owned());
-            }
-        }
-        names
-    }
-}
-
 /// Tells the name server of a committed attachment; afterwards its names answer. Starts the server if need be.
-pub fn announce(host: &mut Host, record: &Record, held: Held) -> Result<(), Error> {
-    let Some(zone) = &held.network.zone else { return Ok(()) };
-    let told = (served(&held.network, zone), endpoint(record));
+fn announce(
+    host: &mut Host,
+    record: &Record,
+    network: &Network,
+    zone: &Zone,
+) -> Result<Option<Change>, Error> {
+    let told = (served(network, zone), endpoint(record));
     let socket = host.store.paths().name_server();
     let tell = || client::set(&socket, &told.0, Some(&told.1));
     let listening = match tell() {
@@ -143,7 +65,15 @@ pub fn announce(host: &mut Host, record: &Record, held: Held) -> Result<(), Erro
         other => other?,
     };
     let moved = moved(listening.iter());
-    if is_same(&moved, &zone.moved) { Ok(()) } else { network::redirect_names(host, held, moved) }
+    Ok((!is_same(&moved, &zone.moved)).then(|| move_gateways(moved)))
+}
+
+/// Remembers which gateways' port 53 another program has, and where the name server listens instead.
+fn move_gateways(moved: Vec<SocketAddr>) -> Change {
+    Box::new(|network: Network| {
+        let zone = network.zone.clone().map(|zone| Zone { moved, ..zone });
+        Network { zone, ..network }
+    })
 }
 
 /// Tells the name server that an attachment is going: afterwards its names do not answer.
@@ -238,26 +168,17 @@ fn is_same(one: &[SocketAddr], other: &[SocketAddr]) -> bool {
     one.len() == other.len() && one.iter().all(|place| other.contains(place))
 }
 
-/// Sends the questions of all networks to where the server takes them, after it could not have the ports that are on
-/// record (L3). One network's failure, told at the end, keeps no other from it.
-pub fn redirect(host: &mut Host) -> Result<(), Error> {
-    let listening = client::listening(&host.store.paths().name_server())?;
-    let mut redirected = Ok(());
-    for network in host.store.networks()? {
-        redirected = redirected.and(redirect_one(host, network, &listening));
-    }
-    redirected
+/// Where the name server listens.
+pub fn listening(host: &Host) -> Result<Vec<Listening>, Error> {
+    Ok(client::listening(&host.store.paths().name_server())?)
 }
 
-fn redirect_one(host: &mut Host, network: Network, listening: &[Listening]) -> Result<(), Error> {
-    let Some(zone) = &network.zone else { return Ok(()) };
+/// What changes for a network if the name server listens there.
+pub fn move_to(network: &Network, listening: &[Listening]) -> Option<Change> {
+    let zone = network.zone.as_ref()?;
     let own = listening.iter().filter(|listening| zone.gateways.contains(&listening.address));
     let moved = moved(own);
-    if is_same(&moved, &zone.moved) {
-        return Ok(());
-    }
-    let held = network::hold_alone(host, network)?;
-    network::redirect_names(host, held, moved)
+    (!is_same(&moved, &zone.moved)).then(|| move_gateways(moved))
 }
 
 /// Where the ruleset sends the questions to gateways whose port somebody else had.
@@ -301,39 +222,4 @@ fn questions(network: &Network) -> Vec<(Element, Owner)> {
 fn ways(zone: &Zone) -> impl Iterator<Item = (IpAddr, SocketAddr)> {
     let stay = zone.gateways.iter().map(|gateway| SocketAddr::new(*gateway, PORT));
     stay.chain(zone.moved.iter().copied()).map(|to| (to.ip(), to))
-}
-
-/// No bridge, as of the rest: a network may change its bridge's name and keep its gateway.
-pub fn owner_of_questions() -> Option<Owner> {
-    // No name of a bridge has a blank.
-    Owner::new(NetworkKey::new("port 53").as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_container_answers_to_its_name_its_aliases_its_short_id_and_its_hostname() {
-        let aliases = vec!["www".to_owned(), "4f2a9c001122".to_owned()];
-        let names = Served { aliases, hostname: Some("app".into()), ..Served::default() };
-        let id = "4f2a9c00112233445566";
-        assert_eq!(names.of_container(Some("web"), id), ["web", "www", "4f2a9c001122", "app"]);
-        assert_eq!(names.of_container(Some("app"), id), ["app", "www", "4f2a9c001122"]);
-        assert_eq!(Served::default().of_container(None, "lab-1"), ["lab-1"]);
-    }
-
-    #[test]
-    fn a_container_asks_its_gateway_and_tries_its_own_domain_first() {
-        let (domain, search) = (Some("dns.rnet".into()), vec!["lan".into()]);
-        let names = Served { domain, search, options: vec!["ndots:2".into()], ..Served::default() };
-
-        let resolver = names.resolver(["172.18.0.1".parse().unwrap()].into_iter());
-
-        assert_eq!(resolver.nameservers, ["172.18.0.1"]);
-        assert_eq!(
-            (resolver.search, resolver.options),
-            (vec!["dns.rnet".into(), "lan".into()], vec!["ndots:2".into()])
-        );
-    }
 }

@@ -13,10 +13,11 @@ use netlink::Netlink;
 use nft::{Element, Firewall, Flow, Owner, Protocol, Range};
 use store::{Address, Exception, Key, Lock, LockName, Mode, Port, Record, Stage};
 
-use super::Feature;
-use super::names::owner_of_questions;
 use crate::error::host_text;
-use crate::{Error, Finding, Host, elements, lost, register, ruleset, spec};
+use crate::feature::Feature;
+use crate::feature::Settled;
+use crate::keys::{is_same_port_on_one_address, owner, owner_of_questions};
+use crate::{Error, Finding, Host, register, spec, unrecorded};
 
 /// The feature of this file.
 pub struct Publish;
@@ -35,9 +36,13 @@ impl Feature for Publish {
     }
 
     /// Each dead holder is buried once, and each port left to another once.
-    fn settle(&self, host: &mut Host, record: &mut Record, refusal: &Error) -> Result<bool, Error> {
-        let Error::PortTaken { key: Some(key), .. } = refusal else { return Ok(false) };
-        Ok(bury_dead_holder(host, key)? || leave_to(host, record, key)?)
+    fn settle(&self, host: &mut Host, record: &mut Record, refusal: &Error) -> Result<Settled, Error> {
+        let Error::PortTaken { key: Some(key), .. } = refusal else { return Ok(Settled::No) };
+        match holder_of(host, key) {
+            Some(holder) if !register::is_alive(host, &holder)? => Ok(Settled::Bury(Box::new(holder))),
+            _ if leave_to(host, record, key)? => Ok(Settled::Otherwise),
+            _ => Ok(Settled::No),
+        }
     }
 
     fn confirm(&self, host: &mut Host, record: &Record, _: &mut Option<Lock>) -> Result<(), Error> {
@@ -118,7 +123,7 @@ pub fn reserve(host: &mut Host, record: &Record) -> Result<(), Error> {
             }
         }
     }
-    lost::refuse_claimed(host, record)?;
+    refuse_unrecorded(host, record)?;
     refuse_if_on_any_address(host, record)
 }
 
@@ -238,7 +243,7 @@ pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error
     let served = holder.is_some() && holder == owner_of_questions();
     let key = holder.map(|owner| owner.to_string());
     let holder = key.as_deref().and_then(|key| holder_of(host, key));
-    let mut unrecorded = || key.as_deref().and_then(|key| lost::holder_text(host, key));
+    let mut unrecorded = || key.as_deref().and_then(|key| unrecorded::holder_text(host, key));
     let nobody = match served {
         true => "rnet's name server".into(),
         false if holder.is_some() => String::new(),
@@ -249,14 +254,6 @@ pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error
         port: *host_port,
         holder: holder.map_or(nobody, |record| holder_text(&record)),
         key,
-    }
-}
-
-/// Takes the ports of a dead container away from it; false if the holder lives. Under the ports lock.
-pub fn bury_dead_holder(host: &mut Host, key: &str) -> Result<bool, Error> {
-    match holder_of(host, key) {
-        Some(holder) if !register::is_alive(host, &holder)? => bury(host, &holder).map(|()| true),
-        _ => Ok(false),
     }
 }
 
@@ -281,14 +278,6 @@ fn is_same(held: &Port, wanted: &Port) -> bool {
     held.protocol == wanted.protocol && held.host == wanted.host && to(held) == to(wanted)
 }
 
-/// What else a dead container left is its DEL's or gc's to remove.
-fn bury(host: &mut Host, holder: &Record) -> Result<(), Error> {
-    let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
-    ruleset::remove(host, &elements::attachment(holder))?;
-    release(host, holder)?;
-    Ok(host.store.write_record(&Record { ports: Vec::new(), ..holder.clone() })?)
-}
-
 fn holder_of(host: &Host, key: &str) -> Option<Record> {
     host.store
         .records()
@@ -305,8 +294,7 @@ fn refuse_if_claimed(host: &mut Host, record: &Record, port: &Port) -> Result<()
     for key in host.store.claimants(&what)? {
         match holder_of(host, &key) {
             Some(holder) if holder.key() == record.key() => {}
-            Some(holder) if register::is_alive(host, &holder)? => return Err(port_taken(port, &holder)),
-            Some(holder) => bury(host, &holder)?,
+            Some(holder) => return Err(port_taken(port, &holder)),
             None => drop(host.store.release_key(&what, &key)?),
         }
     }
@@ -321,23 +309,36 @@ fn refuse_if_on_any_address(host: &mut Host, record: &Record) -> Result<(), Erro
     if keys.is_empty() {
         return Ok(());
     }
-    let own = elements::owner(&record.key());
+    let own = owner(&record.key());
     let owners = host.firewall()?.owners(&keys)?;
-    let mut buried = Vec::new();
     for ((key, port), owner) in keys.iter().zip(single).zip(owners) {
-        if owner.is_none() || owner == own || buried.contains(&owner) {
+        if owner.is_none() || owner == own {
             continue;
         }
-        match taken(host, key, owner) {
-            Error::PortTaken { key: Some(holder), .. } if bury_dead_holder(host, &holder)? => {
-                buried.push(owner)
-            }
+        return Err(match taken(host, key, owner) {
             // What was asked for is told, not what is in its way.
             Error::PortTaken { port: number, holder, key, .. } => {
                 let host = host_text(port.host, port.container);
-                return Err(Error::PortTaken { host, port: number, holder, key });
+                Error::PortTaken { host, port: number, holder, key }
             }
-            refusal => return Err(refusal),
+            refusal => refusal,
+        });
+    }
+    Ok(())
+}
+
+/// Refuses ports that a container without a record publishes on one address, as claims do for those on record. Only while claims may have
+/// been lost: reads all published ports.
+fn refuse_unrecorded(host: &mut Host, record: &Record) -> Result<(), Error> {
+    let on_any: Vec<Element> = record.ports.iter().filter_map(on_any_address).collect();
+    if on_any.is_empty() || !host.store.are_macs_doubtful()? {
+        return Ok(());
+    }
+    let of_lost = unrecorded::elements(host)?;
+    for wanted in on_any {
+        let clash = of_lost.iter().find(|(held, _)| is_same_port_on_one_address(held, &wanted));
+        if let Some((_, holder)) = clash {
+            return Err(taken(host, &wanted, Some(*holder)));
         }
     }
     Ok(())

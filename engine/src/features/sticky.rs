@@ -11,18 +11,17 @@ use std::path::PathBuf;
 
 use store::{Key, NetworkKey};
 
-use super::{Feature, Making};
-use crate::network::Held;
+use crate::Host;
+use crate::feature::Feature;
+use crate::making::Making;
 use crate::spec::{Lease, Spec};
-use crate::{Error, Host};
 
 /// The feature of this file.
 pub struct Sticky;
 
 impl Feature for Sticky {
-    fn publish(&self, host: &mut Host, making: &Making<'_>, _: &mut Option<Held>) -> Result<(), Error> {
+    fn remember(&self, host: &Host, making: &Making<'_>) {
         remember(host, making.spec, &making.lease);
-        Ok(())
     }
 }
 

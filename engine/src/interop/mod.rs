@@ -16,12 +16,19 @@ use nft::{Links, Made, Passage, PassageRule};
 use serde::{Deserialize, Serialize};
 use store::{LockName, Mode, Network, Store};
 
-use crate::{Error, Host, names, probe, ruleset};
+use crate::served::PORT;
+use crate::{Error, Host, transaction};
 
 pub use firewalld::{ZoneState, default_zone, state as zones, zone_of};
 
 /// What is kept while there are rules.
 const NOTE: &str = "interop";
+
+/// The note that says what a probe found the last time, and by which version.
+pub(crate) const PROBED: &str = "probe";
+
+/// Machines outside that nobody keeps containers from on purpose: root servers of DNS. No packet comes to them.
+pub(crate) const OUTSIDE: [&str; 2] = ["198.41.0.4", "2001:503:ba3e::2:30"];
 
 /// The beginning of the names of all bridges that rnet names itself.
 const OWN: &str = "rnet-";
@@ -109,6 +116,11 @@ pub fn drop_tables(host: &mut Host) -> Result<(), Error> {
     leave_firewalld(host, &note)
 }
 
+/// What a probe found may be over.
+pub(crate) fn forget_probe(host: &Host) -> Result<(), Error> {
+    Ok(host.store.remove_note(PROBED)?)
+}
+
 /// Turns it on or off for this host, and does at once what follows.
 ///
 /// # Errors
@@ -122,22 +134,6 @@ pub fn set_enabled(host: &mut Host, enabled: bool) -> Result<(), Error> {
         Some(trouble) => Err(Error::Interop(trouble.clone())),
         None => Ok(()),
     }
-}
-
-/// Looks again, if others have written: for the process that lives anyway.
-///
-/// # Errors
-/// The records or the ruleset cannot be read.
-pub fn look(host: &mut Host) -> Result<(), Error> {
-    ruleset::restore_present(host)
-}
-
-/// Whether others have written nothing since rnet last looked, as far as a change to the ruleset of that generation tells.
-///
-/// # Errors
-/// The records cannot be read.
-pub fn has_seen(store: &Store, generation: u32) -> Result<bool, Error> {
-    ruleset::has_seen(store, generation)
 }
 
 /// How things stand, read from the kernel and from firewalld.
@@ -218,14 +214,14 @@ fn passage_of(networks: &[Network]) -> Passage {
 fn ports(networks: &[&Network]) -> Vec<u16> {
     let zones = networks.iter().filter_map(|network| network.zone.as_ref());
     let moved = zones.flat_map(|zone| &zone.moved).map(|to| to.port());
-    let ports: BTreeSet<u16> = moved.chain([names::PORT]).collect();
+    let ports: BTreeSet<u16> = moved.chain([PORT]).collect();
     ports.into_iter().collect()
 }
 
 /// The interfaces by which the outside is reached, if docker's bridges might be called so.
 fn uplinks(host: &mut Host) -> Vec<Links> {
     let mut found = Vec::new();
-    for outside in probe::OUTSIDE {
+    for outside in OUTSIDE {
         let route = outside.parse().ok().and_then(|outside| host.netlink.route_to(outside).ok().flatten());
         let link = route.and_then(|(index, _)| host.netlink.link_by_index(index).ok().flatten());
         let links = link.and_then(|link| Links::like_docker(&link.name));
@@ -238,7 +234,7 @@ fn uplinks(host: &mut Host) -> Vec<Links> {
 fn write(host: &mut Host, mut note: Note, passage: &Passage) -> Result<u32, Error> {
     let was_written = note != Note::default();
     // What it says of these rules may be over.
-    probe::forget(host)?;
+    forget_probe(host)?;
     note.begun = true;
     note.troubles.clear();
     (note.bridges, note.ports) = (Vec::new(), Vec::new());
@@ -252,7 +248,7 @@ fn write(host: &mut Host, mut note: Note, passage: &Passage) -> Result<u32, Erro
         None
     });
     if let Some(generation) = followed {
-        ruleset::follow(host, generation, 1)?;
+        transaction::follow(host, generation, 1)?;
     }
     if !passage.bridges.is_empty() {
         note.write(&host.store)?;

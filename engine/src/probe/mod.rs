@@ -19,17 +19,14 @@ use nft::{Arrival, Fate};
 use serde::{Deserialize, Serialize};
 use store::{Lock, LockName, Mode, Network, Port, Protocol, Record, Zone};
 
-use crate::{Error, Host, interop, names, ruleset};
+use crate::interop::{OUTSIDE, PROBED as NOTE};
+use crate::served::PORT;
+use crate::{Error, Host, interop, transaction};
 use frame::{Packet, Transport};
 use lab::{Lab, Place};
 
 pub use told::Told;
 
-/// What was found the last time, and by which version.
-const NOTE: &str = "probe";
-
-/// Machines outside that nobody keeps containers from on purpose: root servers of DNS. No packet comes to them.
-pub(crate) const OUTSIDE: [&str; 2] = ["198.41.0.4", "2001:503:ba3e::2:30"];
 /// The port that containers ask outside.
 const HTTPS: u16 = 443;
 /// So many published ports of a network are tried; what stops one stops them all, as a rule.
@@ -137,7 +134,7 @@ pub fn look(host: &mut Host) -> Result<Vec<Told>, Error> {
 /// # Errors
 /// No probe can be made.
 pub fn again(host: &mut Host) -> Result<Vec<Told>, Error> {
-    forget(host)?;
+    interop::forget_probe(host)?;
     look(host)
 }
 
@@ -156,14 +153,6 @@ pub fn of_new(host: &mut Host, network: &Network) -> Result<Vec<Told>, Error> {
     told::those_that_stay(host, found)
 }
 
-/// Another program has changed a ruleset: what was found counts no more.
-///
-/// # Errors
-/// The record cannot be removed.
-pub fn forget(host: &Host) -> Result<(), Error> {
-    Ok(host.store.remove_note(NOTE)?)
-}
-
 /// What is on record, if it still holds.
 fn kept(host: &mut Host) -> Result<Option<Note>, Error> {
     let Some(text) = host.store.note(NOTE)? else { return Ok(None) };
@@ -171,7 +160,7 @@ fn kept(host: &mut Host) -> Result<Option<Note>, Error> {
     let note = note.filter(|note| note.version == env!("CARGO_PKG_VERSION"));
     let generation = host.firewall()?.generation()?;
     // iptables-legacy raises no generation.
-    let holds = ruleset::has_seen(&host.store, generation)? && !told::is_legacy_used();
+    let holds = transaction::has_seen(&host.store, generation)? && !told::is_legacy_used();
     Ok(note.filter(|_| holds))
 }
 
@@ -281,7 +270,7 @@ fn follow(
         let link = links.iter().find(|link| ask.is_by(link) && ask.what == What::Published);
         link.map_or_else(|| subject.bridge.clone(), |link| link.name.clone())
     };
-    ruleset::write(host, |firewall| {
+    transaction::write(host, |firewall| {
         firewall.open_probe(lab.magic())?;
         let followed = asked.into_iter().map(|(subject, asks)| {
             let one = |ask: Ask| {
@@ -400,7 +389,7 @@ impl Subject {
         let is_same = |ip: &&IpAddr| ip.is_ipv4() == from.is_ipv4();
         let names = self.name_servers.iter().filter(is_same);
         let mut asks: Vec<Ask> =
-            names.map(|server| ask(What::Names, vec![way(*server, Transport::Udp, names::PORT)])).collect();
+            names.map(|server| ask(What::Names, vec![way(*server, Transport::Udp, PORT)])).collect();
         let gateways = self.gateways.iter().map(IpNetwork::ip).filter(|ip| ip.is_ipv6() && from.is_ipv6());
         asks.extend(gateways.map(|gateway| ask(What::Neighbours, vec![way(gateway, Transport::Solicit, 0)])));
         if self.link.is_some() {

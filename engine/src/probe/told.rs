@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use super::frame::Packet;
 use super::{Found, Subject, What};
 use crate::interop;
-use crate::{Error, Host, names};
+use crate::served::PORT;
+use crate::{Error, Host};
 
 /// The beginning of the names of all bridges that rnet names itself: one line is for all of them.
 const OWN: &str = "rnet-";
@@ -353,7 +354,7 @@ fn ufw(stop: &Stop, bridge: &str, group: &Group) -> Vec<String> {
     };
     match group.what {
         What::Names | What::Neighbours => {
-            vec![line("", format!("in on {links} to any port {}", names::PORT))]
+            vec![line("", format!("in on {links} to any port {}", PORT))]
         }
         What::Published => vec![line(" route", format!("out on {links}"))],
         What::Peers => vec![line(" route", format!("in on {links} out on {links}"))],
@@ -371,7 +372,7 @@ fn iptables(program: &str, table: &str, chain: &str, bridge: &str, group: &Group
     match group.what {
         What::Names => ["udp", "tcp"]
             .iter()
-            .map(|protocol| line(&format!("-i {links} -p {protocol} --dport {}", names::PORT)))
+            .map(|protocol| line(&format!("-i {links} -p {protocol} --dport {}", PORT)))
             .collect(),
         What::Neighbours => [135, 136]
             .iter()
@@ -406,7 +407,7 @@ fn nft(stop: &Stop, subject: &Subject, group: &Group, hook: Option<At>) -> Vec<S
     match group.what {
         What::Names => ["udp", "tcp"]
             .iter()
-            .map(|protocol| line(&format!("{inward} {protocol} dport {}", names::PORT)))
+            .map(|protocol| line(&format!("{inward} {protocol} dport {}", PORT)))
             .collect(),
         What::Neighbours => ["nd-neighbor-solicit", "nd-neighbor-advert"]
             .iter()
@@ -433,7 +434,7 @@ fn in_frames(subnet: IpNetwork, group: &Group) -> Vec<String> {
     let (from, to) = (format!("{word} saddr {subnet}"), format!("{word} daddr {subnet}"));
     match group.what {
         What::Names => {
-            ["udp", "tcp"].iter().map(|protocol| format!("{from} {protocol} dport {}", names::PORT)).collect()
+            ["udp", "tcp"].iter().map(|protocol| format!("{from} {protocol} dport {}", PORT)).collect()
         }
         What::Neighbours => {
             vec!["icmpv6 type nd-neighbor-solicit".into(), "icmpv6 type nd-neighbor-advert".into()]

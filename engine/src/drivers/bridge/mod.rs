@@ -6,11 +6,12 @@ mod shared;
 use netlink::Link;
 use store::{Network, Record};
 
-use super::{Driver, Ends, veth};
-use crate::check::differing_mac;
-use crate::features::Making;
-use crate::network::Held;
-use crate::spec::{Interface, Lease, Outcome, Spec, first_host};
+use super::veth;
+use crate::driver::Driver;
+use crate::held::Held;
+use crate::ip::first_host;
+use crate::making::{Ends, Making};
+use crate::spec::{Interface, Lease, Outcome, Spec};
 use crate::{Error, Finding, Host, far, link, lost};
 
 pub use shared::forwards;
@@ -91,7 +92,7 @@ fn bridge(host: &mut Host, spec: &Spec, previous: &Outcome) -> Result<Link, Erro
     if bridge.kind.as_deref() != Some("bridge") {
         return Err(Error::NotABridge { name });
     }
-    if let Some((found, wanted)) = differing_mac(&bridge, entry) {
+    if let Some((found, wanted)) = entry.differing_mac(&bridge) {
         return Err(Finding::BridgeMac { bridge: name, found, wanted }.into());
     }
     if spec.promiscuous && !bridge.promisc {

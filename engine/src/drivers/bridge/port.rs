@@ -4,7 +4,8 @@
 use netlink::{Link, Mac, Request};
 use store::{Record, Stage};
 
-use crate::features::Making;
+use crate::finding::Wrong;
+use crate::making::Making;
 use crate::spec::Spec;
 use crate::{Error, Host, failpoint, features, link};
 
@@ -12,24 +13,6 @@ use crate::{Error, Host, failpoint, features, link};
 /// guard and end there. Otherwise the bridge learns from them, and hands them to the host as if they were for the port
 /// itself. All but :01, which it drops, and which cannot be named.
 const GUARDED_GROUP: u16 = 0xfffd;
-
-/// What is wrong with a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wrong {
-    /// It is not a port of its bridge.
-    Off,
-    /// It is down.
-    Down,
-    /// A flag is not as ADD set it.
-    Flag {
-        /// The flag, in words of `ip link set … type bridge_slave`.
-        flag: &'static str,
-        /// What it is.
-        found: bool,
-    },
-    /// Frames to the bridge's group pass its guard.
-    Group,
-}
 
 /// A record as its configuration has it: one of an earlier version does not know how its port was configured.
 pub fn as_configured(spec: &Spec, record: &Record) -> Record {

@@ -8,10 +8,11 @@ use netlink::{Link, Mac, Request};
 use store::{LockName, Mode, Network, Stage};
 
 use super::port;
+use crate::held::{Held, commit, describe, is_whole, others_in_use};
 use crate::host_id::bridge_mac;
-use crate::network::{Held, commit, describe, is_whole, others_in_use};
-use crate::spec::{Lease, Spec, subnet};
-use crate::{Error, Host, elements, failpoint, far, forward_v6, link, moments};
+use crate::ip::{is_link_local, subnet};
+use crate::spec::{Lease, Spec};
+use crate::{Error, Host, admission, failpoint, far, forward_v6, link, moments};
 
 /// Makes sure that the network's bridge is there as planned, and keeps it there.
 ///
@@ -114,7 +115,7 @@ fn make(
     };
     failpoint::pass("add.bridge")?;
     set_up(host, spec, &bridge, &network, gateways)?;
-    elements::admit_network(host, &network)?;
+    admission::admit_network(host, &network)?;
     failpoint::pass("add.elements")?;
     moments::network_comes(host)?;
     failpoint::pass("add.moment")?;
@@ -129,7 +130,7 @@ fn make(
 /// The network as its first attachment has it.
 fn planned(spec: &Spec, lease: &Lease, gateways: &[IpNetwork]) -> Network {
     let subnets: Vec<_> = lease.addresses.iter().map(|ip| subnet(ip.address)).collect();
-    let askable = gateways.iter().map(IpNetwork::ip).filter(|ip| !far::is_link_local(*ip)).collect();
+    let askable = gateways.iter().map(IpNetwork::ip).filter(|ip| !is_link_local(*ip)).collect();
     Network {
         name: spec.id.network.clone(),
         plugin: spec.plugin.into(),
@@ -137,6 +138,7 @@ fn planned(spec: &Spec, lease: &Lease, gateways: &[IpNetwork]) -> Network {
         owns_bridge: spec.owns_bridge,
         isolated: spec.isolated,
         no_interop: !spec.interop,
+        given: false,
         zone: spec.names.as_ref().map(|names| names.zone(askable, subnets.clone())),
         subnets,
         // `bridge` replaces what an earlier configuration asked for, as upstream's does.
@@ -148,7 +150,7 @@ fn planned(spec: &Spec, lease: &Lease, gateways: &[IpNetwork]) -> Network {
 
 /// As for a container's addresses ([`link::await_addresses`]): its first packet may be for its gateway.
 fn await_gateways(host: &mut Host, gateways: &[IpNetwork]) -> Result<(), Error> {
-    let awaited = |ip: &IpAddr| ip.is_ipv6() && !far::is_link_local(*ip);
+    let awaited = |ip: &IpAddr| ip.is_ipv6() && !is_link_local(*ip);
     for gateway in gateways.iter().map(IpNetwork::ip).filter(awaited) {
         if !host.netlink.is_local(gateway)? {
             netlink::await_local(gateway, link::PATIENCE)?;

@@ -6,7 +6,7 @@
 use store::{Lock, LockName, Mode, NetworkKey, Record};
 
 use crate::spec::{Kept, Outcome};
-use crate::{Error, Host, failpoint, register};
+use crate::{Error, Host, admission, drivers, failpoint, register};
 
 /// The record of the attachment that DEL is about, and its lock; where there is none, that of the name which the network
 /// had at ADD. `proof` is what a record of the same attachment says, where the call can tell.
@@ -18,7 +18,7 @@ pub fn find(
 ) -> Result<(Lock, Option<Record>), Error> {
     let lock = host.lock(LockName::Attachment(planned.key()), Mode::Exclusive)?;
     failpoint::pass("del.lock")?;
-    let found = register::known(host, planned)?;
+    let found = known(host, planned)?;
     if found.is_some() {
         return Ok((lock, found));
     }
@@ -26,7 +26,35 @@ pub fn find(
     host.store.retire(lock)?;
     let lock = host.lock(LockName::Attachment(former.key()), Mode::Exclusive)?;
     // Another DEL may have come first. To repeat it is no harm.
-    Ok((lock, Some(register::known(host, &former)?.unwrap_or(former))))
+    Ok((lock, Some(known(host, &former)?.unwrap_or(former))))
+}
+
+/// The record of the attachment; where it turned out to be garbage, the planned one, after everything that only the
+/// record knew of was taken away by its key. Under the attachment's lock.
+pub fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
+    match host.store.record(&planned.network, &planned.plugin, &planned.key())? {
+        Some(garbage) if garbage.container.is_empty() => {
+            admission::purge(host, &planned.plugin, &planned.key())?;
+            host.store.forget_aside(&planned.network, &planned.plugin, &planned.key())?;
+            Ok(Some(planned.clone()))
+        }
+        found => Ok(found),
+    }
+}
+
+/// The living attachment that another of rnet's plugins has made for that container's interface on a network of the same name:
+/// all that is named after them has one name.
+pub fn rival(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
+    let is_maker = drivers::makers().any(|plugin| plugin == planned.plugin);
+    for plugin in drivers::makers().filter(|plugin| is_maker && *plugin != planned.plugin) {
+        if let Some(rival) = host.store.record(&planned.network, plugin, &planned.key())?
+            && !rival.container.is_empty()
+            && register::is_alive(host, &rival)?
+        {
+            return Ok(Some(rival));
+        }
+    }
+    Ok(None)
 }
 
 /// What a chained plugin's record says of the result that it was given: the interfaces' names and the addresses. Plugins
