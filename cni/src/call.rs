@@ -118,12 +118,12 @@ impl Call {
     /// # Errors
     /// Code 4: a malformed CNI_CONTAINERID or CNI_IFNAME at once, otherwise all missing variables together.
     pub fn from_env(verb: Verb, env: &dyn Env) -> Result<Call, Error> {
-        let call = Call::unchecked(verb, env);
+        let call = Call::read_unchecked(verb, env);
         call.validate(!text(env, "CNI_PATH").is_empty())?;
         Ok(call)
     }
 
-    fn unchecked(verb: Verb, env: &dyn Env) -> Call {
+    fn read_unchecked(verb: Verb, env: &dyn Env) -> Call {
         Call {
             verb,
             container_id: text(env, "CNI_CONTAINERID"),

@@ -12,7 +12,7 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 
 use crate::channel::{receive, send};
-use crate::listen::{self, Bound};
+use crate::listen::{self, GatewaySockets};
 use crate::trial;
 
 /// A worker's request to its parent.
@@ -34,7 +34,7 @@ pub(crate) enum Wish {
 
 /// The answer to [`Wish::Bind`] and [`Wish::Close`].
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Granted {
+pub(crate) enum Grant {
     /// The sockets come with this message.
     Port(u16),
     Errno(i32),
@@ -69,7 +69,7 @@ impl Binder {
     }
 
     /// The sockets of `address`.
-    pub(crate) async fn bind(&mut self, address: IpAddr, link: &str) -> Result<Bound, Errno> {
+    pub(crate) async fn bind(&mut self, address: IpAddr, link: &str) -> Result<GatewaySockets, Errno> {
         match self {
             Self::Here(port) => listen::bind(address, link, *port),
             Self::Parent(channel) => ask(channel, address, link).await,
@@ -105,20 +105,20 @@ impl Binder {
     }
 }
 
-async fn ask(channel: &UnixStream, address: IpAddr, link: &str) -> Result<Bound, Errno> {
+async fn ask(channel: &UnixStream, address: IpAddr, link: &str) -> Result<GatewaySockets, Errno> {
     let lost = |error: io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
     wish(channel, &Wish::Bind { address, link: link.into() }).await.map_err(lost)?;
     match answer(channel).await.map_err(lost)? {
-        (Granted::Errno(errno), _) => Err(Errno::from_raw_os_error(errno)),
-        (Granted::Closed, _) => Err(Errno::BADMSG),
-        (Granted::Port(port), sockets) => {
+        (Grant::Errno(errno), _) => Err(Errno::from_raw_os_error(errno)),
+        (Grant::Closed, _) => Err(Errno::BADMSG),
+        (Grant::Port(port), sockets) => {
             let [udp, tcp] = <[OwnedFd; 2]>::try_from(sockets).map_err(|_| Errno::BADMSG)?;
-            Ok(Bound { udp, tcp, port })
+            Ok(GatewaySockets { udp, tcp, port })
         }
     }
 }
 
-async fn answer(channel: &UnixStream) -> io::Result<(Granted, Vec<OwnedFd>)> {
+async fn answer(channel: &UnixStream) -> io::Result<(Grant, Vec<OwnedFd>)> {
     let received = || receive(channel.as_fd(), RecvFlags::DONTWAIT);
     channel.async_io(Interest::READABLE, received).await
 }

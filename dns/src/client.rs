@@ -166,7 +166,7 @@ fn listen_to(
     request: &Request,
     patience: Option<Duration>,
 ) -> Result<impl Iterator<Item = Result<String, Error>>, Error> {
-    let failed = move |source| unanswered(path, source, patience.unwrap_or_default());
+    let failed = move |source| answer_error(path, source, patience.unwrap_or_default());
     let socket = connect(path, PATIENCE)?;
     socket.set_read_timeout(patience).map_err(failed)?;
     line_of(request).and_then(|line| (&socket).write_all(&line)).map_err(failed)?;
@@ -198,7 +198,7 @@ pub fn restart(socket: &Path) -> Result<(), Error> {
             return if status.since == old.since { Err(Error::NotReplaced { said }) } else { Ok(()) };
         }
         if Instant::now() > until {
-            return Err(answer.err().unwrap_or_else(|| silent(socket, RESTART)));
+            return Err(answer.err().unwrap_or_else(|| silence_error(socket, RESTART)));
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -256,7 +256,7 @@ fn ask(path: &Path, request: &Request) -> Result<Option<Status>, Error> {
 fn ask_within(path: &Path, request: &Request, patience: Duration) -> Result<Option<Status>, Error> {
     let until = Instant::now() + patience;
     let socket = connect(path, patience)?;
-    let line = exchange(socket, request, until).map_err(|source| unanswered(path, source, patience))?;
+    let line = exchange(socket, request, until).map_err(|source| answer_error(path, source, patience))?;
     match serde_json::from_slice(&line) {
         Ok(Response::Ok(status)) => Ok(status),
         Ok(Response::Error(said)) => Err(Error::Refused { path: path.into(), said }),
@@ -265,15 +265,15 @@ fn ask_within(path: &Path, request: &Request, patience: Duration) -> Result<Opti
 }
 
 fn connect(path: &Path, patience: Duration) -> Result<UnixStream, Error> {
-    match connected(path, patience) {
+    match connect_through_folder(path, patience) {
         // A process listens, and accepts no connection.
-        Err(Errno::AGAIN) => Err(silent(path, patience)),
+        Err(Errno::AGAIN) => Err(silence_error(path, patience)),
         other => other.map_err(|source| Error::NotThere { path: path.into(), source }),
     }
 }
 
 /// Connects through the folder's descriptor: an address has room for 107 bytes, a path may be longer (unix(7)).
-fn connected(path: &Path, patience: Duration) -> Result<UnixStream, Errno> {
+fn connect_through_folder(path: &Path, patience: Duration) -> Result<UnixStream, Errno> {
     let folder = open_folder(path)?;
     let socket =
         rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
@@ -284,14 +284,14 @@ fn connected(path: &Path, patience: Duration) -> Result<UnixStream, Errno> {
 }
 
 /// EAGAIN means that the time is up.
-fn unanswered(path: &Path, source: io::Error, waited: Duration) -> Error {
+fn answer_error(path: &Path, source: io::Error, waited: Duration) -> Error {
     match source.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silent(path, waited),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => silence_error(path, waited),
         _ => Error::NoAnswer { path: path.into(), source },
     }
 }
 
-fn silent(path: &Path, waited: Duration) -> Error {
+fn silence_error(path: &Path, waited: Duration) -> Error {
     Error::Silent { pid: holder_of(path), waited }
 }
 

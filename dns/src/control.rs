@@ -168,7 +168,7 @@ pub(crate) fn line_of(said: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 async fn tell_endpoints(server: &Server, stream: &mut BufReader<UnixStream>) -> io::Result<()> {
-    for some in server.attached().chunks(ENDPOINTS_AT_ONCE) {
+    for some in server.stored_endpoints().chunks(ENDPOINTS_AT_ONCE) {
         let lines = some.iter().map(|endpoint| line_of(&endpoint.as_told()));
         stream.write_all(&lines.collect::<io::Result<Vec<_>>>()?.concat()).await?;
     }

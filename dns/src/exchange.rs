@@ -36,7 +36,7 @@ impl Default for Sockets {
 impl Sockets {
     /// A new random port for each query, which the kernel chooses (F6). Only datagrams of `server` are received.
     pub(crate) async fn exchange(&self, server: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
-        let socket = self.connected(server)?;
+        let socket = self.connect(server)?;
         let send = || rustix::net::send(socket.as_fd(), query, SendFlags::DONTWAIT);
         // An ICMP message about a kept socket's previous question is reported to its next user, once.
         send().or_else(|_| {
@@ -49,11 +49,11 @@ impl Sockets {
     }
 
     /// A socket that gets a port by being connected: a new one, or one that has lost its port.
-    fn connected(&self, server: SocketAddr) -> io::Result<UdpSocket> {
+    fn connect(&self, server: SocketAddr) -> io::Result<UdpSocket> {
         let idle = self.idle[usize::from(server.is_ipv6())].borrow_mut().pop();
         let socket = match idle {
             Some(socket) => socket,
-            None => unconnected(server)?,
+            None => open_socket(server)?,
         };
         rustix::net::connect(socket.as_fd(), &server)?;
         Ok(socket)
@@ -92,7 +92,7 @@ impl Sockets {
     }
 }
 
-fn unconnected(server: SocketAddr) -> io::Result<UdpSocket> {
+fn open_socket(server: SocketAddr) -> io::Result<UdpSocket> {
     let family = if server.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(family, SocketType::DGRAM, flags, None)?;

@@ -42,7 +42,7 @@ const MOST_LINES: u32 = 20;
 pub(crate) type Answerer = Box<dyn FnOnce(&[u8], &[u8])>;
 
 /// Whether an address must not be in an upstream answer.
-pub(crate) type Forbidden = Box<dyn Fn(IpAddr) -> bool>;
+pub(crate) type AddressFilter = Box<dyn Fn(IpAddr) -> bool>;
 
 /// A question to forward.
 pub(crate) struct Question<'a> {
@@ -51,7 +51,7 @@ pub(crate) struct Question<'a> {
     pub(crate) servers: Vec<SocketAddr>,
     pub(crate) client: Client,
     /// `None` if any answer may be passed on (H5).
-    pub(crate) forbidden: Option<Forbidden>,
+    pub(crate) forbidden: Option<AddressFilter>,
 }
 
 /// Equal questions to equal servers, which are asked once (F5).
@@ -68,7 +68,7 @@ struct Flight {
 struct Request {
     flight: Flight,
     waiter: Waiter,
-    forbidden: Option<Forbidden>,
+    forbidden: Option<AddressFilter>,
 }
 
 struct Waiter {
@@ -170,7 +170,7 @@ impl Forwarder {
     async fn pump(self: Rc<Self>) {
         loop {
             tokio::time::sleep(TICK).await;
-            let expired = self.state.borrow_mut().queue.expired(Instant::now());
+            let expired = self.state.borrow_mut().queue.take_expired(Instant::now());
             expired.into_iter().for_each(|request| fail(request.waiter));
             self.dispatch(usize::MAX);
             let mut state = self.state.borrow_mut();
@@ -231,7 +231,7 @@ impl Forwarder {
         self: Rc<Self>,
         flight: Rc<Flight>,
         message: Rc<[u8]>,
-        forbidden: Option<Forbidden>,
+        forbidden: Option<AddressFilter>,
         arrived: Instant,
     ) {
         let welcome =
@@ -310,6 +310,6 @@ fn fail(waiter: Waiter) {
 }
 
 /// H5. An answer that cannot be parsed is not passed on, because the client may parse it.
-fn is_welcome(answer: &[u8], forbidden: &Forbidden) -> bool {
+fn is_welcome(answer: &[u8], forbidden: &AddressFilter) -> bool {
     addresses_in(answer).is_some_and(|addresses| !addresses.into_iter().any(forbidden))
 }

@@ -12,9 +12,9 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
 use crate::channel::{MOST, receive, send};
-use crate::listen::Bound;
+use crate::listen::GatewaySockets;
 use crate::serve::{Control, Kept, since_boot};
-use crate::trial::Proven;
+use crate::trial::ProvenProgram;
 
 /// Room for all messages, because they are read only after this program is gone: a network takes some hundred bytes.
 const ROOM: usize = 4 << 20;
@@ -37,7 +37,7 @@ pub(crate) fn to_successor(
     control: &Control,
     kept: &Kept,
     guardian: Option<(&OwnedFd, u32)>,
-    successor: &Proven,
+    successor: &ProvenProgram,
     arguments: &[OsString],
 ) -> io::Error {
     let prepared = prepare(control, kept).and_then(|(ours, theirs)| {
@@ -114,7 +114,7 @@ fn take(kept: &mut Kept, places: Vec<(IpAddr, u16)>, handed: Vec<OwnedFd>) {
     let mut handed = handed.into_iter();
     for (address, port) in places {
         if let (Some(udp), Some(tcp)) = (handed.next(), handed.next()) {
-            kept.sockets.insert(address, Bound { udp, tcp, port });
+            kept.sockets.insert(address, GatewaySockets { udp, tcp, port });
         }
     }
 }

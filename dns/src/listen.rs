@@ -38,7 +38,7 @@ const PORT_TRIES: usize = 16;
 
 /// The two sockets of a gateway address.
 #[derive(Debug)]
-pub(crate) struct Bound {
+pub(crate) struct GatewaySockets {
     pub(crate) udp: OwnedFd,
     pub(crate) tcp: OwnedFd,
     /// The wanted port, or a high one if that was taken (L3).
@@ -47,8 +47,8 @@ pub(crate) struct Bound {
 
 /// Binds `address` at `port`, or, if another program has it, at a high port (L3). The address need not exist yet (L2).
 /// A link-local one is bound on `link`.
-pub(crate) fn bind(address: IpAddr, link: &str, port: u16) -> Result<Bound, Errno> {
-    let address = scoped(address, link);
+pub(crate) fn bind(address: IpAddr, link: &str, port: u16) -> Result<GatewaySockets, Errno> {
+    let address = with_scope(address, link);
     match bind_both(address, port) {
         Err(Errno::ADDRINUSE) => {}
         bound => return bound,
@@ -57,13 +57,13 @@ pub(crate) fn bind(address: IpAddr, link: &str, port: u16) -> Result<Bound, Errn
     bound.unwrap_or(Err(Errno::ADDRINUSE))
 }
 
-impl PartialEq for Bound {
+impl PartialEq for GatewaySockets {
     fn eq(&self, other: &Self) -> bool {
         self.udp.as_raw_fd() == other.udp.as_raw_fd()
     }
 }
 
-fn scoped(address: IpAddr, link: &str) -> SocketAddr {
+fn with_scope(address: IpAddr, link: &str) -> SocketAddr {
     match address {
         IpAddr::V6(v6) if v6.is_unicast_link_local() => {
             SocketAddrV6::new(v6, 0, 0, link_index(link).unwrap_or_default()).into()
@@ -99,7 +99,7 @@ fn any_socket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)
 }
 
-fn bind_both(mut address: SocketAddr, port: u16) -> Result<Bound, Errno> {
+fn bind_both(mut address: SocketAddr, port: u16) -> Result<GatewaySockets, Errno> {
     address.set_port(port);
     let udp = socket(address, SocketType::DGRAM)?;
     tell_links(&udp, address)?;
@@ -112,7 +112,7 @@ fn bind_both(mut address: SocketAddr, port: u16) -> Result<Bound, Errno> {
     option::set_socket_reuseaddr(&tcp, true)?;
     rustix::net::bind(&tcp, &address)?;
     rustix::net::listen(&tcp, BACKLOG)?;
-    Ok(Bound { udp, tcp, port })
+    Ok(GatewaySockets { udp, tcp, port })
 }
 
 fn socket(address: SocketAddr, kind: SocketType) -> Result<OwnedFd, Errno> {

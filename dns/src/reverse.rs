@@ -117,7 +117,7 @@ fn nibble(label: &str) -> Option<u8> {
 mod tests {
     use super::*;
 
-    fn parsed(name: &str) -> Option<(String, u8, bool)> {
+    fn parse_parts(name: &str) -> Option<(String, u8, bool)> {
         Reverse::parse(name).map(|reverse| (reverse.address.to_string(), reverse.length, reverse.pure))
     }
 
@@ -127,25 +127,25 @@ mod tests {
 
     #[test]
     fn a_name_stands_for_an_address_or_for_the_beginning_of_one() {
-        assert_eq!(parsed("4.3.2.1.in-addr.arpa"), read("1.2.3.4", 32, true));
-        assert_eq!(parsed("18.172.in-addr.arpa"), read("172.18.0.0", 16, true));
-        assert_eq!(parsed("8.b.d.0.1.0.0.2.ip6.arpa"), read("2001:db8::", 32, true));
+        assert_eq!(parse_parts("4.3.2.1.in-addr.arpa"), read("1.2.3.4", 32, true));
+        assert_eq!(parse_parts("18.172.in-addr.arpa"), read("172.18.0.0", 16, true));
+        assert_eq!(parse_parts("8.b.d.0.1.0.0.2.ip6.arpa"), read("2001:db8::", 32, true));
         let whole = format!("1{}.d.f.ip6.arpa", ".0".repeat(29));
-        assert_eq!(parsed(&whole), read("fd00::1", 128, true));
+        assert_eq!(parse_parts(&whole), read("fd00::1", 128, true));
     }
 
     #[test]
     fn a_label_that_is_no_digit_ends_the_address() {
         for junk in ["x", "256", "01", "", "?", "1.4.3.2"] {
-            let impure = parsed(&format!("{junk}.2.1.in-addr.arpa")).unwrap();
+            let impure = parse_parts(&format!("{junk}.2.1.in-addr.arpa")).unwrap();
             assert!(
                 !impure.2 && impure.0.starts_with(if junk.len() > 5 { "1.2.2.3" } else { "1.2.0.0" }),
                 "{junk}"
             );
         }
-        assert_eq!(parsed("10.d.f.ip6.arpa"), read("fd00::", 8, false));
+        assert_eq!(parse_parts("10.d.f.ip6.arpa"), read("fd00::", 8, false));
         for other in ["in-addr.arpa", "arpa", "x1.in-addr.arpa.example", "1.in-addr.arpa.", "1in-addr.arpa"] {
-            assert_eq!(parsed(other), None);
+            assert_eq!(parse_parts(other), None);
         }
     }
 

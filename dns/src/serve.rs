@@ -28,7 +28,7 @@ use crate::channel::{receive, send};
 use crate::client::netns;
 use crate::confine::confine;
 use crate::guardian::{Errand, Event, Watch};
-use crate::trial::{self, Proven, Trial};
+use crate::trial::{self, ProvenProgram, Trial};
 use crate::worker::{self, Start};
 use crate::{Known, Status, handover};
 
@@ -121,7 +121,7 @@ enum End {
     Unused,
     Died,
     /// The parent ended it for a successor.
-    HandOver(Proven),
+    HandOver(ProvenProgram),
 }
 
 /// Serves until there is no network any more (G7), with the sockets that the previous server has kept. Call it before any
@@ -259,7 +259,7 @@ struct Worker {
     orders: Option<OwnedFd>,
     trial: Option<Trial>,
     /// The successor for which it was told to land, and until when.
-    successor: Option<(Proven, Instant)>,
+    successor: Option<(ProvenProgram, Instant)>,
 }
 
 impl Worker {

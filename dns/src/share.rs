@@ -201,7 +201,7 @@ impl<K: Hash + Eq + Clone, T> Queue<K, T> {
     }
 
     /// The questions that have waited too long.
-    pub fn expired(&mut self, now: Instant) -> Vec<T> {
+    pub fn take_expired(&mut self, now: Instant) -> Vec<T> {
         let mut expired = Vec::new();
         for client in self.turns.clone() {
             let is_old = |line: &Line<T>| {
@@ -306,8 +306,8 @@ mod tests {
         );
         assert!(!queue.holds(&"a") && queue.holds(&"c"));
         assert_eq!((queue.count(), queue.clients(), queue.bytes), (1, 1, 100));
-        assert!(queue.expired(now + PATIENCE - SECOND).is_empty());
-        assert_eq!(queue.expired(now + PATIENCE), [5]);
+        assert!(queue.take_expired(now + PATIENCE - SECOND).is_empty());
+        assert_eq!(queue.take_expired(now + PATIENCE), [5]);
         assert!(queue.is_empty() && queue.bytes == 0);
     }
 

@@ -323,7 +323,7 @@ impl Connection {
         let answer = server.answer(&asked, || {
             outside = true;
             let (answered, waiting) = (self.answered.clone(), Rc::clone(&self.waiting));
-            Box::new(move |question, answer| drop(answered.send(kept(&waiting, question, answer))))
+            Box::new(move |question, answer| drop(answered.send(keep_answer(&waiting, question, answer))))
         });
         self.outside += usize::from(outside);
         answer.iter().for_each(|answer| self.queue(answer));
@@ -339,7 +339,7 @@ impl Connection {
 }
 
 /// The answer, or SERVFAIL if there is no room for it among those that wait.
-fn kept(waiting: &Cell<usize>, question: &[u8], answer: &[u8]) -> Vec<u8> {
+fn keep_answer(waiting: &Cell<usize>, question: &[u8], answer: &[u8]) -> Vec<u8> {
     let fits = waiting.get() + answer.len() <= MOST_WAITING;
     let answer = if fits { answer.to_vec() } else { servfail(question).unwrap_or_default() };
     waiting.update(|bytes| bytes + answer.len());
@@ -368,7 +368,7 @@ mod tests {
     fn h3_answers_that_nobody_takes_are_kept_up_to_a_limit_then_they_are_short() {
         let question = [0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 0, 0, 1, 0, 1];
         let (waiting, answer) = (Cell::new(0), vec![0; 60_000]);
-        let lengths: Vec<_> = (0..64).map(|_| kept(&waiting, &question, &answer).len()).collect();
+        let lengths: Vec<_> = (0..64).map(|_| keep_answer(&waiting, &question, &answer).len()).collect();
         assert_eq!(
             (lengths.iter().filter(|len| **len == answer.len()).count(), lengths[63]),
             (4, question.len())

@@ -20,7 +20,7 @@ const NAMELESS: &str = "";
 /// The networks and the endpoints on them, found by the keys of a question or a change, never by a search.
 #[derive(Debug, Default)]
 pub struct Table {
-    networks: HashMap<Arc<str>, Served>,
+    networks: HashMap<Arc<str>, ServedNetwork>,
     bridges: Index<Box<str>, str>,
     gateways: Index<IpAddr, str>,
     /// The networks' names in lower case.
@@ -29,15 +29,15 @@ pub struct Table {
     domains: Index<Box<str>, str>,
     subnets: Subnets,
     /// By the hash of the address, see [`Table::owners`].
-    addresses: Index<u64, Attached>,
-    /// By the hash of the id, see [`Attached::container`].
-    containers: Index<u64, Attached>,
+    addresses: Index<u64, StoredEndpoint>,
+    /// By the hash of the id, see [`StoredEndpoint::container`].
+    containers: Index<u64, StoredEndpoint>,
     hasher: RandomState,
 }
 
 /// A network with its names.
 #[derive(Debug)]
-pub(crate) struct Served {
+pub(crate) struct ServedNetwork {
     /// The value that was set.
     pub network: Network,
     /// Its name in lower case.
@@ -46,13 +46,13 @@ pub(crate) struct Served {
     pub domain: Option<Box<str>>,
     /// By the hash of a name in lower case, so that no name is kept twice. Names with the same hash by chance are
     /// distinguished by the endpoint's own names.
-    names: Index<u64, Attached>,
+    names: Index<u64, StoredEndpoint>,
     hasher: RandomState,
 }
 
 /// An endpoint in the table; small, because there are many.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Attached {
+pub(crate) struct StoredEndpoint {
     /// The network's name, which all its endpoints share.
     pub network: Arc<str>,
     /// The container's id, the interface and the names, separated by blanks, which none of them has.
@@ -84,9 +84,9 @@ pub(crate) enum Asker<'t> {
 #[derive(Debug)]
 pub(crate) struct View<'t> {
     /// The networks; first the one through which the question came.
-    pub networks: Vec<&'t Served>,
+    pub networks: Vec<&'t ServedNetwork>,
     /// The asker's endpoints, the one with the source address first; none for the host and for unregistered sources.
-    pub endpoints: Vec<&'t Attached>,
+    pub endpoints: Vec<&'t StoredEndpoint>,
 }
 
 impl Table {
@@ -102,7 +102,7 @@ impl Table {
             Some((name, served)) => (name, served.names),
             None => (network.name.as_str().into(), Index::default()),
         };
-        let served = Served::new(network, names, self.hasher.clone());
+        let served = ServedNetwork::new(network, names, self.hasher.clone());
         self.index(&name, &served);
         self.networks.insert(name, served);
     }
@@ -127,13 +127,13 @@ impl Table {
         }
         let network = Arc::clone(network);
         self.remove_endpoint(&endpoint.network, &endpoint.container, &endpoint.ifname);
-        self.insert(&Arc::new(Attached::new(network, endpoint)));
+        self.insert(&Arc::new(StoredEndpoint::new(network, endpoint)));
         true
     }
 
     /// Removes an endpoint, if it exists.
     pub fn remove_endpoint(&mut self, network: &str, container: &str, ifname: &str) {
-        let same = |other: &&Arc<Attached>| *other.network == *network && other.ifname() == ifname;
+        let same = |other: &&Arc<StoredEndpoint>| *other.network == *network && other.ifname() == ifname;
         let Some(endpoint) = self.of_container(container).find(same).cloned() else { return };
         self.forget(&endpoint);
         let Some(served) = self.networks.get_mut(network) else { return };
@@ -144,7 +144,7 @@ impl Table {
 
     /// Whether exactly this endpoint is known.
     pub fn knows(&self, endpoint: &Endpoint) -> bool {
-        let wanted = Attached::new(endpoint.network.as_str().into(), endpoint);
+        let wanted = StoredEndpoint::new(endpoint.network.as_str().into(), endpoint);
         self.of_container(&endpoint.container).any(|known| **known == wanted)
     }
 
@@ -155,11 +155,11 @@ impl Table {
 
     /// The endpoints.
     pub fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
-        self.attached().map(|endpoint| endpoint.as_told())
+        self.stored().map(|endpoint| endpoint.as_told())
     }
 
     /// The endpoints as they are stored.
-    pub(crate) fn attached(&self) -> impl Iterator<Item = &Arc<Attached>> {
+    pub(crate) fn stored(&self) -> impl Iterator<Item = &Arc<StoredEndpoint>> {
         self.containers.all()
     }
 
@@ -171,7 +171,7 @@ impl Table {
             return Asker::Forged;
         }
         if asked.link == LOOPBACK_LINK
-            && let Some(served) = self.served(self.gateways.get(&to)).next()
+            && let Some(served) = self.find_networks(self.gateways.get(&to)).next()
         {
             return Asker::Known(View::of_network(served));
         }
@@ -179,7 +179,7 @@ impl Table {
         if let Some(own) = self.owners(from).find(|owner| here.contains(&owner.network)) {
             return Asker::Known(self.view(own));
         }
-        match self.served(here).find(|served| served.contains(from)) {
+        match self.find_networks(here).find(|served| served.contains(from)) {
             Some(served) => Asker::Known(View::of_network(served)),
             // Behind rnet's bridges only these sources exist: any other is forged, and an answer would reach its real owner.
             None if here.is_empty() && self.owners(from).next().is_none() && !self.is_inside(from) => {
@@ -204,7 +204,7 @@ impl Table {
     }
 
     /// The endpoints with an address.
-    pub(crate) fn owners(&self, address: IpAddr) -> impl Iterator<Item = &Arc<Attached>> {
+    pub(crate) fn owners(&self, address: IpAddr) -> impl Iterator<Item = &Arc<StoredEndpoint>> {
         let found = self.addresses.get(&self.hasher.hash_one(address));
         found.iter().filter(move |own| own.addresses().contains(&address))
     }
@@ -224,17 +224,17 @@ impl Table {
         self.domains.key(name).is_some()
     }
 
-    fn of_container<'t>(&'t self, id: &'t str) -> impl Iterator<Item = &'t Arc<Attached>> {
+    fn of_container<'t>(&'t self, id: &'t str) -> impl Iterator<Item = &'t Arc<StoredEndpoint>> {
         let found = self.containers.get(&self.hasher.hash_one(id));
         found.iter().filter(move |endpoint| endpoint.container() == id)
     }
 
     /// The view of the container with that endpoint.
-    fn view<'t>(&'t self, own: &'t Attached) -> View<'t> {
+    fn view<'t>(&'t self, own: &'t StoredEndpoint) -> View<'t> {
         let others = self.of_container(own.container()).map(|other| &**other);
         let endpoints: Vec<_> =
             [own].into_iter().chain(others.filter(|other| !ptr::eq(*other, own))).collect();
-        let mut networks: Vec<&Served> = Vec::with_capacity(endpoints.len());
+        let mut networks: Vec<&ServedNetwork> = Vec::with_capacity(endpoints.len());
         for served in endpoints.iter().filter_map(|endpoint| self.networks.get(&endpoint.network)) {
             if !networks.iter().any(|other| ptr::eq(*other, served)) {
                 networks.push(served);
@@ -243,11 +243,11 @@ impl Table {
         View { networks, endpoints }
     }
 
-    fn served<'t>(&'t self, names: &'t [Arc<str>]) -> impl Iterator<Item = &'t Served> {
+    fn find_networks<'t>(&'t self, names: &'t [Arc<str>]) -> impl Iterator<Item = &'t ServedNetwork> {
         names.iter().filter_map(|name| self.networks.get(name))
     }
 
-    fn insert(&mut self, endpoint: &Arc<Attached>) {
+    fn insert(&mut self, endpoint: &Arc<StoredEndpoint>) {
         self.containers.add(self.hasher.hash_one(endpoint.container()), endpoint);
         for address in endpoint.addresses() {
             self.addresses.add(self.hasher.hash_one(address), endpoint);
@@ -259,14 +259,14 @@ impl Table {
     }
 
     /// Removes an endpoint from all indexes except its network's.
-    fn forget(&mut self, endpoint: &Arc<Attached>) {
+    fn forget(&mut self, endpoint: &Arc<StoredEndpoint>) {
         self.containers.remove(&self.hasher.hash_one(endpoint.container()), endpoint);
         for address in endpoint.addresses() {
             self.addresses.remove(&self.hasher.hash_one(address), endpoint);
         }
     }
 
-    fn index(&mut self, name: &Arc<str>, served: &Served) {
+    fn index(&mut self, name: &Arc<str>, served: &ServedNetwork) {
         let network = &served.network;
         self.bridges.add(network.bridge.as_str().into(), name);
         self.called.add(served.called.clone(), name);
@@ -275,7 +275,7 @@ impl Table {
         network.subnets.iter().for_each(|subnet| self.subnets.add(*subnet));
     }
 
-    fn take_network(&mut self, name: &str) -> Option<(Arc<str>, Served)> {
+    fn take_network(&mut self, name: &str) -> Option<(Arc<str>, ServedNetwork)> {
         let (name, served) = self.networks.remove_entry(name)?;
         let network = &served.network;
         self.bridges.remove(network.bridge.as_str(), &name);
@@ -287,8 +287,8 @@ impl Table {
     }
 }
 
-impl Served {
-    fn new(network: Network, names: Index<u64, Attached>, hasher: RandomState) -> Self {
+impl ServedNetwork {
+    fn new(network: Network, names: Index<u64, StoredEndpoint>, hasher: RandomState) -> Self {
         let called = network.name.to_ascii_lowercase().into();
         let domain =
             network.domain.as_deref().map(|domain| domain.trim_end_matches('.').to_ascii_lowercase());
@@ -297,7 +297,7 @@ impl Served {
     }
 
     /// The endpoints with a name (in lower case).
-    pub(crate) fn holders<'t>(&'t self, name: &'t str) -> impl Iterator<Item = &'t Arc<Attached>> {
+    pub(crate) fn holders<'t>(&'t self, name: &'t str) -> impl Iterator<Item = &'t Arc<StoredEndpoint>> {
         let found = self.names.get(&self.hasher.hash_one(name));
         found.iter().filter(move |own| own.names().any(|known| known.eq_ignore_ascii_case(name)))
     }
@@ -319,12 +319,12 @@ impl<'t> View<'t> {
         self.endpoints.first().map(|own| (Arc::clone(&own.network), own.container().into()))
     }
 
-    fn of_network(served: &'t Served) -> Self {
+    fn of_network(served: &'t ServedNetwork) -> Self {
         Self { networks: vec![served], endpoints: Vec::new() }
     }
 }
 
-impl Attached {
+impl StoredEndpoint {
     fn new(network: Arc<str>, endpoint: &Endpoint) -> Self {
         let mut words = vec![endpoint.container.as_str(), &endpoint.ifname];
         words.extend(endpoint.askable_names());

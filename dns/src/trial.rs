@@ -41,7 +41,7 @@ const NAME: &str = "trial";
 
 /// A file as it was at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Proven {
+pub(crate) struct ProvenProgram {
     path: PathBuf,
     device: u64,
     inode: u64,
@@ -50,7 +50,7 @@ pub(crate) struct Proven {
 }
 
 /// The program that passed a trial, or why it failed.
-type Verdict = Result<Proven, String>;
+type Verdict = Result<ProvenProgram, String>;
 
 /// A trial under way, as the server sees it.
 pub(crate) struct Trial {
@@ -112,7 +112,7 @@ fn tell(client: &OwnedFd, response: &Response) {
     }
 }
 
-impl Proven {
+impl ProvenProgram {
     fn of(path: &Path) -> io::Result<Self> {
         let found = fs::metadata(path)?;
         let (device, inode, size) = (found.dev(), found.ino(), found.size());
@@ -157,7 +157,7 @@ pub fn try_out(
     variables: &[(&str, OsString)],
 ) -> io::Result<()> {
     let verdict = handover::program().and_then(|path| {
-        let before = Proven::of(&path)?;
+        let before = ProvenProgram::of(&path)?;
         is_program(&path)?;
         let _ = fs::remove_dir_all(folder);
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;

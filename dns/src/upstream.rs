@@ -100,7 +100,7 @@ impl Attempt {
         Self { pause: Duration::ZERO, end: attempt.end.min(now + HOPE), ..attempt }
     }
 
-    /// What to do now. `Ask` and `Try` are to be followed by another call.
+    /// What to do now. After `Ask` and `Try`, call it again.
     pub fn step(&mut self, now: Instant) -> Step {
         if now >= self.end || self.servers.iter().all(|(_, state)| *state == State::Failed) {
             return Step::GiveUp;
@@ -135,7 +135,7 @@ impl Attempt {
     }
 
     /// The server is unreachable, or said SERVFAIL or REFUSED: the next one at once.
-    pub fn failed(&mut self, server: SocketAddr, now: Instant) {
+    pub fn note_failure(&mut self, server: SocketAddr, now: Instant) {
         self.mark(server, State::Failed);
         self.next = now;
     }
@@ -159,14 +159,14 @@ impl Health {
         let due = silent.iter().copied().find(|server| self.is_due(*server, now));
         if let Some(server) = due {
             // One trial is enough.
-            self.silent(server, now);
+            self.note_silence(server, now);
         }
         order.extend(silent);
         Attempt::new(&order, due, arrived, now)
     }
 
     /// It answered anything; true if it had been silent.
-    pub fn answered(&mut self, server: SocketAddr, now: Instant) -> bool {
+    pub fn note_answer(&mut self, server: SocketAddr, now: Instant) -> bool {
         let Some(record) = self.record(server) else { return false };
         record.answered = Some(now);
         record.penalty.take().is_some()
@@ -174,14 +174,14 @@ impl Health {
 
     /// A question asked at `since` has no answer. If the server has answered nothing else for [`SILENCE`], it is silent;
     /// true if it was not before.
-    pub fn unanswered(&mut self, server: SocketAddr, since: Instant, now: Instant) -> bool {
+    pub fn note_unanswered(&mut self, server: SocketAddr, since: Instant, now: Instant) -> bool {
         let over = now.saturating_duration_since(since) >= SILENCE;
-        over && !self.has_answered(server, since) && self.silent(server, now)
+        over && !self.has_answered(server, since) && self.note_silence(server, now)
     }
 
     /// It said nothing for [`SILENCE`], or is unreachable. Many questions notice the same silence, which is one penalty.
     /// True if it had answered before.
-    pub fn silent(&mut self, server: SocketAddr, now: Instant) -> bool {
+    pub fn note_silence(&mut self, server: SocketAddr, now: Instant) -> bool {
         let Some(record) = self.record(server) else { return false };
         let before = record.penalty;
         match before {
@@ -319,7 +319,7 @@ mod tests {
         let mut attempt = Health::default().plan(&three(), now, now);
         for n in 1..=3 {
             assert_eq!(attempt.step(now), Step::Ask(server(n)));
-            attempt.failed(server(n), now);
+            attempt.note_failure(server(n), now);
         }
         assert_eq!(attempt.step(now), Step::GiveUp);
         assert_eq!(Health::default().plan(&[], now, now).step(now), Step::GiveUp);
@@ -328,8 +328,8 @@ mod tests {
     #[test]
     fn f4_a_silent_server_is_asked_last_and_tried_beside_a_live_one() {
         let (mut health, now) = (Health::default(), Instant::now());
-        health.silent(server(1), now);
-        health.silent(server(1), now);
+        health.note_silence(server(1), now);
+        health.note_silence(server(1), now);
         let first = |health: &mut Health, now| first_of(health.plan(&three(), now, now), now);
         assert_eq!(first(&mut health, now + PENALTY - SECOND), Step::Ask(server(2)));
         let due = now + PENALTY;
@@ -339,17 +339,20 @@ mod tests {
         // The trial itself doubled the penalty; an answer takes it away.
         let plan = health.plan(&three(), due + SECOND, due + PENALTY * 2 - SECOND);
         assert!(plan.doubted.is_none());
-        health.answered(server(1), due + SECOND);
+        health.note_answer(server(1), due + SECOND);
         assert_eq!(first(&mut health, due + SECOND), Step::Ask(server(1)));
     }
 
     #[test]
     fn f4_a_server_that_answers_anything_meanwhile_is_not_silent() {
         let (mut health, now) = (Health::default(), Instant::now());
-        health.answered(server(1), now + SECOND / 2);
-        assert!(!health.unanswered(server(1), now, now + SECOND) && health.is_live(server(1)));
-        assert!(!health.unanswered(server(1), now + SECOND, now + SECOND * 2 - DOUBT), "too early to say");
-        assert!(health.unanswered(server(1), now + SECOND, now + SECOND * 2));
+        health.note_answer(server(1), now + SECOND / 2);
+        assert!(!health.note_unanswered(server(1), now, now + SECOND) && health.is_live(server(1)));
+        assert!(
+            !health.note_unanswered(server(1), now + SECOND, now + SECOND * 2 - DOUBT),
+            "too early to say"
+        );
+        assert!(health.note_unanswered(server(1), now + SECOND, now + SECOND * 2));
         assert!(!health.is_live(server(1)));
     }
 
@@ -361,7 +364,7 @@ mod tests {
         health.end_trial(server(1));
         assert!(health.wants_trial(server(1), now, now + DOUBT));
         assert!(health.wants_trial(server(1), now, now + DOUBT + PATIENCE), "a lost one is none");
-        health.answered(server(2), now);
+        health.note_answer(server(2), now);
         assert!(!health.wants_trial(server(2), now, now + DOUBT));
     }
 
@@ -369,7 +372,7 @@ mod tests {
     fn f4_if_all_are_silent_all_are_asked_at_once_for_a_short_time() {
         let (mut health, now) = (Health::default(), Instant::now());
         for server in three() {
-            health.silent(server, now);
+            health.note_silence(server, now);
         }
         let mut attempt = health.plan(&three(), now, now);
         (1..=3).for_each(|n| assert_eq!(attempt.step(now), Step::Ask(server(n))));
@@ -381,7 +384,7 @@ mod tests {
     fn penalties_double_to_five_minutes_and_a_single_server_is_asked_anyway() {
         let (mut health, mut now) = (Health::default(), Instant::now());
         for length in [30, 60, 120, 240, 300, 300] {
-            health.silent(server(1), now);
+            health.note_silence(server(1), now);
             assert!(!health.is_due(server(1), now + SECOND * (length - 1)));
             now += SECOND * length;
             assert!(health.is_due(server(1), now));
@@ -404,7 +407,8 @@ mod tests {
     #[test]
     fn h3_however_many_servers_there_are_memory_is_bounded() {
         let (mut health, now) = (Health::default(), Instant::now());
-        (0..10_000).for_each(|port| _ = health.silent(SocketAddr::new([10, 0, 0, 1].into(), port), now));
+        (0..10_000)
+            .for_each(|port| _ = health.note_silence(SocketAddr::new([10, 0, 0, 1].into(), port), now));
         assert_eq!(health.servers.len(), MOST_REMEMBERED);
     }
 }

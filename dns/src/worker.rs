@@ -24,12 +24,12 @@ use tokio::task::{JoinHandle, LocalSet};
 
 use crate::binder::{Binder, Way};
 use crate::control::{Listening, Status};
-use crate::forward::{Answerer, Client, Forbidden, Forwarder, Question};
+use crate::forward::{AddressFilter, Answerer, Client, Forwarder, Question};
 use crate::listen::{Batch, is_own, link_index};
 use crate::resolv::{Watch, localhost_for_any, without_own};
 use crate::share::Buckets;
 use crate::stream::Connections;
-use crate::table::{Asker, Attached, LOOPBACK_LINK};
+use crate::table::{Asker, LOOPBACK_LINK, StoredEndpoint};
 use crate::watch::Watchers;
 use crate::{Asked, Network, Reply, Resolv, Table, control};
 
@@ -216,7 +216,7 @@ impl Server {
     }
 
     /// H5: no upstream answer may have an address in one of the networks' subnets.
-    fn forbidden(self: &Rc<Self>) -> Forbidden {
+    fn forbidden(self: &Rc<Self>) -> AddressFilter {
         let server = Rc::clone(self);
         Box::new(move |address| server.table.borrow().is_inside(address))
     }
@@ -311,8 +311,8 @@ impl Server {
     }
 
     /// The current endpoints.
-    pub(crate) fn attached(&self) -> Vec<Arc<Attached>> {
-        self.table.borrow().attached().cloned().collect()
+    pub(crate) fn stored_endpoints(&self) -> Vec<Arc<StoredEndpoint>> {
+        self.table.borrow().stored().cloned().collect()
     }
 
     /// The state, without the endpoints.

@@ -10,7 +10,7 @@ use hickory_proto::rr::RecordType;
 use crate::entry::valid_name;
 use crate::message::{Content, Question, Zone, parse};
 use crate::reverse::Reverse;
-use crate::table::{Asker, Attached, Served, Table, View};
+use crate::table::{Asker, ServedNetwork, StoredEndpoint, Table, View};
 
 const LOCALHOST: &str = "localhost";
 
@@ -102,12 +102,12 @@ impl Table {
     }
 
     fn meaning(&self, view: &View<'_>, name: &str) -> Meaning {
-        let meaning = self.reverse(view, name).or_else(|| self.known(view, name));
+        let meaning = self.reverse(view, name).or_else(|| self.meaning_of_name(view, name));
         meaning.unwrap_or_else(|| single(view, name))
     }
 
     /// A name in any of its forms; the whole name comes before its parts (N7).
-    fn known(&self, view: &View<'_>, name: &str) -> Option<Meaning> {
+    fn meaning_of_name(&self, view: &View<'_>, name: &str) -> Option<Meaning> {
         localhost(name)
             .or_else(|| view.whole(name))
             .or_else(|| self.in_domain(view, name))
@@ -119,7 +119,7 @@ impl Table {
         let domain = suffixes(name).find(|suffix| self.is_domain(suffix))?;
         let zone = zone_of(name, domain);
         let Some(head) = before(name, domain) else { return Some(Meaning::Apex(zone)) };
-        let of_domain = |served: &&&Served| served.domain.as_deref() == Some(domain);
+        let of_domain = |served: &&&ServedNetwork| served.domain.as_deref() == Some(domain);
         let addresses = addresses(view.networks.iter().filter(of_domain), head);
         Some(addresses.map_or(Meaning::Unknown(zone), |addresses| Meaning::Host(addresses, zone)))
     }
@@ -127,7 +127,7 @@ impl Table {
     /// `name.NETWORK` (N2); a longer one only if it is known (N9).
     fn in_network(&self, view: &View<'_>, name: &str) -> Option<Meaning> {
         let known = suffixes(name).skip(1).find_map(|network| {
-            let called = |served: &&&Served| *served.called == *network;
+            let called = |served: &&&ServedNetwork| *served.called == *network;
             let addresses = addresses(view.networks.iter().filter(called), before(name, network)?)?;
             Some(Meaning::Host(addresses, zone_of(name, network)))
         });
@@ -163,8 +163,9 @@ impl Table {
         if address.is_loopback() {
             return Some(LOCALHOST.into());
         }
-        let sees =
-            |own: &&Arc<Attached>| view.networks.iter().any(|served| *served.network.name == *own.network);
+        let sees = |own: &&Arc<StoredEndpoint>| {
+            view.networks.iter().any(|served| *served.network.name == *own.network)
+        };
         self.owners(address).filter(sees).find_map(|own| {
             let name = own.names().next()?;
             let forms = [format!("{name}.{}", own.network), name.into()];
@@ -174,7 +175,8 @@ impl Table {
 
     /// Whether a name can be asked for and has the address; a form may be too long, or another endpoint's whole name.
     fn leads_to(&self, view: &View<'_>, name: &str, address: IpAddr) -> bool {
-        let meaning = valid_name(name).then(|| self.known(view, &name.to_ascii_lowercase())).flatten();
+        let meaning =
+            valid_name(name).then(|| self.meaning_of_name(view, &name.to_ascii_lowercase())).flatten();
         matches!(meaning, Some(Meaning::Host(groups, _)) if groups.iter().flatten().any(|one| *one == address))
     }
 }
@@ -245,7 +247,10 @@ fn rotate(group: &[IpAddr], family: fn(&IpAddr) -> bool, turn: u64) -> Vec<IpAdd
 }
 
 /// The addresses of a name (in lower case), network by network; `None` if no endpoint has it.
-fn addresses<'t>(networks: impl Iterator<Item = &'t &'t Served>, name: &str) -> Option<Vec<Vec<IpAddr>>> {
+fn addresses<'t>(
+    networks: impl Iterator<Item = &'t &'t ServedNetwork>,
+    name: &str,
+) -> Option<Vec<Vec<IpAddr>>> {
     let groups = networks.filter_map(|served| {
         let mut holders = served.holders(name).peekable();
         holders.peek()?;

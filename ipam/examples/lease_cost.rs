@@ -37,7 +37,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-/// As a plugin does it: the directory is opened anew for each call.
+/// As a plugin does it: the directory is opened again for each call.
 fn measure(open: &dyn Fn() -> Result<Leases, Error>, sets: &[RangeSet], choice: Choice) -> Result<(), Error> {
     let (mut lease, mut held, mut holder, mut release) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {

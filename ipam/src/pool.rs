@@ -44,7 +44,7 @@ pub fn next<E>(
 
 /// The set's addresses in the order in which they are tried, without those that are never given.
 ///
-/// Round robin starts after `last` if it lies in the set, goes through the ranges in order, wraps, and ends with
+/// Round robin starts after `last` if it lies in the set, takes the ranges in order, wraps, and ends with
 /// `last`; otherwise it starts at the first range.
 pub fn order(set: &RangeSet, choice: Choice, last: Option<IpAddr>) -> Vec<Span> {
     let last = last.filter(|_| choice == Choice::RoundRobin);

@@ -49,7 +49,7 @@ impl Range {
         Ok(range)
     }
 
-    /// Whether `ip` lies between the ends.
+    /// Whether `ip` is between the ends.
     pub fn contains(&self, ip: IpAddr) -> bool {
         same_family(ip, self.start) && self.start <= ip && ip <= self.end
     }
@@ -126,12 +126,12 @@ impl RangeSet {
         &self.0
     }
 
-    /// Whether `ip` lies in one of the ranges.
+    /// Whether `ip` is in one of the ranges.
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.range_of(ip).is_some()
     }
 
-    /// The range that `ip` lies in.
+    /// The range that contains `ip`.
     pub fn range_of(&self, ip: IpAddr) -> Option<&Range> {
         self.0.iter().find(|range| range.contains(ip))
     }

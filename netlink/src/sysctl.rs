@@ -78,13 +78,13 @@ impl Sysctls {
             rustix::fs::openat(dir, rest, flags | OFlags::CLOEXEC | OFlags::NOFOLLOW, Mode::empty())
         };
         match first {
-            "ipv4" => open(self.kept(&self.v4, socket, first)?),
-            "ipv6" => open(self.kept(&self.v6, socket, first)?),
+            "ipv4" => open(self.keep_open(&self.v4, socket, first)?),
+            "ipv6" => open(self.keep_open(&self.v6, socket, first)?),
             other => open(&directory_inside(socket, other)?),
         }
     }
 
-    fn kept<'a>(
+    fn keep_open<'a>(
         &self,
         cell: &'a OnceLock<OwnedFd>,
         socket: BorrowedFd<'_>,

@@ -47,17 +47,17 @@ impl<'a> Iterator for Attributes<'a> {
     }
 }
 
-/// A number in host byte order, if it lies within `bytes`.
+/// A number in host byte order, if it is within `bytes`.
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     array(bytes, at).map(u16::from_ne_bytes)
 }
 
-/// A number in host byte order, if it lies within `bytes`.
+/// A number in host byte order, if it is within `bytes`.
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     array(bytes, at).map(u32::from_ne_bytes)
 }
 
-/// A number in host byte order, if it lies within `bytes`.
+/// A number in host byte order, if it is within `bytes`.
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     array(bytes, at).map(u64::from_ne_bytes)
 }

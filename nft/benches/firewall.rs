@@ -1,4 +1,4 @@
-//! How long the firewall's operations take, in a network namespace of its own.
+//! How long the firewall's operations take, in a separate network namespace.
 //!
 //! `cargo bench -p nft`; medians, printed one a line.
 #![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::ruleset::Set;
 
 /// What is wanted of one set, by key. Two owners may want one key, as two networks of one subnet do: either is right.
-type Wanted<'e> = HashMap<&'e [u8], Vec<(&'e Entry, Owner)>>;
+type WantedEntries<'e> = HashMap<&'e [u8], Vec<(&'e Entry, Owner)>>;
 
 /// Up to so many elements are looked up one by one.
 const FEW: usize = 32;
@@ -33,14 +33,14 @@ impl Firewall {
         Ok(true)
     }
 
-    fn each_of(&mut self, wanted: &Wanted<'_>) -> Result<Vec<(Entry, Option<Owner>)>, Error> {
+    fn each_of(&mut self, wanted: &WantedEntries<'_>) -> Result<Vec<(Entry, Option<Owner>)>, Error> {
         let asked: Vec<&Entry> =
             wanted.values().flat_map(|any| any.first()).map(|(entry, _)| *entry).collect();
         self.read_entries(&asked)
     }
 }
 
-fn has_all(mut wanted: Wanted<'_>, found: &[(Entry, Option<Owner>)]) -> bool {
+fn has_all(mut wanted: WantedEntries<'_>, found: &[(Entry, Option<Owner>)]) -> bool {
     for (found, owner) in found {
         let fits = |(entry, wanted): &(&Entry, Owner)| is_same(entry, found) && *owner == Some(*wanted);
         if wanted.get(&found.key[..]).is_some_and(|any| any.iter().any(fits)) {
@@ -50,10 +50,10 @@ fn has_all(mut wanted: Wanted<'_>, found: &[(Entry, Option<Owner>)]) -> bool {
     wanted.is_empty()
 }
 
-fn by_set(entries: &[(Entry, Owner)]) -> Vec<(&'static Set, Wanted<'_>)> {
-    let mut sets: HashMap<&str, (&'static Set, Wanted<'_>)> = HashMap::new();
+fn by_set(entries: &[(Entry, Owner)]) -> Vec<(&'static Set, WantedEntries<'_>)> {
+    let mut sets: HashMap<&str, (&'static Set, WantedEntries<'_>)> = HashMap::new();
     for (entry, owner) in entries {
-        let (_, wanted) = sets.entry(entry.set.name).or_insert_with(|| (entry.set, Wanted::new()));
+        let (_, wanted) = sets.entry(entry.set.name).or_insert_with(|| (entry.set, WantedEntries::new()));
         wanted.entry(&entry.key).or_default().push((entry, *owner));
     }
     sets.into_values().collect()

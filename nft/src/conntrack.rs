@@ -31,7 +31,7 @@ const MANY_ENTRIES: u32 = 5000;
 const GET_STATS: u8 = 5;
 const GLOBAL_ENTRIES: u16 = 1;
 
-/// Entries that go stale when a host port is published, and when a container goes.
+/// Entries that become stale when a host port is published or a container ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Flow {
     /// Those of UDP whose first packet went to a port of the host, whichever program answered: stale when the port is
@@ -109,7 +109,7 @@ pub(crate) struct ConntrackEntry {
     original: Side,
     reply: Side,
     nat: Status,
-    /// CTA_ID, as it lies in memory.
+    /// CTA_ID: the bytes as in the kernel's memory, without a change of byte order (nf_ct_get_id).
     id: [u8; 4],
     /// What identifies it in a delete: CTA_TUPLE_ORIG, CTA_ID, CTA_ZONE.
     pub identity: Vec<ConntrackAttribute>,
@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     /// A client at `from` whose packets to `to` are answered by `by`.
-    fn tracked(to: &str, by: &str, nat: Status) -> ConntrackEntry {
+    fn conntrack_entry(to: &str, by: &str, nat: Status) -> ConntrackEntry {
         let (to, by): (SocketAddr, SocketAddr) = (to.parse().unwrap(), by.parse().unwrap());
         let from = SocketAddr::new(to.ip(), 50_000);
         ConntrackEntry {
@@ -305,8 +305,8 @@ mod tests {
 
     #[test]
     fn what_went_to_the_host_port_is_stale() {
-        let dnated = tracked("10.0.0.1:53", "172.18.0.2:5353", Status::DstNat);
-        let plain = tracked("10.0.0.1:53", "10.0.0.1:53", Status::empty());
+        let dnated = conntrack_entry("10.0.0.1:53", "172.18.0.2:5353", Status::DstNat);
+        let plain = conntrack_entry("10.0.0.1:53", "10.0.0.1:53", Status::empty());
         for entry in [dnated, plain] {
             assert!(is_stale(&entry, flow(None)));
             assert!(is_stale(&entry, flow(Some("10.0.0.1"))));
@@ -318,38 +318,38 @@ mod tests {
 
     #[test]
     fn a_containers_question_to_an_outside_server_stays() {
-        let passing = tracked("9.9.9.9:53", "9.9.9.9:53", Status::SrcNat);
+        let passing = conntrack_entry("9.9.9.9:53", "9.9.9.9:53", Status::SrcNat);
         assert!(!is_stale(&passing, flow(None)));
-        let hairpin = tracked("10.0.0.1:53", "172.18.0.2:53", Status::SrcNat | Status::DstNat);
+        let hairpin = conntrack_entry("10.0.0.1:53", "172.18.0.2:53", Status::SrcNat | Status::DstNat);
         assert!(is_stale(&hairpin, flow(None)));
     }
 
     /// The host routes between two neighbours, and translates nothing.
     #[test]
     fn what_only_passes_through_stays() {
-        let routed = tracked("192.168.2.9:53", "192.168.2.9:53", Status::empty());
+        let routed = conntrack_entry("192.168.2.9:53", "192.168.2.9:53", Status::empty());
         assert!(!is_stale(&routed, flow(None)));
-        let translated_by_others = tracked("192.168.2.9:53", "172.18.0.2:53", Status::DstNat);
+        let translated_by_others = conntrack_entry("192.168.2.9:53", "172.18.0.2:53", Status::DstNat);
         assert!(is_stale(&translated_by_others, flow(None)));
     }
 
     #[test]
     fn what_an_address_began_or_answers_is_stale_for_every_protocol() {
         let of = Flow::Of("172.18.0.2".parse().unwrap());
-        let mut published = tracked("10.0.0.1:99", "172.18.0.2:5353", Status::DstNat);
+        let mut published = conntrack_entry("10.0.0.1:99", "172.18.0.2:5353", Status::DstNat);
         assert!(is_stale(&published, of));
         published.original.udp_port = None;
         assert!(is_stale(&published, of));
-        let mut begun = tracked("192.0.2.9:443", "192.0.2.9:443", Status::SrcNat);
+        let mut begun = conntrack_entry("192.0.2.9:443", "192.0.2.9:443", Status::SrcNat);
         assert!(!is_stale(&begun, of));
         begun.original.source = "172.18.0.2".parse().unwrap();
         assert!(is_stale(&begun, of));
-        assert!(!is_stale(&tracked("10.0.0.1:99", "172.18.0.3:5353", Status::DstNat), of));
+        assert!(!is_stale(&conntrack_entry("10.0.0.1:99", "172.18.0.3:5353", Status::DstNat), of));
     }
 
     #[test]
     fn tcp_to_a_host_port_stays() {
-        let mut entry = tracked("10.0.0.1:53", "172.18.0.2:53", Status::DstNat);
+        let mut entry = conntrack_entry("10.0.0.1:53", "172.18.0.2:53", Status::DstNat);
         entry.original.udp_port = None;
         assert!(!is_stale(&entry, flow(None)));
     }

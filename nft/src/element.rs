@@ -242,7 +242,7 @@ impl Element {
         }
     }
 
-    /// Whether the kernel takes this element for a double of the other: its interval lies within the other's.
+    /// Whether the kernel takes this element for a double of the other: its interval is within the other's.
     pub fn is_within(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Subnet { subnet }, Self::Subnet { subnet: other }) => lies_within(*subnet, *other),

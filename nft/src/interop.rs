@@ -285,7 +285,7 @@ impl fmt::Display for Rule {
 /// What a chain lacks.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Change {
-    /// The chain is to be made.
+    /// Whether the chain must be made.
     pub create: bool,
     /// Rules of rnet that are wrong, or in the wrong place.
     pub delete: Vec<u64>,

@@ -70,7 +70,7 @@ pub struct MacCheck {
     pub mac: [u8; 6],
 }
 
-/// One rule; every one bears its subject's comment.
+/// One rule; every one has its subject's comment.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Rule {
     pub chain: String,

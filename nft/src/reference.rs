@@ -51,7 +51,7 @@ pub enum Trace {
     },
 }
 
-/// A rule or chain that exists and is to be removed.
+/// A rule or chain that exists and must be removed.
 #[derive(Debug, PartialEq, Eq)]
 enum Remains {
     Rule { layer: Layer, table: &'static str, chain: String, handle: u64 },

@@ -87,8 +87,8 @@ pub struct Record {
     /// The upstream servers for its questions, before the network's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub upstreams: Vec<SocketAddr>,
-    /// A digest of its ADD's input, by which a DEL under another network name is recognised: for a plugin that makes an
-    /// interface of the configuration without its name, for a chained one of the previous result.
+    /// A digest of its ADD's input, by which a DEL under another network name is recognised. A plugin that makes an
+    /// interface hashes the configuration without its name, a chained one the previous result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub proof: Option<String>,
     /// The folder of rnet's leases that has its addresses; `None` if another plugin leased them.

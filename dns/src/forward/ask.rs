@@ -83,7 +83,7 @@ impl Forwarder {
         match outcome {
             Outcome::Answer(answer) => Some(answer),
             Outcome::Declined | Outcome::Unreachable => {
-                attempt.failed(server, Instant::now());
+                attempt.note_failure(server, Instant::now());
                 None
             }
         }
@@ -95,12 +95,12 @@ impl Forwarder {
         let health = state.health(transport);
         match outcome {
             Outcome::Unreachable => {
-                if health.silent(server, now) {
+                if health.note_silence(server, now) {
                     state.log_silent(server, now);
                 }
             }
             Outcome::Answer(_) | Outcome::Declined => {
-                if health.answered(server, now) && state.may_log(now) {
+                if health.note_answer(server, now) && state.may_log(now) {
                     tracing::info!("server {server} answers again");
                 }
             }
@@ -110,7 +110,7 @@ impl Forwarder {
     fn note_silence(&self, transport: Transport, asks: &[Ask]) {
         let (mut state, now) = (self.state.borrow_mut(), Instant::now());
         for ask in asks {
-            if state.health(transport).unanswered(ask.server, ask.since, now) {
+            if state.health(transport).note_unanswered(ask.server, ask.since, now) {
                 state.log_silent(ask.server, now);
             }
         }

@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use crate::binder::Granted;
+use crate::binder::Grant;
 use crate::channel::send;
-use crate::listen::{self, Bound};
+use crate::listen::{self, GatewaySockets};
 
 /// The port at which a gateway is served.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub(super) enum Place {
 /// The sockets of the gateways, kept for the next worker: questions that arrive meanwhile wait in them.
 #[derive(Debug, Default)]
 pub struct Kept {
-    pub(crate) sockets: HashMap<IpAddr, Bound>,
+    pub(crate) sockets: HashMap<IpAddr, GatewaySockets>,
     /// The ports that a dead server had.
     places: HashMap<IpAddr, u16>,
     /// The guardian of the previous version, and the socket whose end it waits for.
@@ -41,11 +41,11 @@ impl Kept {
     pub(super) fn grant(&mut self, address: IpAddr, link: &str, port: u16, channel: BorrowedFd<'_>) -> Place {
         match self.find_or_bind(address, link, port) {
             Ok((bound, place)) => {
-                let _ = send(channel, &Granted::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()]);
+                let _ = send(channel, &Grant::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()]);
                 place
             }
             Err(errno) => {
-                let _ = send(channel, &Granted::Errno(errno.raw_os_error()), &[]);
+                let _ = send(channel, &Grant::Errno(errno.raw_os_error()), &[]);
                 Place::AsRecorded
             }
         }
@@ -53,10 +53,15 @@ impl Kept {
 
     pub(super) fn close(&mut self, address: IpAddr, channel: BorrowedFd<'_>) {
         self.sockets.remove(&address);
-        let _ = send(channel, &Granted::Closed, &[]);
+        let _ = send(channel, &Grant::Closed, &[]);
     }
 
-    fn find_or_bind(&mut self, address: IpAddr, link: &str, port: u16) -> Result<(&Bound, Place), Errno> {
+    fn find_or_bind(
+        &mut self,
+        address: IpAddr,
+        link: &str,
+        port: u16,
+    ) -> Result<(&GatewaySockets, Place), Errno> {
         Ok(match self.sockets.entry(address) {
             Entry::Occupied(known) => (known.into_mut(), Place::AsRecorded),
             Entry::Vacant(new) => {
@@ -70,7 +75,7 @@ impl Kept {
 }
 
 /// Binds the recorded port if it is free, even if the wanted one is too: then no rule needs to change.
-fn bind(address: IpAddr, link: &str, port: u16, recorded: Option<u16>) -> Result<Bound, Errno> {
+fn bind(address: IpAddr, link: &str, port: u16, recorded: Option<u16>) -> Result<GatewaySockets, Errno> {
     if let Some(recorded) = recorded {
         let bound = listen::bind(address, link, recorded)?;
         if bound.port == recorded {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::{Listener, Server};
 use crate::binder::Binder;
 use crate::control::Attachment;
-use crate::listen::Bound;
+use crate::listen::GatewaySockets;
 use crate::{Endpoint, Known, Network, askable, listen, stream};
 
 /// Why a change was not made.
@@ -129,7 +129,9 @@ impl Server {
             let bound = binder.bind(address, &network.bridge).await;
             let name = &network.name;
             match &bound {
-                Ok(Bound { port, .. }) => tracing::info!(network = name, %address, port, "listening"),
+                Ok(GatewaySockets { port, .. }) => {
+                    tracing::info!(network = name, %address, port, "listening")
+                }
                 Err(error) => tracing::warn!(network = name, %address, %error, "cannot listen"),
             }
             let bound = bound.map_err(|source| Error::Bind { network: name.clone(), address, source })?;
@@ -143,7 +145,7 @@ impl Server {
         network.gateways.iter().all(|address| listeners.contains_key(address))
     }
 
-    fn begin(self: &Rc<Self>, bound: Bound, address: IpAddr) -> Listener {
+    fn begin(self: &Rc<Self>, bound: GatewaySockets, address: IpAddr) -> Listener {
         let datagrams = tokio::task::spawn_local(listen::serve(Rc::clone(self), bound.udp, address));
         let streams = tokio::task::spawn_local(stream::serve(Rc::clone(self), bound.tcp, address));
         Listener { port: bound.port, tasks: [datagrams, streams] }

@@ -1,4 +1,4 @@
-//! The whole server at its sockets: a host of its own for each test, questions by datagram and stream, upstreams that
+//! The whole server at its sockets: a separate host for each test, questions by datagram and stream, upstreams that
 //! misbehave, and a worker process that is killed.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]

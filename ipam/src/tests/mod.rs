@@ -15,7 +15,7 @@ use crate::{Choice, Error, HostLocal, Leases, Owner, RangeSet, Refusal};
 const BOOT: &str = "boot-1";
 const NOTHING: [IpAddr; 0] = [];
 
-/// A lease directory and an index folder of their own.
+/// A new lease directory and index folder.
 struct Lab {
     folder: tempfile::TempDir,
 }

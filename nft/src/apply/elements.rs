@@ -15,7 +15,7 @@ use crate::error::{Error, or_empty};
 use crate::ruleset::Ruleset;
 use crate::stale::{self, Stale};
 
-/// What is to be added or removed: one kernel element of an element, and its owner.
+/// One kernel element to add or remove, the element to which it belongs, and the owner.
 pub(super) struct OwnedEntry<'a> {
     pub element: &'a Element,
     pub entry: Entry,

@@ -112,7 +112,7 @@ impl Firewall {
         Ok(chains)
     }
 
-    /// The handles of the rules in the shared chain that bear these subjects' comments.
+    /// The handles of the rules in the shared chain that have these subjects' comments.
     fn mac_jumps(&mut self, subjects: &[Subject]) -> Result<Vec<u64>, Error> {
         let comments: HashSet<String> = subjects.iter().map(Subject::comment).collect();
         let rules = self.mac_rules(Requests::dump_bridge_nat_jumps)?.into_iter();

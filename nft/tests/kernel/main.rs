@@ -1,4 +1,4 @@
-//! The firewall in a real kernel, each test in a network namespace of its own.
+//! The firewall in a real kernel, each test in a separate network namespace.
 #![allow(clippy::unwrap_used)] // what is allowed in #[test] functions is allowed in their helpers
 
 mod conntrack;

@@ -103,11 +103,11 @@ impl Store {
         Ok(self.first(name, 1)?.is_empty())
     }
 
-    fn write_unnamed(&self, bytes: &[u8]) -> Result<Unnamed, Errno> {
+    fn write_unnamed(&self, bytes: &[u8]) -> Result<TemporaryFile, Errno> {
         let write = || {
             let folder = open_below(self.run.as_fd(), UNNAMED, OFlags::PATH | OFlags::DIRECTORY)?;
             let name = write_temporary(folder.as_fd(), "", bytes, 0o600)?;
-            Ok(Unnamed { folder, name })
+            Ok(TemporaryFile { folder, name })
         };
         match write() {
             Err(Errno::NOENT) => {
@@ -177,12 +177,12 @@ pub(super) fn parent(path: &str) -> &str {
 }
 
 /// A file before it has its name.
-struct Unnamed {
+struct TemporaryFile {
     folder: OwnedFd,
     name: String,
 }
 
-impl Unnamed {
+impl TemporaryFile {
     fn rename(&self, to: BorrowedFd<'_>, name: &str) -> Result<(), Errno> {
         rustix::fs::renameat(&self.folder, &self.name, to, name)
     }

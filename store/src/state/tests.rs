@@ -1,4 +1,4 @@
-//! Records, claims and locks in a folder of their own.
+//! Records, claims and locks in a new folder.
 
 use super::records::record_name;
 use super::*;
