@@ -26,12 +26,13 @@ const SEQUENCE: usize = 8;
 const BATCH_BEGIN: u8 = 16;
 const BATCH_END: u8 = 17;
 const BATCH_GENERATION: u16 = 1;
-/// NFTNL_UDATA_SET_ELEM_COMMENT and NFTNL_UDATA_SET_KEYBYTEORDER (libnftnl's udata.h).
+/// NFTNL_UDATA_SET_ELEM_COMMENT (libnftnl's udata.h).
 const COMMENT: u8 = 0;
+/// NFTA_SET_ELEM_USERDATA.
 const ELEMENT_USER_DATA: u16 = 6;
 /// NFTA_DATA_VALUE.
 const DATA_VALUE: u16 = 1;
-/// `struct nlattr`.
+/// The length of `struct nlattr`.
 const NLA_HEADER: usize = 4;
 
 /// Netlink messages that go to the kernel in one send.

@@ -8,6 +8,7 @@ use crate::page::{Storage, Table, checksum};
 
 /// The header's first word; another number for another layout.
 const MAGIC: u64 = u64::from_le_bytes(*b"rnetls01");
+/// The length of the header in words of eight bytes; the last two hold the checksum and nothing.
 pub(super) const HEADER_WORDS: usize = 14;
 /// Flags of one word. The second is newer than the layout; an index without it is read as before.
 const SETTLED: u64 = 1;

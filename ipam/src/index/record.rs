@@ -9,10 +9,12 @@ use crate::lease::Owner;
 use crate::page::{Unreadable, checksum};
 use crate::range::number;
 
+/// The length of a lease's record in bytes.
 pub(super) const LEASE: usize = 80;
 /// log2 of the addresses in one bitmap.
 pub(super) const BITS: u32 = 12;
 pub(super) const WORDS: usize = (1 << BITS) / 64;
+/// The length of a bitmap's record in bytes.
 pub(super) const BITMAP: usize = 24 + WORDS * 8;
 
 /// An owner's name in the index.

@@ -9,12 +9,11 @@ use crate::encode::{Reply, Requests, replies};
 use crate::error::Error;
 use crate::missing::{Feature, subsystem};
 
-/// What netlink keeps of the send buffer for itself (netlink_sendmsg).
+/// How many bytes of the send buffer netlink keeps for itself (netlink_sendmsg).
 const SEND_RESERVE: usize = 32;
 
 /// nfnetlink's ERESTART, which only the kernel uses, and EINTR.
 const RESTART: i32 = 85;
-
 const INTERRUPTED: i32 = Errno::INTR.raw_os_error();
 
 /// What the kernel said to one transaction.

@@ -16,9 +16,8 @@ use crate::ruleset::{Ruleset, Table};
 use crate::stale::{self, Stale};
 use crate::state::State;
 
-/// What the constant part of a rebuild takes at most, and one element.
+/// The most bytes that the constant part of a rebuild takes, and one element.
 const RULES_SIZE: usize = 32 << 10;
-
 const ELEMENT_SIZE: usize = 192;
 
 /// The outcome of a rebuild.

@@ -15,7 +15,7 @@ use crate::state::Fingerprint;
 /// Lengths of `struct nlmsghdr` and `struct nfgenmsg`.
 const NETLINK_HEADER: usize = 16;
 const NETFILTER_HEADER: usize = 4;
-/// NFTA_SET_ELEM_KEY and so on, as they are read.
+/// NFTA_SET_ELEM_KEY, _DATA, _EXPR and _KEY_END.
 const ELEMENT_KEY: u16 = 1;
 const ELEMENT_DATA: u16 = 2;
 const ELEMENT_EXPRESSION: u16 = 7;

@@ -14,6 +14,7 @@ use crate::ruleset::{Field, Set, Source, Term};
 const DYNAMIC_TIMEOUT: u64 = 3_600_000;
 /// The first of the 32-bit registers (NFT_REG32_00).
 const REGISTERS: u32 = 8;
+/// The slot of the first register.
 const FIRST: u32 = 0;
 
 impl Requests {

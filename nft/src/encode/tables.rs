@@ -16,6 +16,7 @@ const SET_SIZE: u16 = 1;
 const SET_EXPRESSION: u16 = 17;
 /// NFT_SET_EVAL, which nft calls dynamic.
 const SET_EVAL: u32 = 0x20;
+/// NFTNL_UDATA_SET_KEYBYTEORDER (libnftnl's udata.h).
 const KEY_BYTE_ORDER: u8 = 0;
 
 impl Requests {
