@@ -1,20 +1,21 @@
 //! The plugin `bridge`, with the reference plugin's keys: it does what they ask for and nothing more.
 
-use cni::{Args, Call, CniResult, Plugin, Request};
+use cni::{Args, Call, CniResult, Request};
 use engine::spec::{Addresses, Resolver, Spec};
 use engine::{Host, check, life};
-use netlink::Mac;
 use nft::Subject;
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::Fault;
 use crate::lease::Delegate;
+use crate::members::{ArgsMember, IpamMember, checked_name, ipam, mac};
 use crate::runtime_config::RuntimeConfig;
+use crate::verbs::Verbs;
 use crate::{Error, call, proof, reference};
 
-/// The plugin of this file.
-pub struct Bridge;
+/// The verbs of this plugin.
+pub const VERBS: Verbs = Verbs { add, del, check, status, gc };
 
 /// Its keys (cni.dev/plugins/current/main/bridge).
 #[derive(Debug, Default, Deserialize)]
@@ -51,67 +52,6 @@ struct DnsMember {
     options: Option<Vec<String>>,
 }
 
-/// The member `ipam`, as far as the interface plugin reads it.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct IpamMember {
-    /// The IPAM plugin's name.
-    #[serde(rename = "type")]
-    pub kind: String,
-}
-
-/// The member `args`.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct ArgsMember {
-    /// Arguments in the shape of CNI's conventions.
-    pub cni: CniArgs,
-}
-
-/// The member `args.cni`: optional by nature, unknown members are never refused.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct CniArgs {
-    /// A MAC address.
-    pub mac: String,
-}
-
-impl Plugin for Bridge {
-    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
-        Ok(add(request)?)
-    }
-
-    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(del(request)?)
-    }
-
-    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(check(request)?)
-    }
-
-    fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(status(request)?)
-    }
-
-    fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(gc(request)?)
-    }
-}
-
-/// The MAC that was asked for: CNI_ARGS, over it `args.cni`, over both `runtimeConfig`.
-pub fn mac(args: &Args, member: &ArgsMember, runtime: &RuntimeConfig) -> Result<Option<Mac>, Error> {
-    let given = [runtime.mac.as_str(), member.cni.mac.as_str(), args.mac().unwrap_or_default()];
-    let Some(text) = given.into_iter().find(|text| !text.is_empty()) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| Error::Config(Fault::Mac(text.to_owned())))
-}
-
-/// Refuses a bridge name that the kernel refuses, or that others would read as a pattern.
-pub fn checked_name(name: String) -> Result<String, Error> {
-    let plain = |letter: char| letter.is_ascii_alphanumeric() || "._-@+".contains(letter);
-    let ok = (1..16).contains(&name.len()) && !name.starts_with(['-', '.']) && name.chars().all(plain);
-    if ok { Ok(name) } else { Err(Error::Config(Fault::BridgeName(name))) }
-}
-
 fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let spec = spec(request)?;
     let container = call::container(request)?;
@@ -142,15 +82,6 @@ fn status(request: &Request<'_>) -> Result<(), Error> {
 
 fn gc(request: &Request<'_>) -> Result<(), Error> {
     Ok(life::gc(&spec(request)?, &call::valid(request))?)
-}
-
-/// The member `ipam` alone, whatever else is wrong with a configuration.
-pub fn ipam(request: &Request<'_>) -> Option<IpamMember> {
-    #[derive(Deserialize)]
-    struct Ipam {
-        ipam: IpamMember,
-    }
-    request.config.section::<Ipam>().ok().map(|section| section.ipam)
 }
 
 /// An attachment as configured.

@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use cni::{Args, CniResult, Plugin, Request};
+use cni::{Args, CniResult, Request};
 use engine::Served;
 use engine::spec::Spec;
 use engine::{Host, life};
@@ -12,12 +12,13 @@ use serde::Deserialize;
 
 use crate::error::Fault;
 use crate::names::{Aliases, RuntimeDns, names as wanted_names};
+use crate::verbs::Verbs;
 use crate::{Error, call, chained};
 
 const PLUGIN: &str = "dnsname";
 
-/// The plugin of this file.
-pub struct Dnsname;
+/// The verbs of this plugin.
+pub const VERBS: Verbs = Verbs { add, del, check, status, gc };
 
 /// Its keys (github.com/containers/dnsname, README).
 #[derive(Debug, Default, Deserialize)]
@@ -38,32 +39,6 @@ struct RuntimeConfig {
     dns: RuntimeDns,
 }
 
-impl Plugin for Dnsname {
-    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
-        Ok(add(request)?)
-    }
-
-    /// Never an error: the DELs of the plugins before this one would not be called.
-    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        // A record that was lost had names: of a container without a name and aliases, for the server asks for none.
-        let lost = Spec { names: Some(Served::default()), ..chained::bare(PLUGIN, request) };
-        let _ = life::del(&lost, &call::kept(request), |_| Ok(()));
-        Ok(())
-    }
-
-    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(check(request)?)
-    }
-
-    fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(parse(request).map(drop)?)
-    }
-
-    fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(gc(request)?)
-    }
-}
-
 fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let names = parse(request)?;
     let previous = request.config.prev_result()?.ok_or(Error::Config(Fault::NotChained))?;
@@ -78,6 +53,18 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
         tell_of_no_gateway(&spec);
     }
     Ok(with_names(previous, &names, &gateways))
+}
+
+/// Never an error: the DELs of the plugins before this one would not be called.
+fn del(request: &Request<'_>) -> Result<(), Error> {
+    // A record that was lost had names: of a container without a name and aliases, for the server asks for none.
+    let lost = Spec { names: Some(Served::default()), ..chained::bare(PLUGIN, request) };
+    let _ = life::del(&lost, &call::kept(request), |_| Ok(()));
+    Ok(())
+}
+
+fn status(request: &Request<'_>) -> Result<(), Error> {
+    parse(request).map(drop)
 }
 
 fn check(request: &Request<'_>) -> Result<(), Error> {

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use cni::{Args, CniResult, Plugin, Request, Version};
+use cni::{Args, CniResult, Request, Version};
 use engine::pool::Pool;
 use engine::spec::{Lease, Outcome, Ranges, Resolver};
 use ipam::{RangeSet, RangeSpec};
@@ -11,10 +11,12 @@ use serde::Deserialize;
 use store::Paths;
 
 use crate::error::Fault;
-use crate::{Error, call, default_bridge};
+use crate::members::{default_bridge, is_named};
+use crate::verbs::Verbs;
+use crate::{Error, call};
 
-/// The plugin of this file.
-pub struct HostLocal;
+/// The verbs of this plugin.
+pub const VERBS: Verbs = Verbs { add, del: release, check, status, gc };
 
 /// Everything that ADD and STATUS read.
 #[derive(Default, Deserialize)]
@@ -57,29 +59,6 @@ struct RuntimeConfig {
     ip_ranges: Vec<Vec<RangeSpec>>,
 }
 
-impl Plugin for HostLocal {
-    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
-        let lease = lease(request)?;
-        Ok(call::result(Outcome { lease, ..Outcome::default() }))
-    }
-
-    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(release(request)?)
-    }
-
-    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(check(request)?)
-    }
-
-    fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(status(request)?)
-    }
-
-    fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(gc(request)?)
-    }
-}
-
 /// host-local's folder, `<dataDir>/<network>`.
 fn pool(request: &Request<'_>) -> Result<Pool, Error> {
     let place: Place = request.config.section()?;
@@ -87,6 +66,10 @@ fn pool(request: &Request<'_>) -> Result<Pool, Error> {
     let data_dir = place.ipam.ok_or(ipam::Error::MissingIpam)?.data_dir;
     let networks = data_dir.map_or_else(|| paths.host_local(), |given| paths.rooted(&given));
     Ok(Pool::shared(&networks.join(&request.config.name), &paths, bridge_of(request)))
+}
+
+fn add(request: &Request<'_>) -> Result<CniResult, Error> {
+    Ok(call::result(Outcome { lease: lease(request)?, ..Outcome::default() }))
 }
 
 /// ADD of host-local.
@@ -180,9 +163,10 @@ fn bridge_of(request: &Request<'_>) -> Option<String> {
         bridge: String,
     }
     let member: Member = request.config.section().ok()?;
-    let default = match crate::named_by(&member.kind)? {
-        "rnet" => default_bridge(&request.config.name),
-        "bridge" => "cni0".to_owned(),
+    let is = |plugin| is_named(&member.kind, plugin);
+    let default = match (is("rnet"), is("bridge")) {
+        (true, _) => default_bridge(&request.config.name),
+        (_, true) => "cni0".to_owned(),
         _ => return None,
     };
     Some(if member.bridge.is_empty() { default } else { member.bridge })

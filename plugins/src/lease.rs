@@ -9,6 +9,7 @@ use engine::spec::{Lease, Leaser};
 use store::Id;
 
 use crate::error::Fault;
+use crate::members::is_named;
 use crate::{Error, call, host_local};
 
 /// The IPAM plugin of a network's configuration.
@@ -110,10 +111,12 @@ impl<'r> Delegate<'r> {
             return Ok(Found::HostLocal);
         }
         let program = delegate::find(&self.name, &self.request.call.path)?;
-        match crate::named_by(&self.name).filter(|_| delegate::is_this_program(&program)) {
-            None => Ok(Found::Program(program)),
-            Some("host-local") => Ok(Found::HostLocal),
-            Some(_) => Err(Error::Config(Fault::NotIpam(self.name.clone()))),
+        if !delegate::is_this_program(&program) {
+            return Ok(Found::Program(program));
+        }
+        match is_named(&self.name, "host-local") {
+            true => Ok(Found::HostLocal),
+            false => Err(Error::Config(Fault::NotIpam(self.name.clone()))),
         }
     }
 }

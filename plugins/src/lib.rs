@@ -20,17 +20,21 @@ mod error;
 mod host_local;
 mod lease;
 mod loopback;
+mod members;
 mod names;
 mod portmap;
 mod proof;
 mod reference;
 mod rnet;
 mod runtime_config;
+mod verbs;
 
 use cni::{CniResult, Plugin, Request, Verb};
 
+use members::is_named;
+
 pub use error::{Error, Fault, own};
-pub use rnet::default_bridge;
+pub use members::default_bridge;
 
 /// What `CNI_COMMAND`-less calls print: a release whose build part is rnet's own. nerdctl and Nomad parse it as a
 /// semantic version and want at least the reference plugins' 1.9.1; a pre-release would be refused.
@@ -38,12 +42,12 @@ pub const VERSION: &str = concat!("v1.9.1+rnet.", env!("CARGO_PKG_VERSION"));
 
 /// Every plugin by its name.
 pub const PLUGINS: [(&str, &(dyn Plugin + Sync)); 6] = [
-    ("bridge", &bridge::Bridge),
-    ("dnsname", &dnsname::Dnsname),
-    ("host-local", &host_local::HostLocal),
-    ("loopback", &loopback::Loopback),
-    ("portmap", &portmap::Portmap),
-    ("rnet", &rnet::Rnet),
+    ("bridge", &bridge::VERBS),
+    ("dnsname", &dnsname::VERBS),
+    ("host-local", &host_local::VERBS),
+    ("loopback", &loopback::VERBS),
+    ("portmap", &portmap::VERBS),
+    ("rnet", &rnet::VERBS),
 ];
 
 /// The plugin called `name`.
@@ -53,10 +57,8 @@ pub fn find(name: &str) -> Option<&'static (dyn Plugin + Sync)> {
 
 /// The longest plugin name that a program's file name ends in: `buildkit-cni-bridge` is `bridge`.
 pub fn named_by(file_name: &str) -> Option<&'static str> {
-    let fits = |name: &&str| {
-        file_name.strip_suffix(*name).is_some_and(|rest| rest.is_empty() || rest.ends_with('-'))
-    };
-    PLUGINS.iter().map(|(name, _)| *name).filter(fits).max_by_key(|name| name.len())
+    let names = PLUGINS.iter().map(|(name, _)| *name);
+    names.filter(|name| is_named(file_name, name)).max_by_key(|name| name.len())
 }
 
 /// Runs one verb of a plugin in this process; only ADD has a result.

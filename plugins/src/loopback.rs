@@ -1,37 +1,16 @@
 //! The plugin `loopback`: `lo` comes up.
 
-use cni::{CniResult, Interface, Ip, Plugin, Request};
+use cni::{CniResult, Interface, Ip, Request};
 use netlink::Netlink;
 
+use crate::verbs::Verbs;
 use crate::{Error, call};
 
 /// The index that `lo` has in every network namespace.
 const LO: u32 = 1;
 
-/// The plugin of this file. It ignores CNI_IFNAME and never refuses CNI_ARGS.
-pub struct Loopback;
-
-impl Plugin for Loopback {
-    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
-        Ok(add(request)?)
-    }
-
-    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(del(request)?)
-    }
-
-    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(check(request)?)
-    }
-
-    fn status(&self, _: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(())
-    }
-
-    fn gc(&self, _: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(())
-    }
-}
+/// The verbs of this plugin.
+pub const VERBS: Verbs = Verbs { add, del, check, status, gc };
 
 fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let mut inside = inside(request)?;
@@ -63,6 +42,16 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
         Some(lo) if lo.up => Ok(()),
         _ => Err(Error::LoopbackDown),
     }
+}
+
+/// Nothing is kept between calls.
+fn gc(_: &Request<'_>) -> Result<(), Error> {
+    Ok(())
+}
+
+/// Every namespace has `lo`.
+fn status(_: &Request<'_>) -> Result<(), Error> {
+    Ok(())
 }
 
 fn inside(request: &Request<'_>) -> Result<Netlink, Error> {

@@ -1,6 +1,6 @@
 //! The plugin `portmap`, with the reference plugin's keys: host ports that lead to a container.
 
-use cni::{CniResult, Plugin, Request};
+use cni::{CniResult, Request};
 use engine::spec::Spec;
 use engine::{Host, life};
 use serde::Deserialize;
@@ -10,12 +10,13 @@ use store::Exception;
 use crate::conditions::{self, Dialect, Family};
 use crate::error::Fault;
 use crate::runtime_config::RuntimeConfig;
+use crate::verbs::Verbs;
 use crate::{Error, call, chained, reference};
 
 const PLUGIN: &str = "portmap";
 
-/// The plugin of this file.
-pub struct Portmap;
+/// The verbs of this plugin.
+pub const VERBS: Verbs = Verbs { add, del, check, status, gc };
 
 /// Its keys (cni.dev/plugins/current/meta/portmap).
 #[derive(Debug, Deserialize)]
@@ -45,28 +46,6 @@ impl Default for Config {
             conditions_v6: None,
             runtime_config: RuntimeConfig::default(),
         }
-    }
-}
-
-impl Plugin for Portmap {
-    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
-        Ok(add(request)?)
-    }
-
-    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(del(request)?)
-    }
-
-    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(check(request)?)
-    }
-
-    fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(status(request)?)
-    }
-
-    fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(gc(request)?)
     }
 }
 

@@ -16,7 +16,7 @@ use nft::{Layer, Trace};
 use sha2::{Digest, Sha512};
 use store::Id;
 
-use crate::{Error, bridge, host_local};
+use crate::{Error, host_local, members};
 
 /// Chains of iptables have names of this length.
 const CHAIN_NAME: usize = 28;
@@ -143,8 +143,8 @@ fn names(result: &CniResult, link: &Link, inside: Option<&String>) -> bool {
 
 /// True if host-local's folder of this network has a lease of this container's interface.
 fn has_lease(request: &Request<'_>) -> bool {
-    let is_host_local = |ipam: bridge::IpamMember| crate::named_by(&ipam.kind) == Some("host-local");
-    bridge::ipam(request).is_some_and(is_host_local) && host_local::check(request).is_ok()
+    let is_host_local = |ipam: members::IpamMember| members::is_named(&ipam.kind, "host-local");
+    members::ipam(request).is_some_and(is_host_local) && host_local::check(request).is_ok()
 }
 
 #[cfg(test)]

@@ -1,21 +1,21 @@
 //! The plugin `rnet`: bridge, lease, addresses, published ports, isolation and guards, all in one process.
 
-use cni::{Args, CniResult, Dns, Plugin, Request, Verb};
+use cni::{Args, CniResult, Dns, Request, Verb};
 use engine::Served;
 use engine::spec::Ranges;
 use engine::spec::{Addresses, Spec};
 use engine::{check, life};
 use serde::Deserialize;
-use store::NetworkKey;
 
-use crate::bridge::{self, ArgsMember, IpamMember};
 use crate::error::Fault;
 use crate::lease::Delegate;
+use crate::members::{self, ArgsMember, IpamMember};
 use crate::runtime_config::RuntimeConfig;
+use crate::verbs::Verbs;
 use crate::{Error, call, host_local, names, proof};
 
-/// The plugin of this file.
-pub struct Rnet;
+/// The verbs of this plugin.
+pub const VERBS: Verbs = Verbs { add, del, check, status, gc };
 
 /// Its keys. Every default is the safe one.
 #[derive(Debug, Deserialize)]
@@ -76,34 +76,6 @@ impl Default for Config {
     }
 }
 
-impl Plugin for Rnet {
-    fn add(&self, request: &Request<'_>) -> Result<CniResult, cni::Error> {
-        Ok(add(request)?)
-    }
-
-    fn del(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(del(request)?)
-    }
-
-    fn check(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(check(request)?)
-    }
-
-    fn status(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(status(request)?)
-    }
-
-    fn gc(&self, request: &Request<'_>) -> Result<(), cni::Error> {
-        Ok(gc(request)?)
-    }
-}
-
-/// The bridge of the network `name` where none is configured: `rnet-` and the name, or a hash that fits.
-pub fn default_bridge(name: &str) -> String {
-    let plain = format!("rnet-{name}");
-    if plain.len() < 16 { plain } else { format!("rnet-{}", &NetworkKey::new(name).as_str()[..10]) }
-}
-
 fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     let spec = spec(request)?;
     let container = call::container(request)?;
@@ -113,7 +85,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
 /// As configured; where that is faulty, at least whoever leases the addresses is told to free them.
 fn del(request: &Request<'_>) -> Result<(), Error> {
     let spec = spec(request).unwrap_or_else(|_| {
-        let addresses = addresses(bridge::ipam(request), request);
+        let addresses = addresses(members::ipam(request), request);
         let own = || Addresses::Own(Ranges::default());
         Spec::bare("rnet", call::id(request), addresses.unwrap_or_else(|_| own()))
     });
@@ -143,9 +115,9 @@ pub fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
         Err(_) if request.call.verb == Verb::Del => None,
         other => other?,
     };
-    let mac = bridge::mac(&args, &config.args, &config.runtime_config)?;
+    let mac = members::mac(&args, &config.args, &config.runtime_config)?;
     let name = &request.config.name;
-    let bridge = if config.bridge.is_empty() { default_bridge(name) } else { config.bridge };
+    let bridge = if config.bridge.is_empty() { members::default_bridge(name) } else { config.bridge };
     let addresses = addresses(config.ipam, request)?;
     let sticky = config.sticky_addresses && matches!(addresses, Addresses::Own(_));
     let (dns, runtime) = (config.dns.filter(|dns| !dns.is_empty()), config.runtime_config);
@@ -159,7 +131,7 @@ pub fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
     };
     Ok(Spec {
         netns: request.call.netns.clone().into(),
-        bridge: bridge::checked_name(bridge)?,
+        bridge: members::checked_name(bridge)?,
         owns_bridge: true,
         gateway: true,
         keep_advertisements: config.uplink_accept_ra,
@@ -199,19 +171,4 @@ fn addresses<'r>(ipam: Option<IpamMember>, request: &Request<'r>) -> Result<Addr
         Verb::Status => Ranges { sets: host_local::sets(request)?, ..Ranges::default() },
         _ => Ranges::default(),
     }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bridge_name_fits_the_kernel_and_two_long_names_differ() {
-        assert_eq!(default_bridge("mynet"), "rnet-mynet");
-        let (one, two) = (
-            default_bridge(&format!("{}1", "n".repeat(60))),
-            default_bridge(&format!("{}2", "n".repeat(60))),
-        );
-        assert!(one.len() == 15 && one != two);
-    }
 }
