@@ -22,9 +22,31 @@ pub fn attachment(spec: &Spec, previous: &Outcome) -> Result<(), Error> {
     lease::check(&host, spec, previous)?;
     let found = host.store.record(&spec.id.network, spec.plugin, &spec.id.key())?;
     let record = found.ok_or_else(|| register::no_record(&spec.id))?;
-    drivers::of(spec.plugin).look(&mut host, spec, &record, previous)?;
+    let mut found = Vec::new();
+    let driver = drivers::of(spec.plugin);
+    driver.look(&mut host, spec, &record, Some(previous), &mut |finding| found.push(finding))?;
+    first(found)?;
     container(spec, previous)?;
     health(&mut host, &record)
+}
+
+/// Tells everything that is not as ADD left it, as far as the host can tell without looking into the container.
+///
+/// # Errors
+/// It cannot be found out.
+pub fn look(
+    host: &mut Host,
+    spec: &Spec,
+    record: &Record,
+    tell: &mut dyn FnMut(Finding),
+) -> Result<(), Error> {
+    drivers::of(&record.plugin).look(host, spec, record, None, tell)?;
+    elements(host, record)?.into_iter().for_each(&mut *tell);
+    features::each(|feature| feature.look(host, record, tell))
+}
+
+fn first(found: Vec<Finding>) -> Result<(), Error> {
+    found.into_iter().next().map_or(Ok(()), |finding| Err(finding.into()))
 }
 
 /// Everything of an attachment besides its interface: its elements, and what features have besides.
@@ -32,14 +54,16 @@ pub fn attachment(spec: &Spec, previous: &Outcome) -> Result<(), Error> {
 /// # Errors
 /// The first thing that is not as ADD left it.
 pub fn health(host: &mut Host, record: &Record) -> Result<(), Error> {
-    elements(host, record)?;
+    if let Some(finding) = elements(host, record)? {
+        return Err(finding.into());
+    }
     let mut found = Vec::new();
     features::each(|feature| feature.look(host, record, &mut |finding| found.push(finding)))?;
-    found.into_iter().next().map_or(Ok(()), |finding| Err(finding.into()))
+    first(found)
 }
 
-/// Every element of a record and of its network is in the kernel and its own, and the rules are those that rnet wrote.
-fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
+/// What is wrong with the elements of a record and of its network, or with the rules that rnet wrote.
+fn elements(host: &mut Host, record: &Record) -> Result<Option<Finding>, Error> {
     let network = host.store.network(&record.network, &record.plugin)?;
     let mut wanted = elements::attachment(record);
     let of_network: Vec<_> = network.iter().flat_map(elements::network_elements).collect();
@@ -47,18 +71,15 @@ fn elements(host: &mut Host, record: &Record) -> Result<(), Error> {
     let of_all = elements::of_all(&host.store.networks()?);
     wanted.extend(of_network.into_iter().filter(|element| of_all.contains(element)));
     if wanted.is_empty() {
-        return Ok(());
+        return Ok(None);
     }
     let finding = transaction::finding(host)?;
-    if let Some(other @ Finding::OtherRuleset) = finding {
-        // Which elements it lacks says less.
-        return Err(other.into());
+    // Which elements another version lacks says less.
+    if finding == Some(Finding::OtherRuleset) || host.firewall()?.holds(&wanted)? {
+        return Ok(finding);
     }
-    if !host.firewall()?.holds(&wanted)? {
-        let element = first_missing(host, &wanted)?.map_or_else(String::new, |element| element.to_string());
-        return Err(Finding::NoElement { element }.into());
-    }
-    finding.map_or(Ok(()), |finding| Err(finding.into()))
+    let element = first_missing(host, &wanted)?.map_or_else(String::new, |element| element.to_string());
+    Ok(Some(Finding::NoElement { element }))
 }
 
 fn first_missing<'e>(host: &mut Host, wanted: &'e [(Element, Owner)]) -> Result<Option<&'e Element>, Error> {

@@ -6,7 +6,7 @@ use store::{Network, Record};
 use crate::held::Held;
 use crate::making::{Ends, Making};
 use crate::spec::{Interface, Lease, Outcome, Spec};
-use crate::{Error, Host, link};
+use crate::{Error, Finding, Host, link};
 
 /// One way to make an interface. The defaults are those of a veth pair.
 pub trait Driver {
@@ -74,11 +74,18 @@ pub trait Driver {
         unknown: Record,
     ) -> Result<Record, Error>;
 
-    /// CHECK: the host's side of the interface.
+    /// Tells what is not as ADD left it on the host's side of the interface. `previous` is what ADD told, where it was kept.
     ///
     /// # Errors
-    /// The first thing that is not as ADD left it.
-    fn look(&self, host: &mut Host, spec: &Spec, record: &Record, previous: &Outcome) -> Result<(), Error>;
+    /// It cannot be found out.
+    fn look(
+        &self,
+        host: &mut Host,
+        spec: &Spec,
+        record: &Record,
+        previous: Option<&Outcome>,
+        tell: &mut dyn FnMut(Finding),
+    ) -> Result<(), Error>;
 
     /// STATUS: the kernel can make such an interface.
     ///

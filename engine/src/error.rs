@@ -229,7 +229,7 @@ pub enum Error {
     #[error("IPAM plugin returned missing IP config")]
     NoAddress,
     /// CHECK found something missing or changed.
-    #[error("{0}")]
+    #[error("{}", with_hint(.0))]
     Check(#[from] Finding),
     /// STATUS: an ADD would not work now.
     #[error("{what}")]
@@ -352,6 +352,10 @@ impl Error {
         use store::Error::Link;
         matches!(self, Error::Store(Link { .. }) | Error::Ipam(ipam::Error::Store(Link { .. })))
     }
+}
+
+fn with_hint(finding: &Finding) -> String {
+    format!("{finding}{}", finding.hint())
 }
 
 /// A host address as docker prints it.

@@ -22,11 +22,6 @@ pub enum Wrong {
 const RESTORED: &str = "the next container that is added to a network of type `rnet`, or with a published port, restores it \
                         for all; so do DEL and ADD of this one";
 
-/// What makes a bridge whole again.
-fn mends(network: &str) -> String {
-    format!("hint: rnet repair {network}; so does the next container that is added to it")
-}
-
 /// What is wrong with a port, beginning with upstream's words where it has any.
 fn port(link: &str, bridge: &str, wrong: &Wrong) -> String {
     match wrong {
@@ -43,8 +38,8 @@ fn port(link: &str, bridge: &str, wrong: &Wrong) -> String {
     }
 }
 
-/// What CHECK looks for. The texts are upstream's where upstream has one.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+/// One thing that is not as ADD left it. The texts are upstream's where upstream has one.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Finding {
     /// The result of ADD names another namespace.
     #[error("Sandbox in prevResult {found} doesn't match configured netns: {wanted}")]
@@ -101,7 +96,7 @@ pub enum Finding {
     #[error("Bridge interface {0} not found")]
     NoBridge(String),
     /// The bridge is down.
-    #[error("Bridge interface {bridge} is down; {}", mends(network))]
+    #[error("Bridge interface {bridge} is down")]
     BridgeDown {
         /// The bridge.
         bridge: String,
@@ -120,9 +115,7 @@ pub enum Finding {
     #[error("names are not served: {0}")]
     Names(String),
     /// 127.0.0.1 does not lead to published ports any more.
-    #[error(
-        "route_localnet is off on {bridge}, so published ports do not answer on 127.0.0.1; hint: rnet repair {network}"
-    )]
+    #[error("route_localnet is off on {bridge}, so published ports do not answer on 127.0.0.1")]
     NoLoopback {
         /// The bridge.
         bridge: String,
@@ -130,9 +123,7 @@ pub enum Finding {
         network: String,
     },
     /// What keeps containers from the host's loopback if the ruleset is flushed is gone.
-    #[error(
-        "the ingress filter of {bridge} that keeps containers from 127.0.0.1 of this host is missing; hint: rnet repair {network}"
-    )]
+    #[error("the ingress filter of {bridge} that keeps containers from 127.0.0.1 of this host is missing")]
     NoLoopbackGuard {
         /// The bridge.
         bridge: String,
@@ -150,7 +141,7 @@ pub enum Finding {
         wanted: String,
     },
     /// The gateway address is gone from the bridge.
-    #[error("gateway address {gateway} is missing on bridge {bridge}; {}", mends(network))]
+    #[error("gateway address {gateway} is missing on bridge {bridge}")]
     NoGateway {
         /// The bridge.
         bridge: String,
@@ -160,7 +151,7 @@ pub enum Finding {
         gateway: String,
     },
     /// The subnet's gateway lies outside it, and the route by which the host reaches the subnet is gone.
-    #[error("the route to {subnet} by bridge {bridge} is missing; the next ADD restores it")]
+    #[error("the route to {subnet} by bridge {bridge} is missing")]
     NoSubnetRoute {
         /// The bridge.
         bridge: String,
@@ -171,7 +162,7 @@ pub enum Finding {
     #[error("CNI veth created for bridge {0} was not found")]
     NoVeth(String),
     /// The host end is not as ADD left it.
-    #[error("{}; hint: rnet repair {network}", port(link, bridge, wrong))]
+    #[error("{}", port(link, bridge, wrong))]
     Port {
         /// The host end.
         link: String,
@@ -183,7 +174,7 @@ pub enum Finding {
         network: String,
     },
     /// An element of the ruleset is missing or somebody else's.
-    #[error("the ruleset lacks {element}, or has it otherwise; hint: {RESTORED}")]
+    #[error("the ruleset lacks {element}, or has it otherwise")]
     NoElement {
         /// The element, in nft's words.
         element: String,
@@ -191,7 +182,7 @@ pub enum Finding {
     /// macspoofchk's rules are missing or changed.
     #[error(
         "the rules of macspoofchk for {link} (chain {chain} of table bridge nat, and the jump to it) are missing or \
-         changed; hint: DEL and ADD of this container restores them"
+         changed"
     )]
     NoMacCheck {
         /// The host end.
@@ -200,10 +191,10 @@ pub enum Finding {
         chain: String,
     },
     /// The constant part of the ruleset was changed.
-    #[error("another program changed or flushed rnet's ruleset; hint: {RESTORED}")]
+    #[error("another program changed or flushed rnet's ruleset")]
     RulesetChanged,
     /// It is another version's.
-    #[error("another version of rnet wrote the ruleset; hint: {RESTORED}")]
+    #[error("another version of rnet wrote the ruleset")]
     OtherRuleset,
     /// No record: this attachment was never made, or DEL has been here.
     #[error("no record of {ifname} of container {container} on network {network}")]
@@ -215,4 +206,24 @@ pub enum Finding {
         /// The interface.
         ifname: String,
     },
+}
+
+impl Finding {
+    /// What mends it, as the end of a message: begins with `; ` or is empty.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::BridgeDown { network, .. } | Self::NoGateway { network, .. } => {
+                format!("; hint: rnet repair {network}; so does the next container that is added to it")
+            }
+            Self::NoLoopback { network, .. }
+            | Self::NoLoopbackGuard { network, .. }
+            | Self::Port { network, .. } => format!("; hint: rnet repair {network}"),
+            Self::NoSubnetRoute { .. } => "; the next ADD restores it".into(),
+            Self::NoElement { .. } | Self::RulesetChanged | Self::OtherRuleset => {
+                format!("; hint: {RESTORED}")
+            }
+            Self::NoMacCheck { .. } => "; hint: DEL and ADD of this container restores them".into(),
+            _ => String::new(),
+        }
+    }
 }

@@ -55,5 +55,5 @@ pub use host::Host;
 pub use making::{Ends, Making};
 pub use network::redirect;
 pub use register::is_alive;
-pub use repair::repair;
+pub use repair::{Repaired, repair};
 pub use served::{PORT, RESOLV_CONF, Served};

@@ -31,6 +31,7 @@ mod verbs;
 
 use cni::{CniResult, Plugin, Request, Verb};
 
+use engine::Repaired;
 use members::is_named;
 
 pub use error::{Error, Fault, own};
@@ -77,7 +78,7 @@ pub fn run(plugin: &dyn Plugin, verb: Verb, request: &Request<'_>) -> Result<Opt
 ///
 /// # Errors
 /// The configuration cannot be read, or what could not be mended.
-pub fn repair(plugin: &str, request: &Request<'_>) -> Result<(), Error> {
+pub fn repair(plugin: &str, request: &Request<'_>) -> Result<Repaired, Error> {
     let spec = match plugin {
         "rnet" => rnet::spec(request)?,
         _ => bridge::spec(request)?,

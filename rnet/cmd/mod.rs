@@ -28,19 +28,31 @@ struct Done {
     kind: &'static str,
     name: String,
     id: String,
+    /// What was found wrong and is right again.
+    mended: Option<Vec<String>>,
 }
 
 impl Done {
     fn network(network: &Network) -> Self {
-        Self { kind: "network", name: network.name.clone(), id: network.id() }
+        Self { kind: "network", name: network.name.clone(), id: network.id(), mended: None }
     }
 
     fn endpoint(id: &str, name: &str) -> Self {
-        Self { kind: "endpoint", name: name.to_owned(), id: id.to_owned() }
+        Self { kind: "endpoint", name: name.to_owned(), id: id.to_owned(), mended: None }
     }
 
     fn json(&self) -> Value {
-        json!({"type": self.kind, "name": self.name, "id": self.id})
+        let mut done = json!({"type": self.kind, "name": self.name, "id": self.id});
+        if let Some(mended) = &self.mended {
+            done["mended"] = json!(mended);
+        }
+        done
+    }
+
+    /// The name, and a line for each thing that was mended.
+    fn text(&self) -> String {
+        let mended = self.mended.iter().flatten().map(|finding| format!("  mended: {finding}\n"));
+        [format!("{}\n", self.name)].into_iter().chain(mended).collect()
     }
 }
 
@@ -65,7 +77,7 @@ fn each(
         match act(word) {
             // As JSON it is one array.
             Ok(done) if style.json => all.extend(done.map(|done| done.json())),
-            Ok(done) => done.map_or(Ok(()), |done| print(&format!("{}\n", done.name)))?,
+            Ok(done) => done.map_or(Ok(()), |done| print(&done.text()))?,
             Err(error) if matches!(error.downcast_ref(), Some(Problem::Closed)) => return Err(error),
             Err(error) => {
                 style.tell(&error);

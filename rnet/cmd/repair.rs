@@ -2,6 +2,7 @@
 
 use cni::conflist::{self, Attachment};
 use cni::{Config, Request, Verb};
+use engine::Repaired;
 
 use super::Done;
 use crate::definitions::Network;
@@ -25,8 +26,10 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     super::each(&words, style, |word| {
         let known = view.known(&[word.to_owned()])?;
         let network = known.network(word)?;
-        repair(network)?;
-        Ok(Some(Done::network(network)))
+        let repaired = repair(network)?;
+        repaired.left.iter().for_each(|finding| style.warn(format_args!("{word}: not mended: {finding}")));
+        let mended = repaired.mended.iter().map(ToString::to_string).collect();
+        Ok(Some(Done { mended: Some(mended), ..Done::network(network) }))
     })
 }
 
@@ -42,7 +45,7 @@ fn is_ours(network: &Network) -> bool {
     ["rnet", "bridge"].contains(&network.kind())
 }
 
-fn repair(network: &Network) -> anyhow::Result<()> {
+fn repair(network: &Network) -> anyhow::Result<Repaired> {
     let Some((kind, config)) = conflist::first(&network.list).filter(|_| is_ours(network)) else {
         let (name, kind) = (network.name.clone(), network.kind().to_owned());
         return Err(Problem::NotRepairable { name, kind }.into());

@@ -13,7 +13,7 @@ use crate::held::{Held, commit, describe, is_whole};
 use crate::ip::subnet;
 use crate::making::{Ends, Making};
 use crate::spec::{Addresses, Interface, Outcome, Spec};
-use crate::{Error, Host, admission, failpoint, lost};
+use crate::{Error, Finding, Host, admission, failpoint, lost};
 
 /// The driver of this file.
 pub struct Given;
@@ -67,7 +67,14 @@ impl Driver for Given {
         Ok(unknown)
     }
 
-    fn look(&self, _: &mut Host, _: &Spec, _: &Record, _: &Outcome) -> Result<(), Error> {
+    fn look(
+        &self,
+        _: &mut Host,
+        _: &Spec,
+        _: &Record,
+        _: Option<&Outcome>,
+        _: &mut dyn FnMut(Finding),
+    ) -> Result<(), Error> {
         Ok(())
     }
 
