@@ -32,7 +32,7 @@ pub use control::{Listening, Status};
 pub use entry::{Endpoint, Known, Network, askable, looks_like_address, valid_name};
 pub use guardian::{Errand, guard};
 pub use handover::taken_over;
-pub use message::{addresses_in, is_reply_to, question_key, refused, servfail};
+pub use message::{addresses_in, is_reply_to, question_key, refusal, servfail};
 pub use resolv::{Nameserver, Resolv, Watch};
 pub use serve::{Control, Error, Kept, Serve, serve, work};
 pub use table::Table;

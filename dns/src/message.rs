@@ -95,7 +95,7 @@ pub fn servfail(message: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// REFUSED for a question; `None` if the message has no answer.
-pub fn refused(message: &[u8]) -> Option<Vec<u8>> {
+pub fn refusal(message: &[u8]) -> Option<Vec<u8>> {
     Some(parse(message).ok()?.error(ResponseCode::Refused))
 }
 

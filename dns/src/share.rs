@@ -60,12 +60,12 @@ pub struct Queue<K, T> {
 #[derive(Clone, Debug)]
 struct Line<T> {
     bytes: usize,
-    waiting: VecDeque<Waiting<T>>,
+    waiting: VecDeque<WaitingQuestion<T>>,
 }
 
 /// A question that waits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Waiting<T> {
+pub struct WaitingQuestion<T> {
     /// When it arrived.
     pub arrived: Instant,
     bytes: usize,
@@ -179,7 +179,7 @@ impl<K: Hash + Eq + Clone, T> Queue<K, T> {
         });
         line.bytes += bytes;
         self.bytes += bytes;
-        line.waiting.push_back(Waiting { arrived, bytes, question });
+        line.waiting.push_back(WaitingQuestion { arrived, bytes, question });
     }
 
     /// Whether a question of `client` waits.
@@ -188,7 +188,7 @@ impl<K: Hash + Eq + Clone, T> Queue<K, T> {
     }
 
     /// The next question whose client `may` have a place; `None` after `looks` clients that may not.
-    pub fn next(&mut self, looks: usize, mut may: impl FnMut(&K) -> bool) -> Option<(K, Waiting<T>)> {
+    pub fn next(&mut self, looks: usize, mut may: impl FnMut(&K) -> bool) -> Option<(K, WaitingQuestion<T>)> {
         for _ in 0..looks.min(self.turns.len()) {
             let client = self.turns.pop_front()?;
             self.turns.push_back(client.clone());
@@ -239,7 +239,7 @@ impl<K: Hash + Eq + Clone, T> Queue<K, T> {
         self.turns.len()
     }
 
-    fn take(&mut self, client: &K) -> Option<Waiting<T>> {
+    fn take(&mut self, client: &K) -> Option<WaitingQuestion<T>> {
         let line = self.lines.get_mut(client)?;
         let waiting = line.waiting.pop_front()?;
         line.bytes -= waiting.bytes;

@@ -21,7 +21,7 @@ fuzz_target!(|input: (bool, u64, &[u8])| {
         Reply::Answer(answer) | Reply::Error(answer) => check(message, &answer, stream),
         Reply::Forward(_) => {
             assert!(dns::question_key(message).is_some());
-            for made in [dns::servfail(message), dns::refused(message)] {
+            for made in [dns::servfail(message), dns::refusal(message)] {
                 check(message, &made.expect("what is forwarded can be answered"), stream);
             }
         }

@@ -117,7 +117,7 @@ fn m6_a_message_shorter_than_a_header_and_an_answer_are_dropped() {
     let mut answer = message.clone();
     answer[2] |= 0x80;
     assert_eq!(parse(&answer), Err(Reply::Drop));
-    assert_eq!((servfail(&answer), refused(&answer)), (None, None));
+    assert_eq!((servfail(&answer), refusal(&answer)), (None, None));
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn f3_a_question_without_an_upstream_answer_is_answered_with_an_error() {
     assert_eq!((answer.metadata.id, &answer.queries), (4711, &message.queries));
     assert_eq!(answer.metadata.response_code, ResponseCode::ServFail);
     assert!(answer.edns.is_some() && !answer.metadata.authoritative);
-    let answer = Message::from_vec(&refused(&bytes(&message)).unwrap()).unwrap();
+    let answer = Message::from_vec(&refusal(&bytes(&message)).unwrap()).unwrap();
     assert_eq!(answer.metadata.response_code, ResponseCode::Refused);
 }
 
