@@ -65,7 +65,7 @@ impl Leases {
     /// everything is slow and [`Leases::lease`] fails; the other operations work.
     ///
     /// # Errors
-    /// If the directory cannot be made or opened, or its path leads through a symbolic link.
+    /// If the directory cannot be made or opened, or is a symbolic link.
     pub fn open(dir: impl Into<Folder>, index_dir: impl Into<Folder>, boot: &str) -> Result<Self, Error> {
         Ok(Self::of(Directory::open(&dir.into())?, index_dir.into(), boot))
     }
@@ -73,7 +73,7 @@ impl Leases {
     /// The same without making the directory; `None` if there is none, and so no lease.
     ///
     /// # Errors
-    /// If the directory exists but cannot be opened, or its path leads through a symbolic link.
+    /// If the directory exists but cannot be opened, or is a symbolic link.
     pub fn find(
         dir: impl Into<Folder>,
         index_dir: impl Into<Folder>,

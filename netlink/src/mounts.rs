@@ -52,7 +52,7 @@ impl Mounts {
     /// folder is left out.
     ///
     /// # Errors
-    /// If a source is missing, or a folder cannot be read.
+    /// If a folder cannot be read, or a path contains a NUL byte.
     pub fn plan(files: &[(PathBuf, PathBuf)]) -> io::Result<Self> {
         let mut mounts = Self::default();
         for (_, target) in files {

@@ -102,7 +102,7 @@ impl Netns {
     /// Runs `f` inside this namespace, in a thread that ends with it; panics of `f` are passed on.
     ///
     /// # Errors
-    /// If the thread cannot be started or the namespace not be entered.
+    /// If the thread cannot be started or the namespace cannot be entered.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> Result<T, Error> {
         in_thread(&self.path, || {
             self.enter()?;

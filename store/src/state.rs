@@ -172,7 +172,7 @@ impl Store {
     /// Removes what killed processes were writing. A process that is writing now writes again.
     ///
     /// # Errors
-    /// If the folder cannot be read or a file in it not be removed.
+    /// If the folder cannot be read or a file in it cannot be removed.
     pub fn sweep(&self) -> Result<(), Error> {
         self.list(UNNAMED)?.iter().try_for_each(|name| self.remove(&format!("{UNNAMED}/{name}")))
     }

@@ -50,7 +50,7 @@ impl Store {
     /// claim, by a second try if the first fails. True if no claim is left.
     ///
     /// # Errors
-    /// If the claim cannot be removed or the folder not be read.
+    /// If the claim cannot be removed or the folder cannot be read.
     pub fn leave(&self, what: &str, key: &Key) -> Result<bool, Error> {
         self.remove(&format!("claims/{what}/{key}"))?;
         self.is_empty(&format!("claims/{what}"))

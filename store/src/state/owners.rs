@@ -63,7 +63,7 @@ impl Store {
     /// Claims a MAC of a dead attachment. The caller holds the lock under which all callers do this.
     ///
     /// # Errors
-    /// If the old link cannot be removed or the new one not be made.
+    /// If the old link cannot be removed or the new one cannot be made.
     pub fn take_mac(&self, bridge: &str, mac: Mac, record: &Record) -> Result<(), Error> {
         self.take_over(&mac_name(bridge, mac), record)
     }
