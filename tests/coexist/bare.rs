@@ -26,9 +26,8 @@ fn close(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn policies_before() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    close(&host)?;
+fn policies_before(host: &Host) -> anyhow::Result<()> {
+    close(host)?;
     let before = host.network_snapshot()?;
     let guests = host.guests()?;
     host.works(&guests)?;
@@ -37,11 +36,10 @@ fn policies_before() -> anyhow::Result<()> {
     host.ensure_nothing_left(&before)
 }
 
-fn policies_after() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn policies_after(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
     host.works(&guests)?;
-    close(&host)?;
+    close(host)?;
     host.comes_to_work(&guests)?;
     host.iptables_reads_rnets_rules()?;
     host.comes_to_work(&guests)?;
@@ -50,8 +48,7 @@ fn policies_after() -> anyhow::Result<()> {
 }
 
 /// As iptables-services of RHEL has it.
-fn last_rule() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn last_rule(host: &Host) -> anyhow::Result<()> {
     for program in ["iptables", "ip6tables"] {
         host.execute(&format!("{program} -A FORWARD -j REJECT"))?;
         host.execute(&format!("{program} -A INPUT -i out0 -j ACCEPT"))?;
@@ -68,23 +65,21 @@ fn last_rule() -> anyhow::Result<()> {
     host.ensure_nothing_left(&before)
 }
 
-fn flushed() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    close(&host)?;
+fn flushed(host: &Host) -> anyhow::Result<()> {
+    close(host)?;
     let guests = host.guests()?;
     host.execute("iptables -F FORWARD")?;
     host.comes_to_work(&guests)?;
     host.execute("nft flush ruleset")?;
-    close(&host)?;
+    close(host)?;
     host.comes_to_work(&guests)?;
     host.clear()?;
     host.ensure_no_rules_left()
 }
 
 /// The built-in network's is called rnet0.
-fn any_name() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    close(&host)?;
+fn any_name(host: &Host) -> anyhow::Result<()> {
+    close(host)?;
     let before = host.network_snapshot()?;
     let guests = host.guests()?;
     host.execute("rnet run -d --name other sleep 1000")?;
@@ -99,8 +94,7 @@ fn any_name() -> anyhow::Result<()> {
     host.ensure_nothing_left(&before)
 }
 
-fn nothing_left() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn nothing_left(host: &Host) -> anyhow::Result<()> {
     let before = host.network_snapshot()?;
     for _ in 0..2 {
         let guests =
@@ -119,13 +113,12 @@ fn nothing_left() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn disabled() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn disabled(host: &Host) -> anyhow::Result<()> {
     host.execute("rnet interop disable")?;
     let guests = host.guests()?;
     host.works(&guests)?;
     ensure!(!host.execute("nft list ruleset")?.contains("rnet-interop"), "rules although disabled");
-    close(&host)?;
+    close(host)?;
     ensure!(host.works(&guests).is_err(), "another program's rules are there");
     host.execute("rnet interop enable")?;
     host.works(&guests)?;
@@ -135,8 +128,7 @@ fn disabled() -> anyhow::Result<()> {
 }
 
 /// By a key of its definition.
-fn left_alone() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn left_alone(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
     host.execute("rnet create other --subnet 10.98.0.0/24")?;
     let file = host.root().join("etc/cni/net.d/rnet-other.conflist");

@@ -94,32 +94,30 @@ fn container(host: &Host, bridge: &str) -> anyhow::Result<Container> {
     Ok(Container { netns, _page: page, address })
 }
 
-fn first() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let _docker = dockerd(&host)?;
+fn first(host: &Host) -> anyhow::Result<()> {
+    let _docker = dockerd(host)?;
     ensure!(host.execute("iptables -S FORWARD")?.contains("-P FORWARD DROP"), "docker drops nothing");
     let before = host.network_snapshot()?;
     let guests = host.guests()?;
     host.works(&guests)?;
     host.tells_nothing()?;
     host.is_closed(&guests)?;
-    network(&host, "d1", None, "")?;
+    network(host, "d1", None, "")?;
     host.works(&guests)?;
-    docker(&host, "networks/prune -X POST")?;
+    docker(host, "networks/prune -X POST")?;
     host.clear()?;
     host.ensure_nothing_left(&before)
 }
 
-fn later() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn later(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
-    let _docker = dockerd(&host)?;
+    let _docker = dockerd(host)?;
     host.comes_to_work(&guests)?;
     // If docker did not turn forwarding on itself, the administrator may do by hand what it does otherwise.
     host.execute("iptables -P FORWARD DROP")?;
     host.execute("ip6tables -P FORWARD DROP")?;
     host.comes_to_work(&guests)?;
-    network(&host, "d1", None, "")?;
+    network(host, "d1", None, "")?;
     host.comes_to_work(&guests)?;
     host.iptables_reads_rnets_rules()?;
     host.comes_to_work(&guests)?;
@@ -127,27 +125,25 @@ fn later() -> anyhow::Result<()> {
     host.ensure_no_rules_left()
 }
 
-fn restarted() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let docker = dockerd(&host)?;
+fn restarted(host: &Host) -> anyhow::Result<()> {
+    let docker = dockerd(host)?;
     let guests = host.guests()?;
     host.works(&guests)?;
     drop(docker);
     host.comes_to_work(&guests)?;
-    let _docker = dockerd(&host)?;
+    let _docker = dockerd(host)?;
     host.comes_to_work(&guests)?;
     host.clear()?;
     host.ensure_no_rules_left()
 }
 
-fn isolated() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let _docker = dockerd(&host)?;
+fn isolated(host: &Host) -> anyhow::Result<()> {
+    let _docker = dockerd(host)?;
     let bridges =
-        ["docker0".to_owned(), network(&host, "d1", None, "")?, network(&host, "d2", Some("mydocker"), "")?];
+        ["docker0".to_owned(), network(host, "d1", None, "")?, network(host, "d2", Some("mydocker"), "")?];
     let guests = host.guests()?;
     for bridge in bridges {
-        let container = container(&host, &bridge)?;
+        let container = container(host, &bridge)?;
         never_reaches(&guests.web.netns, container.address, 80).with_context(|| format!("by {bridge}"))?;
         never_reaches(host.neighbour().netns(), container.address, 80)
             .with_context(|| format!("{bridge}, from outside"))?;
@@ -158,11 +154,10 @@ fn isolated() -> anyhow::Result<()> {
 }
 
 /// docker turns IPv6 forwarding on and sets FORWARD to DROP, when no ADD happens.
-fn ipv6_later() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn ipv6_later(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
-    let _docker = dockerd(&host)?;
-    network(&host, "d6", None, r#","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"fd55::/64"}]}"#)?;
+    let _docker = dockerd(host)?;
+    network(host, "d6", None, r#","EnableIPv6":true,"IPAM":{"Config":[{"Subnet":"fd55::/64"}]}"#)?;
     host.comes_to_work(&guests)?;
     host.execute("ip6tables -P FORWARD DROP")?;
     host.comes_to_work(&guests)?;
@@ -171,7 +166,7 @@ fn ipv6_later() -> anyhow::Result<()> {
 }
 
 /// In either order: where rnet has left FORWARD open, docker does too.
-fn unreached() -> anyhow::Result<()> {
+fn unreached(_: &Host) -> anyhow::Result<()> {
     for docker_first in [true, false] {
         let host = Host::on_the_way_out()?;
         let early = docker_first.then(|| dockerd(&host)).transpose()?;
@@ -192,8 +187,7 @@ fn unreached() -> anyhow::Result<()> {
 }
 
 /// rnet returns what goes to docker's bridges, whose names begin with `br-`.
-fn uplink_like_a_bridge() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn uplink_like_a_bridge(host: &Host) -> anyhow::Result<()> {
     host.execute("ip link set out0 down")?;
     host.execute("ip link set out0 name br-lan")?;
     host.execute("ip link set br-lan up")?;

@@ -69,34 +69,31 @@ fn ensure_gone(host: &Host) -> anyhow::Result<()> {
     host.ensure_no_rules_left()
 }
 
-fn first() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let _running = Firewalld::start(&host)?;
+fn first(host: &Host) -> anyhow::Result<()> {
+    let _running = Firewalld::start(host)?;
     let guests = host.guests()?;
     host.works(&guests)?;
     host.tells_nothing()?;
     host.is_closed(&guests)?;
     host.clear()?;
-    ensure_gone(&host)?;
+    ensure_gone(host)?;
     // Once more: the zone is gone from the configuration.
     let guests = host.guests_of("mynet")?;
     host.works(&guests)?;
     host.clear()?;
-    ensure_gone(&host)
+    ensure_gone(host)
 }
 
-fn later() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn later(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
-    let _running = Firewalld::start(&host)?;
+    let _running = Firewalld::start(host)?;
     host.comes_to_work(&guests)?;
     host.clear()?;
-    ensure_gone(&host)
+    ensure_gone(host)
 }
 
-fn reloaded() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let mut running = Firewalld::start(&host)?;
+fn reloaded(host: &Host) -> anyhow::Result<()> {
+    let mut running = Firewalld::start(host)?;
     let guests = host.guests()?;
     for line in ["firewall-cmd --reload", "firewall-cmd --complete-reload"] {
         host.execute(line)?;
@@ -104,15 +101,14 @@ fn reloaded() -> anyhow::Result<()> {
     }
     running.down();
     host.comes_to_work(&guests)?;
-    running.up(&host)?;
+    running.up(host)?;
     host.comes_to_work(&guests)?;
     host.clear()?;
-    ensure_gone(&host)
+    ensure_gone(host)
 }
 
-fn elsewhere() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let _running = Firewalld::start(&host)?;
+fn elsewhere(host: &Host) -> anyhow::Result<()> {
+    let _running = Firewalld::start(host)?;
     host.execute("firewall-cmd --permanent --zone=drop --add-interface=rnet-+")?;
     host.execute("firewall-cmd --reload")?;
     let guests = host.guests()?;
@@ -129,9 +125,8 @@ fn elsewhere() -> anyhow::Result<()> {
 }
 
 /// The zone opens port 53 and no other.
-fn narrow() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let _running = Firewalld::start(&host)?;
+fn narrow(host: &Host) -> anyhow::Result<()> {
+    let _running = Firewalld::start(host)?;
     let guests = host.guests()?;
     let _server = netns_fixtures::HttpServer::start(host.netns(), "0.0.0.0:8088".parse()?, "the host's")?;
     crate::works::never_reaches(&guests.web.netns, "10.99.0.1".parse()?, 8088)?;

@@ -28,8 +28,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, anyhow, ensure};
 
-/// A test's name and what it does.
-type Test = (&'static str, fn() -> anyhow::Result<()>);
+use common::Host;
+
+/// A test's name and what it does on its host.
+type Test = (&'static str, fn(&Host) -> anyhow::Result<()>);
 
 /// What has to be installed.
 const PROGRAMS: [&str; 9] = [
@@ -77,5 +79,9 @@ fn prepare() -> anyhow::Result<()> {
 fn tests() -> Vec<harness::Test> {
     let all: Vec<Test> =
         [bare::TESTS, docker::TESTS, ufw::TESTS, firewalld::TESTS, told::TESTS, ports::TESTS].concat();
-    all.into_iter().map(|(name, body)| harness::Test { name: name.into(), body: Box::new(body) }).collect()
+    let test = |(name, body): Test| harness::Test {
+        name: name.into(),
+        body: Box::new(move || body(&Host::on_the_way_out()?)),
+    };
+    all.into_iter().map(test).collect()
 }

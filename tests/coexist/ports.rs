@@ -26,8 +26,7 @@ fn take(kind: &str, address: &str) -> String {
     )
 }
 
-fn held() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn held(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
     host.execute("rnet run -d --name udp --net mynet -p 3344:80/udp sleep 1000")?;
     for (kind, address) in
@@ -77,11 +76,10 @@ fn container(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn docker_later() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let _docker = crate::docker::dockerd(&host)?;
+fn docker_later(host: &Host) -> anyhow::Result<()> {
+    let _docker = crate::docker::dockerd(host)?;
     let guests = host.guests()?;
-    let refused = container(&host);
+    let refused = container(host);
     let text = refused.as_ref().map_or_else(|error| format!("{error:#}"), |()| "it runs".into());
     ensure!(text.contains("already in use"), "docker: {text}");
     host.works(&guests)?;
@@ -89,10 +87,9 @@ fn docker_later() -> anyhow::Result<()> {
     host.clear()
 }
 
-fn docker_first() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let _docker = crate::docker::dockerd(&host)?;
-    container(&host)?;
+fn docker_first(host: &Host) -> anyhow::Result<()> {
+    let _docker = crate::docker::dockerd(host)?;
+    container(host)?;
     host.execute("rnet create mynet --subnet 10.99.0.0/24")?;
     let refused = host.execute("rnet run -d --name web --net mynet -p 3344:80 sleep 1000");
     let text = format!("{:#}", refused.err().context("docker's port is published")?);
@@ -101,8 +98,7 @@ fn docker_first() -> anyhow::Result<()> {
 }
 
 /// A runtime that calls the plugins holds its ports itself, or does not; and not every docker listens.
-fn rules() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn rules(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
     ensure!(host.said("rnet ls")?.is_empty(), "{}", host.said("rnet ls")?);
     host.execute("iptables -t nat -N DOCKER")?;

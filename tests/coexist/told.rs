@@ -78,20 +78,19 @@ fn heals(host: &Host, guests: &Guests, word: &str, about_names: bool) -> anyhow:
     Ok(typed)
 }
 
-fn own_input() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn own_input(host: &Host) -> anyhow::Result<()> {
     host.shell("nft 'table inet mine { chain in { type filter hook input priority 0; policy drop; iif lo accept; iifname out0 accept; }; }'")?;
     let said = host.said("rnet create early --subnet 10.97.0.0/24")?;
     ensure!(said.contains("chain inet mine in"), "create: {said}");
     let guests = host.guests()?;
-    let typed = heals(&host, &guests, "chain inet mine in", true)?;
+    let typed = heals(host, &guests, "chain inet mine in", true)?;
     ensure!(typed[0].starts_with("nft 'insert rule inet mine in iifname \"rnet-*\""), "{typed:?}");
     let said = host.said("rnet create late --subnet 10.96.0.0/24")?;
     ensure!(said.is_empty(), "create: {said}");
     host.clear()
 }
 
-fn own_forward() -> anyhow::Result<()> {
+fn own_forward(_: &Host) -> anyhow::Result<()> {
     for rule in ["policy drop;", "policy accept; ct state established accept; reject;"] {
         let host = Host::on_the_way_out()?;
         host.shell(&format!(
@@ -111,32 +110,29 @@ fn own_forward() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn rule_in_front() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn rule_in_front(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
     host.execute("iptables -I FORWARD -s 10.99.0.0/24 ! -d 10.99.0.0/24 -p tcp -j DROP")?;
-    let typed = heals(&host, &guests, "chain ip filter FORWARD", false)?;
+    let typed = heals(host, &guests, "chain ip filter FORWARD", false)?;
     ensure!(typed.contains(&"iptables -I FORWARD -i rnet-+ -j ACCEPT".into()), "{typed:?}");
     host.execute("iptables -N mine")?;
     host.execute("iptables -A mine -p udp -j REJECT")?;
     host.execute("iptables -I INPUT ! -i lo -j mine")?;
-    let typed = heals(&host, &guests, "chain ip filter INPUT (mine)", true)?;
+    let typed = heals(host, &guests, "chain ip filter INPUT (mine)", true)?;
     ensure!(typed.contains(&"iptables -I INPUT -i rnet-+ -p udp --dport 53 -j ACCEPT".into()), "{typed:?}");
     host.clear()
 }
 
-fn raw() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn raw(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
     host.execute("iptables -t raw -A PREROUTING -i out0 -p tcp --dport 3344 -j DROP")?;
-    let typed = heals(&host, &guests, "chain ip raw PREROUTING", false)?;
+    let typed = heals(host, &guests, "chain ip raw PREROUTING", false)?;
     ensure!(typed == ["iptables -t raw -I PREROUTING -p tcp --dport 3344 -j ACCEPT"], "{typed:?}");
     host.clear()
 }
 
 /// A route that leads elsewhere than where the packets come from.
-fn source_check() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn source_check(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
     host.execute("sysctl -qw net.ipv4.conf.rnet-mynet.rp_filter=1")?;
     host.execute("ip rule add to 10.99.0.0/24 iif lo table 77 priority 5")?;
@@ -147,31 +143,28 @@ fn source_check() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn published_only() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn published_only(host: &Host) -> anyhow::Result<()> {
     host.shell("nft 'table ip mine { chain thru { type filter hook forward priority 10; iifname out0 ct state new drop; }; }'")?;
     let guests = host.guests()?;
-    let typed = heals(&host, &guests, "published ports of network mynet", false)?;
+    let typed = heals(host, &guests, "published ports of network mynet", false)?;
     ensure!(typed == ["nft 'insert rule ip mine thru oifname \"rnet-*\" counter accept'"], "{typed:?}");
     host.clear()
 }
 
 /// Where the bridge's name is the user's, the lines name it.
-fn any_name() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn any_name(host: &Host) -> anyhow::Result<()> {
     host.shell("nft 'table inet mine { chain in { type filter hook input priority 0; policy drop; iif lo accept; iifname out0 accept; }; }'")?;
     host.execute("rnet create mynet --subnet 10.99.0.0/24 --subnet fd99::/64")?;
     let file = host.root().join("etc/cni/net.d/rnet-mynet.conflist");
     let text = std::fs::read_to_string(&file)?;
     std::fs::write(&file, text.replace("\"rnet-mynet\"", "\"lan7\""))?;
     let guests = host.guests_of("mynet")?;
-    let typed = heals(&host, &guests, "chain inet mine in", true)?;
+    let typed = heals(host, &guests, "chain inet mine in", true)?;
     ensure!(typed.iter().all(|line| line.contains("\"lan7\"")), "{typed:?}");
     host.clear()
 }
 
-fn healed() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn healed(host: &Host) -> anyhow::Result<()> {
     for program in ["iptables", "ip6tables"] {
         host.execute(&format!("{program} -P FORWARD DROP"))?;
         host.execute(&format!("{program} -P INPUT DROP"))?;
@@ -180,51 +173,47 @@ fn healed() -> anyhow::Result<()> {
     let said = host.said("rnet create other --subnet 10.98.0.0/24")?;
     ensure!(said.is_empty(), "create: {said}");
     let guests = host.guests()?;
-    ensure_silent(&host)?;
+    ensure_silent(host)?;
     host.works(&guests)?;
     host.clear()
 }
 
-fn disabled() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn disabled(host: &Host) -> anyhow::Result<()> {
     host.execute("iptables -P FORWARD DROP")?;
     host.execute("rnet interop disable")?;
     let said = host.said("rnet create other --subnet 10.98.0.0/24")?;
     ensure!(said.contains("rnet interop enable"), "create: {said}");
     let guests = host.guests()?;
-    let typed = heals(&host, &guests, "chain ip filter FORWARD", false)?;
+    let typed = heals(host, &guests, "chain ip filter FORWARD", false)?;
     ensure!(typed == ["rnet interop enable"], "{typed:?}");
     host.clear()
 }
 
-fn ufw() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn ufw(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
-    let _ufw = crate::ufw::Ufw::on(&host, "deny")?;
+    let _ufw = crate::ufw::Ufw::on(host, "deny")?;
     host.comes_to_work(&guests)?;
-    ensure_silent(&host)?;
+    ensure_silent(host)?;
     host.execute("ufw route deny in on rnet-+")?;
-    let typed = heals(&host, &guests, "ufw-user-forward", false)?;
+    let typed = heals(host, &guests, "ufw-user-forward", false)?;
     ensure!(
         typed.contains(&"ufw route prepend allow in on rnet-+ && ufw route allow in on rnet-+".into()),
         "{typed:?}"
     );
     host.execute("ufw deny in on rnet-+")?;
-    let typed = heals(&host, &guests, "ufw-user-input", true)?;
+    let typed = heals(host, &guests, "ufw-user-input", true)?;
     ensure!(typed[0].starts_with("ufw prepend allow in on rnet-+ to any port 53 && "), "{typed:?}");
     host.clear()
 }
 
-fn across() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn across(host: &Host) -> anyhow::Result<()> {
     host.shell("nft 'table bridge mine { chain thru { type filter hook forward priority -200; ip protocol tcp drop; ip6 nexthdr tcp drop; }; }'")?;
     let guests = host.guests()?;
-    heals(&host, &guests, "do not reach one another", false)?;
+    heals(host, &guests, "do not reach one another", false)?;
     host.clear()
 }
 
-fn nothing_left() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn nothing_left(host: &Host) -> anyhow::Result<()> {
     let before = host.network_snapshot()?;
     host.shell(
         "nft 'table inet mine { chain thru { type filter hook forward priority 0; policy drop; }; }'",
@@ -240,8 +229,7 @@ fn nothing_left() -> anyhow::Result<()> {
     host.ensure_nothing_left(&before)
 }
 
-fn killed() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn killed(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
     let before = host.network_snapshot()?;
     for delay in (0..60).map(|step| step * 250) {

@@ -40,9 +40,8 @@ fn reset(host: &Host) -> anyhow::Result<()> {
     host.execute("ufw --force reset").map(drop)
 }
 
-fn first() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let _ufw = Ufw::on(&host, "deny")?;
+fn first(host: &Host) -> anyhow::Result<()> {
+    let _ufw = Ufw::on(host, "deny")?;
     let before = host.network_snapshot()?;
     let guests = host.guests()?;
     host.works(&guests)?;
@@ -52,10 +51,9 @@ fn first() -> anyhow::Result<()> {
     host.ensure_nothing_left(&before)
 }
 
-fn later() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn later(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
-    let _ufw = Ufw::on(&host, "deny")?;
+    let _ufw = Ufw::on(host, "deny")?;
     host.comes_to_work(&guests)?;
     host.iptables_reads_rnets_rules()?;
     host.comes_to_work(&guests)?;
@@ -63,9 +61,8 @@ fn later() -> anyhow::Result<()> {
     host.ensure_no_rules_left()
 }
 
-fn reloaded() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
-    let _ufw = Ufw::on(&host, "deny")?;
+fn reloaded(host: &Host) -> anyhow::Result<()> {
+    let _ufw = Ufw::on(host, "deny")?;
     let guests = host.guests()?;
     for line in ["ufw reload", "ufw disable", "ufw --force enable"] {
         host.execute(line)?;
@@ -76,7 +73,7 @@ fn reloaded() -> anyhow::Result<()> {
 }
 
 /// Then the end of the chains is too late.
-fn rejecting() -> anyhow::Result<()> {
+fn rejecting(_: &Host) -> anyhow::Result<()> {
     for other_first in [true, false] {
         let host = Host::on_the_way_out()?;
         let early = other_first.then(|| Ufw::on(&host, "reject")).transpose()?;
@@ -91,10 +88,9 @@ fn rejecting() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn own_rules() -> anyhow::Result<()> {
-    let host = Host::on_the_way_out()?;
+fn own_rules(host: &Host) -> anyhow::Result<()> {
     let guests = host.guests()?;
-    let _ufw = Ufw::on(&host, "deny")?;
+    let _ufw = Ufw::on(host, "deny")?;
     host.comes_to_work(&guests)?;
     host.execute("ufw route deny in on rnet-+")?;
     ensure!(host.works(&guests).is_err(), "the administrator's own rule does not count");

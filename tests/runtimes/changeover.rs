@@ -128,10 +128,9 @@ fn portmap(who: &Holder, previous: Option<&Value>) -> Value {
 }
 
 /// With the result that libcni remembers, and without.
-fn leaves_nothing(_: Flavour) -> anyhow::Result<()> {
+fn leaves_nothing(host: &Host, _: Flavour) -> anyhow::Result<()> {
     for with_result in [true, false] {
-        let host = Host::with_outside();
-        let caller = Caller::on(&host);
+        let caller = Caller::on(host);
         let container = host.container("old").0;
         let who = Holder::of(&container, 8080);
         let result = caller.add(REFERENCE, &who)?;
@@ -145,9 +144,8 @@ fn leaves_nothing(_: Flavour) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn leaves_nothing_without_netns(_: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let caller = Caller::on(&host);
+fn leaves_nothing_without_netns(host: &Host, _: Flavour) -> anyhow::Result<()> {
+    let caller = Caller::on(host);
     let container = host.container("old").0;
     let who = Holder::of(&container, 8080);
     let result = caller.add(REFERENCE, &who)?;
@@ -167,9 +165,8 @@ fn leaves_nothing_without_netns(_: Flavour) -> anyhow::Result<()> {
 }
 
 /// The next holder of the address is not reached by the port of the one before; a neighbour's port goes on.
-fn leaves_neighbours(_: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let caller = Caller::on(&host);
+fn leaves_neighbours(host: &Host, _: Flavour) -> anyhow::Result<()> {
+    let caller = Caller::on(host);
     let [old, neighbour] = ["old", "neighbour"].map(|name| host.container(name).0);
     let (who, other) = (Holder::of(&old, 8080), Holder::of(&neighbour, 8081));
     let result = caller.add(REFERENCE, &who)?;
@@ -199,9 +196,8 @@ fn leaves_neighbours(_: Flavour) -> anyhow::Result<()> {
 }
 
 /// What upstream's nft backends write since 1.6 (its names and comments: ipmasq_nftables_linux.go, portmap_nftables.go).
-fn nft_forms_go(_: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let caller = Caller::on(&host);
+fn nft_forms_go(host: &Host, _: Flavour) -> anyhow::Result<()> {
+    let caller = Caller::on(host);
     let container = host.container("c1").0;
     let who = Holder::of(&container, 8080);
     let sum = ["-c", "printf net1 | sha512sum | cut -c1-16"];
@@ -247,9 +243,8 @@ table ip6 cni_hostport {
 }
 
 /// What lies in iptables-legacy can be seen and not be changed without a race: the address is not given until it is gone.
-fn legacy_rules_keep_the_address(_: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let mut caller = Caller::on(&host);
+fn legacy_rules_keep_the_address(host: &Host, _: Flavour) -> anyhow::Result<()> {
+    let mut caller = Caller::on(host);
     let folder = host.root().join("legacy");
     fs::create_dir(&folder)?;
     for name in ["iptables", "ip6tables"] {
@@ -285,9 +280,8 @@ fn legacy_rules_keep_the_address(_: Flavour) -> anyhow::Result<()> {
 }
 
 /// The reference plugins 1.1.1 free the lease and fail at a chain that they miss; what rnet made stays until rnet is asked.
-fn and_back(_: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let caller = Caller::on(&host);
+fn and_back(host: &Host, _: Flavour) -> anyhow::Result<()> {
+    let caller = Caller::on(host);
     let container = host.container("new").0;
     let who = Holder::of(&container, 8080);
     let result = caller.add(PLUGINS, &who)?;

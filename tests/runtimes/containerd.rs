@@ -248,39 +248,35 @@ state = "{dir}/state"
     )
 }
 
-fn gets_address(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let network = Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn gets_address(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let network = Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let (_, pod) = containerd.run("web", &[])?;
     checks::addressed(&pod, &network)
 }
 
-fn ping(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let network = Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn ping(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let network = Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let (_, one) = containerd.run("one", &[])?;
     let (_, other) = containerd.run("other", &[])?;
-    checks::pings_both_ways(&host, &network, &one, &other)
+    checks::pings_both_ways(host, &network, &one, &other)
 }
 
 /// containerd writes the keys of port mappings with capitals; a plugin that overlooks them publishes nothing.
-fn ports(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let network = Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn ports(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let network = Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let dns = Port { udp: true, host_ip: "", host: 5300, container: 53 };
     let (_, web) = containerd.run("web", &[tcp(8080, 80), dns])?;
     let (_, other) = containerd.run("other", &[])?;
-    checks::published(&host, &network, &web, &other, 8080)?;
-    checks::published_udp(&host, &network, &web, &other, (5300, 53))
+    checks::published(host, &network, &web, &other, 8080)?;
+    checks::published_udp(host, &network, &web, &other, (5300, 53))
 }
 
-fn port_of_one_address(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn port_of_one_address(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let inner = Port { host_ip: "127.0.0.1", ..tcp(8081, 80) };
     let outer = Port { host_ip: "192.168.77.1", ..tcp(8082, 80) };
     containerd.run("web", &[inner, outer])?;
@@ -291,40 +287,37 @@ fn port_of_one_address(flavour: Flavour) -> anyhow::Result<()> {
     checks::is_closed(host.netns(), "the host", (localhost, 8082).into())
 }
 
-fn masquerade(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn masquerade(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let (_, web) = containerd.run("web", &[tcp(8181, 81)])?;
     let (_, other) = containerd.run("other", &[])?;
-    checks::masqueraded(&host, &web)?;
-    checks::clients_keep_their_address(&host, &web, &other, (8181, 81))
+    checks::masqueraded(host, &web)?;
+    checks::clients_keep_their_address(host, &web, &other, (8181, 81))
 }
 
 /// Unlike podman, containerd does not look for conflicts itself.
-fn port_in_use(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let network = Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn port_in_use(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let network = Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let (_, first) = containerd.run("first", &[tcp(8080, 80)])?;
     let refused =
         containerd.run_pod("second", &[tcp(8080, 80)]).err().context("the second pod got the port too")?;
     ensure!(format!("{refused:#}").contains("8080"), "the refusal does not name the port: {refused:#}");
     let (_, other) = containerd.run("other", &[])?;
-    checks::published(&host, &network, &first, &other, 8080)?;
+    checks::published(host, &network, &first, &other, 8080)?;
     drop(containerd);
-    network.remove(&host)?;
-    before.ensure_nothing_left(&host)
+    network.remove(host)?;
+    before.ensure_nothing_left(host)
 }
 
 /// The DELs of a pod come two and three times, the later ones with an empty CNI_NETNS and without prevResult.
-fn late_dels(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let network = Network::make(&host, flavour, 1)?;
+fn late_dels(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let network = Network::make(host, flavour, 1)?;
     let record = host.root().join("calls");
-    let containerd = Containerd::with_plugins(&host, &recording_plugins(&host, &record)?)?;
+    let containerd = Containerd::with_plugins(host, &recording_plugins(host, &record)?)?;
     let (id, _) = containerd.run("web", &[tcp(8080, 80)])?;
     containerd.stop(&id)?;
     containerd.stop(&id)?;
@@ -336,8 +329,8 @@ fn late_dels(flavour: Flavour) -> anyhow::Result<()> {
         calls.lines().filter(|call| call.starts_with("DEL netns= ") && !call.contains(r#""prevResult""#));
     ensure!(late.count() >= 2, "no DEL came late, so nothing was tested: {calls}");
     drop(containerd);
-    network.remove(&host)?;
-    before.ensure_nothing_left(&host)
+    network.remove(host)?;
+    before.ensure_nothing_left(host)
 }
 
 /// A folder of plugins that write down how they are called: `VERB netns=PATH STDIN`.
@@ -361,10 +354,9 @@ fn recording_plugins(host: &Host, record: &Path) -> anyhow::Result<PathBuf> {
 }
 
 /// The successor has the host port, and where the lowest free address is taken, the address too.
-fn successor(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let network = Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn successor(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let network = Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let (_, other) = containerd.run("other", &[])?;
     let (old, _) = containerd.run("web", &[tcp(8080, 80)])?;
     containerd.stop(&old)?;
@@ -372,16 +364,15 @@ fn successor(flavour: Flavour) -> anyhow::Result<()> {
     checks::answers_at_once(host.netns(), "the host", web.ip())?;
     containerd.stop(&old)?;
     containerd.remove(&old)?;
-    checks::published(&host, &network, &web, &other, 8080)?;
-    checks::pings_both_ways(&host, &network, &web, &other)?;
-    checks::masqueraded(&host, &web)
+    checks::published(host, &network, &web, &other, 8080)?;
+    checks::pings_both_ways(host, &network, &web, &other)?;
+    checks::masqueraded(host, &web)
 }
 
-fn nothing_left(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let network = Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn nothing_left(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let network = Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let (one, _) = containerd.run("one", &[tcp(8080, 80), Port { host_ip: "127.0.0.1", ..tcp(8081, 81) }])?;
     let (other, _) = containerd.run("other", &[Port { udp: true, ..tcp(8080, 80) }])?;
     for id in [one, other] {
@@ -389,24 +380,23 @@ fn nothing_left(flavour: Flavour) -> anyhow::Result<()> {
         containerd.remove(&id)?;
     }
     drop(containerd);
-    network.remove(&host)?;
-    before.ensure_nothing_left(&host)
+    network.remove(host)?;
+    before.ensure_nothing_left(host)
 }
 
 /// The pin goes while the pod's processes hold the namespace: the only DEL has no namespace, and the veth pair is still there.
-fn vanished_namespace(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let network = Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn vanished_namespace(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let network = Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let (id, pod) = containerd.run("web", &[tcp(8080, 80)])?;
     Netns::unpin(pod.netns.path())?;
     containerd.stop(&id)?;
     containerd.remove(&id)?;
     drop(containerd);
-    network.remove(&host)?;
+    network.remove(host)?;
     // `pod` still holds the namespace.
-    before.ensure_nothing_left(&host)?;
+    before.ensure_nothing_left(host)?;
     drop(pod);
     Ok(())
 }

@@ -15,17 +15,16 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
     tests.iter().map(|test| crate::test("ctr", *flavour, *test)).collect()
 }
 
-fn comes_and_goes(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let network = Network::make(&host, flavour, 1)?;
-    let containerd = Containerd::start(&host)?;
+fn comes_and_goes(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let network = Network::make(host, flavour, 1)?;
+    let containerd = Containerd::start(host)?;
     let look = "ip -4 addr show eth0; ip route";
     let run = ["run", "--rm", "--cni", "--cgroup", "", IMAGE, "c1", "/bin/sh", "-c", look];
     let inside = containerd.ctr(&run)?;
     ensure!(inside.contains("inet 10.89.1."), "inside it looks so: {inside}");
     ensure!(inside.contains("default via 10.89.1.1"), "the default route is missing: {inside}");
     drop(containerd);
-    network.remove(&host)?;
-    before.ensure_nothing_left(&host)
+    network.remove(host)?;
+    before.ensure_nothing_left(host)
 }

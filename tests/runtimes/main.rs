@@ -37,6 +37,7 @@ mod systemd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::process::ExitCode;
 
+use common::Host;
 use harness::{Difference, Test};
 use network::Flavour;
 use setup::Setup;
@@ -111,13 +112,13 @@ fn tests(setup: &Setup) -> Vec<Test> {
     tests
 }
 
-/// What a test does on a network of this kind.
-type Body = fn(Flavour) -> anyhow::Result<()>;
+/// What a test does on its host with a network of this kind.
+type Body = fn(&Host, Flavour) -> anyhow::Result<()>;
 
 /// The test `NAME::FLAVOUR::runtime`, which has a host of its own.
 fn test(runtime: &str, flavour: Flavour, (name, body): (&str, Body)) -> Test {
     let body = move || {
-        let ended = catch_unwind(AssertUnwindSafe(|| body(flavour)));
+        let ended = catch_unwind(AssertUnwindSafe(|| body(&Host::with_outside(), flavour)));
         leftovers::remove();
         ended.unwrap_or_else(|panic| resume_unwind(panic))
     };

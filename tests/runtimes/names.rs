@@ -56,11 +56,10 @@ fn finds_nobody(podman: &Podman<'_>, container: &str, name: &str) -> anyhow::Res
     Ok(())
 }
 
-fn by_name(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn by_name(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["--network-alias", "www"])?;
     let db = podman.run("db", &network.name, &[])?;
     let id = podman.call(&["inspect", "--format", "{{.Id}}", "web"])?;
@@ -77,15 +76,14 @@ fn by_name(flavour: Flavour) -> anyhow::Result<()> {
     podman.remove("web")?;
     finds_nobody(&podman, "db", "web")?;
     podman.remove("db")?;
-    network.remove(&host)?;
-    before.ensure_nothing_left(&host)
+    network.remove(host)?;
+    before.ensure_nothing_left(host)
 }
 
 /// It comes back with another address; the other side is not restarted.
-fn follows(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn follows(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     podman.run("db", &network.name, &[])?;
     for address in ["10.89.1.50", "10.89.1.60"] {
         podman.run("web", &network.name, &["--ip", address])?;
@@ -96,10 +94,9 @@ fn follows(flavour: Flavour) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn second_network(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let (front, back) = (Network::make(&host, flavour, 1)?, Network::make(&host, flavour, 2)?);
+fn second_network(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let (front, back) = (Network::make(host, flavour, 1)?, Network::make(host, flavour, 2)?);
     podman.run("web", &front.name, &[])?;
     let db = podman.run("db", &back.name, &[])?;
     finds_nobody(&podman, "web", "db")?;
@@ -121,10 +118,9 @@ fn second_network(flavour: Flavour) -> anyhow::Result<()> {
 }
 
 /// dig, host and glibc's getent, in the container's namespace with a resolv.conf like the container's.
-fn clients(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn clients(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["--network-alias", "www"])?;
     let db = podman.run("db", &network.name, &[])?;
     let (gateway, address) = (network.gateway().to_string(), web.address.to_string());
@@ -164,10 +160,9 @@ fn dig(from: &Guest, gateway: &str, arguments: &[&str]) -> anyhow::Result<String
 }
 
 /// iptables' own table, as ufw and many a guide leave it.
-fn dropped_input(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn dropped_input(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &[])?;
     podman.run("db", &network.name, &[])?;
     let open: Value = serde_json::from_str(&host.rnet_prints(&["dns", "status", "--json"])?)?;
@@ -197,10 +192,9 @@ fn dropped_input(flavour: Flavour) -> anyhow::Result<()> {
 }
 
 /// The folder keeps others out; if it did not, the server would hang up on them.
-fn root_alone(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn root_alone(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     podman.run("web", &network.name, &[])?;
     let as_nobody = || -> anyhow::Result<String> {
         let nobody = bounded(host.netns(), "setpriv");
@@ -233,10 +227,9 @@ fn root_alone(flavour: Flavour) -> anyhow::Result<()> {
 }
 
 /// The first container is started by a unit, which is then stopped with everything in its control group.
-fn outlives_its_unit(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn outlives_its_unit(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let group = Path::new("/sys/fs/cgroup/systemd").join(UNIT);
     fs::create_dir_all(&group)?;
     let web = podman.run_in(&group, "web", &network.name)?;

@@ -138,9 +138,8 @@ pub fn environment<'a>(setup: &Setup, program: Program<'a>) -> Program<'a> {
 }
 
 /// podman writes the broadcast address as the range's end.
-fn range_at_the_end(_: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
+fn range_at_the_end(host: &Host, _: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
     podman.call(&["network", "create", "--subnet", "10.89.9.0/29", "--ip-range", "10.89.9.4/30", "edge"])?;
     let file = Path::new(NETWORKS).join("edge.conflist");
     let mut list: Value = serde_json::from_str(&fs::read_to_string(&file)?)?;
@@ -164,10 +163,9 @@ fn range_at_the_end(_: Flavour) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn gets_address(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn gets_address(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &[])?;
     checks::addressed(&web, &network)?;
     let inside = podman.call(&["exec", "web", "ip", "-4", "addr", "show", "eth0"])?;
@@ -175,17 +173,15 @@ fn gets_address(flavour: Flavour) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn mac_of_address(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn mac_of_address(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     checks::mac_of_address(&podman.run("web", &network.name, &[])?)
 }
 
-fn knows_the_network(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn knows_the_network(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let listed = podman.call(&["network", "ls", "--format", "{{.Name}} {{.Driver}}"])?;
     let driver = if flavour == Flavour::Created { "rnet" } else { "bridge" };
     let line = format!("{} {driver}", network.name);
@@ -193,32 +189,29 @@ fn knows_the_network(flavour: Flavour) -> anyhow::Result<()> {
     podman.call(&["network", "inspect", &network.name]).map(drop)
 }
 
-fn ping(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn ping(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let one = podman.run("one", &network.name, &[])?;
     let other = podman.run("other", &network.name, &[])?;
     ensure!(one.address != other.address, "both have {}", one.address);
-    checks::pings_both_ways(&host, &network, &one, &other)
+    checks::pings_both_ways(host, &network, &one, &other)
 }
 
-fn tcp_port(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn tcp_port(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "8080:80"])?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::published(&host, &network, &web, &other, 8080)?;
+    checks::published(host, &network, &web, &other, 8080)?;
     podman.remove("web")?;
     checks::is_closed(host.neighbour().netns(), "outside", (host.neighbour().host_address(), 8080).into())
 }
 
 /// It fails on a host end whose ingress hook is taken.
-fn bandwidth(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn bandwidth(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let (rate, burst) = (1_000_000_000, 100_000_000);
     network.append(json!({"type": "bandwidth", "ingressRate": rate, "ingressBurst": burst,
                           "egressRate": rate, "egressBurst": burst}))?;
@@ -227,33 +220,30 @@ fn bandwidth(flavour: Flavour) -> anyhow::Result<()> {
     let web = podman.run("web", &network.name, &["-p", "8080:80"])?;
     let other = podman.run("other", &network.name, &["-p", "8081:80"])?;
 
-    checks::published(&host, &network, &web, &other, 8080)?;
-    checks::published(&host, &network, &other, &web, 8081)
+    checks::published(host, &network, &web, &other, 8080)?;
+    checks::published(host, &network, &other, &web, 8081)
 }
 
-fn udp_port(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn udp_port(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "5300:53/udp"])?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::published_udp(&host, &network, &web, &other, (5300, 53))
+    checks::published_udp(host, &network, &web, &other, (5300, 53))
 }
 
-fn port_range(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn port_range(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "9000-9019:80-99"])?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::published(&host, &network, &web, &other, 9000)?;
-    checks::clients_keep_their_address(&host, &web, &other, (9019, 99))
+    checks::published(host, &network, &web, &other, 9000)?;
+    checks::clients_keep_their_address(host, &web, &other, (9019, 99))
 }
 
-fn port_of_one_address(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn port_of_one_address(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let outer = host.neighbour().host_address();
     let outer_port = format!("{outer}:8082:80");
     podman.run("web", &network.name, &["-p", "127.0.0.1:8081:80", "-p", &outer_port])?;
@@ -265,20 +255,18 @@ fn port_of_one_address(flavour: Flavour) -> anyhow::Result<()> {
     checks::is_closed(host.netns(), "the host", (localhost, 8082).into())
 }
 
-fn masquerade(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn masquerade(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "8181:81"])?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::masqueraded(&host, &web)?;
-    checks::clients_keep_their_address(&host, &web, &other, (8181, 81))
+    checks::masqueraded(host, &web)?;
+    checks::clients_keep_their_address(host, &web, &other, (8181, 81))
 }
 
-fn chosen_ip_and_mac(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn chosen_ip_and_mac(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let chosen = ["--ip", "10.89.1.99", "--mac-address", "02:00:00:00:00:09"];
     let web = podman.run("web", &network.name, &chosen)?;
     ensure!(web.address.octets() == [10, 89, 1, 99], "the address is {}", web.address);
@@ -288,11 +276,10 @@ fn chosen_ip_and_mac(flavour: Flavour) -> anyhow::Result<()> {
     checks::answers(host.netns(), "the host", web.ip())
 }
 
-fn address_in_use(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn address_in_use(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let first = podman.run("first", &network.name, &["--ip", "10.89.1.9", "-p", "8080:80"])?;
     if let Ok(second) = podman.run("second", &network.name, &["--ip", "10.89.1.9"]) {
         bail!("the second one got {}", second.address);
@@ -305,14 +292,13 @@ fn address_in_use(flavour: Flavour) -> anyhow::Result<()> {
         (host.neighbour().host_address(), 8080).into(),
     )?;
     podman.remove("first")?;
-    network.remove(&host)?;
-    before.ensure_nothing_left(&host)
+    network.remove(host)?;
+    before.ensure_nothing_left(host)
 }
 
-fn second_network(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let (first, second) = (Network::make(&host, flavour, 1)?, Network::make(&host, flavour, 2)?);
+fn second_network(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let (first, second) = (Network::make(host, flavour, 1)?, Network::make(host, flavour, 2)?);
     let web = podman.run("web", &first.name, &[])?;
     let neighbour = podman.run("neighbour", &second.name, &[])?;
     podman.call(&["network", "connect", &second.name, "web"])?;
@@ -331,10 +317,9 @@ fn second_network(flavour: Flavour) -> anyhow::Result<()> {
 }
 
 /// Networks that rnet made do not reach one another but by published ports; the bare chain asks for no isolation.
-fn two_networks(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let (first, second) = (Network::make(&host, flavour, 1)?, Network::make(&host, flavour, 2)?);
+fn two_networks(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let (first, second) = (Network::make(host, flavour, 1)?, Network::make(host, flavour, 2)?);
     let web = podman.run("web", &first.name, &["-p", "8080:80"])?;
     let stranger = podman.run("stranger", &second.name, &[])?;
     checks::shows_the_page(&stranger.netns, "stranger", (host.neighbour().host_address(), 8080).into())?;
@@ -350,10 +335,9 @@ fn two_networks(flavour: Flavour) -> anyhow::Result<()> {
 }
 
 /// podman asks for the port on each of them, one after another in no particular order.
-fn port_on_two_networks(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let (first, second) = (Network::make(&host, flavour, 1)?, Network::make(&host, flavour, 2)?);
+fn port_on_two_networks(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let (first, second) = (Network::make(host, flavour, 1)?, Network::make(host, flavour, 2)?);
     podman.run("web", &first.name, &["--network", &second.name, "-p", "8080:80"])?;
     checks::shows_the_page(
         host.neighbour().netns(),
@@ -363,10 +347,9 @@ fn port_on_two_networks(flavour: Flavour) -> anyhow::Result<()> {
 }
 
 /// `other` keeps the bridge, and what neighbours remember, alive.
-fn restart(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn restart(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let other = podman.run("other", &network.name, &[])?;
     let web = podman.run("web", &network.name, &["--ip", "10.89.1.50", "-p", "8080:80"])?;
     checks::answers(&other.netns, "other", web.ip())?;
@@ -375,43 +358,40 @@ fn restart(flavour: Flavour) -> anyhow::Result<()> {
     let again = podman.run("again", &network.name, &["--ip", "10.89.1.50", "-p", "8080:80"])?;
     checks::answers_at_once(host.netns(), "the host", again.ip())?;
     checks::answers_at_once(&other.netns, "other", again.ip())?;
-    checks::published(&host, &network, &again, &other, 8080)?;
+    checks::published(host, &network, &again, &other, 8080)?;
     podman.call(&["restart", "-t", "0", "again"])?;
     let again = podman.inspect("again", &network.name)?;
     ensure!(again.address.octets() == [10, 89, 1, 50], "after a restart: {}", again.address);
     checks::answers_at_once(host.netns(), "the host", again.ip())
 }
 
-fn reload(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn reload(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "8080:80"])?;
     let other = podman.run("other", &network.name, &[])?;
-    flush(&host)?;
+    flush(host)?;
     podman.call(&["network", "reload", "--all"])?;
     let reloaded = podman.inspect("web", &network.name)?;
     ensure!(reloaded.address == web.address, "{} became {}", web.address, reloaded.address);
-    checks::published(&host, &network, &reloaded, &podman.inspect("other", &network.name)?, 8080)?;
-    checks::pings_both_ways(&host, &network, &reloaded, &podman.inspect(&other.name, &network.name)?)
+    checks::published(host, &network, &reloaded, &podman.inspect("other", &network.name)?, 8080)?;
+    checks::pings_both_ways(host, &network, &reloaded, &podman.inspect(&other.name, &network.name)?)
 }
 
-fn flushed(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn flushed(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let web = podman.run("web", &network.name, &["-p", "8080:80"])?;
-    flush(&host)?;
+    flush(host)?;
     let other = podman.run("other", &network.name, &[])?;
-    checks::published(&host, &network, &web, &other, 8080)?;
-    checks::masqueraded(&host, &web)
+    checks::published(host, &network, &web, &other, 8080)?;
+    checks::masqueraded(host, &web)
 }
 
-fn many(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn many(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     let start = |number: u16| {
         let port = format!("{}:80", 8100 + number);
         podman.run(&format!("c{number}"), &network.name, &["-p", &port])
@@ -432,39 +412,37 @@ fn many(flavour: Flavour) -> anyhow::Result<()> {
         )?;
     }
     podman.call(&["rm", "-f", "-t", "0", "--all"])?;
-    network.remove(&host)?;
+    network.remove(host)?;
     before.ensure_no_files_left()
 }
 
 /// Of a network whose plugin it does not know, `podman network rm` removes the file only: the rest has gone with the last DEL.
-fn nothing_left(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn nothing_left(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     podman.run("web", &network.name, &["-p", "8080:80", "-p", "127.0.0.1:8081:81", "-p", "5300:53/udp"])?;
     podman.run("other", &network.name, &["-p", "9000-9019:80-99"])?;
     podman.remove("web")?;
     podman.remove("other")?;
     podman.call(&["network", "rm", &network.name])?;
-    before.ensure_nothing_left(&host)
+    before.ensure_nothing_left(host)
 }
 
 /// The container and conmon, which would clean up, are killed; DEL comes with `podman rm`.
 ///
 /// (If the namespace's pin is gone as well, podman 4.3 never calls DEL: what is left then is for `gc`.)
-fn killed(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
-    let podman = Podman { host: &host };
-    let network = Network::make(&host, flavour, 1)?;
+fn killed(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
+    let podman = Podman { host };
+    let network = Network::make(host, flavour, 1)?;
     podman.run("web", &network.name, &["-p", "8080:80"])?;
     let pids = podman.call(&["inspect", "--format", "{{.State.ConmonPid}} {{.State.Pid}}", "web"])?;
     let kill: Vec<&str> = std::iter::once("-9").chain(pids.split(' ')).collect();
     stdout(bounded(host.netns(), "kill"), "kill", &kill)?;
     podman.remove("web")?;
-    network.remove(&host)?;
-    before.ensure_nothing_left(&host)
+    network.remove(host)?;
+    before.ensure_nothing_left(host)
 }
 
 /// As a reload of the firewall does.

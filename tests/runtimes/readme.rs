@@ -38,11 +38,10 @@ pub fn tests(flavour: &Flavour) -> Vec<Test> {
         .collect()
 }
 
-fn every_command(_: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let before = Before::of(&host)?;
+fn every_command(host: &Host, _: Flavour) -> anyhow::Result<()> {
+    let before = Before::of(host)?;
     let _newcomer = Newcomer::new()?;
-    crate::podman::Podman { host: &host }.call(&["tag", IMAGE, README_IMAGE])?;
+    crate::podman::Podman { host }.call(&["tag", IMAGE, README_IMAGE])?;
     let folder = setup().dir.join("newcomer");
     fs::create_dir_all(&folder)?;
     let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))?;
@@ -50,13 +49,13 @@ fn every_command(_: Flavour) -> anyhow::Result<()> {
     ensure!(steps.len() > 10, "only {} commands were found", steps.len());
     let failures: Vec<String> = steps
         .iter()
-        .filter_map(|step| follow(&host, &folder, step).err())
+        .filter_map(|step| follow(host, &folder, step).err())
         .map(|error| format!("{error:#}"))
         .collect();
     // The README uninstalls in the end; the tests behind this one want their plugins.
     setup().restore_plugins()?;
     ensure!(failures.is_empty(), "{}", failures.join("\n\n"));
-    before.ensure_nothing_left(&host)
+    before.ensure_nothing_left(host)
 }
 
 /// The gate builds and installs in its own way.

@@ -115,15 +115,14 @@ fn is_booted(first: &str) -> bool {
 }
 
 /// The server is started by a unit with mounts of its own. The unit is stopped, and systemd ends all that is in its group.
-fn outlives_its_unit(flavour: Flavour) -> anyhow::Result<()> {
-    let host = Host::with_outside();
-    let network = Network::make(&host, flavour, 1)?;
+fn outlives_its_unit(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
+    let network = Network::make(host, flavour, 1)?;
     let (rnet, name) = (setup().rnet.display(), network.name.as_str());
     let starter = format!(
         "[Unit]\nDefaultDependencies=no\n[Service]\nPrivateMounts=yes\nTimeoutStopSec=10\n\
          ExecStart={rnet} run --name web --net {name} sleep 1000\n"
     );
-    let systemd = Systemd::boot(&host, &starter)?;
+    let systemd = Systemd::boot(host, &starter)?;
     systemd.call("systemctl", &["start", "starter"])?;
     let knows_web = || Ok(systemd.rnet(&["dns", "status"]).is_ok_and(|status| status.contains("web")));
     wait_until("web's name", knows_web)?;
