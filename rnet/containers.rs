@@ -189,7 +189,8 @@ pub fn containers(records: &[Record], endpoints: &[Endpoint]) -> Vec<Container> 
             netns: record.netns.as_ref().map(|netns| netns.path.clone()),
             ..Container::default()
         });
-        let added = chained.get(&record.key()).map(Vec::as_slice).unwrap_or_default();
+        let added = if chained.is_empty() { None } else { chained.get(&record.key()) };
+        let added = added.map(Vec::as_slice).unwrap_or_default();
         container.attachments.push(Attachment::of_records(record, added));
     }
     for endpoint in endpoints {

@@ -3,6 +3,8 @@
 //! The exact name first, and if there is one nothing else counts; then the full id; then the beginning of an id, if it has
 //! six hex digits at least and fits one thing only. Two hits are an error, never a guess.
 
+use store::Record;
+
 use crate::containers::Container;
 use crate::definitions::Network;
 use crate::ended::Ended;
@@ -53,6 +55,8 @@ pub struct Known {
     pub containers: Vec<Container>,
     /// Those who have ended, the last one first.
     pub ended: Vec<Ended>,
+    /// The records that `containers` are made of.
+    pub records: Vec<Record>,
 }
 
 /// One thing with its words.
@@ -208,6 +212,7 @@ mod tests {
                 container("bbbbbbbb", "twin"),
             ],
             ended: vec![ended("cc00cc00", "db"), ended("cc11cc11", "old"), ended("cc22cc22", "old")],
+            records: Vec::new(),
         }
     }
 

@@ -28,6 +28,7 @@ mod program;
 mod publish;
 mod report;
 mod rights;
+mod rules;
 mod runtime;
 mod runtimes;
 mod state;

@@ -4,18 +4,20 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dns::client;
 use engine::finding::Wrong;
-use engine::{Finding, Host, elements, keys, port, publish, transaction};
+use engine::{Finding, Host, keys, port, publish, unrecorded};
 use ipnetwork::IpNetwork;
-use netlink::Link;
+use netlink::{Link, Netlink};
 use nft::{Element, Owner, Refused};
 use store::{Key, Record};
 
 use crate::containers::{Attachment, Container};
 use crate::definitions::Network;
+use crate::rules::Rules;
 
 /// The plugin of the networks that `rnet create` makes.
 const OWN: &str = "rnet";
@@ -95,52 +97,99 @@ struct Unrecorded {
 /// So many are named.
 const NAMED: usize = 3;
 
-/// The ruleset, compared with the records.
-#[derive(Debug, Default)]
-struct Rules {
-    changed: bool,
-    missing: Vec<(Element, Owner)>,
+/// The links, asked for by a thread of its own: with 1,000 of them the kernel takes as long as the records do.
+pub struct Links(JoinHandle<Result<Vec<Link>, netlink::Error>>);
+
+impl Links {
+    /// Asks for them. What comes after it may not change the network namespace of the calling thread.
+    pub fn ask() -> Self {
+        Self(std::thread::spawn(|| Netlink::here()?.links()))
+    }
+
+    fn answer(self) -> Result<Vec<Link>, netlink::Error> {
+        self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    }
 }
 
 impl Kernel {
     /// The links.
     pub fn links(host: &mut Host) -> anyhow::Result<Self> {
-        let links = host.netlink.links()?.into_iter().map(|link| (link.name.clone(), link)).collect();
-        Ok(Self { links, ..Self::default() })
+        Ok(Self::of(host.netlink.links()?))
     }
 
-    /// All that there is to know about these networks and those who are on them.
-    pub fn read(host: &mut Host, networks: &[Network], containers: &[Container]) -> anyhow::Result<Self> {
-        let mut kernel = Self::links(host)?;
-        for found in host.netlink.addresses(None)? {
-            kernel.addresses.entry(found.index).or_default().push(found.address.ip());
-        }
-        let records = containers.iter().flat_map(Container::with_attachments).flat_map(|(_, on)| &on.records);
-        for port in engine::unrecorded::unrecorded_beside(host, records).unwrap_or_default() {
-            let addresses = kernel.addresses_behind(host, &port.name).unwrap_or_default();
-            let of_bridge = port.master.map(|bridge| kernel.unrecorded.entry(bridge).or_default());
-            of_bridge.into_iter().for_each(|all| {
-                all.push(Unrecorded { port: port.name.clone(), addresses: addresses.clone() });
-            });
-        }
+    /// The same of links that were asked for before.
+    pub fn asked(links: Links) -> anyhow::Result<Self> {
+        Ok(Self::of(links.answer()?))
+    }
+
+    fn of(links: Vec<Link>) -> Self {
+        let links = links.into_iter().map(|link| (link.name.clone(), link)).collect();
+        Self { links, ..Self::default() }
+    }
+
+    /// All that there is to know about these networks and those who are on them. `records` are all of the host.
+    pub fn read(
+        host: &mut Host,
+        links: Links,
+        networks: &[Network],
+        containers: &[Container],
+        records: &[Record],
+    ) -> anyhow::Result<Self> {
+        let mut kernel = Self::asked(links)?;
+        kernel.read_gateways(host, networks)?;
         let users =
             || containers.iter().flat_map(Container::with_attachments).map(|(_, attachment)| attachment);
-        let users = || users().filter(|user| networks.iter().any(|network| user.is_on(network)));
-        if users().next().is_none() {
+        let users: Vec<&Attachment> =
+            users().filter(|user| networks.iter().any(|network| user.is_on(network))).collect();
+        kernel.look_again(host, &users)?;
+        kernel.look_for_unrecorded(host, records);
+        if users.is_empty() {
             return Ok(kernel);
         }
-        for link in users().filter_map(|user| user.link.as_deref()) {
-            if let Some(inside) = kernel.addresses_behind(host, link) {
-                kernel.inside.insert(link.to_owned(), inside);
-            }
-        }
-        for record in users().flat_map(|user| &user.records) {
+        let what = host.what.clone();
+        std::thread::scope(|scope| {
+            // Through a socket of its own: the kernel takes as long for the elements as for the addresses.
+            let rules = scope.spawn(|| Some(Rules::read(&mut Host::open(what).ok()?, records)));
+            kernel.look_inside(host, &users);
+            let rules: Option<Rules> = rules.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            kernel.rules = rules.unwrap_or_default();
+        });
+        for record in users.iter().flat_map(|user| &user.records) {
             kernel.look_at_loopback(host, record);
         }
         kernel.closed = closed(host);
-        kernel.rules = Rules::read(host);
         kernel.names = wrong_names(host, networks);
         Ok(kernel)
+    }
+
+    /// The addresses of the networks' bridges.
+    fn read_gateways(&mut self, host: &mut Host, networks: &[Network]) -> anyhow::Result<()> {
+        for bridge in networks.iter().filter_map(|network| self.links.get(&network.bridge()?)) {
+            let found = host.netlink.addresses(Some(bridge.index))?;
+            self.addresses.insert(bridge.index, found.into_iter().map(|found| found.address.ip()).collect());
+        }
+        Ok(())
+    }
+
+    /// The links were asked for while the records were read: one that is missing may have been made meanwhile.
+    fn look_again(&mut self, host: &mut Host, users: &[&Attachment]) -> anyhow::Result<()> {
+        for name in users.iter().filter_map(|user| user.link.as_ref()) {
+            if !self.links.contains_key(name) {
+                self.links.extend(host.netlink.link(name)?.map(|link| (name.clone(), link)));
+            }
+        }
+        Ok(())
+    }
+
+    /// The addresses of the containers' interfaces.
+    fn look_inside(&mut self, host: &mut Host, users: &[&Attachment]) {
+        for user in users {
+            let Some(link) = user.link.as_deref() else { continue };
+            let has = |is_v4| user.addresses.iter().any(|address| address.is_ipv4() == is_v4);
+            if let Some(inside) = self.addresses_behind(host, link, has) {
+                self.inside.insert(link.to_owned(), inside);
+            }
+        }
     }
 
     /// The same with what was dropped at guarded ports. Users who may not read the ruleset are told nothing about it.
@@ -223,6 +272,24 @@ impl Kernel {
         let is_ours = ["rnet", "bridge"].contains(&network.kind());
         let has_bridge = || network.bridge().is_some_and(|bridge| self.links.contains_key(&bridge));
         is_ours && !users.is_empty() && (!has_bridge() || self.repairable(network, users).is_some())
+    }
+
+    /// The links say whether there may be any; only then the records are read once more, for a container that came meanwhile.
+    fn look_for_unrecorded(&mut self, host: &mut Host, records: &[Record]) {
+        let of_interface = records.iter().filter(|record| record.link.is_some());
+        let recorded: HashSet<Key> = of_interface.map(Record::key).collect();
+        let recorded: HashSet<&str> = recorded.iter().map(Key::as_str).collect();
+        let is_unrecorded = |link: &Link| unrecorded::key(link).is_some_and(|key| !recorded.contains(key));
+        if !self.links.values().any(is_unrecorded) {
+            return;
+        }
+        for port in unrecorded::unrecorded_beside(host, records).unwrap_or_default() {
+            let addresses = self.addresses_behind(host, &port.name, |_| true).unwrap_or_default();
+            let of_bridge = port.master.map(|bridge| self.unrecorded.entry(bridge).or_default());
+            of_bridge.into_iter().for_each(|all| {
+                all.push(Unrecorded { port: port.name.clone(), addresses: addresses.clone() });
+            });
+        }
     }
 
     /// One container stands for all on its bridge.
@@ -314,6 +381,9 @@ impl Kernel {
         if self.rules.changed && network.kind() == OWN {
             return Some("its ruleset was changed or flushed".into());
         }
+        if self.rules.missing.is_empty() {
+            return None;
+        }
         let bridge = network.bridge().and_then(|bridge| keys::owner_of_bridge(&bridge));
         let attachments = users.iter().flat_map(|user| user.with_attachments());
         let mut owners: HashMap<Owner, &Container> = HashMap::new();
@@ -327,11 +397,22 @@ impl Kernel {
         })
     }
 
-    /// By the number that the pair's other namespace has here: nobody enters it.
-    fn addresses_behind(&self, host: &mut Host, link: &str) -> Option<Vec<IpAddr>> {
+    /// By the number that the pair's other namespace has here: nobody enters it. Only the families that are `wanted`, by
+    /// whether they are IPv4: each is a question to the kernel.
+    fn addresses_behind(
+        &self,
+        host: &mut Host,
+        link: &str,
+        wanted: impl Fn(bool) -> bool,
+    ) -> Option<Vec<IpAddr>> {
         let link = self.links.get(link)?;
-        let found = host.netlink.addresses_in(link.peer_netnsid?, link.peer?).ok()?;
-        Some(found.into_iter().map(|found| found.address.ip()).collect())
+        let (netns, index) = (link.peer_netnsid?, link.peer?);
+        let mut addresses = Vec::new();
+        for is_v4 in [true, false].into_iter().filter(|is_v4| wanted(*is_v4)) {
+            let found = host.netlink.addresses_in(netns, index, is_v4).ok()?;
+            addresses.extend(found.into_iter().map(|found| found.address.ip()));
+        }
+        Some(addresses)
     }
 }
 
@@ -353,21 +434,6 @@ fn attachments_on<'a>(
 ) -> impl Iterator<Item = (&'a Container, &'a Attachment)> {
     let attachments = users.iter().flat_map(|user| user.with_attachments());
     attachments.filter(|(_, attachment)| attachment.is_on(network))
-}
-
-impl Rules {
-    /// A user who may not read the ruleset is told nothing about it.
-    fn read(host: &mut Host) -> Self {
-        let Ok(desired) = elements::desired(host) else { return Self::default() };
-        if desired.is_empty() {
-            return Self::default();
-        }
-        let Ok(intact) = transaction::is_intact(host) else { return Self::default() };
-        let found = host.firewall().and_then(|firewall| Ok(firewall.elements()?)).unwrap_or_default();
-        let found: HashSet<Element> = found.into_iter().map(|(element, _)| element).collect();
-        let missing = desired.into_iter().filter(|(element, _)| !found.contains(element)).collect();
-        Self { changed: !intact, missing }
-    }
 }
 
 /// IPv4 can be turned off for a bridge alone.

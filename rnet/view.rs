@@ -15,7 +15,7 @@ use crate::hostuses;
 use crate::lookup::Known;
 use crate::names;
 use crate::report::{Problem, Style};
-use crate::state::Kernel;
+use crate::state::{Kernel, Links};
 use crate::subnets::{self, Owner, Taken};
 
 /// The built-in network's own plugin.
@@ -72,14 +72,15 @@ impl View {
 
     /// Everything that a word can mean; the built-in network is there whenever one of `words` asks for it.
     pub fn known(&mut self, words: &[String]) -> anyhow::Result<Known> {
-        let containers = self.containers()?;
+        let records = self.records()?;
+        let containers = self.containers_of(&records)?;
         let mut networks = self.definitions.list()?.networks;
         if words.iter().any(|word| word == names::DEFAULT) || self.is_builtin_made()? {
             networks.push(self.default_network()?);
         }
         networks.extend(self.undefined(&networks, &containers)?);
         let ended = self.ended(&containers);
-        Ok(Known { networks, containers, ended })
+        Ok(Known { networks, containers, ended, records })
     }
 
     /// Those that ended, the last one first.
@@ -144,7 +145,12 @@ impl View {
 
     /// Everybody who is on a network, or was started by `rnet run`.
     pub fn containers(&self) -> anyhow::Result<Vec<Container>> {
-        Ok(containers::containers(&self.records()?, &self.endpoints.list()?))
+        self.containers_of(&self.records()?)
+    }
+
+    /// The same by records that are read already.
+    pub fn containers_of(&self, records: &[Record]) -> anyhow::Result<Vec<Container>> {
+        Ok(containers::containers(records, &self.endpoints.list()?))
     }
 
     /// Every subnet in use on this host, networks first.
@@ -181,9 +187,15 @@ impl View {
         Ok(faults)
     }
 
-    /// What the kernel has of these networks and of those who are on them.
-    pub fn kernel(&mut self, networks: &[Network], containers: &[Container]) -> anyhow::Result<Kernel> {
-        Kernel::read(&mut self.host, networks, containers)
+    /// What the kernel has of these networks and of those who are on them, by all records.
+    pub fn kernel(
+        &mut self,
+        links: Links,
+        networks: &[Network],
+        containers: &[Container],
+        records: &[Record],
+    ) -> anyhow::Result<Kernel> {
+        Kernel::read(&mut self.host, links, networks, containers, records)
     }
 }
 

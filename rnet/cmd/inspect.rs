@@ -14,7 +14,7 @@ use crate::definitions::{Network, Subnet};
 use crate::ended::Ended;
 use crate::lookup::{Kinds, Thing};
 use crate::report::{Style, exit_of, print_json};
-use crate::state::Kernel;
+use crate::state::{Kernel, Links};
 use crate::view::{View, users_of};
 
 /// What can be given.
@@ -40,6 +40,7 @@ pub enum Kind {
 /// Prints a JSON array of what was found; what is missing is told on stderr.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let mut view = View::open("inspect")?;
+    let links = Links::ask();
     let known = view.known(&args.names)?;
     let (mut things, mut failures) = (Vec::new(), Vec::new());
     for word in &args.names {
@@ -49,7 +50,8 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
         }
     }
     let networks: Vec<Network> = things.iter().filter_map(|thing| thing.network().cloned()).collect();
-    let kernel = view.kernel(&networks, &known.containers)?.with_refused(&mut view.host);
+    let kernel =
+        view.kernel(links, &networks, &known.containers, &known.records)?.with_refused(&mut view.host);
     // Without the rights to read the rules nothing is said of them.
     let interop = engine::interop::state(&mut view.host).ok().as_ref().map_or(Value::Null, interop::json);
     let mut found = Vec::new();

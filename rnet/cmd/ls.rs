@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::containers::Container;
 use crate::definitions::Network;
 use crate::report::{Style, print, print_json};
-use crate::state::{Kernel, State};
+use crate::state::{Kernel, Links, State};
 use crate::subnets::{self, Owner, Taken};
 use crate::table;
 use crate::told;
@@ -27,12 +27,14 @@ const HEADER: [&str; 7] = ["NAME", "DRIVER", "SUBNET", "GATEWAY", "BRIDGE", "END
 /// Lists the networks.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
     let mut view = View::open("ls")?;
-    let containers = view.containers()?;
+    let links = Links::ask();
+    let records = view.records()?;
+    let containers = view.containers_of(&records)?;
     let networks = view.networks(&containers, style)?;
     if args.quiet {
         return super::print_names(networks.iter().map(|network| network.name.as_str()), style);
     }
-    let kernel = view.kernel(&networks, &containers)?;
+    let kernel = view.kernel(links, &networks, &containers, &records)?;
     view.faults()?.iter().for_each(|fault| style.warn(fault));
     let names: Vec<&str> = networks.iter().map(|network| network.name.as_str()).collect();
     told::warn(&told::known(&mut view.host), &names, style);

@@ -4,7 +4,7 @@ use super::inspect;
 use crate::containers::{Attachment, Container, past_attachments};
 use crate::ended::Ended;
 use crate::report::{Style, print, print_json};
-use crate::state::Kernel;
+use crate::state::{Kernel, Links};
 use crate::table;
 use crate::view::View;
 
@@ -24,7 +24,8 @@ const HEADER: [&str; 8] = ["ENDPOINT", "NET", "IP", "MAC", "PORTS", "RX/TX", "NE
 
 /// Lists the endpoints, a line for each network of each; with `-a` those that ended behind them.
 pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
-    let mut view = View::open("ps")?;
+    let view = View::open("ps")?;
+    let links = Links::ask();
     let containers = view.containers()?;
     let ended = if args.all { view.ended(&containers) } else { Vec::new() };
     if args.quiet {
@@ -34,7 +35,7 @@ pub fn run(args: &Args, style: Style) -> anyhow::Result<u8> {
             style,
         );
     }
-    let kernel = Kernel::links(&mut view.host)?;
+    let kernel = Kernel::asked(links)?;
     if style.json {
         let living = containers.iter().map(|container| inspect::endpoint(container, &kernel));
         print_json(&living.chain(ended.iter().map(inspect::past)).collect::<Vec<_>>().into())?;

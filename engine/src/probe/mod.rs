@@ -206,20 +206,19 @@ fn subjects(host: &mut Host) -> Result<Vec<Subject>, Error> {
     if networks.is_empty() {
         return Ok(Vec::new());
     }
-    let links = host.netlink.links()?;
     for network in &networks {
         if let Some(known) = subjects.get_mut(&network.bridge) {
             known.add(network);
-        } else if let Some(link) = bridge(&links, &network.bridge) {
+        } else if let Some(link) = bridge(host, &network.bridge)? {
             subjects.insert(network.bridge.clone(), Subject::of(network, Some(link)));
         }
     }
     Ok(subjects.into_values().collect())
 }
 
-fn bridge(links: &[Link], name: &str) -> Option<Link> {
-    let is_bridge = |link: &&Link| link.name == name && link.kind.as_deref() == Some("bridge") && link.up;
-    links.iter().find(is_bridge).cloned()
+fn bridge(host: &mut Host, name: &str) -> Result<Option<Link>, Error> {
+    let is_bridge = |link: &Link| link.kind.as_deref() == Some("bridge") && link.up;
+    Ok(host.netlink.link(name)?.filter(is_bridge))
 }
 
 /// What is on record of those who are on them: only a probe needs it.
