@@ -144,7 +144,9 @@ pub(crate) static REFUSED4: Set =
 pub(crate) static REFUSED6: Set =
     Set::bridge("refused6", &[IFNAME, ETHER_ADDR, IPV6_ADDR]).dynamic(SOURCES_KEPT).v6();
 
-pub(super) const FLOWS: u32 = 65535;
+/// When the kernel makes a set, it makes and clears room for so many elements: 256 KiB for each of the two. For 65,535 elements it
+/// was 1 MiB each, which took 0.6 of the 2.1 ms that the whole ruleset takes.
+pub(super) const FLOWS: u32 = 24576;
 pub(super) const SOURCES_KEPT: u32 = 1024;
 
 /// `ip saddr . ct id` and `ip6 saddr . ct id` as nft stores them (see below).
