@@ -7,6 +7,7 @@ use netns_fixtures::Container;
 use serde_json::{Value, json};
 
 use crate::chain::Chain;
+use crate::floor::Floor;
 use crate::netavark::Netavark;
 use crate::programs::Programs;
 
@@ -40,6 +41,8 @@ pub enum Kind {
     Reference,
     /// The same and `firewall`: what rnet's isolation stands against.
     ReferenceFirewall,
+    /// A program that makes only the kernel calls that cannot be left out.
+    Floor,
     /// netavark, which is given the address: its leases are podman's work and not in its times.
     Netavark,
 }
@@ -55,6 +58,7 @@ impl Kind {
             Self::OurChain => "our bridge+portmap",
             Self::Reference => "bridge+portmap",
             Self::ReferenceFirewall => "bridge+portmap+firewall",
+            Self::Floor => "floor",
             Self::Netavark => "netavark",
         }
     }
@@ -69,6 +73,7 @@ impl Kind {
             Self::OurChain => Box::new(Chain::ours(programs, root)),
             Self::Reference => Box::new(Chain::reference(programs, root)),
             Self::ReferenceFirewall => Box::new(Chain::reference(programs, root).and_firewall()),
+            Self::Floor => Box::new(Floor::default()),
             Self::Netavark => Box::new(Netavark::new(programs, root)),
         }
     }

@@ -19,6 +19,7 @@ mod before;
 mod books;
 mod connect;
 mod edges;
+mod floor;
 mod flows;
 mod ipam;
 mod mix;
@@ -47,9 +48,10 @@ pub struct Bench {
 type Benchmark = fn(&mut Bench) -> Result<()>;
 
 /// By name, in the order in which they run.
-const BENCHMARKS: [(&str, Benchmark); 13] = [
+const BENCHMARKS: [(&str, Benchmark); 14] = [
     ("version", version::run),
     ("add-del", add_del::run),
+    ("floor", floor::run),
     ("before", before::run),
     ("edges", edges::run),
     ("flows", flows::run),
@@ -71,6 +73,9 @@ impl Bench {
 }
 
 fn main() -> Result<()> {
+    if let Some(done) = floor::operation(std::env::args()) {
+        return done;
+    }
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     if arguments.list {
         return report::names(BENCHMARKS.iter().map(|(name, _)| *name));

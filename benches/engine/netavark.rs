@@ -79,6 +79,6 @@ fn mapping((host, container, range): (u16, u16, u16)) -> Value {
 }
 
 /// The number-th address after the gateway's, the last octet never 0 or 255.
-fn address(number: u16) -> String {
+pub fn address(number: u16) -> String {
     format!("172.18.{}.{}", number / 250, number % 250 + 2)
 }
