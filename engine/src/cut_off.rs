@@ -6,6 +6,9 @@ use crate::spec::{Addresses, Spec};
 use crate::{Error, Host, drivers, lost, network, ruleset, unrecorded};
 
 /// Cuts containers without a record off a network, with their rules, and removes what was made for the network if nobody else is on it.
+///
+/// # Errors
+/// A link, the ruleset or the network could not be removed.
 pub fn cut_off(host: &mut Host, network: &str, plugin: &str, bridge: &str) -> Result<(), Error> {
     let ports = unrecorded::unrecorded_on(host, bridge)?;
     let Some(plugin) = drivers::makers().find(|known| *known == plugin) else {

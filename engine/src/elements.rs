@@ -28,6 +28,9 @@ pub(crate) fn elements_of_it_alone(network: &Network, others: &[Network]) -> Vec
 }
 
 /// Every element that the records ask for.
+///
+/// # Errors
+/// The records cannot be read.
 pub fn desired(host: &Host) -> Result<Vec<(Element, Owner)>, Error> {
     let networks = host.store.networks()?;
     let records = host.store.records()?;

@@ -300,6 +300,9 @@ pub enum Error {
 
 impl Error {
     /// Joins failures that happened while everything else went on.
+    ///
+    /// # Errors
+    /// There is at least one.
     pub fn all(failures: Vec<Error>) -> Result<(), Error> {
         let mut failures = failures.into_iter();
         let Some(first) = failures.next() else { return Ok(()) };

@@ -47,6 +47,9 @@ pub const STEPS: [&str; 39] = [
 ];
 
 /// Passes `step`, unless a test asked for something else to happen there.
+///
+/// # Errors
+/// A test asked for an error.
 #[cfg(not(feature = "failpoints"))]
 #[inline(always)]
 pub fn pass(_step: &'static str) -> Result<(), crate::Error> {
@@ -54,6 +57,9 @@ pub fn pass(_step: &'static str) -> Result<(), crate::Error> {
 }
 
 /// Passes `step`, unless a test asked for something else to happen there.
+///
+/// # Errors
+/// A test asked for an error.
 #[cfg(feature = "failpoints")]
 pub fn pass(step: &'static str) -> Result<(), crate::Error> {
     debug_assert!(STEPS.contains(&step), "{step} is not in the list of steps");

@@ -18,7 +18,7 @@ pub fn find(
 ) -> Result<(Lock, Option<Record>), Error> {
     let lock = host.lock(LockName::Attachment(planned.key()), Mode::Exclusive)?;
     failpoint::pass("del.lock")?;
-    let found = known(host, planned)?;
+    let found = record(host, planned)?;
     if found.is_some() {
         return Ok((lock, found));
     }
@@ -26,12 +26,12 @@ pub fn find(
     host.store.retire(lock)?;
     let lock = host.lock(LockName::Attachment(former.key()), Mode::Exclusive)?;
     // Another DEL may have come first. To repeat it is no harm.
-    Ok((lock, Some(known(host, &former)?.unwrap_or(former))))
+    Ok((lock, Some(record(host, &former)?.unwrap_or(former))))
 }
 
 /// The record of the attachment; where it turned out to be garbage, the planned one, after everything that only the
 /// record knew of was taken away by its key. Under the attachment's lock.
-pub fn known(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
+pub fn record(host: &mut Host, planned: &Record) -> Result<Option<Record>, Error> {
     match host.store.record(&planned.network, &planned.plugin, &planned.key())? {
         Some(garbage) if garbage.container.is_empty() => {
             admission::purge(host, &planned.plugin, &planned.key())?;

@@ -71,7 +71,7 @@ pub fn forget() {
 fn forget_stale(host: &mut Host) -> Result<(), Error> {
     // One at a time, and each finds what it is there for.
     let _flows = host.lock(LockName::Flows, Mode::Exclusive)?;
-    let (marked, noted) = marked_and_noted(host)?;
+    let (marked, noted) = all_stale(host)?;
     if marked.is_empty() && noted.is_empty() {
         return Ok(());
     }
@@ -88,21 +88,21 @@ fn forget_stale(host: &mut Host) -> Result<(), Error> {
         host.note_deletion()?;
     }
     let is_done = |stale: &Stale| noted.contains(stale) || done.contains(stale);
-    let left: Vec<Stale> = self::noted(host)?.into_iter().filter(|stale| !is_done(stale)).collect();
+    let left: Vec<Stale> = stale_in_note(host)?.into_iter().filter(|stale| !is_done(stale)).collect();
     write(host, &left)
 }
 
 /// What the tables hold and what was noted when others went, at one moment: a DEL may just be removing the tables.
-fn marked_and_noted(host: &mut Host) -> Result<(Vec<Stale>, Vec<Stale>), Error> {
+fn all_stale(host: &mut Host) -> Result<(Vec<Stale>, Vec<Stale>), Error> {
     let _ruleset = host.lock(LockName::Ruleset, Mode::Shared)?;
-    Ok((host.firewall()?.stale()?, noted(host)?))
+    Ok((host.firewall()?.stale()?, stale_in_note(host)?))
 }
 
 /// What a ruleset that is made anew must hold: what the tables in the kernel hold and what was noted when others went.
 pub fn stale(host: &mut Host) -> Result<Vec<Stale>, Error> {
     let mut stale = host.firewall()?.stale()?;
     let known = |address| stale.iter().any(|stale: &Stale| stale.address == address);
-    let more: Vec<Stale> = noted(host)?.into_iter().filter(|noted| !known(noted.address)).collect();
+    let more: Vec<Stale> = stale_in_note(host)?.into_iter().filter(|noted| !known(noted.address)).collect();
     stale.extend(more);
     Ok(stale)
 }
@@ -118,7 +118,7 @@ pub fn tables_go(host: &mut Host) -> Result<(), Error> {
     write(host, &stale)
 }
 
-fn noted(host: &Host) -> Result<Vec<Stale>, Error> {
+fn stale_in_note(host: &Host) -> Result<Vec<Stale>, Error> {
     let note = host.store.note(NOTE)?.unwrap_or_default();
     Ok(note.lines().filter_map(Stale::parse).collect())
 }

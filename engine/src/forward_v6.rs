@@ -15,6 +15,9 @@ const ALL: &str = "ipv6/conf/all/forwarding";
 const FORCED: &str = "ipv6/conf/all/force_forwarding";
 
 /// Makes the host forward IPv6 for the plan's bridge.
+///
+/// # Errors
+/// A setting cannot be written, or may not be changed ([`Error::ForwardingHarms`]).
 pub fn enable(host: &mut Host, spec: &Spec) -> Result<(), Error> {
     let of_bridge = format!("ipv6/conf/{}/forwarding", spec.bridge);
     if host.netlink.sysctl(ALL)?.as_deref() == Some("1") {
@@ -24,7 +27,7 @@ pub fn enable(host: &mut Host, spec: &Spec) -> Result<(), Error> {
     if host.netlink.sysctl(FORCED)?.is_some() {
         return force(host, &spec.bridge);
     }
-    for link in endangered(host, &spec.bridge)? {
+    for link in links_at_risk(host, &spec.bridge)? {
         keep_advertisements(host, spec, &link)?;
     }
     host.netlink.set_sysctl(ALL, "1")?;
@@ -32,6 +35,9 @@ pub fn enable(host: &mut Host, spec: &Spec) -> Result<(), Error> {
 }
 
 /// True if the host forwards what comes by `bridge`.
+///
+/// # Errors
+/// /proc/sys cannot be read.
 pub fn is_on(host: &Host, bridge: &str) -> Result<bool, Error> {
     for key in [ALL, &format!("ipv6/conf/{bridge}/force_forwarding")] {
         if host.netlink.sysctl(key)?.as_deref() == Some("1") {
@@ -42,9 +48,12 @@ pub fn is_on(host: &Host, bridge: &str) -> Result<bool, Error> {
 }
 
 /// The interfaces whose `accept_ra` the first container of a network with IPv6 would change.
+///
+/// # Errors
+/// Routes or settings cannot be read.
 pub fn to_change(host: &mut Host) -> Result<Vec<String>, Error> {
     let forwards = host.netlink.sysctl(ALL)?.as_deref() == Some("1");
-    if forwards || host.netlink.sysctl(FORCED)?.is_some() { Ok(Vec::new()) } else { endangered(host, "") }
+    if forwards || host.netlink.sysctl(FORCED)?.is_some() { Ok(Vec::new()) } else { links_at_risk(host, "") }
 }
 
 /// `all` is for the interfaces that are there when it changes, `default` for those to come.
@@ -68,9 +77,9 @@ fn force(host: &Host, bridge: &str) -> Result<(), Error> {
 }
 
 /// The interfaces that would lose what routers told them; `bridge` is ours and believes no router.
-fn endangered(host: &mut Host, bridge: &str) -> Result<Vec<String>, Error> {
+fn links_at_risk(host: &mut Host, bridge: &str) -> Result<Vec<String>, Error> {
     let mut found = Vec::new();
-    for index in advertised(&host.netlink.routes()?) {
+    for index in links_by_advertisement(&host.netlink.routes()?) {
         let Some(link) = host.netlink.link_by_index(index)? else { continue };
         if link.name != bridge && host.netlink.sysctl(&accept_ra(&link.name))?.as_deref() == Some("1") {
             found.push(link.name);
@@ -80,7 +89,7 @@ fn endangered(host: &mut Host, bridge: &str) -> Result<Vec<String>, Error> {
 }
 
 /// The links that have a route by advertisement. A static default route says nothing: `accept_ra` is 1 everywhere by default.
-fn advertised(routes: &[Route]) -> Vec<u32> {
+fn links_by_advertisement(routes: &[Route]) -> Vec<u32> {
     let advertised = |route: &&Route| route.protocol == Some(BY_ADVERTISEMENT) && route.destination.is_ipv6();
     let mut links: Vec<u32> = routes.iter().filter(advertised).map(|route| route.index).collect();
     links.sort_unstable();
@@ -131,6 +140,6 @@ mod tests {
             route("2001:db8:1::/48", 7, BY_ADVERTISEMENT),
         ];
 
-        assert_eq!(advertised(&routes), [6, 7]);
+        assert_eq!(links_by_advertisement(&routes), [6, 7]);
     }
 }

@@ -67,6 +67,9 @@ fn version(release: &str) -> Option<(u32, u32)> {
 
 impl Host {
     /// Opens the host of the calling thread's network namespace; `what` is told to others who wait for us.
+    ///
+    /// # Errors
+    /// The folder of records or the netlink socket cannot be opened.
     pub fn open(what: String) -> Result<Self, Error> {
         let store = Store::open(Paths::new(netlink::cookie()?))?;
         Ok(Self {
@@ -81,6 +84,9 @@ impl Host {
     }
 
     /// The same for STATUS: no record could be written, no ADD would work.
+    ///
+    /// # Errors
+    /// The kernel is too old, or no record could be written.
     pub fn ready(what: String) -> Result<Self, Error> {
         require_kernel()?;
         let host = Self::open(what).map_err(Error::not_ready)?;
@@ -89,6 +95,9 @@ impl Host {
     }
 
     /// Whether the kernel's ruleset can be worked with (STATUS).
+    ///
+    /// # Errors
+    /// The kernel lacks something that the rules need.
     pub fn require_rules(&mut self) -> Result<(), Error> {
         let usable = self.firewall().and_then(|firewall| match firewall.state()? {
             Some(_) => Ok(()),
@@ -99,12 +108,18 @@ impl Host {
 
     /// Whether flows can be found that are to be forgotten: those of a container that is gone, and of UDP those that began before
     /// a port was published (STATUS).
+    ///
+    /// # Errors
+    /// The kernel has no conntrack by netlink.
     pub fn require_flows(&mut self) -> Result<(), Error> {
         let found = self.firewall().and_then(|firewall| Ok(firewall.tracked()?));
         found.map(drop).map_err(Error::not_ready)
     }
 
     /// Whether the kernel makes the links of an attachment (STATUS).
+    ///
+    /// # Errors
+    /// The kernel has no bridges or no veth pairs.
     pub fn require_links(&mut self) -> Result<(), Error> {
         [Kind::Bridge, Kind::Veth].into_iter().try_for_each(|kind| {
             self.netlink.require_kind(kind).map_err(Error::from).map_err(Error::not_ready)
@@ -112,6 +127,9 @@ impl Host {
     }
 
     /// Makes sure that an ADD does not run out of descriptors half-way, where its undo would have none either.
+    ///
+    /// # Errors
+    /// This process may open too few more files.
     pub fn require_descriptors(&self) -> Result<(), Error> {
         // Opened a moment ago, so what was free lies above it.
         let last = self.store.passing();
@@ -128,11 +146,17 @@ impl Host {
     }
 
     /// The ruleset's socket.
+    ///
+    /// # Errors
+    /// The netfilter socket cannot be opened.
     pub fn firewall(&mut self) -> Result<&mut Firewall, Error> {
         Ok(self.firewall_and_netlink()?.0)
     }
 
     /// The same beside the links, where one question needs both.
+    ///
+    /// # Errors
+    /// As for [`Host::firewall`].
     pub fn firewall_and_netlink(&mut self) -> Result<(&mut Firewall, &mut Netlink), Error> {
         let firewall = match &mut self.firewall {
             Some(firewall) => firewall,
@@ -142,6 +166,9 @@ impl Host {
     }
 
     /// The same beside the records.
+    ///
+    /// # Errors
+    /// As for [`Host::firewall`].
     pub fn firewall_and_store(&mut self) -> Result<(&mut Firewall, &Store), Error> {
         let firewall = match &mut self.firewall {
             Some(firewall) => firewall,
@@ -151,6 +178,9 @@ impl Host {
     }
 
     /// Says that something was deleted from the ruleset just now, for [`Host::close`] of those who come after.
+    ///
+    /// # Errors
+    /// Never: a note that cannot be written only costs time.
     pub fn note_deletion(&mut self) -> Result<(), Error> {
         let others = self.deleted.is_some() || self.was_deletion_recent();
         self.deleted = Some(if others { Deletion::AmongOthers } else { Deletion::Lone });
@@ -182,11 +212,17 @@ impl Host {
     }
 
     /// Takes a lock in our name.
+    ///
+    /// # Errors
+    /// It is not free in time; the error names the holder.
     pub fn lock(&self, name: LockName, mode: Mode) -> Result<Lock, Error> {
         Ok(self.store.lock(name, mode, &self.what)?)
     }
 
     /// Takes a lock anew in another mode. The kernel lets go in between: look again at what was read before.
+    ///
+    /// # Errors
+    /// As for [`Host::lock`].
     pub fn change(&self, lock: Lock, mode: Mode) -> Result<Lock, Error> {
         Ok(self.store.change(lock, mode, &self.what)?)
     }

@@ -11,6 +11,9 @@ use crate::Error;
 const LINK_LOCAL: u8 = 64;
 
 /// The gateway's address as the bridge bears it: with the prefix of `address`, if that leads to it.
+///
+/// # Errors
+/// Never: each prefix is one of its family.
 pub fn gateway_address(gateway: IpAddr, address: IpNetwork) -> Result<IpNetwork, Error> {
     let prefix = match gateway {
         _ if address.contains(gateway) => address.prefix(),

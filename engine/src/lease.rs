@@ -17,7 +17,7 @@ pub fn lease(host: &Host, spec: &Spec) -> Result<Lease, Error> {
         Addresses::None => return Ok(Lease::default()),
         Addresses::Own(ranges) => {
             let pool = Pool::own(host, &spec.id.network, &spec.bridge)?;
-            pool.preferring(sticky::remembered(host, spec)).lease(ranges, &spec.id, &spec.netns)?
+            pool.preferring(sticky::last_addresses(host, spec)).lease(ranges, &spec.id, &spec.netns)?
         }
         Addresses::Given(lease) => return Ok(lease.clone()),
         Addresses::From(leaser) => leaser.lease()?,

@@ -305,7 +305,7 @@ pub(crate) fn with_undo(error: Error, undone: Result<(), Error>) -> Error {
 
 /// Refuses a second attachment; removes what a dead ADD or a dead container left under the same name.
 fn clear_the_way(host: &mut Host, spec: &Spec, planned: &Record) -> Result<(), Error> {
-    let Some(found) = find::known(host, planned)? else {
+    let Some(found) = find::record(host, planned)? else {
         let rival = find::rival(host, planned)?;
         return rival.map_or(Ok(()), |rival| Err(register::already_attached(rival)));
     };
@@ -350,7 +350,7 @@ fn remove_link(host: &mut Host, link: Option<Link>) -> Result<(), Error> {
 
 fn collect(host: &mut Host, spec: &Spec, record: &Record, valid: &Valid) -> Result<(), Error> {
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
-    let Some(record) = find::known(host, record)? else { return Ok(()) };
+    let Some(record) = find::record(host, record)? else { return Ok(()) };
     if register::is_to_stay(host, &record, valid)? {
         return Ok(());
     }

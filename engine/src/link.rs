@@ -27,6 +27,9 @@ pub fn host_mac(record: &Record) -> Mac {
 
 /// No router advertisement is taken on a link of the host's (CVE-2020-10749). Where IPv6 is off, none is anyway, and
 /// /proc/sys may be read-only.
+///
+/// # Errors
+/// The setting cannot be written, and IPv6 is on.
 pub fn refuse_advertisements(host: &Host, link: &str) -> Result<(), Error> {
     match host.netlink.set_sysctl(&format!("ipv6/conf/{link}/accept_ra"), "0") {
         Err(_) if !has_ipv6(host, link)? => Ok(()),
@@ -41,6 +44,9 @@ fn has_ipv6(host: &Host, link: &str) -> Result<bool, Error> {
 
 /// Gives the container's end its addresses and routes and takes it up: one send inside the container. Where neighbours
 /// must be told of its MAC, the kernel is prepared for that.
+///
+/// # Errors
+/// The kernel refuses an address or a route.
 pub fn dress(host: &Host, inside: &mut Netlink, making: &Making<'_>, index: u32) -> Result<(), Error> {
     set_sysctls(host, inside, making)?;
     let Making { spec, lease, .. } = making;
@@ -72,7 +78,7 @@ pub fn dress(host: &Host, inside: &mut Netlink, making: &Making<'_>, index: u32)
     );
     let Err(error) = inside.send(&requests) else { return Ok(()) };
     match behind_others(&error, &requests, index) {
-        younger if younger.is_empty() => Err(refused(error, &requests, ifname)),
+        younger if younger.is_empty() => Err(name_refusal(error, &requests, ifname)),
         younger => Ok(inside.send(&younger)?),
     }
 }
@@ -100,7 +106,7 @@ fn behind_others(error: &netlink::Error, requests: &[Request], index: u32) -> Ve
 }
 
 /// The kernel's refusal of a route in upstream's words, of which the request is the one that it names.
-fn refused(error: netlink::Error, requests: &[Request], ifname: &str) -> Error {
+fn name_refusal(error: netlink::Error, requests: &[Request], ifname: &str) -> Error {
     let netlink::Error::Request { request: refused, .. } = &error else { return error.into() };
     let mut asked = requests.iter().filter(|request| request.to_string() == *refused);
     match asked.next() {
@@ -134,6 +140,9 @@ fn scope_name(scope: u32) -> String {
 
 /// The kernel notices the carrier in its own time, mostly at once, but up to a second later; until then packets are lost.
 /// Whoever asks for the link makes it look now.
+///
+/// # Errors
+/// The kernel cannot be asked.
 pub fn notice_carrier(host: &mut Host, inside: &mut Netlink, ends: &Ends) -> Result<(), Error> {
     if let (Some(container), Some(on_host)) = (ends.container, ends.host) {
         inside.link_by_index(container)?;
@@ -145,6 +154,9 @@ pub fn notice_carrier(host: &mut Host, inside: &mut Netlink, ends: &Ends) -> Res
 /// Gives the container its IPv6 addresses where they are to be probed for duplicates, and waits for the verdict.
 ///
 /// Not earlier than its port forwards: a question that nobody hears is answered by nobody.
+///
+/// # Errors
+/// An address is in use, or the probe does not end.
 pub fn probe(inside: &mut Netlink, making: &Making<'_>, container: &Netns, ends: &Ends) -> Result<(), Error> {
     let Making { spec, lease, .. } = making;
     let Some(index) = ends.container else { return Ok(()) };
@@ -159,7 +171,7 @@ pub fn probe(inside: &mut Netlink, making: &Making<'_>, container: &Netns, ends:
     let routes = far::to_gateways(spec, lease, &routes, index).into_iter().chain(routes);
     let routes = routes.filter(|route| route.destination.is_ipv6()).map(Request::RouteAdd);
     let requests: Vec<_> = v6.iter().map(probe).chain(routes).collect();
-    inside.send(&requests).map_err(|error| refused(error, &requests, ifname))?;
+    inside.send(&requests).map_err(|error| name_refusal(error, &requests, ifname))?;
     if !spec.interface_up {
         return Ok(());
     }
@@ -177,6 +189,9 @@ pub fn probe(inside: &mut Netlink, making: &Making<'_>, container: &Netns, ends:
 /// Returns when the kernel takes packets for the container's addresses. It mostly does by now; on a busy host an
 /// IPv6 address takes some milliseconds, and the first packet to it would be lost. Later than [`PATIENCE`] is no
 /// failure: the address is there.
+///
+/// # Errors
+/// The kernel cannot be asked.
 pub fn await_addresses(
     inside: &mut Netlink,
     spec: &Spec,
@@ -232,6 +247,9 @@ fn is_on_link(scope: Option<u32>) -> bool {
 
 /// Deletes a link. It returns as soon as the link is gone from all lists; what the kernel still waits for is left to
 /// a child, unless `RNET_SYNC=1` asks to wait too.
+///
+/// # Errors
+/// The kernel refuses it.
 pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
     let wait = std::env::var_os("RNET_SYNC").is_some_and(|value| value == "1");
     let firewall = host.part_with_firewall();
@@ -248,6 +266,9 @@ pub fn delete(host: &mut Host, index: u32) -> Result<(), Error> {
 
 /// The host end of an attachment, if it is there and ours: its alias says so, or, where ADD did not come that
 /// far, its record does.
+///
+/// # Errors
+/// The kernel cannot be asked.
 pub fn find(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
     let derived = record.key().link(0);
     let found = match &record.link {
@@ -275,6 +296,9 @@ pub fn is_own(link: &Link, record: &Record) -> bool {
 
 /// Lets nothing more come from a container's host end, if it is there. Its carrier is the container's to take and to give, so it is not
 /// enough that the port does not forward now. The bridge forgets who it was.
+///
+/// # Errors
+/// The kernel cannot be asked, or refuses it.
 pub fn silence(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
     let Some(link) = find(host, record)? else { return Ok(None) };
     let mut requests = Vec::new();

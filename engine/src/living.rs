@@ -12,20 +12,20 @@ pub fn namespaces() -> HashSet<u64> {
         let process = entry.path();
         if entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()) {
             found.extend(fs::metadata(process.join("ns/net")).map(|own| own.ino()).ok());
-            found.extend(opened(&process));
-            found.extend(mounted(&process));
+            found.extend(open_namespaces(&process));
+            found.extend(mounted_namespaces(&process));
         }
     }
     found
 }
 
-fn opened(process: &Path) -> Vec<u64> {
+fn open_namespaces(process: &Path) -> Vec<u64> {
     let descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
     descriptors.filter_map(|entry| inode(&fs::read_link(entry.path()).ok()?.to_string_lossy())).collect()
 }
 
 /// mountinfo's fourth field is `net:[4026531840]` where a namespace is mounted.
-fn mounted(process: &Path) -> Vec<u64> {
+fn mounted_namespaces(process: &Path) -> Vec<u64> {
     let mounts = fs::read_to_string(process.join("mountinfo")).unwrap_or_default();
     mounts.lines().filter_map(|line| inode(line.split(' ').nth(3)?)).collect()
 }

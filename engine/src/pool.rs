@@ -83,7 +83,7 @@ impl Pool {
     pub fn lease(&self, ranges: &Ranges, id: &Id, netns: &Path) -> Result<Lease, Error> {
         let Ranges { sets, requested, routes, resolver } = ranges.clone();
         let sets = match self.choice {
-            Choice::Lowest => sets.into_iter().map(|set| widened(set, &requested)).collect(),
+            Choice::Lowest => sets.into_iter().map(|set| widen(set, &requested)).collect(),
             Choice::RoundRobin => sets,
         };
         let leased = self.open()?.lease(&sets, &owner(id), identity(netns), &requested, self.choice)?;
@@ -122,7 +122,7 @@ impl Pool {
             store::check_writable(folder.path()).map_err(Error::not_ready)?;
         }
         match self.find()? {
-            Some(leases) if !leases.free(sets)? => Err(Error::not_ready(exhausted(sets))),
+            Some(leases) if !leases.free(sets)? => Err(Error::not_ready(none_left(sets))),
             _ => Ok(()),
         }
     }
@@ -150,7 +150,7 @@ fn of_endpoints(leases: &Leases) -> Result<Vec<(String, String)>, Error> {
     Ok(leases.filter(|(id, _)| endpoints.join(id).join("netns").exists()).collect())
 }
 
-fn exhausted(sets: &[RangeSet]) -> String {
+fn none_left(sets: &[RangeSet]) -> String {
     let ranges: Vec<String> = sets.iter().map(ToString::to_string).collect();
     format!("no IP addresses available in range set: {}", ranges.join(","))
 }
@@ -161,7 +161,7 @@ fn owner(id: &Id) -> Owner<'_> {
 
 /// `--ip` may lie outside `--ip-range`, which limits the dynamic choice only: the ranges of a set that an address
 /// was asked from reach over their whole subnets.
-fn widened(set: RangeSet, requested: &[IpAddr]) -> RangeSet {
+fn widen(set: RangeSet, requested: &[IpAddr]) -> RangeSet {
     let outside =
         |ip: &IpAddr| !set.contains(*ip) && set.ranges().iter().any(|range| range.subnet.contains(*ip));
     if !requested.iter().any(outside) {

@@ -18,6 +18,9 @@ const LEFT_OUT: &str = "left-out";
 /// those that are `unrecorded` besides.
 ///
 /// The lock that comes back keeps rebuilds away.
+///
+/// # Errors
+/// Another attachment has what an element is for, or the kernel refuses the transaction.
 pub fn put(
     host: &mut Host,
     elements: &[(Element, Owner)],
@@ -33,6 +36,9 @@ pub fn put(
 }
 
 /// Makes sure of the ruleset without adding to it.
+///
+/// # Errors
+/// The ruleset cannot be read or made anew.
 pub fn confirm(host: &mut Host) -> Result<Lock, Error> {
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     let generation = host.firewall()?.generation()?;
@@ -40,6 +46,9 @@ pub fn confirm(host: &mut Host) -> Result<Lock, Error> {
 }
 
 /// Makes the whole ruleset anew out of the records, in one transaction. Under the exclusive ruleset lock.
+///
+/// # Errors
+/// The records cannot be read, or the kernel refuses the transaction.
 pub fn rebuild(host: &mut Host, more: &[(Element, Owner)]) -> Result<(), Error> {
     let mut elements = desired(host)?;
     elements.extend(unrecorded::elements(host)?);
@@ -71,6 +80,9 @@ fn refuse_taken(host: &mut Host, held: &[(Element, Owner)], more: &[(Element, Ow
 }
 
 /// What the last rebuild could not put into the ruleset, and whose it is: a sentence for each element.
+///
+/// # Errors
+/// The note cannot be read.
 pub fn left_out(host: &Host) -> Result<Vec<String>, Error> {
     let note = host.store.note(LEFT_OUT)?.unwrap_or_default();
     Ok(note.lines().map(str::to_owned).collect())
@@ -98,12 +110,18 @@ fn beginning(element: &Element) -> String {
 }
 
 /// The same if anything is not as the records say.
+///
+/// # Errors
+/// The ruleset cannot be read or made anew.
 pub fn restore(host: &mut Host) -> Result<(), Error> {
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     look(host, lock, &[]).map(drop)
 }
 
 /// The same, unless rnet has nothing in the ruleset.
+///
+/// # Errors
+/// As for [`restore`].
 pub fn restore_present(host: &mut Host) -> Result<(), Error> {
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     if Seen::read(host)?.is_some() { look(host, lock, &[]).map(drop) } else { Ok(()) }

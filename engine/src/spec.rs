@@ -308,6 +308,9 @@ impl<'a> Spec<'a> {
     }
 
     /// Every address that the bridge bears as its containers' gateway.
+    ///
+    /// # Errors
+    /// Never: see [`ip::gateway_address`].
     pub fn gateways(&self, lease: &Lease) -> Result<Vec<IpNetwork>, Error> {
         if !self.gateway {
             return Ok(Vec::new());
@@ -375,6 +378,9 @@ fn default_route(dst: IpNetwork, gateway: IpAddr) -> Route {
 }
 
 /// The gateway that IPAM names, else the subnet's first host, as the bridge bears it.
+///
+/// # Errors
+/// Never: see [`ip::gateway_address`].
 pub fn gateway_address(ip: &Address) -> Result<IpNetwork, Error> {
     ip::gateway_address(ip.gateway.unwrap_or_else(|| first_host(ip.address)), ip.address)
 }

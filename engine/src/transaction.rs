@@ -16,11 +16,17 @@ use crate::{Error, Finding, Host};
 const NOTE: &str = "ruleset";
 
 /// Removes those of the elements that are there; true if any was. Under the ruleset's lock.
+///
+/// # Errors
+/// The kernel refuses the transaction.
 pub fn remove(host: &mut Host, elements: &[(Element, Owner)]) -> Result<bool, Error> {
     withdraw(host, elements, &[])
 }
 
 /// The same for a container that leaves addresses behind, which are stale from then on.
+///
+/// # Errors
+/// The kernel refuses the transaction.
 pub fn withdraw(host: &mut Host, elements: &[(Element, Owner)], left: &[IpAddr]) -> Result<bool, Error> {
     let _alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
     let Some(before) = host.firewall()?.withdraw(elements, left)? else { return Ok(false) };
@@ -30,6 +36,9 @@ pub fn withdraw(host: &mut Host, elements: &[(Element, Owner)], left: &[IpAddr])
 }
 
 /// Does something else with the ruleset that is no business of other programs', so that they are not taken for its authors.
+///
+/// # Errors
+/// The kernel refuses it, or the lock is not free in time.
 pub fn write<T>(
     host: &mut Host,
     write: impl FnOnce(&mut Firewall) -> Result<T, nft::Error>,
@@ -50,6 +59,9 @@ pub fn write<T>(
 }
 
 /// Notes that so many transactions of rnet's followed directly upon the generation `before`, if that one is noted.
+///
+/// # Errors
+/// The note cannot be read.
 pub fn follow(host: &Host, before: u32, own: u32) -> Result<(), Error> {
     if let Some(seen) = Seen::at(before, host)? {
         // A note that cannot be written costs the next ADD a closer look, nothing else.
@@ -59,21 +71,33 @@ pub fn follow(host: &Host, before: u32, own: u32) -> Result<(), Error> {
 }
 
 /// Whether rnet has seen the ruleset of that generation, or has none.
+///
+/// # Errors
+/// The note cannot be read.
 pub fn has_seen(store: &Store, generation: u32) -> Result<bool, Error> {
     Ok(Seen::of(store)?.is_none_or(|seen| seen.generation == generation && seen.is_of_this_version()))
 }
 
 /// Forgets what was last written: the tables are about to go.
+///
+/// # Errors
+/// The note cannot be removed.
 pub fn forget(host: &Host) -> Result<(), Error> {
     Ok(host.store.remove_note(NOTE)?)
 }
 
 /// True if the constant part in the kernel is this program's.
+///
+/// # Errors
+/// The ruleset cannot be read.
 pub fn is_intact(host: &mut Host) -> Result<bool, Error> {
     Ok(finding(host)?.is_none())
 }
 
 /// What is wrong with the constant part in the kernel.
+///
+/// # Errors
+/// The ruleset cannot be read.
 pub fn finding(host: &mut Host) -> Result<Option<Finding>, Error> {
     let found = host.firewall()?.state()?.map(|state| state.to_string());
     let seen = Seen::read(host)?;

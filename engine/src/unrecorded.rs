@@ -18,6 +18,9 @@ use crate::keys::owner_of_bridge;
 use crate::{Error, Host};
 
 /// Which addresses containers on `bridge` use, and those of rnet's that have lost their bridge.
+///
+/// # Errors
+/// The kernel or the records cannot be read.
 pub fn in_use(bridge: &str) -> Result<Vec<InUse>, Error> {
     let mut netlink = Netlink::here()?;
     let index = netlink.link(bridge)?.map(|bridge| bridge.index);
@@ -35,6 +38,9 @@ pub fn in_use(bridge: &str) -> Result<Vec<InUse>, Error> {
 }
 
 /// The container on `bridge` that has `mac` and of which there is no record, in words.
+///
+/// # Errors
+/// The kernel or the records cannot be read.
 pub fn holder_of_mac(host: &mut Host, bridge: &str, mac: store::Mac) -> Result<Option<String>, Error> {
     let Some(bridge) = host.netlink.link(bridge)? else { return Ok(None) };
     let ports = unrecorded(host)?.into_iter().filter(|port| port.master == Some(bridge.index));
@@ -47,6 +53,9 @@ pub fn holder_of_mac(host: &mut Host, bridge: &str, mac: store::Mac) -> Result<O
 }
 
 /// The folder of MACs was made anew: those on record are claimed again. What nobody has on record keeps the doubt.
+///
+/// # Errors
+/// The kernel or the records cannot be read.
 pub fn claim_macs_again(host: &mut Host, own: &Record) -> Result<(), Error> {
     for record in host.store.records()?.iter().filter(|record| record.key() != own.key()) {
         if let (Some(bridge), Some(mac), Some(_)) = (&record.bridge, record.mac, &record.link) {
@@ -60,11 +69,17 @@ pub fn claim_macs_again(host: &mut Host, own: &Record) -> Result<(), Error> {
 }
 
 /// The host ends of containers that rnet has attached and of which there is no record.
+///
+/// # Errors
+/// The kernel or the records cannot be read.
 pub fn unrecorded(host: &mut Host) -> Result<Vec<Link>, Error> {
     unrecorded_beside(host, [])
 }
 
 /// The same for a caller who has read these records: if they are of all ports, none is read again.
+///
+/// # Errors
+/// The kernel or the records cannot be read.
 pub fn unrecorded_beside<'a>(
     host: &mut Host,
     records: impl IntoIterator<Item = &'a Record>,
@@ -81,6 +96,9 @@ pub fn unrecorded_beside<'a>(
 }
 
 /// Those of them on `bridge`.
+///
+/// # Errors
+/// The kernel or the records cannot be read.
 pub fn unrecorded_on(host: &mut Host, bridge: &str) -> Result<Vec<Link>, Error> {
     let mut ports = unrecorded(host)?;
     if !ports.is_empty() {
@@ -96,6 +114,9 @@ fn key_of_interface(record: &Record) -> Option<String> {
 }
 
 /// True if such a container is on one of a network's bridges.
+///
+/// # Errors
+/// The kernel or the records cannot be read.
 pub fn is_on(host: &mut Host, network: &Network) -> Result<bool, Error> {
     let ports = unrecorded(host)?;
     if ports.is_empty() {
@@ -112,6 +133,9 @@ pub fn is_on(host: &mut Host, network: &Network) -> Result<bool, Error> {
 
 /// What the ruleset in the kernel holds for such containers and for their bridges: made anew without it, they would be more
 /// open than before.
+///
+/// # Errors
+/// The kernel or the records cannot be read.
 pub fn elements(host: &mut Host) -> Result<Vec<(Element, Owner)>, Error> {
     let ports = unrecorded(host)?;
     if ports.is_empty() {
@@ -143,6 +167,9 @@ pub fn elements(host: &mut Host) -> Result<Vec<(Element, Owner)>, Error> {
 }
 
 /// The host end of the attachment that a record without any other knowledge is of, if rnet has made it.
+///
+/// # Errors
+/// The kernel or the records cannot be read.
 pub fn port(host: &mut Host, unknown: &Record) -> Result<Option<Link>, Error> {
     let key = unknown.key();
     Ok(host.netlink.link(&key.link(0))?.filter(|link| link.alias.as_deref() == Some(key.as_str())))

@@ -72,8 +72,8 @@ pub fn result(outcome: Outcome) -> CniResult {
     CniResult {
         interfaces: outcome.interfaces.into_iter().map(interface).collect(),
         ips: addresses.into_iter().map(ip).collect(),
-        routes: routes.into_iter().map(told_route).collect(),
-        dns: told_resolver(resolver),
+        routes: routes.into_iter().map(cni_route).collect(),
+        dns: dns(resolver),
     }
 }
 
@@ -97,7 +97,7 @@ pub fn resolver(dns: Dns) -> Resolver {
     Resolver { nameservers, domain, search, options }
 }
 
-fn told_resolver(resolver: Resolver) -> Dns {
+fn dns(resolver: Resolver) -> Dns {
     let Resolver { nameservers, domain, search, options } = resolver;
     Dns { nameservers, domain, search, options }
 }
@@ -111,7 +111,7 @@ fn route(route: cni::Route) -> Route {
     Route { dst, gw, mtu, advmss, priority, table, scope }
 }
 
-fn told_route(route: Route) -> cni::Route {
+fn cni_route(route: Route) -> cni::Route {
     let Route { dst, gw, mtu, advmss, priority, table, scope } = route;
     cni::Route { dst, gw, mtu, advmss, priority, table, scope }
 }

@@ -43,6 +43,9 @@ pub fn dialect(words: &[Value]) -> Option<Dialect> {
 }
 
 /// What is left out by the conditions in `words`, which all have to hold.
+///
+/// # Errors
+/// A word that is not understood.
 pub fn exceptions(family: Family, words: &[Value]) -> Result<Vec<Exception>, Error> {
     let Some(dialect) = dialect(words) else { return Ok(Vec::new()) };
     let reader = Reader { family, dialect };
@@ -106,7 +109,7 @@ impl Reader {
             let Some(text) = word.as_str() else { return Err(self.unknown(&word.to_string())) };
             match self.dialect {
                 Dialect::Iptables => all.push(text.to_owned()),
-                Dialect::Nftables => all.extend(spaced(text).split_whitespace().map(str::to_owned)),
+                Dialect::Nftables => all.extend(space(text).split_whitespace().map(str::to_owned)),
             }
         }
         // A condition without a word would be one that always holds.
@@ -307,7 +310,7 @@ impl fmt::Display for Grammar {
     }
 }
 
-fn spaced(text: &str) -> String {
+fn space(text: &str) -> String {
     ["{", "}", ","].iter().fold(text.to_owned(), |text, sign| text.replace(sign, &format!(" {sign} ")))
 }
 

@@ -80,12 +80,12 @@ pub fn lease(request: &Request<'_>) -> Result<Lease, Error> {
 
 /// DEL of host-local.
 pub fn release(request: &Request<'_>) -> Result<(), Error> {
-    Ok(pool(request)?.release(&call::id(request), &known(request))?)
+    Ok(pool(request)?.release(&call::id(request), &previous_addresses(request))?)
 }
 
 /// CHECK of host-local.
 pub fn check(request: &Request<'_>) -> Result<(), Error> {
-    Ok(pool(request)?.check(&call::id(request), &known(request))?)
+    Ok(pool(request)?.check(&call::id(request), &previous_addresses(request))?)
 }
 
 /// STATUS of host-local.
@@ -106,7 +106,7 @@ pub fn gc(request: &Request<'_>) -> Result<(), Error> {
 pub fn ranges(request: &Request<'_>) -> Result<Ranges, Error> {
     let section: Section = request.config.section()?;
     let config = section.ipam.unwrap_or_default();
-    let requested = requested(request, &section.args.cni.ips, &section.runtime_config.ips)?;
+    let requested = requested_addresses(request, &section.args.cni.ips, &section.runtime_config.ips)?;
     let sets = config.ranges(&section.runtime_config.ip_ranges)?;
     refuse_inexpressible(request.config.cni_version, &sets)?;
     let resolver = config.resolv_conf.as_deref().map(resolver_settings).transpose()?.unwrap_or_default();
@@ -133,12 +133,16 @@ fn refuse_inexpressible(version: Version, sets: &[RangeSet]) -> Result<(), Error
 }
 
 /// The addresses that the call's own words say the container has; nothing if they cannot be read.
-pub fn known(request: &Request<'_>) -> Vec<IpAddr> {
+pub fn previous_addresses(request: &Request<'_>) -> Vec<IpAddr> {
     let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
     previous.ips.iter().map(|ip| ip.address.ip()).collect()
 }
 
-fn requested(request: &Request<'_>, args: &[String], runtime: &[String]) -> Result<Vec<IpAddr>, Error> {
+fn requested_addresses(
+    request: &Request<'_>,
+    args: &[String],
+    runtime: &[String],
+) -> Result<Vec<IpAddr>, Error> {
     let by_args = Args::of(request.call, &[])?.ips()?;
     Ok(ipam::requested(runtime, args, &by_args)?)
 }

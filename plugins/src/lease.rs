@@ -50,7 +50,7 @@ impl Leaser for Delegate<'_> {
 
     /// The plugin knows the network by the name that it had at ADD.
     fn release(&self, id: &Id) -> Result<(), engine::Error> {
-        let config = called(self.request.config, &id.network);
+        let config = rename(self.request.config, &id.network);
         let is_of_the_call =
             call::id(&self.request) == Id { network: self.request.config.name.clone(), ..id.clone() };
         let mut of = self.request.call.clone();
@@ -129,7 +129,7 @@ fn execute(program: &Path, verb: Verb, request: &Request<'_>) -> Result<Option<C
 }
 
 /// The configuration of a network as it was when that had another name.
-fn called<'a>(config: &'a Config, name: &str) -> Cow<'a, Config> {
+fn rename<'a>(config: &'a Config, name: &str) -> Cow<'a, Config> {
     if config.name == name {
         return Cow::Borrowed(config);
     }

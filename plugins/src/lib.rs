@@ -63,6 +63,9 @@ pub fn named_by(file_name: &str) -> Option<&'static str> {
 }
 
 /// Runs one verb of a plugin in this process; only ADD has a result.
+///
+/// # Errors
+/// The plugin's.
 pub fn run(plugin: &dyn Plugin, verb: Verb, request: &Request<'_>) -> Result<Option<CniResult>, cni::Error> {
     match verb {
         Verb::Add => plugin.add(request).map(Some),

@@ -54,7 +54,7 @@ fn announce(
     network: &Network,
     zone: &Zone,
 ) -> Result<Option<Change>, Error> {
-    let told = (served(network, zone), endpoint(record));
+    let told = (network_of(network, zone), endpoint(record));
     let socket = host.store.paths().name_server();
     let tell = || client::set(&socket, &told.0, Some(&told.1));
     let listening = match tell() {
@@ -64,7 +64,7 @@ fn announce(
         }
         other => other?,
     };
-    let moved = moved(listening.iter());
+    let moved = elsewhere(listening.iter());
     Ok((!is_same(&moved, &zone.moved)).then(|| move_gateways(moved)))
 }
 
@@ -109,11 +109,14 @@ fn look(host: &Host, record: &Record) -> Result<Option<Finding>, Error> {
     };
     let Some(zone) = &network.zone else { return Ok(None) };
     let socket = host.store.paths().name_server();
-    let known = client::check(&socket, &served(&network, zone), &endpoint(record));
+    let known = client::check(&socket, &network_of(&network, zone), &endpoint(record));
     Ok(known.err().map(|error| Finding::Names(error.to_string())))
 }
 
 /// Tells all that is on record, networks first: what a server that starts is to know.
+///
+/// # Errors
+/// The records cannot be read.
 pub fn tell_all(store: &Store, tell: &mut dyn FnMut(Known)) -> Result<(), Error> {
     let mut with_names = HashSet::new();
     for network in store.networks()? {
@@ -121,7 +124,7 @@ pub fn tell_all(store: &Store, tell: &mut dyn FnMut(Known)) -> Result<(), Error>
         let zone = network.zone.as_ref();
         let in_use = zone.is_some() && store.has_records(&network.name, &network.plugin)?;
         if let Some(zone) = zone.filter(|_| in_use) {
-            tell(Known::Network(served(&network, zone)));
+            tell(Known::Network(network_of(&network, zone)));
             with_names.insert((network.name, network.plugin));
         }
     }
@@ -133,7 +136,7 @@ pub fn tell_all(store: &Store, tell: &mut dyn FnMut(Known)) -> Result<(), Error>
     })?)
 }
 
-fn served(network: &Network, zone: &Zone) -> dns::Network {
+fn network_of(network: &Network, zone: &Zone) -> dns::Network {
     dns::Network {
         name: network.name.clone(),
         domain: zone.domain.clone(),
@@ -158,7 +161,7 @@ fn endpoint(record: &Record) -> Endpoint {
 }
 
 /// The gateways whose port somebody else has, with the port in its place (L3).
-fn moved<'a>(listening: impl Iterator<Item = &'a Listening>) -> Vec<SocketAddr> {
+fn elsewhere<'a>(listening: impl Iterator<Item = &'a Listening>) -> Vec<SocketAddr> {
     let elsewhere = listening.filter(|listening| listening.port != PORT);
     elsewhere.map(|listening| SocketAddr::new(listening.address, listening.port)).collect()
 }
@@ -169,6 +172,9 @@ fn is_same(one: &[SocketAddr], other: &[SocketAddr]) -> bool {
 }
 
 /// Where the name server listens.
+///
+/// # Errors
+/// The name server does not answer.
 pub fn listening(host: &Host) -> Result<Vec<Listening>, Error> {
     Ok(client::listening(&host.store.paths().name_server())?)
 }
@@ -177,7 +183,7 @@ pub fn listening(host: &Host) -> Result<Vec<Listening>, Error> {
 pub fn move_to(network: &Network, listening: &[Listening]) -> Option<Change> {
     let zone = network.zone.as_ref()?;
     let own = listening.iter().filter(|listening| zone.gateways.contains(&listening.address));
-    let moved = moved(own);
+    let moved = elsewhere(own);
     (!is_same(&moved, &zone.moved)).then(|| move_gateways(moved))
 }
 

@@ -24,7 +24,7 @@ pub struct Publish;
 
 impl Feature for Publish {
     fn elements(&self, record: &Record) -> Vec<Element> {
-        record.ports.iter().flat_map(|port| published(record, port)).collect()
+        record.ports.iter().flat_map(|port| elements_of(record, port)).collect()
     }
 
     fn lock(&self, host: &Host, record: &Record) -> Result<Option<Lock>, Error> {
@@ -80,7 +80,7 @@ pub fn resolve(wanted: &[spec::Publish], addresses: &[Address]) -> Result<Vec<Po
     let v6 = addresses.iter().map(|ip| ip.address.ip()).find(IpAddr::is_ipv6);
     let addresses: Vec<IpAddr> = v4.into_iter().chain(v6).collect();
     let (mut ports, mut known) = (Vec::with_capacity(wanted.len()), HashMap::new());
-    for port in wanted.iter().flat_map(|wanted| opened(wanted, &addresses)) {
+    for port in wanted.iter().flat_map(|wanted| ports_of(wanted, &addresses)) {
         // What is asked for twice is one port, as upstream.
         match known.insert((port.host, port.host_port, port.container, port.protocol), port.container_port) {
             None => ports.push(port),
@@ -95,7 +95,7 @@ pub fn resolve(wanted: &[spec::Publish], addresses: &[Address]) -> Result<Vec<Po
 }
 
 /// One for each address whose family it fits.
-fn opened(wanted: &spec::Publish, addresses: &[IpAddr]) -> impl Iterator<Item = Port> {
+fn ports_of(wanted: &spec::Publish, addresses: &[IpAddr]) -> impl Iterator<Item = Port> {
     let &spec::Publish { host, host_port, container_port, protocol } = wanted;
     let fits = move |to: &&IpAddr| host.is_none_or(|host| host.is_ipv4() == to.is_ipv4());
     let host = host.filter(|host| !host.is_unspecified());
@@ -104,13 +104,13 @@ fn opened(wanted: &spec::Publish, addresses: &[IpAddr]) -> impl Iterator<Item = 
 }
 
 /// The host-wide ports lock, where a record has ports at all.
-pub fn lock(host: &Host, record: &Record) -> Result<Option<Lock>, Error> {
+fn lock(host: &Host, record: &Record) -> Result<Option<Lock>, Error> {
     if record.ports.is_empty() { Ok(None) } else { host.lock(LockName::Ports, Mode::Exclusive).map(Some) }
 }
 
 /// Claims a record's ports against those of others that the kernel's keys do not collide with. Under the ports lock,
 /// which is to be held until the elements are in.
-pub fn reserve(host: &mut Host, record: &Record) -> Result<(), Error> {
+fn reserve(host: &mut Host, record: &Record) -> Result<(), Error> {
     let mut groups = HashMap::new();
     for port in &record.ports {
         refuse_foreign_address(host, port)?;
@@ -140,7 +140,7 @@ fn is_group_claimed(
 }
 
 /// True if a record claims a port on a single address, or the loopback, or if whoever did so died half-way.
-pub fn has_claims(host: &Host, record: &Record) -> Result<bool, Error> {
+fn has_claims(host: &Host, record: &Record) -> Result<bool, Error> {
     for what in port_claims(record).chain(loopback_bridge(record).map(loopback_claim)) {
         if host.store.is_claimant(&what, &record.key())? || host.store.is_left(&what)? {
             return Ok(true);
@@ -150,7 +150,7 @@ pub fn has_claims(host: &Host, record: &Record) -> Result<bool, Error> {
 }
 
 /// Gives a record's claims back, and closes the loopback of a bridge that has no port left.
-pub fn release(host: &mut Host, record: &Record) -> Result<(), Error> {
+fn release(host: &mut Host, record: &Record) -> Result<(), Error> {
     for what in port_claims(record) {
         host.store.release(&what, &record.key())?;
     }
@@ -161,6 +161,9 @@ pub fn release(host: &mut Host, record: &Record) -> Result<(), Error> {
 }
 
 /// Gives back whatever `key` claims. Looks at every claim there is.
+///
+/// # Errors
+/// A claim cannot be removed, or the loopback cannot be closed.
 pub fn release_all(host: &mut Host, key: &Key) -> Result<(), Error> {
     for what in host.store.claimed()? {
         match what.strip_prefix(LOOPBACK_CLAIM) {
@@ -184,7 +187,7 @@ fn leave_loopback(host: &mut Host, bridge: &str, key: &Key) -> Result<(), Error>
 ///
 /// One guard is a rule, which is in the kernel by now; the other stands outside nftables, so that a flush of
 /// the ruleset does not open the host's own services to containers.
-pub fn open_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
+fn open_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
     let Some(bridge) = loopback_bridge(record) else { return Ok(()) };
     let key = format!("ipv4/conf/{bridge}/route_localnet");
     let open = host.netlink.sysctl(&key)?.as_deref() == Some("1");
@@ -201,7 +204,7 @@ pub fn open_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
 }
 
 /// The same for those that are on a bridge already, where guard and setting may have been taken away. One stands for all.
-pub fn restore_loopback(host: &mut Host, records: &[Record]) -> Result<(), Error> {
+fn restore_loopback(host: &mut Host, records: &[Record]) -> Result<(), Error> {
     let Some(any) = records.iter().find(|record| loopback_bridge(record).is_some()) else { return Ok(()) };
     let _ports = lock(host, any)?;
     for record in records {
@@ -220,6 +223,9 @@ pub fn restore_loopback(host: &mut Host, records: &[Record]) -> Result<(), Error
 }
 
 /// What is wrong with the way of the host's loopback to a record's ports, and with what guards it.
+///
+/// # Errors
+/// The kernel or the claims cannot be read.
 pub fn wrong_loopback(host: &mut Host, record: &Record) -> Result<Option<Finding>, Error> {
     let Some(bridge) = loopback_bridge(record).map(str::to_owned) else { return Ok(None) };
     let network = record.network.clone();
@@ -259,7 +265,7 @@ pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error
 
 /// Leaves ports to another attachment of the same container that has them: engines ask for a container's ports on each of
 /// its networks, as podman does. False if they are somebody else's. Under the ports lock.
-pub fn leave_to(host: &mut Host, record: &mut Record, key: &str) -> Result<bool, Error> {
+fn leave_to(host: &mut Host, record: &mut Record, key: &str) -> Result<bool, Error> {
     let is_own = |holder: &Record| holder.container == record.container && holder.key() != record.key();
     let Some(holder) = holder_of(host, key).filter(is_own) else { return Ok(false) };
     // To be claimed anew, as far as they stay.
@@ -401,6 +407,9 @@ fn has_guard(host: &mut Host, bridge: &str) -> Result<bool, Error> {
 }
 
 /// Closes a loopback whose claims were lost, unless a port of that bridge is still published.
+///
+/// # Errors
+/// The kernel cannot be read, or refuses it.
 pub fn close_unclaimed_loopback(host: &mut Host, bridge: &str) -> Result<(), Error> {
     if host.store.is_claimed(&loopback_claim(bridge))? || !has_guard(host, bridge)? {
         return Ok(());
@@ -469,7 +478,7 @@ pub fn endpoint(port: &Port) -> SocketAddr {
     SocketAddr::new(port.container, port.container_port)
 }
 
-fn published(record: &Record, port: &Port) -> Vec<Element> {
+fn elements_of(record: &Record, port: &Port) -> Vec<Element> {
     let protocol = protocol(port);
     let to = endpoint(port);
     let mut elements = vec![Element::Publish { host: port.host, protocol, host_port: port.host_port, to }];

@@ -29,7 +29,7 @@ impl Feature for Sticky {
 const DIGITS: usize = 3;
 
 /// The addresses that the container's name had when it was last on this network.
-pub fn remembered(host: &Host, spec: &Spec) -> Vec<IpAddr> {
+pub fn last_addresses(host: &Host, spec: &Spec) -> Vec<IpAddr> {
     let Some(key) = key(spec) else { return Vec::new() };
     let text = read(host, spec, &key).unwrap_or_default();
     let addresses = text.strip_prefix(key.as_str()).unwrap_or_default();

@@ -70,6 +70,9 @@ pub struct State {
 
 /// A network comes or has changed. Only what has never been written for it costs anything: whether it is still there is
 /// asked whenever others have written.
+///
+/// # Errors
+/// The note cannot be read or written. What other firewalls refuse is in the note.
 pub fn network_comes(host: &mut Host) -> Result<(), Error> {
     let note = Note::read(host)?;
     let passage = passage(host, None)?;
@@ -80,6 +83,9 @@ pub fn network_comes(host: &mut Host) -> Result<(), Error> {
 }
 
 /// Others have changed a ruleset: what they took away is written again. Returns how many transactions that took.
+///
+/// # Errors
+/// As for [`network_comes`].
 pub fn others_have_written(host: &mut Host) -> Result<u32, Error> {
     let note = Note::read(host)?;
     let passage = passage(host, None)?;
@@ -90,6 +96,9 @@ pub fn others_have_written(host: &mut Host) -> Result<u32, Error> {
 }
 
 /// A network goes and others stay.
+///
+/// # Errors
+/// As for [`network_comes`].
 pub fn network_goes(host: &mut Host, network: &Network) -> Result<(), Error> {
     let note = Note::read(host)?;
     let passage = passage(host, Some(network))?;
@@ -100,6 +109,9 @@ pub fn network_goes(host: &mut Host, network: &Network) -> Result<(), Error> {
 }
 
 /// The last network goes: our rules and our tables, in one transaction.
+///
+/// # Errors
+/// The tables cannot be removed.
 pub fn drop_tables(host: &mut Host) -> Result<(), Error> {
     let note = Note::read(host)?;
     if note == Note::default() {

@@ -123,7 +123,7 @@ pub fn look(host: &mut Host) -> Result<Vec<Told>, Error> {
     for subject in &subjects {
         bridges.insert(settings(host, &subject.bridge)?);
     }
-    match kept(host)? {
+    match last_finding(host)? {
         Some(note) if bridges == note.bridges => Ok(note.told),
         _ => probe(host, subjects, &bridges),
     }
@@ -154,7 +154,7 @@ pub fn of_new(host: &mut Host, network: &Network) -> Result<Vec<Told>, Error> {
 }
 
 /// What is on record, if it still holds.
-fn kept(host: &mut Host) -> Result<Option<Note>, Error> {
+fn last_finding(host: &mut Host) -> Result<Option<Note>, Error> {
     let Some(text) = host.store.note(NOTE)? else { return Ok(None) };
     let note: Option<Note> = serde_json::from_str(&text).ok();
     let note = note.filter(|note| note.version == env!("CARGO_PKG_VERSION"));
@@ -372,7 +372,7 @@ impl Subject {
             let Some((one, other)) = self.free(*subnet) else { continue };
             asks.extend(self.asks_of(one, other, uplinks));
         }
-        asks.extend(self.published(uplinks));
+        asks.extend(self.port_asks(uplinks));
         asks
     }
 
@@ -406,9 +406,9 @@ impl Subject {
     }
 
     /// What machines outside send to published ports.
-    fn published(&self, uplinks: &[Uplink]) -> Vec<Ask> {
+    fn port_asks(&self, uplinks: &[Uplink]) -> Vec<Ask> {
         let all = self.records.iter().flat_map(|record| record.ports.iter().map(move |port| (record, port)));
-        let asks = all.filter_map(|(record, port)| published(record, port, uplinks));
+        let asks = all.filter_map(|(record, port)| port_asks(record, port, uplinks));
         asks.take(PORTS).collect()
     }
 
@@ -433,7 +433,7 @@ impl Subject {
     }
 }
 
-fn published(record: &Record, port: &Port, uplinks: &[Uplink]) -> Option<Ask> {
+fn port_asks(record: &Record, port: &Port, uplinks: &[Uplink]) -> Option<Ask> {
     let transport = match port.protocol {
         Protocol::Tcp => Transport::Tcp,
         Protocol::Udp => Transport::Udp,

@@ -65,6 +65,9 @@ fn wants_hairpin(record: &Record) -> bool {
 }
 
 /// The host end's flags, its owner's name, and the bridge's knowledge of who has the address now; then it comes up.
+///
+/// # Errors
+/// The kernel refuses it.
 pub fn open(host: &mut Host, making: &Making<'_>, bridge: &Link, index: u32) -> Result<(), Error> {
     let Making { spec, record, .. } = making;
     let name = record.link.clone().unwrap_or_default();
@@ -111,6 +114,9 @@ fn rejoin(host: &mut Host, spec: &Spec, record: &Record, bridge: &Link, link: &L
 /// program took it over: a bridge that was made just now has none of the containers that were on the one before.
 ///
 /// Their guards are in the ruleset, which was looked at a moment ago.
+///
+/// # Errors
+/// The records cannot be read, or the kernel refuses a port.
 pub fn reattach(host: &mut Host, spec: &Spec, bridge: &Link) -> Result<(), Error> {
     let mut records = host.store.records()?;
     let is_on_it = |record: &Record| record.bridge.as_deref() == Some(&bridge.name);

@@ -19,7 +19,7 @@ use crate::{Error, Host, admission, failpoint, far, forward_v6, link, moments};
 /// The first attachment makes it, alone; all others share the network and find it ready.
 pub fn hold(host: &mut Host, spec: &Spec, lease: &Lease) -> Result<Held, Error> {
     let gateways = spec.gateways(lease)?;
-    let (planned, far) = (planned(spec, lease, &gateways), far::subnets(spec, lease));
+    let (planned, far) = (plan(spec, lease, &gateways), far::subnets(spec, lease));
     let mut lock = host.lock(LockName::Network(spec.id.network.clone()), Mode::Shared)?;
     loop {
         if let Some((bridge, network)) = ready(host, spec, &planned, &gateways, &far)? {
@@ -39,7 +39,7 @@ pub fn hold(host: &mut Host, spec: &Spec, lease: &Lease) -> Result<Held, Error> 
 /// address of each of its subnets. None for one that nobody is on.
 pub fn make_whole(host: &mut Host, spec: &Spec, lease: &Lease) -> Result<Option<Held>, Error> {
     let gateways = spec.gateways(lease)?;
-    let (planned, far) = (planned(spec, lease, &gateways), far::subnets(spec, lease));
+    let (planned, far) = (plan(spec, lease, &gateways), far::subnets(spec, lease));
     let lock = host.lock(LockName::Network(spec.id.network.clone()), Mode::Exclusive)?;
     if !host.store.has_records(&spec.id.network, spec.plugin)? {
         return Ok(None);
@@ -128,7 +128,7 @@ fn make(
 }
 
 /// The network as its first attachment has it.
-fn planned(spec: &Spec, lease: &Lease, gateways: &[IpNetwork]) -> Network {
+fn plan(spec: &Spec, lease: &Lease, gateways: &[IpNetwork]) -> Network {
     let subnets: Vec<_> = lease.addresses.iter().map(|ip| subnet(ip.address)).collect();
     let askable = gateways.iter().map(IpNetwork::ip).filter(|ip| !is_link_local(*ip)).collect();
     Network {
@@ -317,6 +317,9 @@ fn forward(host: &mut Host, spec: &Spec, gateways: &[IpNetwork]) -> Result<(), E
 }
 
 /// True if the host forwards what comes by `bridge` in that family.
+///
+/// # Errors
+/// /proc/sys cannot be read.
 pub fn forwards(host: &Host, bridge: &str, v6: bool) -> Result<bool, Error> {
     if v6 {
         return forward_v6::is_on(host, bridge);
