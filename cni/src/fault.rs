@@ -72,7 +72,7 @@ pub enum Fault {
         value: String,
     },
     /// A switch in CNI_ARGS is neither on nor off.
-    #[error("ARGS: error parsing value of pair {pair:?}: on or off is wanted")]
+    #[error("ARGS: error parsing value of pair {pair:?}: expected on or off")]
     ArgsSwitch {
         /// The whole pair.
         pair: String,

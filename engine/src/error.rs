@@ -200,7 +200,7 @@ pub enum Error {
     },
     /// Duplicate detection (`enabledad`) found that an address is in use.
     #[error(
-        "link {ifname} has address {address} in DADFAILED state: somebody else on bridge {bridge:?} has it; \
+        "link {ifname} has address {address} in DADFAILED state: another machine or container on bridge {bridge:?} has it; \
          hint: ip -6 neighbour show {address}"
     )]
     DuplicateAddress {

@@ -70,7 +70,7 @@ pub fn pass(step: &'static str) -> Result<(), crate::Error> {
         Some("panic") => panic!("failpoint {step}"),
         Some("error") => Err(crate::Error::Failpoint { step }),
         Some("stop") => {
-            // Until somebody sends SIGCONT; its parent learns of it by waitid(2).
+            // Until a SIGCONT comes; its parent learns of it by waitid(2).
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP);
             Ok(())
         }

@@ -175,7 +175,7 @@ pub trait Feature {
         Ok(())
     }
 
-    /// The ruleset was made anew, perhaps after a flush: what others' tables hold for attachments on record comes back.
+    /// The ruleset was made anew, perhaps after a flush: what foreign tables hold for attachments on record comes back.
     ///
     /// # Errors
     /// It could not be restored.

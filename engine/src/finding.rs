@@ -173,7 +173,7 @@ pub enum Finding {
         /// The network.
         network: String,
     },
-    /// An element of the ruleset is missing or somebody else's.
+    /// An element of the ruleset is missing or another owner's.
     #[error("the ruleset lacks {element}, or has it otherwise")]
     NoElement {
         /// The element, in nft's words.

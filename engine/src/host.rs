@@ -138,7 +138,7 @@ impl Host {
             .map_err(|_| Error::TooFewDescriptors { needed: DESCRIPTORS })
     }
 
-    /// What was waited for in vain is not waited for as long again by the undo.
+    /// If a lock was not free in time, the undo does not wait for it as long again.
     pub fn hurry_after(&mut self, error: &Error) {
         if error.is_busy() {
             self.store.hurry();
@@ -184,7 +184,7 @@ impl Host {
     pub fn note_deletion(&mut self) -> Result<(), Error> {
         let others = self.deleted.is_some() || self.was_deletion_recent();
         self.deleted = Some(if others { Deletion::AmongOthers } else { Deletion::Lone });
-        // Whoever does not learn of it waits a little longer; that is no reason to fail.
+        // A process that does not learn of it waits a little longer; that is no reason to fail.
         let _ = self.store.write_note(DELETED, &since_boot().as_millis().to_string());
         Ok(())
     }

@@ -47,7 +47,7 @@ fn hand_over(run: BorrowedFd<'_>, firewall: &Firewall) -> Result<(), Errno> {
     rustix::net::sendmsg_addr(&socket, &address(run)?, &[IoSlice::new(b"1")], &mut ancillary, flags).map(drop)
 }
 
-/// Bound before the fork: whoever comes next finds the keeper although it has not run yet.
+/// Bound before the fork: the next process finds the keeper although it has not run yet.
 fn start(run: BorrowedFd<'_>, firewall: &Firewall) -> Result<(), netlink::Error> {
     let _ = rustix::fs::unlinkat(run, NAME, AtFlags::empty());
     let bound = socket().and_then(|socket| rustix::net::bind(&socket, &address(run)?).map(|()| socket));

@@ -1,4 +1,4 @@
-//! Whoever leases the addresses of an attachment.
+//! The lease of an attachment: asked for, released and checked where it comes from.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -68,7 +68,7 @@ fn own_pool(host: &Host, spec: &Spec) -> Result<Pool, Error> {
     Pool::own(host, &spec.id.network, &spec.bridge)
 }
 
-/// CHECK of whoever leased the addresses.
+/// CHECK of what leased the addresses.
 pub fn check(host: &Host, spec: &Spec, previous: &Outcome) -> Result<(), Error> {
     match &spec.addresses {
         Addresses::None | Addresses::Given(_) => Ok(()),

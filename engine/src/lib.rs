@@ -1,6 +1,6 @@
 //! Attachments of containers to networks: made, looked at, repaired and removed.
 //!
-//! The engine knows no CNI, no JSON, no command line: whoever asks for an attachment says so in a [`spec::Spec`], and gets a
+//! The engine knows no CNI, no JSON, no command line: a caller says what it asks for in a [`spec::Spec`], and gets a
 //! [`spec::Outcome`] or an [`Error`] that carries values. Its callers are the CNI plugins and the command `rnet`.
 
 mod admission;

@@ -1,4 +1,4 @@
-//! The life of an attachment: ADD, DEL, GC and STATUS, whoever asks for them.
+//! The life of an attachment: ADD, DEL, GC and STATUS, for any caller.
 
 use std::net::IpAddr;
 

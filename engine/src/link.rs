@@ -139,7 +139,7 @@ fn scope_name(scope: u32) -> String {
 }
 
 /// The kernel notices the carrier in its own time, mostly at once, but up to a second later; until then packets are lost.
-/// Whoever asks for the link makes it look now.
+/// A question for the link makes it look now.
 ///
 /// # Errors
 /// The kernel cannot be asked.

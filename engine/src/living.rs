@@ -1,4 +1,4 @@
-//! Which network namespaces are alive: asked by whoever must prove that an owner is dead, GC above all.
+//! Which network namespaces are alive: the proof that an owner is dead, for GC above all.
 
 use std::collections::HashSet;
 use std::fs;

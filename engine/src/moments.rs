@@ -14,7 +14,7 @@ pub fn network_comes(host: &mut Host) -> Result<(), Error> {
     interop::network_comes(host)
 }
 
-/// Somebody else has changed a ruleset of this host since it was last looked at. Under the ruleset's lock, which others may
+/// Another program has changed a ruleset of this host since it was last looked at. Under the ruleset's lock, which others may
 /// share: returns how many transactions it has committed itself.
 pub fn others_have_written(host: &mut Host) -> Result<u32, Error> {
     interop::forget_probe(host)?;

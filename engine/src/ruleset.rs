@@ -14,7 +14,7 @@ use crate::{Error, Host, flows, keys, moments, unrecorded};
 /// The note that says what the last rebuild left out, a line for each element.
 const LEFT_OUT: &str = "left-out";
 
-/// Adds elements. Where somebody flushed or changed the ruleset, or another version of rnet wrote it, it is made anew, with
+/// Adds elements. If another program changed the ruleset, or another version of rnet wrote it, it is made anew, with
 /// those that are `unrecorded` besides.
 ///
 /// The lock that comes back keeps rebuilds away.
@@ -127,7 +127,7 @@ pub fn restore_present(host: &mut Host) -> Result<(), Error> {
     if Seen::read(host)?.is_some() { look(host, lock, &[]).map(drop) } else { Ok(()) }
 }
 
-/// Somebody has written: reads what is there, and makes it right.
+/// Another program has written: reads what is there, and makes it right.
 ///
 /// Calls that share the lock are in between with their elements, and look like a difference; so a difference is judged alone.
 fn look(host: &mut Host, mut lock: Lock, unrecorded: &[(Element, Owner)]) -> Result<Lock, Error> {
@@ -159,7 +159,7 @@ fn is_whole(host: &mut Host, unrecorded: &[(Element, Owner)]) -> Result<bool, Er
     let own = moments::others_have_written(host)?;
     let _alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
     let generation = host.firewall()?.generation()?;
-    // Otherwise somebody wrote meanwhile, and the next ADD looks again.
+    // Otherwise another program wrote meanwhile, and the next ADD looks again.
     if generation == before.wrapping_add(own)
         && let Some(seen) = Seen::read(host)?
     {

@@ -34,7 +34,7 @@ pub struct Served {
     pub search: Vec<String>,
     /// Options for the container's resolver.
     pub options: Vec<String>,
-    /// Answers from outside that point into a subnet of ours are dropped.
+    /// Answers from outside that point into one of rnet's subnets are dropped.
     pub rebinding_guard: bool,
 }
 

@@ -62,7 +62,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     Ok(call::result(life::add(&spec, Some(&container))?))
 }
 
-/// As configured; where that is faulty, at least whoever leases the addresses is told to free them.
+/// As configured; where that is faulty, at least the addresses are released.
 fn del(request: &Request<'_>) -> Result<(), Error> {
     let spec = spec(request).unwrap_or_else(|_| {
         Spec::bare("bridge", call::id(request), delegate(ipam(request).unwrap_or_default(), request))

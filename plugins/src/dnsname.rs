@@ -27,7 +27,7 @@ struct Config {
     domain_name: String,
     /// The servers for all other questions; none means the host's.
     remote_servers: Vec<String>,
-    /// Answers from outside that point into a subnet of ours are dropped (ours alone).
+    /// Answers from outside that point into one of rnet's subnets are dropped (a key of rnet's own).
     rebinding_guard: bool,
     runtime_config: RuntimeConfig,
 }

@@ -10,7 +10,7 @@ use crate::conditions::{Dialect, Grammar};
 pub mod own {
     /// No free address is left in a range.
     pub const RANGE_EXHAUSTED: u32 = 100;
-    /// The requested address belongs to another container, or the given one to somebody else on the bridge.
+    /// The requested address belongs to another container, or the given one to another machine on the bridge.
     pub const ADDRESS_TAKEN: u32 = 101;
     /// The host port belongs to another container.
     pub const PORT_TAKEN: u32 = 102;
@@ -144,7 +144,7 @@ pub enum Fault {
     #[error("Invalid host IP: {0:?}")]
     HostAddress(String),
     /// A MAC address that is none.
-    #[error("invalid args {0} for MAC addr: six pairs of hex digits are wanted")]
+    #[error("invalid args {0} for MAC addr: expected six pairs of hex digits")]
     Mac(String),
     /// markMasqBit out of range.
     #[error("MasqMarkBit must be between 0 and 31")]
@@ -158,9 +158,9 @@ pub enum Fault {
     /// No subnet and no IPAM plugin.
     #[error("network {0:?} has no ipam section with ranges: rnet create writes one")]
     NoRanges(String),
-    /// An IPAM plugin that is one of ours and leases nothing.
+    /// A plugin of rnet's that leases nothing, as IPAM plugin.
     #[error(
-        "ipam.type {0:?} is no IPAM plugin: host-local is one, and so is any other program in CNI_PATH that leases addresses"
+        "ipam.type {0:?} is not an IPAM plugin: use host-local, or another program in CNI_PATH that leases addresses"
     )]
     NotIpam(String),
     /// More range sets than a result of that version can tell of.
@@ -168,7 +168,7 @@ pub enum Fault {
     OneAddressPerFamily(cni::Version),
     /// An alias that nobody could ask for.
     #[error(
-        "alias {alias:?} on network {network:?} is no name: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between, and not \"localhost\""
+        "alias {alias:?} on network {network:?} is not a name: expected parts of 1 to 63 letters, digits, - and _, separated by dots, and not \"localhost\""
     )]
     Alias {
         /// The alias.
@@ -178,12 +178,12 @@ pub enum Fault {
     },
     /// A hostname that nobody could ask for.
     #[error(
-        "hostname {0:?} is no name: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+        "hostname {0:?} is not a name: expected parts of 1 to 63 letters, digits, - and _, separated by dots"
     )]
     Hostname(String),
     /// A domain that nobody could ask for.
     #[error(
-        "domain {0:?} is no name: parts of 1 to 63 letters, digits, - and _ are wanted, with dots between"
+        "domain {0:?} is not a name: expected parts of 1 to 63 letters, digits, - and _, separated by dots"
     )]
     Domain(String),
     /// A name server that is no address.
@@ -191,7 +191,7 @@ pub enum Fault {
     Server(String),
     /// dnsname after a plugin that made no bridge with an address.
     #[error(
-        "the first interface of prevResult, {0:?}, is no link of this host: dnsname goes behind a plugin that makes a bridge"
+        "the first interface of prevResult, {0:?}, is not a link of this host: dnsname must follow a plugin that makes a bridge"
     )]
     NoBridge(String),
     /// A fault in `runtimeConfig.portMappings`, as portmap reports it.

@@ -120,7 +120,7 @@ impl Config {
     }
 
     /// The reference plugin has two backends, each with keys and conditions that the other cannot carry out. Here one
-    /// does both, but whoever names a backend and writes for the other has made a mistake.
+    /// does both, but a list that names a backend and is written for the other is a mistake.
     fn refuse_other_backend(&self) -> Result<(), Fault> {
         let (backend, other) = match self.backend.as_deref() {
             Some("iptables") => (Dialect::Iptables, Dialect::Nftables),

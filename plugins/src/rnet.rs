@@ -40,7 +40,7 @@ struct Config {
     /// The network's containers find one another by name. `dns` then says what the name server needs: the domain, and
     /// the servers that it asks about the world.
     names: bool,
-    /// Answers from outside that point into a subnet of ours are dropped: no web page reaches a container by a name of
+    /// Answers from outside that point into one of rnet's subnets are dropped: no web page reaches a container by a name of
     /// its own making.
     rebinding_guard: bool,
     /// Before Linux 6.17, `accept_ra` of an uplink that lives by router advertisements becomes 2 when IPv6 forwarding is turned
@@ -82,7 +82,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     Ok(call::result(life::add(&spec, Some(&container))?))
 }
 
-/// As configured; where that is faulty, at least whoever leases the addresses is told to free them.
+/// As configured; where that is faulty, at least the addresses are released.
 fn del(request: &Request<'_>) -> Result<(), Error> {
     let spec = spec(request).unwrap_or_else(|_| {
         let addresses = addresses(members::ipam(request), request);

@@ -145,7 +145,7 @@ fn a_bad_alias_is_an_error_that_names_it_and_leaves_nothing() {
     let (code, message) = host.add_list(&bad, &who).refusal();
 
     assert_eq!(code, FAULT);
-    assert!(message.starts_with("alias \"a b\" on network \"mynet\" is no name"), "{message}");
+    assert!(message.starts_with("alias \"a b\" on network \"mynet\" is not a name"), "{message}");
     assert_eq!((host.elements(), host.status().status), (Vec::new(), 3));
 }
 

@@ -287,7 +287,7 @@ fn spoof_guard_in_the_args_is_on_or_off() {
     for word in ["no", "false", "OFF"] {
         let who = who.clone().args(&format!("SPOOF_GUARD={word}"));
         let refused = host.cni("ADD", "rnet", &who, &rnet("n", &["10.1.0.0/24"])).refusal();
-        let pair = format!("ARGS: error parsing value of pair \"SPOOF_GUARD={word}\": on or off is wanted");
+        let pair = format!("ARGS: error parsing value of pair \"SPOOF_GUARD={word}\": expected on or off");
         assert_eq!(refused, (4, pair));
     }
 }

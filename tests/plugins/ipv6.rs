@@ -80,7 +80,7 @@ fn an_address_that_another_machine_has_is_refused_by_name_and_nothing_stays() {
     make_bridge(&host, "br0", 1500, &["fd01::2/64"]);
     let config = with(&bridge("n", &["fd01::/64"]), json!({"enabledad": true, "isDefaultGateway": false}));
     let (_container, who) = host.container("c1");
-    let text = "link eth0 has address fd01::2 in DADFAILED state: somebody else on bridge \"br0\" has it; \
+    let text = "link eth0 has address fd01::2 in DADFAILED state: another machine or container on bridge \"br0\" has it; \
                 hint: ip -6 neighbour show fd01::2";
     assert_eq!(host.cni("ADD", "bridge", &who, &config).refusal(), (101, text.into()));
     assert_eq!(host.links(), ["br0"]);

@@ -13,7 +13,7 @@ const ATTEMPTS: usize = 4;
 /// Makes the pair: one message; the peer is born in the container under its final name. The host end stays down: until
 /// its guard is complete nobody in the container may send.
 ///
-/// The record names the host end before it exists. A name that belongs to somebody else's link is left alone
+/// The record names the host end before it exists. If another link has the name, that link is left alone
 /// and the next one tried.
 ///
 /// # Errors

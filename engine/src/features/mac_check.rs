@@ -1,6 +1,6 @@
 //! `macspoofchk` of `bridge`: frames that leave a container by another MAC than its own are dropped.
 //!
-//! The reference plugin's rules in its own table, `bridge nat`, which others share, so that whoever looks for them
+//! The reference plugin's rules in its own table, `bridge nat`, which others share, so that an administrator who looks for them
 //! there finds them. They are no elements of the constant ruleset, but the records tell of them as of these.
 
 use nft::Subject;
@@ -36,7 +36,7 @@ impl Feature for MacCheck {
     }
 }
 
-/// Puts a record's rules in, if it wants any, and those of all others where somebody flushed the table.
+/// Puts a record's rules in, if it wants any, and those of all others if the table was flushed.
 fn admit(host: &mut Host, record: &Record) -> Result<(), Error> {
     let Some(check) = of(record) else { return Ok(()) };
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;

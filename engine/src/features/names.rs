@@ -160,7 +160,7 @@ fn endpoint(record: &Record) -> Endpoint {
     }
 }
 
-/// The gateways whose port somebody else has, with the port in its place (L3).
+/// The gateways whose port another program has, with the port in its place (L3).
 fn elsewhere<'a>(listening: impl Iterator<Item = &'a Listening>) -> Vec<SocketAddr> {
     let elsewhere = listening.filter(|listening| listening.port != PORT);
     elsewhere.map(|listening| SocketAddr::new(listening.address, listening.port)).collect()
@@ -187,7 +187,7 @@ pub fn move_to(network: &Network, listening: &[Listening]) -> Option<Change> {
     (!is_same(&moved, &zone.moved)).then(|| move_gateways(moved))
 }
 
-/// Where the ruleset sends the questions to gateways whose port somebody else had.
+/// Where the ruleset sends the questions to gateways whose port another program had.
 pub fn places(store: &Store) -> HashMap<IpAddr, u16> {
     let networks = store.networks().unwrap_or_default();
     let zones = networks.into_iter().filter_map(|network| network.zone);
@@ -212,8 +212,8 @@ fn start(host: &Host, socket: &Path) -> Result<(), Error> {
     Err(Error::NameServer { said: said.trim().trim_start_matches("error: ").to_owned() })
 }
 
-/// Where questions to the gateways go: to the name server's own port where somebody else has port 53, and else where they
-/// went anyway. Said aloud, that keeps them from whoever publishes port 53 on every address.
+/// Where questions to the gateways go: to the name server's own port if another program has port 53. Otherwise they stay, by an
+/// element of their own, so that a container which publishes port 53 on every address does not get them.
 fn questions(network: &Network) -> Vec<(Element, Owner)> {
     let Some(owner) = owner_of_questions() else { return Vec::new() };
     let zones = [network].into_iter().chain(&network.former).filter_map(|network| network.zone.as_ref());

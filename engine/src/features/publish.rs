@@ -139,7 +139,7 @@ fn is_group_claimed(
     })
 }
 
-/// True if a record claims a port on a single address, or the loopback, or if whoever did so died half-way.
+/// True if a record claims a port on a single address, or the loopback, or if one that did so died half-way.
 fn has_claims(host: &Host, record: &Record) -> Result<bool, Error> {
     for what in port_claims(record).chain(loopback_bridge(record).map(loopback_claim)) {
         if host.store.is_claimant(&what, &record.key())? || host.store.is_left(&what)? {
@@ -192,7 +192,7 @@ fn open_loopback(host: &mut Host, record: &Record) -> Result<(), Error> {
     let key = format!("ipv4/conf/{bridge}/route_localnet");
     let open = host.netlink.sysctl(&key)?.as_deref() == Some("1");
     if open && !host.store.is_claimed(&loopback_claim(bridge))? && !has_guard(host, bridge)? {
-        // Somebody else's setting, and theirs to take back.
+        // Another program's setting, which it takes back itself.
         return Ok(());
     }
     host.store.claim(&loopback_claim(bridge), &record.key())?;
@@ -253,7 +253,7 @@ pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error
     let nobody = match served {
         true => "rnet's name server".into(),
         false if holder.is_some() => String::new(),
-        false => unrecorded().unwrap_or_else(|| "somebody unknown to rnet".into()),
+        false => unrecorded().unwrap_or_else(|| "a container that rnet does not know".into()),
     };
     Error::PortTaken {
         host: host_text(*address, to.ip()),
@@ -264,7 +264,7 @@ pub fn taken(host: &mut Host, element: &Element, holder: Option<Owner>) -> Error
 }
 
 /// Leaves ports to another attachment of the same container that has them: engines ask for a container's ports on each of
-/// its networks, as podman does. False if they are somebody else's. Under the ports lock.
+/// its networks, as podman does. False if another container has them. Under the ports lock.
 fn leave_to(host: &mut Host, record: &mut Record, key: &str) -> Result<bool, Error> {
     let is_own = |holder: &Record| holder.container == record.container && holder.key() != record.key();
     let Some(holder) = holder_of(host, key).filter(is_own) else { return Ok(false) };
@@ -492,7 +492,7 @@ fn elements_of(record: &Record, port: &Port) -> Vec<Element> {
     elements
 }
 
-/// What a port is not for, of its own host address alone: on others it may be somebody else's.
+/// What a port is not for, of its own host address alone: on others it may be another container's.
 fn exceptions(record: &Record, port: &Port, protocol: Protocol) -> Vec<Element> {
     let of_its_family = |except: &&Exception| except.sources.0.is_ipv4() == port.container.is_ipv4();
     let element = |except: &Exception| {
@@ -511,7 +511,7 @@ fn udp_ports(record: &Record) -> impl Iterator<Item = &Port> {
     record.ports.iter().filter(|port| port.protocol == store::Protocol::Udp)
 }
 
-/// The flows that went to a host port, whoever had it before.
+/// The flows that went to a host port, to any container that had it before.
 fn to(port: &Port) -> Flow {
     Flow::To { host: port.host, port: port.host_port, v6: port.container.is_ipv6() }
 }

@@ -22,7 +22,7 @@ const PROTOCOLS: [&str; 2] = ["udp", "tcp"];
 pub struct ZoneState {
     /// The interfaces in our zone, as firewalld writes them.
     pub interfaces: Vec<String>,
-    /// Interfaces that somebody has put into another zone, with that zone: his wish.
+    /// Interfaces that the administrator has put into another zone, with that zone.
     pub elsewhere: Vec<(String, String)>,
     /// Published ports are closed, except those that firewalld itself forwards.
     pub strict: bool,
@@ -50,7 +50,7 @@ pub enum Trouble {
 /// Lets firewalld pass our traffic, at once and for good.
 ///
 /// # Errors
-/// firewalld does not answer or refuses, or somebody has put a bridge into another zone.
+/// firewalld does not answer or refuses, or the administrator has put a bridge into another zone.
 pub fn let_pass(passage: &Passage) -> Result<(), Trouble> {
     let mut firewalld = Firewalld(Bus::connect()?);
     let interfaces: Vec<String> = passage.bridges.iter().map(Links::to_string).collect();
@@ -220,7 +220,7 @@ impl Firewalld {
         matches!(strict.as_deref(), Some("yes" | "true"))
     }
 
-    /// A reload in between gives the objects other numbers: what is changed must not be somebody else's.
+    /// A reload in between gives the objects other numbers: rnet must change only its own.
     fn is_named(&mut self, path: &str, interface: &str, name: &str) -> bool {
         self.property(path, interface, "name").as_deref() == Some(name)
     }

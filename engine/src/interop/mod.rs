@@ -119,7 +119,7 @@ pub fn drop_tables(host: &mut Host) -> Result<(), Error> {
     }
     let alone = host.lock(LockName::Transaction, Mode::Exclusive)?;
     if host.firewall()?.close_passage(&note.made(), true).is_err() {
-        // Somebody else's table must not keep ours.
+        // A foreign table must not keep rnet's.
         host.firewall()?.drop_tables()?;
     }
     // Before the lock goes: a caller that waits for it to look again learns from that that there is nothing left to write.
@@ -222,7 +222,7 @@ fn passage_of(networks: &[Network]) -> Passage {
     }
 }
 
-/// Where questions are taken: port 53, and where that is somebody else's, the name server's own.
+/// Where questions are taken: port 53, or, if another program has that, the name server's own port.
 fn ports(networks: &[&Network]) -> Vec<u16> {
     let zones = networks.iter().filter_map(|network| network.zone.as_ref());
     let moved = zones.flat_map(|zone| &zone.moved).map(|to| to.port());

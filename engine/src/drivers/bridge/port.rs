@@ -34,7 +34,7 @@ pub fn flags(record: &Record, index: u32, name: &str) -> Option<Request> {
     any.then_some(Request::Port { index, name, hairpin, isolated, learning: None, group_forward })
 }
 
-/// What is wrong with the host end of an attachment on the bridge with that index. Flags that ADD does not set may be others'.
+/// What is wrong with the host end of an attachment on the bridge with that index. Flags that ADD does not set may be another program's.
 pub fn wrong(record: &Record, link: &Link, bridge: u32) -> Option<Wrong> {
     if link.master != Some(bridge) {
         return Some(Wrong::Off);

@@ -266,7 +266,7 @@ fn pin_mac(host: &Host, bridge: &Link) -> Option<Request> {
 }
 
 /// What makes the bridge bear the gateways' addresses, and refuses or removes others as configured. The network's own
-/// are no others: somebody's routes lead there.
+/// are no others: containers' routes lead there.
 fn change_addresses(
     host: &mut Host,
     spec: &Spec,
