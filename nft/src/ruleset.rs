@@ -31,10 +31,14 @@ pub struct Ruleset {
     pub(crate) tables: &'static [&'static Table],
 }
 
+static TABLES: [&Table; 2] = [&INET, &BRIDGE];
+
+/// The identity of the constant ruleset. It is known beforehand, because to encode the whole ruleset takes 0.1 ms of each ADD.
+const IDENTITY: u64 = 0xe39e_96a1_d847_ec09;
+
 impl Ruleset {
     /// The ruleset that every host with rnet has in its kernel, whatever its networks.
     pub fn constant() -> Self {
-        static TABLES: [&Table; 2] = [&INET, &BRIDGE];
         #[cfg(feature = "failpoints")]
         if let Some(tables) = crate::version::other(&TABLES) {
             return Self { tables };
@@ -44,6 +48,12 @@ impl Ruleset {
 
     /// A hash of the ruleset as it is written to the kernel: two programs with the same number write the same.
     pub fn identity(&self) -> u64 {
+        // Attributes are written in the machine's own order of bytes.
+        let is_known = cfg!(target_endian = "little") && std::ptr::eq(self.tables, &TABLES);
+        if is_known { IDENTITY } else { self.encoded_identity() }
+    }
+
+    fn encoded_identity(&self) -> u64 {
         let mut requests = Requests::new(0);
         requests.create_tables(self);
         hash(requests.bytes())
@@ -118,6 +128,15 @@ mod tests {
     #[test]
     fn the_whole_ruleset() {
         insta::assert_snapshot!(Ruleset::constant());
+    }
+
+    /// If this fails because the ruleset was changed, write the new number into [`IDENTITY`].
+    #[test]
+    fn the_identity_is_that_of_the_encoded_ruleset() {
+        assert_eq!(
+            format!("{IDENTITY:#018x}"),
+            format!("{:#018x}", Ruleset { tables: &TABLES }.encoded_identity())
+        );
     }
 
     #[test]
