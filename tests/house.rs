@@ -1,8 +1,8 @@
-//! The rules of the house, checked by reading its files: how long a file and a test may be, which crate may import which, and what
-//! the engine must not know.
+//! The rules of the house, checked by reading its files: how long a file and a test may be, which crate may import which, which
+//! files may import each other, and what the engine must not know.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const MOST_LINES_OF_A_FILE: usize = 600;
@@ -32,6 +32,35 @@ const LONG_FILES: &[&str] =
 /// Test functions that are still too long: the file and the function. This list only gets shorter.
 const LONG_TESTS: &[(&str, &str)] =
     &[("rnet/cmd/create.rs", "every_wrong_subnet_gateway_and_range_is_refused_in_its_own_words")];
+
+const MOST_FILES_OF_A_CIRCLE: usize = 4;
+
+/// Circles of files that still cross a folder or are too long. This list only gets shorter.
+const CIRCLES: &[&[&str]] = &[
+    &[
+        "dns/src/binder.rs",
+        "dns/src/client.rs",
+        "dns/src/control.rs",
+        "dns/src/guardian.rs",
+        "dns/src/handover.rs",
+        "dns/src/listen.rs",
+        "dns/src/serve.rs",
+        "dns/src/serve/kept.rs",
+        "dns/src/serve/socket.rs",
+        "dns/src/stream.rs",
+        "dns/src/trial.rs",
+        "dns/src/worker.rs",
+    ],
+    &[
+        "ipam/src/leases.rs",
+        "ipam/src/session.rs",
+        "ipam/src/session/grant.rs",
+        "ipam/src/session/shelf.rs",
+        "ipam/src/session/verify.rs",
+    ],
+    &["nft/src/encode.rs", "nft/src/ruleset.rs", "nft/src/ruleset/term.rs", "nft/src/version.rs"],
+    &["rnet/cli.rs", "rnet/cmd/start.rs"],
+];
 
 /// What no file of the engine may name: its callers' protocol, and how a program ends.
 const CALLERS_WORDS: &[&str] = &["cni", "ExitCode", "ExitStatus", "exit", "exit_code", "exit_status"];
@@ -98,6 +127,44 @@ fn a_callers_word_is_found_in_code_and_not_in_comments_or_texts() {
     ] {
         assert_eq!(callers_words(&code_of(text)), found, "{text}");
     }
+}
+
+/// Files that import each other can only be understood and changed together.
+#[test]
+fn no_circle_of_files_crosses_a_folder_or_has_more_than_4() {
+    let sources = sources();
+    let found = CRATES.iter().flat_map(|(name, _)| Imports::of(&folder_of(name), &sources).circles());
+    let found: Vec<Vec<&str>> = found.filter(|circle| is_wrong(circle)).collect();
+    let found: BTreeSet<&[&str]> = found.iter().map(Vec::as_slice).collect();
+    compare("is a circle of imports", &found, &CIRCLES.iter().copied().collect());
+}
+
+/// The rule above must not be green because it sees nothing.
+#[test]
+fn a_made_up_circle_is_found_through_every_kind_of_import() {
+    let sources = [
+        ("a/src/lib.rs", "mod uses;\nmod inline;\nmod up;\npub use up::{Up, deep::Deep as Renamed};"),
+        ("a/src/uses.rs", "use std::io;\nuse crate::{\n    inline::{self, X},\n};"),
+        ("a/src/inline.rs", "fn f() -> crate::Renamed { crate::outside::x() }"),
+        ("a/src/up/mod.rs", "mod deep;\nmod leaf;\nuse deep::Deep;\nuse crate::leaf as other;"),
+        ("a/src/up/deep.rs", "use super::super::uses::Y as Z;\nuse super::leaf;"),
+        (
+            "a/src/up/leaf.rs",
+            "// crate::uses\npub(in crate::up) struct X;\n#[cfg(test)]\nuse crate::up::deep;",
+        ),
+        ("a/src/up/tests.rs", "use super::deep::Deep;\nuse crate::uses;"),
+        ("a/src/leaf.rs", "#[cfg(test)]\nmod tests {\n    use super::*;\n    use crate::up;\n}"),
+        ("a/src/pair.rs", "use crate::other_of_pair::X;"),
+        ("a/src/other_of_pair.rs", "fn f() { super::pair::g() }"),
+    ];
+    let sources = sources.map(|(path, text)| Source { path: path.into(), text: text.into() });
+    let imports = Imports::of("a/src/", &sources);
+    let crossing = vec!["a/src/inline.rs", "a/src/up/deep.rs", "a/src/uses.rs"];
+    let pair = vec!["a/src/other_of_pair.rs", "a/src/pair.rs"];
+    assert_eq!(imports.circles(), BTreeSet::from([crossing.clone(), pair.clone()]));
+    assert!(is_wrong(&crossing) && !is_wrong(&pair));
+    assert!(is_wrong(&["a/1.rs", "a/2.rs", "a/3.rs", "a/4.rs", "a/5.rs"]));
+    assert!(!is_wrong(&["a/1.rs", "a/2.rs", "a/3.rs", "a/4.rs"]));
 }
 
 /// Fails for what breaks a rule and is no exception, and for an exception that breaks no rule any more.
@@ -214,6 +281,157 @@ fn quoted(rest: &str) -> Option<usize> {
         }
     }
     None
+}
+
+/// Which files of a crate import which.
+struct Imports<'a> {
+    modules: BTreeMap<String, Module<'a>>,
+}
+
+/// A file, and what it imports: the name here, and the path. Other files may import these names from it.
+struct Module<'a> {
+    path: &'a str,
+    code: String,
+    imports: BTreeMap<String, String>,
+}
+
+impl<'a> Imports<'a> {
+    fn of(folder: &str, sources: &'a [Source]) -> Self {
+        let of_tests = |path: &str| path.contains("/tests/") || path.ends_with("/tests.rs");
+        let modules = sources.iter().filter(|source| !of_tests(&source.path)).filter_map(|source| {
+            let name = source.path.strip_prefix(folder)?.strip_suffix(".rs")?.replace('/', "::");
+            let name = name.strip_suffix("::mod").unwrap_or(&name);
+            let name = if ["lib", "main"].contains(&name) { "" } else { name };
+            let code = without_tests(&code_of(&source.text));
+            let imports =
+                code.split("use ").skip(1).flat_map(|tree| flatten(tree.split(';').next().unwrap()));
+            let imports = imports.map(|path| match path.split_once(" as ") {
+                Some((path, name)) => (name.to_owned(), path.to_owned()),
+                None => (path.rsplit("::").next().unwrap().to_owned(), path.clone()),
+            });
+            let imports = imports.collect();
+            Some((name.to_owned(), Module { path: &source.path, code, imports }))
+        });
+        Self { modules: modules.collect() }
+    }
+
+    /// The sets of files of which each reaches all others.
+    fn circles(&self) -> BTreeSet<Vec<&'a str>> {
+        let edges: BTreeMap<&str, _> =
+            self.modules.keys().map(|name| (&**name, self.imported_by(name))).collect();
+        let reached: BTreeMap<&str, _> = edges.keys().map(|name| (*name, reached(name, &edges))).collect();
+        let on_a_circle = reached.iter().filter(|(name, others)| others.contains(*name));
+        let circle = |(name, others): (&&str, &BTreeSet<&str>)| {
+            let others = others.iter().filter(|other| reached[*other].contains(name));
+            let mut circle: Vec<&str> = others.map(|other| self.modules[*other].path).collect();
+            circle.sort_unstable();
+            circle
+        };
+        on_a_circle.map(circle).collect()
+    }
+
+    /// The other files that a file names by `crate::` or `super::`. What a file names of its own children is left out: a folder's
+    /// first file lists what is in the folder.
+    fn imported_by(&self, name: &str) -> BTreeSet<&str> {
+        let code = &self.modules[name].code;
+        let begins = ["crate::", "super::"].iter().flat_map(|begin| code.match_indices(begin));
+        let begins = begins.filter(|(at, _)| !code[..*at].ends_with("::") && !code[..*at].ends_with("(in "));
+        let paths = begins.flat_map(|(at, _)| flatten(tree(&code[at..])));
+        paths.filter_map(|path| self.file_of(name, &path)).filter(|other| *other != name).collect()
+    }
+
+    /// The file that holds what `path` means in the module `at`; re-exports are followed.
+    fn file_of(&self, at: &str, path: &str) -> Option<&str> {
+        let (mut at, _) = self.modules.get_key_value(at)?;
+        let path = path.split(" as ").next()?;
+        let mut names = path.split("::").map(str::trim);
+        while let Some(name) = names.next() {
+            let child = if at.is_empty() { name.to_owned() } else { format!("{at}::{name}") };
+            let next = match name {
+                "crate" => "",
+                "super" => at.rsplit_once("::").map_or("", |(parent, _)| parent),
+                "self" => at,
+                _ if self.modules.contains_key(&child) => &child,
+                _ => match self.modules[at].imports.get(name) {
+                    Some(import) if import != name => {
+                        let rest = names.map(|name| format!("::{name}"));
+                        return self.file_of(at, &(import.clone() + &rest.collect::<String>()));
+                    }
+                    _ => return Some(at),
+                },
+            };
+            (at, _) = self.modules.get_key_value(next)?;
+        }
+        Some(at)
+    }
+}
+
+/// What can be reached from `from`, itself only on a circle.
+fn reached<'a>(from: &'a str, edges: &BTreeMap<&'a str, BTreeSet<&'a str>>) -> BTreeSet<&'a str> {
+    let mut reached = BTreeSet::new();
+    let mut next = vec![from];
+    while let Some(name) = next.pop() {
+        next.extend(edges[name].iter().copied().filter(|name| reached.insert(*name)));
+    }
+    reached
+}
+
+/// The path that `code` begins with, with the names in its braces.
+fn tree(code: &str) -> &str {
+    let mut depth = 0;
+    let ends = |c: char| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        let is_part = c.is_alphanumeric() || ['_', ':', '}'].contains(&c);
+        depth < 0 || (depth == 0 && !is_part)
+    };
+    let tree = &code[..code.find(ends).unwrap_or(code.len())];
+    // `crate::x {` begins a value.
+    if tree.contains("::{") { tree } else { tree.split('{').next().unwrap() }
+}
+
+/// Each path of an import: `a::{b, c::{self, d}}` is `a::b`, `a::c` and `a::c::d`.
+fn flatten(tree: &str) -> Vec<String> {
+    let Some((before, inner)) = tree.split_once('{') else {
+        return vec![tree.trim().trim_end_matches("::self").to_owned()];
+    };
+    let inner = inner.rsplit_once('}').map_or(inner, |(inner, _)| inner);
+    let mut depth = 0;
+    let parts = inner.split(|c: char| {
+        depth += i32::from(c == '{') - i32::from(c == '}');
+        c == ',' && depth == 0
+    });
+    let parts = parts.map(str::trim).filter(|part| !part.is_empty());
+    parts.flat_map(|part| flatten(&format!("{}{part}", before.trim()))).collect()
+}
+
+/// `code` without the items behind `#[cfg(test)]`.
+fn without_tests(code: &str) -> String {
+    let lines: Vec<&str> = code.lines().collect();
+    let (mut kept, mut at) = (String::new(), 0);
+    while at < lines.len() {
+        if lines[at].trim() == "#[cfg(test)]" {
+            at += 1 + length(&lines[at + 1..]);
+        } else {
+            kept.extend([lines[at], "\n"]);
+            at += 1;
+        }
+    }
+    kept
+}
+
+fn folder_of(name: &str) -> String {
+    match name {
+        "rnet" => "rnet/".to_owned(),
+        _ => format!("{name}/src/"),
+    }
+}
+
+/// Whether a circle of files is too long, or its files are in more than one folder.
+fn is_wrong(circle: &[&str]) -> bool {
+    let folder =
+        |path: &str| path.trim_end_matches("/mod.rs").rsplit_once('/').map(|(folder, _)| folder.to_owned());
+    let folders: BTreeSet<_> = circle.iter().map(|path| folder(path)).collect();
+    circle.len() > MOST_FILES_OF_A_CIRCLE || folders.len() > 1
 }
 
 /// A crate, and the crates that it and its tests name.
