@@ -7,39 +7,13 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
-use serde::{Deserialize, Serialize};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use crate::bind::{self, GatewaySockets};
 use crate::channel::{receive, send};
-use crate::listen::{self, GatewaySockets};
 use crate::trial;
-
-/// A worker's request to its parent.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Wish {
-    Bind {
-        address: IpAddr,
-        link: String,
-    },
-    Close {
-        address: IpAddr,
-    },
-    /// Let the installed version continue in the parent's place. With it comes the connection of the client that waits for
-    /// the outcome.
-    Replace,
-    /// No question is received any more: the successor may begin.
-    HandOver,
-}
-
-/// The answer to [`Wish::Bind`] and [`Wish::Close`].
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Grant {
-    /// The sockets come with this message.
-    Port(u16),
-    Errno(i32),
-    Closed,
-}
+use crate::wish::{Grant, Wish};
 
 /// How sockets will be obtained, once there is a runtime.
 pub(crate) enum Way {
@@ -71,7 +45,7 @@ impl Binder {
     /// The sockets of `address`.
     pub(crate) async fn bind(&mut self, address: IpAddr, link: &str) -> Result<GatewaySockets, Errno> {
         match self {
-            Self::Here(port) => listen::bind(address, link, *port),
+            Self::Here(port) => bind::bind(address, link, *port),
             Self::Parent(channel) => ask(channel, address, link).await,
         }
     }

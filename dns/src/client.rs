@@ -1,21 +1,19 @@
 //! Requests to the server. They block for a bounded time, because they are on the path of ADD.
 
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use serde::de::DeserializeOwned;
 
-use crate::control::{Attachment, Listening, Request, Response, Status, line_of};
-use crate::serve::holder_of;
-use crate::{Endpoint, Network, Seen};
+use crate::entry::{Endpoint, Network};
+use crate::process::netns;
+use crate::protocol::{Attachment, Listening, Request, Response, Seen, Status, line_of};
+use crate::socket::{address, holder_of, open_folder};
 
 /// The longest wait for an answer, as long as for a lock. Usually it takes less than a millisecond.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -243,12 +241,6 @@ fn here(socket: &Path, status: Option<Status>) -> Result<Status, Error> {
     }
 }
 
-/// Device and inode of this thread's network namespace.
-pub(crate) fn netns() -> io::Result<(u64, u64)> {
-    let netns = std::fs::metadata("/proc/thread-self/ns/net")?;
-    Ok((netns.dev(), netns.ino()))
-}
-
 fn ask(path: &Path, request: &Request) -> Result<Option<Status>, Error> {
     ask_within(path, request, PATIENCE)
 }
@@ -293,18 +285,6 @@ fn answer_error(path: &Path, source: io::Error, waited: Duration) -> Error {
 
 fn silence_error(path: &Path, waited: Duration) -> Error {
     Error::Silent { pid: holder_of(path), waited }
-}
-
-/// The folder that `path` is in.
-pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd, Errno> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    rustix::fs::openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-}
-
-/// The address of the socket `path`, whose folder is open as `folder`.
-pub(crate) fn address(folder: &OwnedFd, path: &Path) -> Result<SocketAddrUnix, Errno> {
-    let name = path.file_name().ok_or(Errno::INVAL)?;
-    SocketAddrUnix::new(Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
 }
 
 fn exchange(socket: UnixStream, request: &Request, until: Instant) -> io::Result<Vec<u8>> {

@@ -1,18 +1,16 @@
-//! The protocol of the server's unix socket: one line of JSON each way.
+//! Clients at the server's unix socket, and what they get.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::worker::Server;
-use crate::{Endpoint, Network, Seen};
+use crate::protocol::{Request, Response, Seen, line_of};
+use crate::server::Server;
 
 /// The longest line; no client needs a longer one.
 const LONGEST_LINE: u64 = 1 << 20;
@@ -22,98 +20,6 @@ const ENDPOINTS_AT_ONCE: usize = 64;
 
 /// A client that sends nothing for so long is disconnected.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// A request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum Request {
-    /// Set a network and, if one is given, an endpoint on it. Its names answer afterwards (G1).
-    Set {
-        network: Box<Network>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        endpoint: Option<Box<Endpoint>>,
-    },
-    /// Remove an endpoint, or the network with all its endpoints if none is given.
-    Remove {
-        network: String,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        endpoint: Option<Attachment>,
-    },
-    /// Whether exactly this network and endpoint are known, and the server listens for the network. Changes nothing.
-    Check { network: Box<Network>, endpoint: Box<Endpoint> },
-    /// The server's state, without the endpoints.
-    Status {},
-    /// The endpoints, a line for each, and an empty line after them: there may be many, and they must not be in memory
-    /// twice.
-    Endpoints {},
-    /// Only what costs nothing with any number of names: the process and its namespace.
-    Ping {},
-    /// Let the program at the server's path continue in its place, if it serves. Answered when that is known.
-    Restart {},
-    /// After the answer, a line for each question, until either side closes the connection (G11).
-    Watch {},
-}
-
-/// An endpoint's place on its network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Attachment {
-    pub(crate) container: String,
-    pub(crate) ifname: String,
-}
-
-/// The answer to a request.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(crate) enum Response {
-    Ok(Option<Status>),
-    Error(String),
-}
-
-/// The server's state. Members that an answer does not have are left out.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Status {
-    /// The process that answers.
-    pub pid: u32,
-    /// Its network namespace: device and inode.
-    pub netns: (u64, u64),
-    /// When this version of the program began to serve, in milliseconds since the boot.
-    pub since: u64,
-    /// The addresses at which it listens.
-    pub listeners: Vec<Listening>,
-    /// The networks it knows.
-    pub networks: usize,
-    /// The endpoints it knows.
-    pub endpoints: Vec<Endpoint>,
-    /// The host's upstream servers, without the server's own addresses.
-    pub upstreams: Vec<SocketAddr>,
-    /// Those that are silent or loop.
-    pub unwell: Vec<SocketAddr>,
-    /// Questions that are forwarded and not answered yet.
-    pub in_flight: usize,
-    /// Questions that wait for their turn.
-    pub waiting: usize,
-    /// Open TCP connections.
-    pub connections: usize,
-    /// Questions so far.
-    pub questions: u64,
-    /// Of those, the forwarded ones.
-    pub forwarded: u64,
-    /// Clients that watch all questions now.
-    pub watchers: usize,
-    /// Error answers that were not sent, because their askers caused too many.
-    pub suppressed: u64,
-}
-
-/// A gateway address at which the server listens.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Listening {
-    /// The gateway's address.
-    pub address: IpAddr,
-    /// The port. If it is not the wanted one, another program has that one, and questions must be redirected to this.
-    pub port: u16,
-}
 
 /// Accepts connections until the task is ended. Only root and `uid` are served (G6).
 pub(crate) async fn serve(server: Rc<Server>, listener: UnixListener, uid: u32) {
@@ -158,13 +64,6 @@ async fn converse(server: &Rc<Server>, stream: UnixStream) -> io::Result<()> {
             Err(error) => stream.write_all(&line_of(&Response::Error(error.to_string()))?).await?,
         }
     }
-}
-
-/// A line of either direction: JSON without a line end, and one after it.
-pub(crate) fn line_of(said: &impl Serialize) -> io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(said)?;
-    line.push(b'\n');
-    Ok(line)
 }
 
 async fn tell_endpoints(server: &Server, stream: &mut BufReader<UnixStream>) -> io::Result<()> {
@@ -215,26 +114,5 @@ async fn respond(server: &Rc<Server>, request: Request) -> Response {
         Request::Ping {} | Request::Endpoints {} | Request::Restart {} | Request::Watch {} => {
             Response::Ok(Some(server.identity()))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(request: &Request) -> String {
-        serde_json::to_string(request).unwrap()
-    }
-
-    #[test]
-    fn requests_are_lines_that_a_person_can_write() {
-        assert_eq!(line(&Request::Status {}), r#"{"status":{}}"#);
-        let remove = Request::Remove { network: "n".into(), endpoint: None };
-        assert_eq!(line(&remove), r#"{"remove":{"network":"n"}}"#);
-        let network = Network { name: "n".into(), ..Network::default() };
-        let set = Request::Set { network: Box::new(network), endpoint: None };
-        assert_eq!(serde_json::from_str::<Request>(&line(&set)).unwrap(), set);
-        assert_eq!(serde_json::from_str::<Request>(r#"{"set":{"network":{"name":"n"}}}"#).unwrap(), set);
-        assert_eq!(serde_json::to_string(&Response::Ok(None)).unwrap(), r#"{"ok":null}"#);
     }
 }

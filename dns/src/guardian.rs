@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitOptions};
 
-use crate::serve::{BREATH, SHORT_LIFE, spawn};
+use crate::process::{BREATH, SHORT_LIFE, spawn};
 
 /// After so long without work the server rests.
 const LULL: Duration = Duration::from_secs(1);

@@ -11,10 +11,12 @@ use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType};
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
+use crate::bind::GatewaySockets;
 use crate::channel::{MOST, receive, send};
-use crate::listen::GatewaySockets;
-use crate::serve::{Control, Kept, since_boot};
-use crate::trial::ProvenProgram;
+use crate::kept::Kept;
+use crate::process::since_boot;
+use crate::program::ProvenProgram;
+use crate::socket::Control;
 
 /// Room for all messages, because they are read only after this program is gone: a network takes some hundred bytes.
 const ROOM: usize = 4 << 20;
@@ -95,13 +97,6 @@ pub(crate) fn prepare(control: &Control, kept: &Kept) -> io::Result<(OwnedFd, Ow
         send(ours.as_fd(), &Message::Sockets(places), &handed)?;
     }
     Ok((ours, theirs))
-}
-
-/// The path from which this program was started, whatever is there now.
-pub(crate) fn program() -> io::Result<PathBuf> {
-    let path = std::fs::read_link("/proc/self/exe")?.into_os_string();
-    let text = path.to_string_lossy();
-    Ok(text.strip_suffix(" (deleted)").map_or_else(|| PathBuf::from(&path), PathBuf::from))
 }
 
 fn of_control(path: PathBuf, handed: Vec<OwnedFd>) -> io::Result<Control> {

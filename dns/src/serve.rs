@@ -1,9 +1,6 @@
 //! The server's processes: a small privileged parent that binds the sockets and keeps them, and a worker without any
 //! privilege that answers. When the worker dies, the next one gets the same sockets and the same table.
 
-mod kept;
-mod socket;
-
 use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fs::File;
@@ -23,25 +20,21 @@ use rustix::process::{Gid, Resource, Rlimit, Signal, Uid};
 use rustix::thread::{CapabilitySet, CapabilitySets};
 use serde::{Deserialize, Serialize};
 
-use crate::binder::{Way, Wish};
+use crate::binder::Way;
 use crate::channel::{receive, send};
-use crate::client::netns;
 use crate::confine::confine;
+use crate::entry::Known;
+use crate::error::Error;
 use crate::guardian::{Errand, Event, Watch};
-use crate::trial::{self, ProvenProgram, Trial};
+use crate::handover;
+use crate::kept::{Kept, Place};
+use crate::process::{BREATH, SHORT_LIFE, netns, spawn};
+use crate::program::ProvenProgram;
+use crate::protocol::Status;
+use crate::socket::Control;
+use crate::trial::{self, Trial};
+use crate::wish::Wish;
 use crate::worker::{self, Start};
-use crate::{Known, Status, handover};
-
-pub use kept::Kept;
-use kept::Place;
-pub use socket::Control;
-pub(crate) use socket::holder_of;
-
-/// A worker that lived shorter than this is replaced after [`BREATH`].
-pub(crate) const SHORT_LIFE: Duration = Duration::from_secs(1);
-
-/// The pause before a short-lived worker is replaced; the next must serve within a second (G8).
-pub(crate) const BREATH: Duration = Duration::from_millis(300);
 
 /// How long a worker may take to land.
 const LANDING: Duration = Duration::from_secs(2);
@@ -73,36 +66,6 @@ pub struct Serve<F> {
     pub rest: fn(),
     /// A further task of the parent.
     pub errand: Option<Errand>,
-}
-
-/// Why there is no server.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// Another server runs.
-    #[error("another name server (process {pid}) has the lock {}", path.display())]
-    Running {
-        /// The lock.
-        path: PathBuf,
-        /// The process that keeps the other's sockets; 0 if it is just starting.
-        pid: u32,
-    },
-    /// The control socket or its lock cannot be made.
-    #[error("cannot make {}", path.display())]
-    Control {
-        /// The socket or the lock.
-        path: PathBuf,
-        /// What the kernel said.
-        source: Errno,
-    },
-    /// Parent and worker cannot exchange messages.
-    #[error("the name server's parent and worker cannot talk")]
-    Talk(#[source] io::Error),
-    /// Privileges cannot be dropped, and a worker must not answer with them.
-    #[error("cannot drop the privileges of the name server's worker")]
-    Privileges(#[source] Errno),
-    /// The worker's runtime failed.
-    #[error("the name server's worker failed")]
-    Work(#[source] io::Error),
 }
 
 /// The first message to a new worker, with the control socket and the table.
@@ -164,12 +127,6 @@ pub fn serve<F: Fn(&mut dyn FnMut(Known))>(
             End::Unused | End::Died => {}
         }
     }
-}
-
-/// The time since the boot, in milliseconds.
-pub(crate) fn since_boot() -> u64 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    (now.tv_sec as u64) * 1000 + (now.tv_nsec as u64) / 1_000_000
 }
 
 /// The worker's life. Its standard input is the socket to its parent.
@@ -339,16 +296,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// Starts this executable with `arguments`, and a socket to this process as its standard input.
-pub(crate) fn spawn(arguments: &[OsString]) -> io::Result<(OwnedFd, Child)> {
-    let (ours, theirs) =
-        rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-    // The running file, even if another version has replaced it.
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("rnet").args(arguments).current_dir("/").stdin(theirs).stdout(Stdio::null());
-    Ok((ours, command.spawn()?))
 }
 
 /// Starts the program that redirects all questions to the ports of now. It continues by itself, because its work waits

@@ -11,9 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::Instant;
 
+use crate::answers::Answers;
+use crate::message::servfail;
 use crate::table::LOOPBACK_LINK;
-use crate::worker::Server;
-use crate::{Asked, Transport, servfail};
+use crate::zone::{Asked, Transport};
 
 /// A connection is closed after so long without a question, or without taking an answer.
 const IDLE: Duration = Duration::from_secs(5);
@@ -124,25 +125,36 @@ fn greediest(open: &[Rc<Entry>]) -> Option<IpAddr> {
 }
 
 /// Accepts connections to `address` until the task is ended.
-pub(crate) async fn serve(server: Rc<Server>, socket: OwnedFd, address: IpAddr) {
+pub(crate) async fn serve(
+    server: Rc<impl Answers>,
+    connections: Rc<Connections>,
+    socket: OwnedFd,
+    address: IpAddr,
+) {
     let Ok(listener) = TcpListener::from_std(socket.into()) else { return };
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => begin(&server, stream, peer, address),
+            Ok((stream, peer)) => begin(&server, &connections, stream, peer, address),
             // Too many descriptors: pause, because the connection still waits and accept(2) would fail again at once.
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
 }
 
-fn begin(server: &Rc<Server>, stream: TcpStream, peer: SocketAddr, to: IpAddr) {
-    let Some(entry) = server.connections.enter(peer.ip()) else { return };
-    let server = Rc::clone(server);
-    let connection = Connection::new(stream, peer.ip(), to, &server, Rc::clone(&entry));
+fn begin(
+    server: &Rc<impl Answers>,
+    connections: &Rc<Connections>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    to: IpAddr,
+) {
+    let Some(entry) = connections.enter(peer.ip()) else { return };
+    let (server, connections) = (Rc::clone(server), Rc::clone(connections));
+    let connection = Connection::new(stream, peer.ip(), to, &*server, Rc::clone(&entry));
     drop(tokio::task::spawn_local(async move {
         // A reset or half a message ends only this connection (M5).
-        let _ = connection.run(&server).await;
-        server.connections.leave(&entry);
+        let _ = connection.run(&server, &connections).await;
+        connections.leave(&entry);
     }));
 }
 
@@ -171,7 +183,7 @@ struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, from: IpAddr, to: IpAddr, server: &Server, entry: Rc<Entry>) -> Self {
+    fn new(stream: TcpStream, from: IpAddr, to: IpAddr, server: &impl Answers, entry: Rc<Entry>) -> Self {
         let (answered, answers) = mpsc::unbounded_channel();
         let link = if from == to { LOOPBACK_LINK.into() } else { server.link_to(from) };
         Self {
@@ -192,11 +204,11 @@ impl Connection {
         }
     }
 
-    async fn run(mut self, server: &Rc<Server>) -> io::Result<()> {
+    async fn run(mut self, server: &Rc<impl Answers>, connections: &Connections) -> io::Result<()> {
         // Answers are written whole, so waiting to fill a packet would only delay them.
         self.stream.set_nodelay(true)?;
         while self.has_more() || self.wait().await? {
-            let turn = server.connections.turn.acquire().await;
+            let turn = connections.turn.acquire().await;
             self.take_messages(server);
             self.write()?;
             self.note_idle();
@@ -299,7 +311,7 @@ impl Connection {
     }
 
     /// Answers the whole messages of the inbox while there is room for answers.
-    fn take_messages(&mut self, server: &Rc<Server>) {
+    fn take_messages(&mut self, server: &Rc<impl Answers>) {
         let inbox = std::mem::take(&mut self.inbox);
         let (mut rest, mut taken) = (&inbox[..], 0);
         while self.has_room()
@@ -316,7 +328,7 @@ impl Connection {
         self.inbox = rest.to_vec();
     }
 
-    fn take(&mut self, server: &Rc<Server>, message: &[u8]) {
+    fn take(&mut self, server: &Rc<impl Answers>, message: &[u8]) {
         let (from, to, link) = (self.from, self.to, Rc::clone(&self.link));
         let asked = Asked { message, from, link: &link, to, transport: Transport::Tcp };
         let mut outside = false;

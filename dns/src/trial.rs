@@ -1,25 +1,27 @@
 //! An installed version must serve before it gets the sockets (G9). It is tried out beside this one, with its own socket,
 //! folder and network, and is asked a question. A file that crashes, hangs or is no program changes nothing.
 
-use std::ffi::{CString, OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::net::{RecvFlags, SendFlags};
-use serde::{Deserialize, Serialize};
 
 use crate::channel::{receive, send};
-use crate::control::{Response, Status, line_of};
-use crate::serve::{Control, Kept, spawn};
-use crate::{Endpoint, Network, client, handover};
+use crate::entry::{Endpoint, Network};
+use crate::kept::Kept;
+use crate::process::spawn;
+use crate::program::{self, ProvenProgram};
+use crate::protocol::{Response, Status, line_of};
+use crate::socket::Control;
+use crate::{client, handover};
 
 /// It must serve within this.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,16 +40,6 @@ const MAGIC: [u8; 4] = *b"\x7fELF";
 
 /// The name of the trial's network and of its only endpoint.
 const NAME: &str = "trial";
-
-/// A file as it was at one moment.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct ProvenProgram {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-    size: u64,
-    changed: (i64, i64),
-}
 
 /// The program that passed a trial, or why it failed.
 type Verdict = Result<ProvenProgram, String>;
@@ -112,38 +104,6 @@ fn tell(client: &OwnedFd, response: &Response) {
     }
 }
 
-impl ProvenProgram {
-    fn of(path: &Path) -> io::Result<Self> {
-        let found = fs::metadata(path)?;
-        let (device, inode, size) = (found.dev(), found.ino(), found.size());
-        Ok(Self { path: path.into(), device, inode, size, changed: (found.ctime(), found.ctime_nsec()) })
-    }
-
-    /// Becomes that program, if its file is still the one that was tried out. Returns only if that fails.
-    pub(crate) fn become_it(&self, arguments: &[OsString]) -> io::Error {
-        match Self::of(&self.path) {
-            Ok(now) if now == *self => become_program(&self.path, arguments),
-            Ok(_) => io::Error::other(format!("{} has changed since it was tried out", self.path.display())),
-            Err(error) => error,
-        }
-    }
-}
-
-/// Becomes the program at `path`. Returns only if that fails.
-///
-/// exec(3) hands a file that is no program to a shell; execve(2), called here, does not.
-pub fn become_program(path: &Path, arguments: &[OsString]) -> io::Error {
-    let c_string = |text: &OsStr| CString::new(text.as_bytes()).unwrap_or_default();
-    let words = [OsStr::new("rnet")].into_iter().chain(arguments.iter().map(OsString::as_os_str));
-    let words: Vec<CString> = words.map(c_string).collect();
-    let variable = |(name, value): (OsString, OsString)| {
-        c_string(OsStr::from_bytes(&[name.as_bytes(), b"=", value.as_bytes()].concat()))
-    };
-    let environment: Vec<CString> = std::env::vars_os().map(variable).collect();
-    let Err(errno) = nix::unistd::execve(&c_string(path.as_os_str()), &words, &environment);
-    errno.into()
-}
-
 /// Tries out the installed version in `folder`, which is made for it, and sends the verdict to the server at standard
 /// input. `starter` are the arguments with which this executable calls [`become_program`], before the file's name and
 /// `arguments`; `variables` lead the other version to the folder.
@@ -156,7 +116,7 @@ pub fn try_out(
     arguments: &[OsString],
     variables: &[(&str, OsString)],
 ) -> io::Result<()> {
-    let verdict = handover::program().and_then(|path| {
+    let verdict = program::path().and_then(|path| {
         let before = ProvenProgram::of(&path)?;
         is_program(&path)?;
         let _ = fs::remove_dir_all(folder);

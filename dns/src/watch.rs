@@ -1,50 +1,15 @@
 //! Questions for those who watch (G11): sent to the clients that listen now, and written nowhere.
 
 use std::cell::RefCell;
-use std::fmt::{self, Display, Formatter};
-use std::net::IpAddr;
 
 use hickory_proto::op::{Message, Query, ResponseCode};
-use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::{self, Receiver, Sender};
 
+use crate::protocol::Seen;
 use crate::{Asked, Reply, Table};
 
 /// A watcher that is so many questions behind misses some.
 const MOST_WAITING: usize = 1024;
-
-/// A question and what became of it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-pub struct Seen {
-    /// The asker's address; `None` if questions were missed here.
-    pub from: Option<IpAddr>,
-    /// The asker's network.
-    pub network: String,
-    /// The asker's id.
-    pub container: String,
-    /// The asker's first name.
-    pub asker: String,
-    /// The name asked for.
-    pub name: String,
-    /// The type asked for.
-    pub rtype: String,
-    /// `NOERROR 172.18.0.2`, `NXDOMAIN`, `forwarded`, `dropped`.
-    pub answer: String,
-    /// How many questions came too fast to be sent.
-    pub missed: u64,
-}
-
-impl Display for Seen {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Some(from) = self.from else { return write!(f, "… {} questions came too fast", self.missed) };
-        match self.asker.as_str() {
-            "" => write!(f, "{from}")?,
-            asker => write!(f, "{from} {asker} on {}", self.network)?,
-        }
-        write!(f, ": {} {}: {}", self.name, self.rtype, self.answer)
-    }
-}
 
 impl Seen {
     fn of(table: &Table, asked: &Asked<'_>, reply: &Reply) -> Self {

@@ -1,16 +1,16 @@
 //! The control socket, and the lock that makes its server the only one.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::{Error, since_boot};
-use crate::client::{address, open_folder};
+use crate::error::Error;
+use crate::process::since_boot;
 
 /// How often the lock is tried: a server that is ending may still hold it.
 const LOCK_TRIES: u32 = 50;
@@ -27,7 +27,7 @@ const BACKLOG: i32 = 256;
 /// The control socket, and the lock that makes its server the only one. Clients that connect wait until [`serve`] answers.
 /// Dropping it removes the socket.
 ///
-/// [`serve`]: super::serve
+/// [`serve`]: crate::serve
 #[derive(Debug)]
 pub struct Control {
     pub(crate) listener: OwnedFd,
@@ -61,7 +61,7 @@ impl Control {
     }
 
     /// Writes the process's number into the lock, for others that find it taken.
-    pub(super) fn sign(&self) {
+    pub(crate) fn sign(&self) {
         let signature = format!("{:<1$}", std::process::id(), SIGNATURE);
         let _ = rustix::io::pwrite(&self.lock, signature.as_bytes(), 0);
     }
@@ -72,7 +72,7 @@ impl Control {
     }
 
     /// Whether a connection waits.
-    pub(super) fn is_wanted(&self) -> bool {
+    pub(crate) fn is_wanted(&self) -> bool {
         let mut ready = [PollFd::new(&self.listener, PollFlags::IN)];
         matches!(rustix::event::poll(&mut ready, Some(&Timespec::default())), Ok(1..))
     }
@@ -121,4 +121,16 @@ fn listen(folder: &OwnedFd, path: &Path) -> Result<OwnedFd, Errno> {
     rustix::net::bind(&socket, &address(folder, path)?)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
+}
+
+/// The folder that `path` is in.
+pub(crate) fn open_folder(path: &Path) -> Result<OwnedFd, Errno> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    rustix::fs::openat(CWD, folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+/// The address of the socket `path`, whose folder is open as `folder`.
+pub(crate) fn address(folder: &OwnedFd, path: &Path) -> Result<SocketAddrUnix, Errno> {
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    SocketAddrUnix::new(Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
 }

@@ -8,10 +8,11 @@ use std::rc::Rc;
 use rustix::io::Errno;
 
 use super::{Listener, Server};
+use crate::bind::GatewaySockets;
 use crate::binder::Binder;
-use crate::control::Attachment;
-use crate::listen::GatewaySockets;
-use crate::{Endpoint, Known, Network, askable, listen, stream};
+use crate::entry::{Endpoint, Known, Network, askable};
+use crate::protocol::Attachment;
+use crate::{listen, stream};
 
 /// Why a change was not made.
 #[derive(Debug, thiserror::Error)]
@@ -146,8 +147,10 @@ impl Server {
     }
 
     fn begin(self: &Rc<Self>, bound: GatewaySockets, address: IpAddr) -> Listener {
-        let datagrams = tokio::task::spawn_local(listen::serve(Rc::clone(self), bound.udp, address));
-        let streams = tokio::task::spawn_local(stream::serve(Rc::clone(self), bound.tcp, address));
+        let (batches, connections) = (Rc::clone(&self.batches), Rc::clone(&self.connections));
+        let datagrams = listen::serve(Rc::clone(self), batches, bound.udp, address);
+        let streams = stream::serve(Rc::clone(self), connections, bound.tcp, address);
+        let (datagrams, streams) = (tokio::task::spawn_local(datagrams), tokio::task::spawn_local(streams));
         Listener { port: bound.port, tasks: [datagrams, streams] }
     }
 
@@ -163,7 +166,7 @@ impl Server {
 
     /// Fills the table from the records, before the first answer (G5). A network at whose gateways it cannot listen does not
     /// affect the others.
-    pub(super) async fn fill(self: &Rc<Self>, table: File) -> io::Result<()> {
+    pub(crate) async fn fill(self: &Rc<Self>, table: File) -> io::Result<()> {
         let (mut networks, mut endpoints) = (Vec::new(), 0);
         for line in BufReader::new(table).lines() {
             match serde_json::from_str(&line?)? {

@@ -8,13 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use crate::binder::Grant;
+use crate::bind::{self, GatewaySockets};
 use crate::channel::send;
-use crate::listen::{self, GatewaySockets};
+use crate::wish::Grant;
 
 /// The port at which a gateway is served.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(crate) enum Place {
     /// The port to which the recorded ruleset sends questions.
     AsRecorded,
     New,
@@ -38,7 +38,7 @@ impl Kept {
     }
 
     /// Sends a worker the sockets of an address. If that fails, the worker is dead, which the next receive shows.
-    pub(super) fn grant(&mut self, address: IpAddr, link: &str, port: u16, channel: BorrowedFd<'_>) -> Place {
+    pub(crate) fn grant(&mut self, address: IpAddr, link: &str, port: u16, channel: BorrowedFd<'_>) -> Place {
         match self.find_or_bind(address, link, port) {
             Ok((bound, place)) => {
                 let _ = send(channel, &Grant::Port(bound.port), &[bound.udp.as_fd(), bound.tcp.as_fd()]);
@@ -51,7 +51,7 @@ impl Kept {
         }
     }
 
-    pub(super) fn close(&mut self, address: IpAddr, channel: BorrowedFd<'_>) {
+    pub(crate) fn close(&mut self, address: IpAddr, channel: BorrowedFd<'_>) {
         self.sockets.remove(&address);
         let _ = send(channel, &Grant::Closed, &[]);
     }
@@ -77,10 +77,10 @@ impl Kept {
 /// Binds the recorded port if it is free, even if the wanted one is too: then no rule needs to change.
 fn bind(address: IpAddr, link: &str, port: u16, recorded: Option<u16>) -> Result<GatewaySockets, Errno> {
     if let Some(recorded) = recorded {
-        let bound = listen::bind(address, link, recorded)?;
+        let bound = bind::bind(address, link, recorded)?;
         if bound.port == recorded {
             return Ok(bound);
         }
     }
-    listen::bind(address, link, port)
+    bind::bind(address, link, port)
 }

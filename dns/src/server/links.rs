@@ -4,19 +4,19 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use crate::listen::link_name;
+use crate::bind::link_name;
 
 /// How many links are remembered by number.
 const MOST_LINKS: usize = 1024;
 
 /// The names of links by number; the kernel does not use a number again.
 #[derive(Default)]
-pub(crate) struct Links {
+pub(super) struct Links {
     names: RefCell<HashMap<u32, Rc<str>>>,
 }
 
 impl Links {
-    pub(crate) fn name(&self, index: u32) -> Rc<str> {
+    pub(super) fn name(&self, index: u32) -> Rc<str> {
         if let Some(name) = self.names.borrow().get(&index) {
             return Rc::clone(name);
         }
