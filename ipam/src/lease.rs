@@ -22,6 +22,15 @@ pub struct Leased {
     pub gateway: Option<IpAddr>,
 }
 
+/// An address that was seen in use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InUse {
+    /// The address.
+    pub address: IpAddr,
+    /// The user of the address, for a message.
+    pub by: String,
+}
+
 /// One lease on record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lease {

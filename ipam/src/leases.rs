@@ -11,7 +11,7 @@ use crate::Error;
 use crate::config::check_overlaps;
 use crate::directory::Directory;
 use crate::index::boot_number;
-use crate::lease::{Lease, Leased, Owner};
+use crate::lease::{InUse, Lease, Leased, Owner};
 use crate::pool::Choice;
 use crate::range::RangeSet;
 use crate::session::{Job, Session, Shelf, Stop};
@@ -47,15 +47,6 @@ impl fmt::Debug for Witness {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if self.0.is_some() { "a witness" } else { "no witness" })
     }
-}
-
-/// An address that was seen in use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InUse {
-    /// The address.
-    pub address: IpAddr,
-    /// The user of the address, for a message.
-    pub by: String,
 }
 
 impl Leases {

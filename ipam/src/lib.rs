@@ -22,8 +22,8 @@ mod tests;
 
 pub use config::{HostLocal, RangeSpec, Route, check_overlaps, parse_address, requested};
 pub use error::{Error, RangeError, Refusal};
-pub use lease::{Lease, Leased, Origin, Owner};
-pub use leases::{InUse, Leases};
+pub use lease::{InUse, Lease, Leased, Origin, Owner};
+pub use leases::Leases;
 pub use pool::{Choice, Span, next, order};
 pub use range::{Range, RangeSet};
 pub use resolv::ResolvConf;
