@@ -120,9 +120,7 @@ fn a_worker_that_cannot_be_started_is_tried_again() {
     };
     limit(3);
     kill(worker);
-    wait_until("a failure", || {
-        host.rnet("dns log").stdout.contains("the process that answers cannot be started")
-    });
+    wait_until("a failure", || host.rnet("dns log").stdout.contains("cannot start the process that answers"));
 
     limit(4096);
 
