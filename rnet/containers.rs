@@ -14,9 +14,6 @@ use crate::endpoint::{Endpoint, Joined};
 use crate::expose::Expose;
 use crate::publish::{fold, host_text};
 
-/// The plugins whose records only add to the interface of another: ports, names.
-const CHAINED: [&str; 2] = ["portmap", "dnsname"];
-
 /// One interface of an endpoint on a network.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Attachment {
@@ -260,8 +257,9 @@ fn chained(records: &[Record]) -> HashMap<Key, Vec<&Record>> {
     chained
 }
 
+/// True if the record only adds to the interface of another: ports, names, settings.
 fn is_chained(record: &Record) -> bool {
-    CHAINED.contains(&record.plugin.as_str())
+    engine::drivers::makers().all(|maker| maker != record.plugin)
 }
 
 #[cfg(test)]

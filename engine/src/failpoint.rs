@@ -4,7 +4,7 @@
 //! Compiled in by the feature `failpoints` only.
 
 /// Every step, in the order in which an attachment passes them; those of a network are passed by its first and its last one only.
-pub const STEPS: [&str; 39] = [
+pub const STEPS: [&str; 44] = [
     "add.lock",
     "add.intent",
     "add.lease",
@@ -25,6 +25,9 @@ pub const STEPS: [&str; 39] = [
     "add.rules",
     "add.conntrack",
     "add.port",
+    "add.originals",
+    "add.mac",
+    "add.tuned",
     "add.inside",
     "add.commit",
     "add.moved",
@@ -35,6 +38,8 @@ pub const STEPS: [&str; 39] = [
     "del.names",
     "del.rules",
     "del.conntrack",
+    "del.mac",
+    "del.tuned",
     "del.veth",
     "del.lease",
     "del.record",

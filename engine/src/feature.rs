@@ -92,7 +92,12 @@ pub trait Feature {
     ///
     /// # Errors
     /// The ADD fails.
-    fn prepare(&self, _host: &Host, _inside: &mut Netlink, _making: &Making<'_>) -> Result<(), Error> {
+    fn prepare(
+        &self,
+        _host: &mut Host,
+        _inside: &mut Netlink,
+        _making: &mut Making<'_>,
+    ) -> Result<(), Error> {
         Ok(())
     }
 

@@ -196,6 +196,9 @@ pub enum Finding {
     /// It is another version's.
     #[error("another version of rnet wrote the ruleset")]
     OtherRuleset,
+    /// A feature found something changed, and says it in its own words.
+    #[error("{0}")]
+    Changed(String),
     /// No record: this attachment was never made, or DEL has been here.
     #[error("no record of {ifname} of container {container} on network {network}")]
     NoRecord {

@@ -11,6 +11,7 @@ use store::{Address, Exception, Id, Key, Namespace, Protocol, Record};
 
 use crate::ip::{first_host, hashed_mac, subnet};
 use crate::served::Served;
+use crate::settings::Settings;
 use crate::{Error, ip};
 
 /// What a network leases.
@@ -220,6 +221,8 @@ pub struct Spec<'a> {
     pub snat: bool,
     /// All clients of the ports are masqueraded.
     pub masquerade_all: bool,
+    /// What is to be changed of an interface that is there, and of its namespace.
+    pub tuning: Option<Settings>,
     /// Resolver settings that win over those of the lease.
     pub resolver: Option<Resolver>,
     /// Names, where they are served.
@@ -268,6 +271,7 @@ impl<'a> Spec<'a> {
             exceptions: Vec::new(),
             snat: true,
             masquerade_all: false,
+            tuning: None,
             resolver: None,
             names: None,
             askable: Vec::new(),

@@ -37,6 +37,8 @@ impl Request {
             Self::LinkUp { index, .. } => set(with_flag(*index, LinkFlags::Up, true)),
             Self::LinkDown { index, .. } => set(with_flag(*index, LinkFlags::Up, false)),
             Self::LinkPromisc { index, on, .. } => set(with_flag(*index, LinkFlags::Promisc, *on)),
+            Self::LinkAllMulticast { index, on, .. } => set(with_flag(*index, LinkFlags::Allmulti, *on)),
+            Self::LinkQueue { index, length, .. } => set(with(*index, LinkAttribute::TxQueueLen(*length))),
             Self::LinkAlias { index, alias, .. } => set(with(*index, LinkAttribute::IfAlias(alias.clone()))),
             // Without IPv6 in the kernel there is nothing to prevent.
             Self::LinkNoAutoAddress { index, .. } => Message {

@@ -309,7 +309,15 @@ impl Netlink {
         written.ok_or_else(absent)
     }
 
-    /// The same; a missing key is fine.
+    /// Writes `key` without reading it, for one that cannot be read (`ipv4/route/flush`).
+    ///
+    /// # Errors
+    /// [`Error::WriteSysctl`], also if there is no such key.
+    pub fn write_sysctl(&self, key: &str, value: &str) -> Result<(), Error> {
+        self.sysctls.overwrite(self.as_fd(), key, value)
+    }
+
+    /// As [`Netlink::set_sysctl`], but a missing key is fine.
     ///
     /// # Errors
     /// [`Error::WriteSysctl`] if the key exists but cannot be written.

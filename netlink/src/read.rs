@@ -49,6 +49,10 @@ pub struct Link {
     pub alias: Option<String>,
     /// IFF_PROMISC as set on the link itself; not the promiscuity that its bridge causes.
     pub promisc: bool,
+    /// IFF_ALLMULTI as somebody set it on the link.
+    pub all_multicast: bool,
+    /// IFLA_TXQLEN, in packets.
+    pub queue_length: u32,
     /// IFLA_BRPORT_MODE of a bridge port.
     pub hairpin: Option<bool>,
     /// IFLA_BRPORT_ISOLATED of a bridge port.
@@ -91,6 +95,7 @@ impl Link {
             up: flags & libc::IFF_UP as u32 != 0,
             carrier: flags & libc::IFF_LOWER_UP as u32 != 0,
             promisc: flags & libc::IFF_PROMISC as u32 != 0,
+            all_multicast: flags & libc::IFF_ALLMULTI as u32 != 0,
             ..Self::default()
         };
         for (kind, value) in Attributes::after(answer.payload, LINK_HEADER) {
@@ -104,6 +109,7 @@ impl Link {
             libc::IFLA_IFNAME => self.name = wire::text(value),
             libc::IFLA_ADDRESS => self.mac = value.try_into().ok().map(Mac),
             libc::IFLA_MTU => self.mtu = wire::u32_at(value, 0).unwrap_or(0),
+            libc::IFLA_TXQLEN => self.queue_length = wire::u32_at(value, 0).unwrap_or(0),
             libc::IFLA_MASTER => self.master = wire::u32_at(value, 0),
             libc::IFLA_LINK => self.peer = wire::u32_at(value, 0).filter(|peer| *peer != 0),
             libc::IFLA_LINK_NETNSID => {

@@ -34,6 +34,10 @@ pub enum Request {
     LinkMtu { index: u32, name: String, mtu: u32 },
     /// Lets a link receive frames that are not addressed to it (IFF_PROMISC).
     LinkPromisc { index: u32, name: String, on: bool },
+    /// Lets a link take in what is addressed to any group (IFF_ALLMULTI).
+    LinkAllMulticast { index: u32, name: String, on: bool },
+    /// Sets how many packets may wait to be sent by a link (IFLA_TXQLEN).
+    LinkQueue { index: u32, name: String, length: u32 },
     /// Creates a bridge, STP off, with or without multicast snooping; EEXIST if the name is taken.
     Bridge { name: String, mac: Mac, mtu: Option<u32>, snooping: bool },
     /// Sets flags of a bridge port (IFLA_BRPORT_MODE, _ISOLATED, _LEARNING), and which frames to 01:80:c2:00:00:0X it
@@ -163,6 +167,10 @@ impl fmt::Display for Request {
             Self::LinkPromisc { name, on, .. } => {
                 write!(f, "ip link set {name} promisc {}", on_off(*on))
             }
+            Self::LinkAllMulticast { name, on, .. } => {
+                write!(f, "ip link set {name} allmulticast {}", on_off(*on))
+            }
+            Self::LinkQueue { name, length, .. } => write!(f, "ip link set {name} txqueuelen {length}"),
             Self::Bridge { name, mac, mtu, snooping } => {
                 write!(f, "ip link add {name} address {mac}")?;
                 part(f, "mtu", *mtu)?;

@@ -68,8 +68,16 @@ impl Sysctls {
         Ok(Some(true))
     }
 
+    /// Writes `value` without reading the key.
+    pub fn overwrite(&self, socket: BorrowedFd<'_>, key: &str, value: &str) -> Result<(), Error> {
+        let failed = |errno| Error::WriteSysctl { key: key.into(), value: value.into(), errno };
+        let file = self.open(socket, key, OFlags::WRONLY).map_err(failed)?;
+        rustix::io::pwrite(&file, value.as_bytes(), 0).map(drop).map_err(failed)
+    }
+
     fn open(&self, socket: BorrowedFd<'_>, key: &str, flags: OFlags) -> Result<OwnedFd, Errno> {
-        let (first, rest) = key.split_once('/').ok_or(Errno::NOENT)?;
+        // `nf_conntrack_max` lies in no family's directory.
+        let (first, rest) = key.split_once('/').unwrap_or(("", key));
         // Keys contain interface names; none may lead out of the directory.
         if key.split('/').any(|part| matches!(part, "" | "." | "..")) {
             return Err(Errno::INVAL);

@@ -8,6 +8,7 @@
 //! | `portmap` | host ports that lead to a container |
 //! | `dnsname` | containers of a list find one another by name |
 //! | `loopback` | `lo` comes up |
+//! | `tuning` | sysctls, and an interface's MAC address, MTU, modes and queue |
 //!
 //! A new plugin is one file and one line in [`PLUGINS`].
 
@@ -27,6 +28,7 @@ mod proof;
 mod reference;
 mod rnet;
 mod runtime_config;
+mod tuning;
 mod verbs;
 
 use cni::{CniResult, Plugin, Request, Verb};
@@ -42,13 +44,14 @@ pub use members::default_bridge;
 pub const VERSION: &str = concat!("v1.9.1+rnet.", env!("CARGO_PKG_VERSION"));
 
 /// Every plugin by its name.
-pub const PLUGINS: [(&str, &(dyn Plugin + Sync)); 6] = [
+pub const PLUGINS: [(&str, &(dyn Plugin + Sync)); 7] = [
     ("bridge", &bridge::VERBS),
     ("dnsname", &dnsname::VERBS),
     ("host-local", &host_local::VERBS),
     ("loopback", &loopback::VERBS),
     ("portmap", &portmap::VERBS),
     ("rnet", &rnet::VERBS),
+    ("tuning", &tuning::VERBS),
 ];
 
 /// The plugin called `name`.

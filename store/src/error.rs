@@ -46,6 +46,20 @@ pub enum Error {
         /// What the parser said.
         reason: String,
     },
+    /// A part of a record is not what the feature that wrote it expects.
+    #[error(
+        "the record of container {who} on network {network} has a part {section:?} that cannot be used: {reason}"
+    )]
+    Section {
+        /// The feature.
+        section: &'static str,
+        /// The container.
+        who: String,
+        /// The network.
+        network: String,
+        /// What the parser said.
+        reason: String,
+    },
 }
 
 impl Error {

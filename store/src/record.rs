@@ -1,12 +1,15 @@
 //! The records of an attachment, of a network and of a published port, as JSON.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnetwork::IpNetwork;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
-use crate::{Id, Key, Mac, Protocol};
+use crate::{Error, Id, Key, Mac, Protocol};
 
 /// How far an ADD got.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,6 +97,9 @@ pub struct Record {
     /// The folder of rnet's leases that has its addresses; `None` if another plugin leased them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub leases: Option<PathBuf>,
+    /// What features keep of it, each under its name: see [`Record::section`].
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sections: BTreeMap<String, Value>,
 }
 
 impl Record {
@@ -112,6 +118,30 @@ impl Record {
     /// The key that names everything this attachment owns.
     pub fn key(&self) -> Key {
         Key::new(&self.network, &self.container, &self.ifname)
+    }
+
+    /// What the feature `name` keeps in this record; `None` if it keeps nothing.
+    ///
+    /// # Errors
+    /// [`Error::Section`]: it cannot be read as a `T`.
+    pub fn section<T: DeserializeOwned>(&self, name: &'static str) -> Result<Option<T>, Error> {
+        let read = |section| T::deserialize(section).map_err(self.bad_section(name));
+        self.sections.get(name).map(read).transpose()
+    }
+
+    /// Keeps `section` for the feature `name`, in place of what it kept before. The record is not written.
+    ///
+    /// # Errors
+    /// [`Error::Section`]: JSON has no form for it.
+    pub fn set_section<T: Serialize>(&mut self, name: &'static str, section: &T) -> Result<(), Error> {
+        let section = serde_json::to_value(section).map_err(self.bad_section(name))?;
+        self.sections.insert(name.to_owned(), section);
+        Ok(())
+    }
+
+    fn bad_section(&self, section: &'static str) -> impl FnOnce(serde_json::Error) -> Error {
+        let (who, network) = (self.who().to_owned(), self.network.clone());
+        move |error| Error::Section { section, who, network, reason: error.to_string() }
     }
 
     /// The container in a message: its name, or the first twelve characters of its id.
@@ -299,6 +329,25 @@ mod tests {
         for (word, other) in [("\"tcp\"", "\"icmp\""), ("02:42:ac:12:00:02", "02:42")] {
             assert!(serde_json::from_str::<Record>(&old.replace(word, other)).is_err(), "{other}");
         }
+    }
+
+    #[test]
+    fn a_section_is_read_as_it_was_kept_and_not_as_something_else() {
+        let mut record =
+            Record { container: "4f2a9c001122".into(), network: "n".into(), ..Record::default() };
+        assert_eq!(record.section::<Sysctl>("tuning").unwrap(), None);
+
+        let section = Sysctl { key: "core/somaxconn".into(), was: "4096".into() };
+        record.set_section("tuning", &section).unwrap();
+
+        let read: Record = serde_json::from_str(&serde_json::to_string(&record).unwrap()).unwrap();
+        assert_eq!(read, record);
+        assert_eq!(read.section("tuning").unwrap(), Some(section));
+        assert_eq!(
+            read.section::<Vec<u8>>("tuning").unwrap_err().to_string(),
+            "the record of container 4f2a9c001122 on network n has a part \"tuning\" that cannot be used: invalid type: map, \
+             expected a sequence"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fs;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use engine::elements;
+use engine::{drivers, elements};
 use nft::Subject;
 use store::{Record, Stage};
 
@@ -49,8 +49,8 @@ impl Host {
     fn lease_findings(&self, records: &[Record], guests: &[&Guest<'_>]) -> Vec<String> {
         let networks: BTreeMap<_, _> = guests.iter().map(|m| (m.network.name(), &m.network)).collect();
         let leased = networks.values().flat_map(|network| leases_in(&self.lease_folder(network))).collect();
-        let chained = ["portmap", "dnsname"];
-        let interfaces = records.iter().filter(|record| !chained.contains(&record.plugin.as_str()));
+        let is_maker = |record: &&Record| drivers::makers().any(|maker| maker == record.plugin);
+        let interfaces = records.iter().filter(is_maker);
         let recorded = interfaces.flat_map(|record| {
             let holder = |ip| (ip, record.container.clone(), record.ifname.clone());
             record.addresses.iter().map(move |address| holder(address.address.ip()))

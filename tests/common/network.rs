@@ -54,6 +54,15 @@ impl Network {
         network
     }
 
+    /// `rnet`, then `tuning` with a key of each kind.
+    pub fn tuned(name: &str, subnet: &str) -> Self {
+        let mut network = Self::rnet(name, subnet);
+        let sysctl = json!({"net.ipv4.conf.IFNAME.arp_filter": "1"});
+        let tuning = json!({"type": "tuning", "mac": "02:11:22:33:44:55", "mtu": 1333, "sysctl": sysctl});
+        network.list["plugins"].as_array_mut().unwrap().push(tuning);
+        network
+    }
+
     pub fn name(&self) -> &str {
         self.list["name"].as_str().unwrap()
     }

@@ -96,6 +96,15 @@ fn portmap_beside_another_container() {
     );
 }
 
+/// Behind a guard, which has to know the MAC.
+#[test]
+fn tuning_alone_on_its_network() {
+    let network = Network::tuned("mynet", "10.7.0.0/24");
+    let of_tuning = |case: &Case| case.fault.plugin == "tuning";
+    let cases = cases(&network, Company::Alone).into_iter().filter(of_tuning).collect();
+    run_cases(&network, Company::Alone, cases);
+}
+
 fn run(network: &Network, company: Company) {
     run_cases(network, company, cases(network, company));
 }
@@ -202,15 +211,19 @@ const RARE: [&str; 7] = [
 const OF_AN_INTERFACE: [&str; 7] =
     ["add.lease", "add.veth", "add.inside", "add.port", "del.veth", "del.lease", "add.names"];
 
+/// Those of what is changed inside, and of a MAC that is the guard's business.
+const OF_TUNING: [&str; 5] = ["add.originals", "add.mac", "add.tuned", "del.mac", "del.tuned"];
+
 /// The steps that a plugin has.
 fn passes(plugin: &str, step: &str, company: Company) -> bool {
-    let chained = plugin == "portmap" || plugin == "dnsname";
+    let chained = engine::drivers::makers().all(|maker| maker != plugin);
     match step {
         _ if RARE.contains(&step) => false,
+        _ if OF_TUNING.contains(&step) || step == "add.inside" && chained => plugin == "tuning",
         // They hold the network in every ADD.
         "add.address" if chained => true,
         // It publishes nothing.
-        "add.rules" | "add.conntrack" | "del.conntrack" if plugin == "dnsname" => false,
+        "add.rules" | "add.conntrack" | "del.conntrack" if plugin == "dnsname" || plugin == "tuning" => false,
         "add.names" if plugin == "dnsname" => true,
         _ if chained && OF_AN_INTERFACE.contains(&step) => false,
         _ if chained && OF_THE_NETWORK.contains(&step) => {

@@ -19,4 +19,5 @@ mod ranges;
 mod renamed;
 mod results;
 mod status;
+mod tuning;
 mod validation;

@@ -33,7 +33,7 @@ fn sources(record: &Record) -> Vec<Element> {
 }
 
 /// The link-local address that the kernel derives from a MAC (RFC 4291, appendix A).
-fn link_local(Mac(mac): Mac) -> Ipv6Addr {
+pub(super) fn link_local(Mac(mac): Mac) -> Ipv6Addr {
     let [a, b, c, d, e, f] = mac.map(u16::from);
     Ipv6Addr::new(0xfe80, 0, 0, 0, (a ^ 2) << 8 | b, c << 8 | 0xff, 0xfe00 | d, e << 8 | f)
 }

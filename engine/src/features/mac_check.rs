@@ -36,8 +36,8 @@ impl Feature for MacCheck {
     }
 }
 
-/// Puts a record's rules in, if it wants any, and those of all others if the table was flushed.
-fn admit(host: &mut Host, record: &Record) -> Result<(), Error> {
+/// Puts a record's rules in, if it wants any, in place of those that it had; and those of all others if the table was flushed.
+pub(super) fn admit(host: &mut Host, record: &Record) -> Result<(), Error> {
     let Some(check) = of(record) else { return Ok(()) };
     let lock = host.lock(LockName::Ruleset, Mode::Shared)?;
     if host.firewall()?.has_bridge_nat()? {

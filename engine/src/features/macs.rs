@@ -4,14 +4,17 @@
 //! the holder is known without reading a list.
 
 use netlink::{Mac, Netlink, Request};
+use nft::{Element, Owner};
 use store::{LockName, Mode, Record, Stage};
 
+use super::guard::Guard;
+use super::mac_check;
 use super::publish::holder_text;
 use crate::feature::Feature;
 use crate::ip::hashed_mac;
 use crate::making::Making;
 use crate::spec::Spec;
-use crate::{Error, Finding, Host, register, unrecorded};
+use crate::{Error, Finding, Host, failpoint, keys, register, transaction, unrecorded};
 
 /// The feature of this file.
 pub struct Macs;
@@ -74,6 +77,75 @@ fn claim(host: &mut Host, spec: &Spec, record: &mut Record) -> Result<(), Error>
         holder = claim_one(host, record, mac)?;
     }
     holder.map_or(Ok(()), |holder| Err(taken(holder)))
+}
+
+/// Gives an attachment that is there another MAC: its claim, its record, all rules that know it, and the bridge's table of
+/// neighbours. May be repeated with the same MACs: each step is taken whether or not it was taken before. `step` is a failpoint's.
+///
+/// The claim comes before the record, so the caller must have both MACs on record, and see to [`disown`].
+///
+/// # Errors
+/// [`Error::MacTaken`], and then nothing is changed; or a step that failed.
+pub(super) fn change(
+    host: &mut Host,
+    attachment: &Record,
+    (from, to): (store::Mac, store::Mac),
+    step: &'static str,
+) -> Result<(), Error> {
+    let before = Record { mac: Some(from), ..attachment.clone() };
+    let after = Record { mac: Some(to), ..attachment.clone() };
+    let bridge = after.bridge.clone().unwrap_or_default();
+    let taken = |holder| Error::MacTaken { mac: to.to_string(), bridge: bridge.clone(), holder };
+    if let Some(holder) = claim_one(host, &after, to)? {
+        return Err(taken(holder));
+    }
+    exchange(host, &before, &after, step)?;
+    // Until the record said it, another could take the claim for a dead one's.
+    if let Some(holder) = claim_one(host, &after, to)? {
+        exchange(host, &after, &before, step)?;
+        return Err(taken(holder));
+    }
+    tell_bridge(host, &after, to)?;
+    // Who gets these addresses next has another MAC.
+    marks(&after).try_for_each(|name| host.store.mark(&name))?;
+    Ok(host.store.release_mac(&bridge, from, &after)?)
+}
+
+/// Puts one record and its rules in place of another's. At no moment are there elements that the record does not tell of. Where
+/// rules were flushed, whoever restores them goes by the record.
+fn exchange(host: &mut Host, old: &Record, new: &Record, step: &'static str) -> Result<(), Error> {
+    let lock = old.guarded.then(|| host.lock(LockName::Ruleset, Mode::Shared)).transpose()?;
+    if lock.is_some() {
+        transaction::remove(host, &guard_of(old))?;
+    }
+    host.store.write_record(new)?;
+    failpoint::pass(step)?;
+    if lock.is_some() {
+        transaction::add(host, &guard_of(new))?;
+    }
+    drop(lock);
+    mac_check::admit(host, new)
+}
+
+fn guard_of(record: &Record) -> Vec<(Element, Owner)> {
+    let owner = keys::owner(&record.key());
+    Guard.elements(record).into_iter().filter_map(|element| Some((element, owner?))).collect()
+}
+
+/// Where the bridge is a gateway, it knows its neighbours.
+fn tell_bridge(host: &mut Host, record: &Record, mac: store::Mac) -> Result<(), Error> {
+    let Some(link) = host.netlink.link(record.bridge.as_deref().unwrap_or_default())? else { return Ok(()) };
+    if host.netlink.addresses(Some(link.index))?.is_empty() {
+        return Ok(());
+    }
+    let addresses = record.addresses.iter().map(|address| address.address.ip());
+    let replace = |address| Request::NeighbourReplace { index: link.index, address, mac: Mac(mac.0) };
+    Ok(host.netlink.send(&addresses.map(replace).collect::<Vec<_>>())?)
+}
+
+/// Gives back what [`change`] has claimed for an attachment that is gone.
+pub(super) fn disown(host: &Host, attachment: &Record, mac: store::Mac) -> Result<(), Error> {
+    release(host, &Record { mac: Some(mac), ..attachment.clone() })
 }
 
 /// Gives a record's claim back.

@@ -12,6 +12,7 @@ pub mod masquerade;
 pub mod names;
 pub mod publish;
 pub mod sticky;
+pub mod tuning;
 
 use store::Record;
 
@@ -19,7 +20,7 @@ use crate::feature::Feature;
 use crate::{Error, Host};
 
 /// Every feature, in the order in which each moment asks them.
-pub static FEATURES: [&(dyn Feature + Sync); 9] = [
+pub static FEATURES: [&(dyn Feature + Sync); 10] = [
     &names::Names,
     &macs::Macs,
     &addresses::Addresses,
@@ -29,6 +30,7 @@ pub static FEATURES: [&(dyn Feature + Sync); 9] = [
     &isolate::Isolate,
     &mac_check::MacCheck,
     &sticky::Sticky,
+    &tuning::Tuning,
 ];
 
 /// Asks each feature in turn, until one fails.
