@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use engine::{Host, elements, transaction};
 use nft::{Element, Owner};
-use store::{Record, Stage};
+use store::Record;
 
 /// The ruleset, compared with the records.
 #[derive(Debug, Default)]
@@ -21,7 +21,7 @@ impl Rules {
     /// `records` were read some time ago: they are read again before something is called missing, for a container may have left
     /// meanwhile.
     pub fn read(host: &mut Host, records: &[Record]) -> Self {
-        let Ok(desired) = desired(host, records) else { return Self::default() };
+        let Ok(desired) = elements::desired_by(host, records) else { return Self::default() };
         if desired.is_empty() {
             return Self::default();
         }
@@ -33,14 +33,6 @@ impl Rules {
         }
         Self { changed: !intact, missing }
     }
-}
-
-/// What [`elements::desired`] gives, by records that are read already.
-fn desired(host: &Host, records: &[Record]) -> Result<Vec<(Element, Owner)>, store::Error> {
-    let mut desired = elements::of_all(&host.store.networks()?);
-    let committed = records.iter().filter(|record| record.stage == Stage::Committed);
-    desired.extend(committed.flat_map(elements::attachment));
-    Ok(desired)
 }
 
 /// Those that the kernel does not have.

@@ -10,6 +10,7 @@ use nft::{Element, Owner};
 use store::{Network, NetworkKey, Record, Stage};
 
 use crate::features::FEATURES;
+use crate::held::is_in_use;
 use crate::keys::{has_key_of, owner, owner_of_bridge};
 use crate::served::PORT;
 use crate::{Error, Host};
@@ -31,9 +32,23 @@ pub(crate) fn elements_of_it_alone(network: &Network, others: &[Network]) -> Vec
 ///
 /// # Errors
 /// The records cannot be read.
-pub fn desired(host: &Host) -> Result<Vec<(Element, Owner)>, Error> {
-    let networks = host.store.networks()?;
+pub fn desired(host: &mut Host) -> Result<Vec<(Element, Owner)>, Error> {
     let records = host.store.records()?;
+    desired_by(host, &records)
+}
+
+/// The same for a caller who has read the records.
+///
+/// # Errors
+/// The networks on record cannot be read.
+pub fn desired_by(host: &mut Host, records: &[Record]) -> Result<Vec<(Element, Owner)>, Error> {
+    let mut networks = Vec::new();
+    for network in host.store.networks()? {
+        // A network that goes is on record until all of it is gone. Its elements go first, and must not come back.
+        if is_in_use(host, &network)? {
+            networks.push(network);
+        }
+    }
     let committed = records.iter().filter(|record| record.stage == Stage::Committed);
     Ok(of_all(&networks).into_iter().chain(committed.flat_map(attachment)).collect())
 }

@@ -14,21 +14,22 @@ pub struct Held {
     pub(crate) lock: Lock,
 }
 
-/// The other networks that have attachments. One without is on its way out as well: of two that go at once, each would
-/// leave what they share to the other.
+/// The other networks in use: of two that go at once, each would leave what they share to the other.
 pub fn others_in_use(host: &mut Host, network: &Network) -> Result<Vec<Network>, Error> {
     let mut others = Vec::new();
     for other in host.store.networks()? {
         let is_it = (&other.name, &other.plugin) == (&network.name, &network.plugin);
-        let is_used = |host: &mut Host| -> Result<bool, Error> {
-            Ok(host.store.has_records(&other.name, &other.plugin)?
-                || !other.given && unrecorded::is_on(host, &other)?)
-        };
-        if !is_it && is_used(host)? {
+        if !is_it && is_in_use(host, &other)? {
             others.push(other);
         }
     }
     Ok(others)
+}
+
+/// True if a network has attachments. One without is on its way out.
+pub fn is_in_use(host: &mut Host, network: &Network) -> Result<bool, Error> {
+    Ok(host.store.has_records(&network.name, &network.plugin)?
+        || !network.given && unrecorded::is_on(host, network)?)
 }
 
 /// Everything of the network is in the kernel: from now on its attachments find it ready.

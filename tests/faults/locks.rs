@@ -186,7 +186,7 @@ fn children(parent: &Child) -> Vec<Pid> {
 }
 
 /// A call that has stopped at a step.
-fn stopped_at(guest: &Guest<'_>, verb: &str, step: &str) -> Child {
+pub fn stopped_at(guest: &Guest<'_>, verb: &str, step: &str) -> Child {
     let fault = Fault { plugin: "rnet".into(), failpoint: format!("{step}:stop") };
     let child = guest.call(verb, "rnet", None, Some(&fault)).spawn();
     let process = WaitId::Pid(Pid::from_child(&child));
@@ -195,7 +195,8 @@ fn stopped_at(guest: &Guest<'_>, verb: &str, step: &str) -> Child {
     child
 }
 
-fn go_on(mut child: Child) {
+/// Lets it continue to its end.
+pub fn go_on(mut child: Child) {
     kill_process(Pid::from_child(&child), Signal::CONT).unwrap();
     assert!(child.wait().unwrap().success());
 }

@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::common::{Fault, Guest, Host, Network};
 use crate::judge;
+use crate::locks::{go_on, stopped_at};
 
 const SUBNET: &str = "10.7.0.0/24";
 const OTHER: &str = "10.8.0.0/24";
@@ -78,6 +79,30 @@ fn the_next_container_of_a_chain_is_connected() {
     let steps =
         ["add.network", "add.bridge", "add.advertisements", "add.gateway", "add.forward", "add.elements"];
     each(&Network::chain("mynet", SUBNET), &steps, &["abort"], Company::InUse);
+}
+
+/// The network's record is still there when its elements are gone: a call that makes the ruleset anew then must
+/// not read it as a network that wants them.
+#[test]
+fn a_ruleset_that_is_made_anew_while_a_network_goes_has_nothing_of_it() {
+    for network in [Network::rnet("mynet", SUBNET), Network::named("mynet", SUBNET)] {
+        let host = Host::with_outside();
+        let other = Network::rnet("other", OTHER);
+        let (stays, comes) = (host.guest(&other, "stays"), host.guest(&other, "comes"));
+        stays.add().unwrap();
+        let last = host.guest(&network, "last");
+        let everybody = [&stays, &comes, &last];
+        let before = host.state(&everybody);
+        last.add().unwrap();
+
+        let going = stopped_at(&last, "DEL", "del.elements");
+        host.firewall(|firewall| firewall.drop_tables().unwrap());
+        comes.add().unwrap();
+        go_on(going);
+
+        comes.del().unwrap();
+        before.assert_same(&host.state(&everybody));
+    }
 }
 
 fn dual() -> Network {
