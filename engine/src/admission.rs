@@ -9,7 +9,7 @@ use crate::feature::Settled;
 use crate::features::{self, FEATURES, publish};
 use crate::held::others_in_use;
 use crate::keys::owner;
-use crate::{Error, Host, elements, failpoint, flows, moments, ruleset, transaction, unrecorded};
+use crate::{Error, Host, drivers, elements, failpoint, flows, moments, ruleset, transaction, unrecorded};
 
 /// Puts an attachment's elements into the ruleset. The lock that comes back is to be held until the record is
 /// committed: a rebuild in between would not know of them.
@@ -62,9 +62,26 @@ fn put(host: &mut Host, record: &mut Record) -> Result<Option<Lock>, Error> {
         return if needs_rules { ruleset::confirm(host).map(Some) } else { Ok(None) };
     }
     features::each(|feature| feature.reserve(host, record))?;
-    let lock = ruleset::put(host, &elements, &elements)?;
+    let has_intervals = elements.iter().any(|(element, _)| elements::is_interval(element));
+    let elements = if has_intervals { without_covered(host, elements)? } else { elements };
+    let lock = match ruleset::put(host, &elements, &elements) {
+        // Where only sources would be looked at, it works without rules, as the reference plugin does.
+        Err(Error::Nft(error)) if asks_for_none(record, &elements) && error.missing().is_some() => {
+            return Ok(None);
+        }
+        other => other?,
+    };
     flows::take_over(host, record)?;
     Ok(Some(lock))
+}
+
+fn without_covered(host: &Host, elements: Vec<(Element, Owner)>) -> Result<Vec<(Element, Owner)>, Error> {
+    Ok(elements::uncovered(elements, &elements::of_all(&host.store.networks()?)))
+}
+
+fn asks_for_none(record: &Record, elements: &[(Element, Owner)]) -> bool {
+    let needs_rules = FEATURES.iter().any(|feature| feature.needs_rules(record));
+    !needs_rules && elements.iter().all(|(element, _)| elements::is_interval(element))
 }
 
 /// Takes an attachment's elements out again, also if another has its address by now.
@@ -159,7 +176,7 @@ fn is_put_in_by(plugin: &str, element: &Element) -> bool {
         | Element::Except { .. }
         | Element::Published { .. }
         | Element::MasqueradeAll { .. } => plugin == "portmap" || plugin == "rnet",
-        _ => plugin == "bridge" || plugin == "rnet",
+        _ => drivers::makers().any(|maker| maker == plugin),
     }
 }
 
@@ -224,11 +241,25 @@ pub fn dismiss_network(host: &mut Host, network: &Network) -> Result<(), Error> 
         return Ok(());
     }
     transaction::remove(host, &elements)?;
-    let uncovered = elements::of_all(&others)
+    let others = elements::of_all(&others);
+    let attachments = elements::uncovered(intervals_of_attachments(host)?, &others);
+    let uncovered = others
         .into_iter()
+        .chain(attachments)
         .filter(|(home, _)| elements.iter().any(|(gone, _)| home.is_within(gone)));
     let uncovered: Vec<_> = uncovered.collect();
     if uncovered.is_empty() { Ok(()) } else { transaction::write(host, |firewall| firewall.add(&uncovered)) }
+}
+
+/// Where an attachment says by itself which addresses are its own. Only a network without a bridge has such, and only then the records
+/// are read.
+fn intervals_of_attachments(host: &Host) -> Result<Vec<(Element, Owner)>, Error> {
+    let is_asked = |network: &Network| network.bridge.is_empty() && !network.given;
+    if !host.store.networks()?.iter().any(is_asked) {
+        return Ok(Vec::new());
+    }
+    let elements = host.store.records()?.iter().flat_map(elements::attachment).collect::<Vec<_>>();
+    Ok(elements.into_iter().filter(|(element, _)| elements::is_interval(element)).collect())
 }
 
 /// True if a subnet of one of these lies in another that its bridge has, or the reverse.
@@ -238,6 +269,7 @@ fn has_covered(host: &Host, elements: &[(Element, Owner)]) -> Result<bool, Error
     if homes.is_empty() {
         return Ok(false);
     }
-    let all: Vec<_> = host.store.networks()?.iter().flat_map(elements::network_elements).collect();
+    let mut all: Vec<_> = host.store.networks()?.iter().flat_map(elements::network_elements).collect();
+    all.extend(intervals_of_attachments(host)?);
     Ok(all.iter().any(|(other, _)| homes.iter().any(|home| home.is_within(other) || other.is_within(home))))
 }

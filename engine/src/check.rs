@@ -65,10 +65,10 @@ pub fn health(host: &mut Host, record: &Record) -> Result<(), Error> {
 /// What is wrong with the elements of a record and of its network, or with the rules that rnet wrote.
 fn elements(host: &mut Host, record: &Record) -> Result<Option<Finding>, Error> {
     let network = host.store.network(&record.network, &record.plugin)?;
-    let mut wanted = elements::attachment(record);
     let of_network: Vec<_> = network.iter().flat_map(elements::network_elements).collect();
     // A subnet that another one of its bridge contains is not in the ruleset by itself.
     let of_all = elements::of_all(&host.store.networks()?);
+    let mut wanted = elements::uncovered(elements::attachment(record), &of_all);
     wanted.extend(of_network.into_iter().filter(|element| of_all.contains(element)));
     if wanted.is_empty() {
         return Ok(None);

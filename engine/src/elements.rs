@@ -50,7 +50,10 @@ pub fn desired_by(host: &mut Host, records: &[Record]) -> Result<Vec<(Element, O
         }
     }
     let committed = records.iter().filter(|record| record.stage == Stage::Committed);
-    Ok(of_all(&networks).into_iter().chain(committed.flat_map(attachment)).collect())
+    let mut desired = of_all(&networks);
+    let attachments = uncovered(committed.flat_map(attachment).collect(), &desired);
+    desired.extend(attachments);
+    Ok(desired)
 }
 
 /// The elements of all networks; where one has heard that questions to its gateway go elsewhere, nobody keeps them there.
@@ -68,6 +71,19 @@ pub fn of_all(networks: &[Network]) -> Vec<(Element, Owner)> {
     let homes: Vec<Element> = homes.filter(is_interval).collect();
     elements.retain(|(element, _)| !homes.iter().any(|whole| element.is_within(whole)));
     elements
+}
+
+/// The elements of attachments without those that lie in an interval of the networks' elements: the kernel takes no such pair, and
+/// the wider one says the same.
+pub fn uncovered(
+    mut attachments: Vec<(Element, Owner)>,
+    networks: &[(Element, Owner)],
+) -> Vec<(Element, Owner)> {
+    let intervals: Vec<&Element> =
+        networks.iter().map(|(element, _)| element).filter(|element| is_interval(element)).collect();
+    attachments
+        .retain(|(element, _)| !intervals.iter().any(|whole| element == *whole || element.is_within(whole)));
+    attachments
 }
 
 /// The elements of one attachment, each owned by its key.

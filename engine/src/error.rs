@@ -225,6 +225,17 @@ pub enum Error {
         /// How long was waited.
         patience: Duration,
     },
+    /// The IPAM plugin gave an address without the gateway that the container is to have.
+    #[error(
+        "IPAM gave {address} without a gateway, and a container on network {network} reaches everything by its gateway; \
+         hint: name a \"gateway\" in the member ipam"
+    )]
+    NoGateway {
+        /// The address.
+        address: String,
+        /// The network.
+        network: String,
+    },
     /// The IPAM plugin gave no address.
     #[error("IPAM plugin returned missing IP config")]
     NoAddress,

@@ -161,6 +161,24 @@ pub enum Finding {
     /// The host end is gone.
     #[error("CNI veth created for bridge {0} was not found")]
     NoVeth(String),
+    /// The host end of a container that is on no bridge is gone.
+    #[error(
+        "the host's end of the container's {0} is missing; hint: DEL and ADD of this container make it again"
+    )]
+    NoHostEnd(String),
+    /// Such a host end is not as ADD left it.
+    #[error(
+        "{link}, the host's end of the container's interface, {lacks}; hint: DEL and ADD of this container restore it"
+    )]
+    HostEnd {
+        /// The host end.
+        link: String,
+        /// What is wrong, as the end of a sentence.
+        lacks: String,
+    },
+    /// The container's interface is of another kind.
+    #[error("Error: Container interface {0} not of type veth/p2p")]
+    NotVeth(String),
     /// The host end is not as ADD left it.
     #[error("{}", port(link, bridge, wrong))]
     Port {

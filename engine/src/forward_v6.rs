@@ -14,24 +14,24 @@ use crate::{Error, Host, failpoint};
 const ALL: &str = "ipv6/conf/all/forwarding";
 const FORCED: &str = "ipv6/conf/all/force_forwarding";
 
-/// Makes the host forward IPv6 for the plan's bridge.
+/// Makes the host forward the IPv6 packets that come by `link`.
 ///
 /// # Errors
 /// A setting cannot be written, or may not be changed ([`Error::ForwardingHarms`]).
-pub fn enable(host: &mut Host, spec: &Spec) -> Result<(), Error> {
-    let of_bridge = format!("ipv6/conf/{}/forwarding", spec.bridge);
+pub fn enable(host: &mut Host, spec: &Spec, link: &str) -> Result<(), Error> {
+    let of_link = format!("ipv6/conf/{link}/forwarding");
     if host.netlink.sysctl(ALL)?.as_deref() == Some("1") {
-        // The bridge may have been told otherwise.
-        return Ok(host.netlink.set_sysctl(&of_bridge, "1").map(drop)?);
+        // The link may have been told otherwise.
+        return Ok(host.netlink.set_sysctl(&of_link, "1").map(drop)?);
     }
     if host.netlink.sysctl(FORCED)?.is_some() {
-        return force(host, &spec.bridge);
+        return force(host, link);
     }
-    for link in links_at_risk(host, &spec.bridge)? {
-        keep_advertisements(host, spec, &link)?;
+    for uplink in links_at_risk(host, link)? {
+        keep_advertisements(host, spec, &uplink)?;
     }
     host.netlink.set_sysctl(ALL, "1")?;
-    Ok(host.netlink.set_sysctl(&of_bridge, "1").map(drop)?)
+    Ok(host.netlink.set_sysctl(&of_link, "1").map(drop)?)
 }
 
 /// True if the host forwards what comes by `bridge`.

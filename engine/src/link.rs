@@ -48,6 +48,20 @@ fn has_ipv6(host: &Host, link: &str) -> Result<bool, Error> {
 /// # Errors
 /// The kernel refuses an address or a route.
 pub fn dress(host: &Host, inside: &mut Netlink, making: &Making<'_>, index: u32) -> Result<(), Error> {
+    dress_with(host, inside, making, index, Vec::new())
+}
+
+/// The same with `more` between the addresses and the routes that were leased.
+///
+/// # Errors
+/// As for [`dress`].
+pub fn dress_with(
+    host: &Host,
+    inside: &mut Netlink,
+    making: &Making<'_>,
+    index: u32,
+    more: Vec<Request>,
+) -> Result<(), Error> {
     set_sysctls(host, inside, making)?;
     let Making { spec, lease, .. } = making;
     let ifname = &making.record.ifname;
@@ -70,7 +84,16 @@ pub fn dress(host: &Host, inside: &mut Netlink, making: &Making<'_>, index: u32)
             address,
         }));
     }
-    let to_gateways = far::to_gateways(spec, lease, &routes, index);
+    let is_in_more = |route: &Route| {
+        let to = |request: &Request| match request {
+            Request::RouteAdd(known) => known.destination == route.destination,
+            _ => false,
+        };
+        more.iter().any(to)
+    };
+    let mut to_gateways = far::to_gateways(spec, lease, &routes, index);
+    to_gateways.retain(|route| !is_in_more(route));
+    requests.extend(more);
     let (default, others): (Vec<_>, Vec<_>) = routes.into_iter().partition(is_usual_default);
     requests.extend(to_gateways.into_iter().filter(is_due).map(Request::RouteAdd));
     requests.extend(

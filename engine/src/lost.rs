@@ -68,6 +68,11 @@ pub(crate) fn remember_network(host: &mut Host, spec: &Spec) -> Result<(), Error
     if host.store.network(&spec.id.network, spec.plugin)?.is_some() {
         return Ok(());
     }
+    if spec.bridge.is_empty() {
+        let (name, plugin) = (spec.id.network.clone(), spec.plugin.into());
+        let network = Network { name, plugin, no_interop: !spec.interop, ..Network::default() };
+        return Ok(host.store.write_network(&network)?);
+    }
     let Some(bridge) = host.netlink.link(&spec.bridge)? else { return Ok(()) };
     let owns_bridge = spec.owns_bridge && bridge.mac == Some(bridge_mac(host, &spec.bridge, true));
     let found = host.netlink.addresses(Some(bridge.index))?.into_iter();

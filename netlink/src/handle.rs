@@ -123,6 +123,10 @@ impl Netlink {
     /// # Errors
     /// [`Error::Request`] if the kernel refuses it for another reason than that it is missing.
     pub fn link(&mut self, name: &str) -> Result<Option<Link>, Error> {
+        // The kernel takes no name as a question without any.
+        if name.is_empty() {
+            return Ok(None);
+        }
         let mut message = LinkMessage::default();
         message.attributes.push(LinkAttribute::IfName(name.into()));
         self.get_link(message, || format!("ip link show dev {name}"))

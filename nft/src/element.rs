@@ -155,6 +155,14 @@ pub enum Element {
         /// The container's address.
         address: IpAddr,
     },
+    /// Where such a container keeps its address although another interface than its own leads there: its subnet, if each of
+    /// the subnet's containers has an interface to itself (sets `near4/6`).
+    Near {
+        /// The container's address.
+        address: IpAddr,
+        /// The subnet that it is in.
+        subnet: IpNetwork,
+    },
     /// Which subnet lives on which bridge (sets `home4/6`).
     Home {
         /// The subnet.

@@ -1,7 +1,7 @@
 //! The plugin `bridge`, with the reference plugin's keys: it does what they ask for and nothing more.
 
 use cni::{Args, Call, CniResult, Request};
-use engine::spec::{Addresses, Resolver, Spec};
+use engine::spec::{Addresses, Spec};
 use engine::{Host, check, life};
 use nft::Subject;
 use serde::Deserialize;
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::error::Fault;
 use crate::lease::Delegate;
-use crate::members::{ArgsMember, IpamMember, checked_name, ipam, mac};
+use crate::members::{ArgsMember, DnsMember, IpamMember, checked_name, ipam, mac, refuse_unknown_backend};
 use crate::runtime_config::RuntimeConfig;
 use crate::verbs::Verbs;
 use crate::{Error, call, proof, reference};
@@ -40,16 +40,6 @@ struct Config {
     ipam: IpamMember,
     args: ArgsMember,
     runtime_config: RuntimeConfig,
-}
-
-/// The member `dns`, which tells an empty list from none.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct DnsMember {
-    nameservers: Option<Vec<String>>,
-    domain: String,
-    search: Option<Vec<String>>,
-    options: Option<Vec<String>>,
 }
 
 fn add(request: &Request<'_>) -> Result<CniResult, Error> {
@@ -126,10 +116,7 @@ impl Config {
         if self.disable_container_interface && !self.ipam.kind.is_empty() {
             return Err(Error::Config(Fault::IpamWithoutInterface));
         }
-        match self.ip_masq_backend.as_deref() {
-            None | Some("" | "iptables" | "nftables") => {}
-            Some(other) => return Err(Error::Config(Fault::MasqueradeBackend(other.to_owned()))),
-        }
+        refuse_unknown_backend(self.ip_masq_backend.as_deref())?;
         self.refuse_what_is_not_done()
     }
 
@@ -155,21 +142,6 @@ impl Config {
         }
         let why = "its chains are named after container id and interface, which together may have 115 of A-Z a-z 0-9 . _ -";
         Err(Error::Unsupported { key: "macspoofchk", value: "true".into(), why })
-    }
-}
-
-impl DnsMember {
-    /// What wins over IPAM's settings, if anything is said at all.
-    fn settings(self) -> Option<Resolver> {
-        let domain = Some(self.domain).filter(|domain| !domain.is_empty());
-        let lists = [&self.nameservers, &self.search, &self.options];
-        let said = domain.is_some() || lists.into_iter().any(Option::is_some);
-        said.then(|| Resolver {
-            nameservers: self.nameservers.unwrap_or_default(),
-            domain,
-            search: self.search.unwrap_or_default(),
-            options: self.options.unwrap_or_default(),
-        })
     }
 }
 

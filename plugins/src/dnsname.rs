@@ -8,6 +8,7 @@ use engine::Served;
 use engine::spec::Spec;
 use engine::{Host, life};
 use ipnetwork::IpNetwork;
+use netlink::Link;
 use serde::Deserialize;
 
 use crate::error::Fault;
@@ -105,7 +106,8 @@ fn tell_of_no_gateway(spec: &Spec) {
 /// The addresses of the bridge that containers can ask at.
 fn addresses_of(host: &mut Host, bridge: &str) -> Result<Vec<IpNetwork>, Error> {
     let none = || Error::Config(Fault::NoBridge(bridge.to_owned()));
-    let link = host.netlink.link(bridge)?.ok_or_else(none)?;
+    let is_bridge = |link: &Link| link.kind.as_deref() == Some("bridge");
+    let link = host.netlink.link(bridge)?.filter(is_bridge).ok_or_else(none)?;
     let found = host.netlink.addresses(Some(link.index))?.into_iter().map(|found| found.address);
     Ok(found.filter(is_global).collect())
 }

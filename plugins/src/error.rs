@@ -191,7 +191,7 @@ pub enum Fault {
     Server(String),
     /// dnsname after a plugin that made no bridge with an address.
     #[error(
-        "the first interface of prevResult, {0:?}, is not a link of this host: dnsname must follow a plugin that makes a bridge"
+        "the first interface of prevResult, {0:?}, is not a bridge of this host: dnsname must follow a plugin that makes a bridge"
     )]
     NoBridge(String),
     /// A fault in `runtimeConfig.portMappings`, as portmap reports it.
@@ -296,6 +296,7 @@ fn engine_code(error: &engine::Error) -> u32 {
         E::PortTwice { .. }
         | E::HostAddressNotLocal { .. }
         | E::HostAddressUnusable { .. }
+        | E::NoGateway { .. }
         | E::NoAddress => code::INVALID_NETWORK_CONFIG,
         E::Names(_) | E::NameServer { .. } | E::NameServerSilent { .. } => own::NAMES,
         E::Check(_) => own::CHECK_FAILED,

@@ -168,6 +168,10 @@ fn bridge_of(request: &Request<'_>) -> Option<String> {
     }
     let member: Member = request.config.section().ok()?;
     let is = |plugin| is_named(&member.kind, plugin);
+    if is("ptp") {
+        // Its containers are on no bridge.
+        return Some(String::new());
+    }
     let default = match (is("rnet"), is("bridge")) {
         (true, _) => default_bridge(&request.config.name),
         (_, true) => "cni0".to_owned(),

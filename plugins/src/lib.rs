@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `rnet` | everything in one process: bridge, lease, addresses, published ports, isolation, guards, names |
 //! | `bridge` | a veth pair on a bridge, with the reference plugin's keys |
+//! | `ptp` | a veth pair without a bridge, with the reference plugin's keys |
 //! | `host-local` | leases in a folder, the reference plugin's byte for byte |
 //! | `portmap` | host ports that lead to a container |
 //! | `dnsname` | containers of a list find one another by name |
@@ -25,6 +26,7 @@ mod members;
 mod names;
 mod portmap;
 mod proof;
+mod ptp;
 mod reference;
 mod rnet;
 mod runtime_config;
@@ -44,12 +46,13 @@ pub use members::default_bridge;
 pub const VERSION: &str = concat!("v1.9.1+rnet.", env!("CARGO_PKG_VERSION"));
 
 /// Every plugin by its name.
-pub const PLUGINS: [(&str, &(dyn Plugin + Sync)); 7] = [
+pub const PLUGINS: [(&str, &(dyn Plugin + Sync)); 8] = [
     ("bridge", &bridge::VERBS),
     ("dnsname", &dnsname::VERBS),
     ("host-local", &host_local::VERBS),
     ("loopback", &loopback::VERBS),
     ("portmap", &portmap::VERBS),
+    ("ptp", &ptp::VERBS),
     ("rnet", &rnet::VERBS),
     ("tuning", &tuning::VERBS),
 ];

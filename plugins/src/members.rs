@@ -1,6 +1,7 @@
 //! Members of configurations that several plugins read, and names that follow from them.
 
 use cni::{Args, Request};
+use engine::spec::Resolver;
 use netlink::Mac;
 use serde::Deserialize;
 use store::NetworkKey;
@@ -16,6 +17,31 @@ pub struct IpamMember {
     /// The IPAM plugin's name.
     #[serde(rename = "type")]
     pub kind: String,
+}
+
+/// The member `dns`, which tells an empty list from none.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct DnsMember {
+    nameservers: Option<Vec<String>>,
+    domain: String,
+    search: Option<Vec<String>>,
+    options: Option<Vec<String>>,
+}
+
+impl DnsMember {
+    /// What wins over IPAM's settings, if anything is said at all.
+    pub fn settings(self) -> Option<Resolver> {
+        let domain = Some(self.domain).filter(|domain| !domain.is_empty());
+        let lists = [&self.nameservers, &self.search, &self.options];
+        let said = domain.is_some() || lists.into_iter().any(Option::is_some);
+        said.then(|| Resolver {
+            nameservers: self.nameservers.unwrap_or_default(),
+            domain,
+            search: self.search.unwrap_or_default(),
+            options: self.options.unwrap_or_default(),
+        })
+    }
 }
 
 /// The member `args`.
@@ -39,6 +65,14 @@ pub fn mac(args: &Args, member: &ArgsMember, runtime: &RuntimeConfig) -> Result<
     let given = [runtime.mac.as_str(), member.cni.mac.as_str(), args.mac().unwrap_or_default()];
     let Some(text) = given.into_iter().find(|text| !text.is_empty()) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| Error::Config(Fault::Mac(text.to_owned())))
+}
+
+/// rnet masquerades in one way, whichever backend of the reference plugin's is named.
+pub fn refuse_unknown_backend(named: Option<&str>) -> Result<(), Error> {
+    match named {
+        None | Some("" | "iptables" | "nftables") => Ok(()),
+        Some(other) => Err(Error::Config(Fault::MasqueradeBackend(other.to_owned()))),
+    }
 }
 
 /// Refuses a bridge name that the kernel refuses, or that others would read as a pattern.

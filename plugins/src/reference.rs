@@ -23,7 +23,7 @@ const CHAIN_NAME: usize = 28;
 /// As long are the hashes in comments.
 const HASH: usize = 16;
 
-/// What `bridge` made: the veth pair and the rules that masquerade.
+/// What `bridge` or `ptp` made: the veth pair and the rules that masquerade.
 pub fn detach(host: &mut Host, spec: &Spec, request: &Request<'_>) -> Result<(), Error> {
     if let Some(port) = port(host, spec, request)? {
         link::delete(host, port.index)?;
@@ -96,16 +96,17 @@ fn hash(text: &str) -> String {
 }
 
 /// The host end of the container's interface, if the call shows that it is of this network: a result that names it, or a
-/// lease on the network's own bridge. What cannot be told apart is left alone.
+/// lease behind the network's own bridge, or behind none where the network has none. What cannot be told apart is left alone.
 fn port(host: &mut Host, spec: &Spec, request: &Request<'_>) -> Result<Option<Link>, Error> {
     let previous = request.config.prev_result().ok().flatten().unwrap_or_default();
     let Some((port, inside)) = pair(host, request, &previous)? else { return Ok(None) };
     // Every host end of rnet's has an alias.
     let is_foreign = port.alias.is_none() && port.kind.as_deref() == Some("veth");
     let bridge = host.netlink.link(&spec.bridge)?.map(|bridge| bridge.index);
-    let on_bridge = bridge.is_some() && port.master == bridge;
+    // A host end that `ptp` made is on none.
+    let is_at_home = port.master == bridge && bridge.is_some() != spec.bridge.is_empty();
     let is_told = names(&previous, &port, None) || names(&previous, &inside, Some(&request.call.ifname));
-    let is_ours = is_foreign && (is_told || on_bridge && has_lease(request));
+    let is_ours = is_foreign && (is_told || is_at_home && has_lease(request));
     Ok(is_ours.then_some(port))
 }
 

@@ -184,7 +184,10 @@ impl Guest<'_> {
     /// The host's end of its pair, as its result names it.
     #[track_caller]
     pub fn port(&self) -> String {
-        self.result()["interfaces"][1]["name"].as_str().unwrap().to_owned()
+        let result = self.result();
+        let mut on_host =
+            result["interfaces"].as_array().unwrap().iter().filter(|it| it["sandbox"].is_null());
+        on_host.next_back().unwrap()["name"].as_str().unwrap().to_owned()
     }
 
     /// Waits until its port forwards.

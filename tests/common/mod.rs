@@ -24,7 +24,8 @@ pub use network::{Network, Published, bridge, config_of, mappings, publishing, r
 pub use process::{children, is_dead, parent_of, signal};
 
 /// Every plugin that the binary can be.
-pub const PLUGINS: [&str; 7] = ["bridge", "dnsname", "host-local", "loopback", "portmap", "rnet", "tuning"];
+pub const PLUGINS: [&str; 8] =
+    ["bridge", "dnsname", "host-local", "loopback", "portmap", "ptp", "rnet", "tuning"];
 
 /// Every version of the specification.
 pub const VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];

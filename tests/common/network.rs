@@ -46,6 +46,14 @@ impl Network {
         Self { list: json!({"cniVersion": "1.1.0", "name": name, "plugins": [bridge, {"type": "portmap"}]}) }
     }
 
+    /// `ptp` with `host-local`, then `portmap`.
+    pub fn ptp(name: &str, subnet: &str) -> Self {
+        let ipam =
+            json!({"type": "host-local", "ranges": ranges(&[subnet]), "routes": [{"dst": "0.0.0.0/0"}]});
+        let ptp = json!({"type": "ptp", "ipMasq": true, "ipam": ipam});
+        Self { list: json!({"cniVersion": "1.1.0", "name": name, "plugins": [ptp, {"type": "portmap"}]}) }
+    }
+
     /// The chain with what restricts it: `macspoofchk`, and a condition on the ports.
     pub fn restricted(name: &str, subnet: &str) -> Self {
         let mut network = Self::chain(name, subnet);

@@ -86,6 +86,16 @@ fn the_restricted_chain_beside_another_container() {
 }
 
 #[test]
+fn ptp_and_portmap_alone_on_their_network() {
+    run(&Network::ptp("mynet", "10.7.0.0/24"), Company::Alone);
+}
+
+#[test]
+fn ptp_and_portmap_beside_another_container() {
+    run(&Network::ptp("mynet", "10.7.0.0/24"), Company::WithSibling);
+}
+
+#[test]
 fn portmap_beside_another_container() {
     let network = Network::chain("mynet", "10.7.0.0/24");
     let of_portmap = |case: &Case| case.fault.plugin == "portmap";
@@ -187,7 +197,7 @@ const OF_THE_NETWORK: [&str; 14] = [
     "del.forgotten",
     "del.network-record",
 ];
-/// Those that a plugin has which follows another: the bridge is not its own.
+/// Those of a network without a bridge of its own: of `ptp`, and of a plugin that follows another.
 const OF_A_REMEMBERED_NETWORK: [&str; 7] = [
     "add.network",
     "add.elements",
@@ -217,16 +227,19 @@ const OF_TUNING: [&str; 5] = ["add.originals", "add.mac", "add.tuned", "del.mac"
 /// The steps that a plugin has.
 fn passes(plugin: &str, step: &str, company: Company) -> bool {
     let chained = engine::drivers::makers().all(|maker| maker != plugin);
+    let without_bridge = chained || plugin == "ptp";
     match step {
         _ if RARE.contains(&step) => false,
         _ if OF_TUNING.contains(&step) || step == "add.inside" && chained => plugin == "tuning",
+        // Each of its host ends forwards.
+        "add.forward" if plugin == "ptp" => true,
         // They hold the network in every ADD.
         "add.address" if chained => true,
         // It publishes nothing.
         "add.rules" | "add.conntrack" | "del.conntrack" if plugin == "dnsname" || plugin == "tuning" => false,
         "add.names" if plugin == "dnsname" => true,
         _ if chained && OF_AN_INTERFACE.contains(&step) => false,
-        _ if chained && OF_THE_NETWORK.contains(&step) => {
+        _ if without_bridge && OF_THE_NETWORK.contains(&step) => {
             company == Company::Alone && OF_A_REMEMBERED_NETWORK.contains(&step)
         }
         _ => company == Company::Alone || !OF_THE_NETWORK.contains(&step),

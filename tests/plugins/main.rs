@@ -15,6 +15,7 @@ mod ipv6;
 mod links;
 mod mac_check;
 mod macs;
+mod ptp;
 mod ranges;
 mod renamed;
 mod results;

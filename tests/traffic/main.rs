@@ -16,6 +16,7 @@ mod mac_check;
 mod nowhere;
 mod packets;
 mod ports;
+mod ptp;
 mod published;
 mod replaced;
 mod sources;

@@ -26,12 +26,20 @@ impl Driver for Given {
     }
 
     fn hold(&self, host: &mut Host, making: &mut Making<'_>) -> Result<Held, Error> {
+        let mut planned = None;
         if making.record.bridge.is_none() {
-            making.record.bridge = find_bridge(host, &making.record)?;
+            let found = find_bridge(host, &making.record)?;
+            making.record.bridge = found.as_ref().map(|found| found.name.clone());
+            // What is behind its own host end, the plugin that made that has said already.
+            let is_own = |found: &Link| found.alias.as_deref() == Some(making.record.key().as_str());
+            planned = found
+                .filter(is_own)
+                .map(|_| plan(making.spec, &Record { bridge: None, ..making.record.clone() }));
         }
         making.maker = maker(host, &making.record)?;
         host.store.write_record(&making.record)?;
-        let held = remember(host, plan(making.spec, &making.record))?;
+        let planned = planned.unwrap_or_else(|| plan(making.spec, &making.record));
+        let held = remember(host, planned)?;
         failpoint::pass("add.address")?;
         Ok(held)
     }
@@ -85,8 +93,8 @@ impl Driver for Given {
     }
 }
 
-/// Remembers a network whose interfaces another program makes, and keeps it there.
-fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
+/// Remembers a network that has no bridge of its own, and keeps it there.
+pub(super) fn remember(host: &mut Host, planned: Network) -> Result<Held, Error> {
     let mut lock = host.lock(LockName::Network(planned.name.clone()), Mode::Shared)?;
     let known = host.store.network(&planned.name, &planned.plugin)?;
     if let Some(network) = known.filter(|known| is_whole(known, &planned)) {
@@ -123,14 +131,14 @@ fn maker(host: &Host, record: &Record) -> Result<Option<Record>, Error> {
 /// The interface that the container is on, which loopback clients need `route_localnet` on. None where the host has no way
 /// to the container, or only one by a gateway: then the interface is the uplink, and the container is not behind it. None
 /// also where the ruleset cannot name it.
-fn find_bridge(host: &mut Host, record: &Record) -> Result<Option<String>, Error> {
+fn find_bridge(host: &mut Host, record: &Record) -> Result<Option<Link>, Error> {
     let Some(port) = record.ports.iter().map(|port| port.container).min_by_key(IpAddr::is_ipv6) else {
         return Ok(None);
     };
     // The kernel refuses a route that forbids: that is no way either.
     let Ok(Some((index, None))) = host.netlink.route_to(port) else { return Ok(None) };
-    let name = host.netlink.link_by_index(index)?.map(|link| link.name);
-    Ok(name.filter(|name| Element::Isolated { bridge: name.clone() }.fault().is_none()))
+    let link = host.netlink.link_by_index(index)?;
+    Ok(link.filter(|link| Element::Isolated { bridge: link.name.clone() }.fault().is_none()))
 }
 
 /// Which subnet lives on which bridge: by that, clients of the same network are told from others.

@@ -3,12 +3,13 @@
 
 pub mod bridge;
 pub mod given;
+pub mod ptp;
 pub mod veth;
 
 use crate::driver::Driver;
 
 /// Every driver. What no other one serves was given by another program.
-pub static DRIVERS: [&(dyn Driver + Sync); 2] = [&bridge::Bridge, &given::Given];
+pub static DRIVERS: [&(dyn Driver + Sync); 3] = [&bridge::Bridge, &ptp::Ptp, &given::Given];
 
 /// The driver of the interfaces that records of `plugin` are of.
 pub fn of(plugin: &str) -> &'static dyn Driver {

@@ -21,6 +21,10 @@ pub struct Macs;
 
 impl Feature for Macs {
     fn claim(&self, host: &mut Host, making: &mut Making<'_>) -> Result<(), Error> {
+        if making.record.bridge.is_none() {
+            // The host is its only neighbour.
+            return Ok(());
+        }
         claim(host, making.spec, &mut making.record)?;
         making.has_news = has_news(host, making)?;
         Ok(())

@@ -11,6 +11,7 @@ pub mod macs;
 pub mod masquerade;
 pub mod names;
 pub mod publish;
+pub mod sources;
 pub mod sticky;
 pub mod tuning;
 
@@ -20,12 +21,13 @@ use crate::feature::Feature;
 use crate::{Error, Host};
 
 /// Every feature, in the order in which each moment asks them.
-pub static FEATURES: [&(dyn Feature + Sync); 10] = [
+pub static FEATURES: [&(dyn Feature + Sync); 11] = [
     &names::Names,
     &macs::Macs,
     &addresses::Addresses,
     &publish::Publish,
     &masquerade::Masquerade,
+    &sources::Sources,
     &guard::Guard,
     &isolate::Isolate,
     &mac_check::MacCheck,

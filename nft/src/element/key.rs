@@ -44,6 +44,7 @@ impl Element {
             Self::Masquerade { address } => {
                 Entry::new(by_family(*address, &ruleset::MASQ4, &ruleset::MASQ6), Key::new().ip(*address))
             }
+            Self::Near { address, subnet } => near(*address, subnet)?,
             Self::Home { subnet, bridge } => home(subnet, bridge)?,
             Self::Subnet { subnet } => with_any_destination(subnet),
             Self::Isolated { bridge } => {
@@ -82,6 +83,7 @@ impl Element {
                 key.endpoint(v6).map(|(to, protocol)| Self::MasqueradeAll { to, protocol })?
             }
             "masq4" | "masq6" => Self::Masquerade { address: key.ip(v6)? },
+            "near4" | "near6" => near_from(&mut key, entry)?,
             "home4" | "home6" => home_from(&mut key, entry)?,
             "subnet4" | "subnet6" => subnet_from(&mut key, entry)?,
             "isolated" => isolated_from(&mut key)?,
@@ -157,6 +159,15 @@ fn endpoint(v4: &'static Set, v6: &'static Set, to: SocketAddr, protocol: Protoc
     Entry::new(by_family(to.ip(), v4, v6), key)
 }
 
+fn near(address: IpAddr, subnet: &IpNetwork) -> Result<Entry, Error> {
+    if address.is_ipv4() != subnet.is_ipv4() {
+        return Err(Error::Families { host: subnet.ip(), to: address });
+    }
+    let set = by_family(address, &ruleset::NEAR4, &ruleset::NEAR6);
+    let end = Some(Key::new().ip(address).ip(subnet.broadcast()).0);
+    Ok(Entry { end, ..Entry::new(set, Key::new().ip(address).ip(subnet.network())) })
+}
+
 fn home(subnet: &IpNetwork, bridge: &str) -> Result<Entry, Error> {
     let set = by_family(subnet.ip(), &ruleset::HOME4, &ruleset::HOME6);
     let end = Some(Key::new().ip(subnet.broadcast()).name(bridge)?.0);
@@ -192,6 +203,14 @@ fn except_from(key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
     let (protocol, host_port) = (key.protocol()?, key.port()?);
     let exact = (end.protocol()?, end.port()?) == (protocol, host_port);
     exact.then_some(Element::Except { protocol, host_port, sources, destinations })
+}
+
+fn near_from(key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {
+    let (v6, mut end) = (entry.set.v6, Reader(entry.end.as_deref()?));
+    let address = key.ip(v6)?;
+    let is_one = end.ip(v6)? == address;
+    let subnet = between(key.ip(v6)?, end.ip(v6)?)?;
+    is_one.then_some(Element::Near { address, subnet })
 }
 
 fn home_from(key: &mut Reader<'_>, entry: &Entry) -> Option<Element> {

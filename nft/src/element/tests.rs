@@ -61,6 +61,10 @@ fn elements() -> impl Strategy<Value = Element> {
             Element::Home { subnet, .. } => Element::Subnet { subnet },
             other => other,
         }),
+        homes().prop_map(|home| match home {
+            Element::Home { subnet, .. } => Element::Near { address: subnet.ip(), subnet },
+            other => other,
+        }),
         endpoints().prop_map(|(to, protocol)| Element::Published { to, protocol }),
         endpoints().prop_map(|(to, protocol)| Element::MasqueradeAll { to, protocol }),
         addresses().prop_map(|address| Element::Masquerade { address }),
@@ -176,6 +180,13 @@ fn the_text_is_what_nft_takes() {
         (
             Element::Subnet { subnet: "172.18.0.0/16".parse().unwrap() },
             "inet rnet subnet4 { 172.18.0.0/16 . 0.0.0.0/0 }",
+        ),
+        (
+            Element::Near {
+                address: "172.18.0.9".parse().unwrap(),
+                subnet: "172.18.0.0/16".parse().unwrap(),
+            },
+            "inet rnet near4 { 172.18.0.9 . 172.18.0.0/16 }",
         ),
         (Element::Subnet { subnet: "fd18::/64".parse().unwrap() }, "inet rnet subnet6 { fd18::/64 . ::/0 }"),
         (Element::Isolated { bridge: "rnet0".into() }, "inet rnet isolated { \"rnet0\" . \"rnet0\" }"),

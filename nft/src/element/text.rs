@@ -31,6 +31,10 @@ impl fmt::Display for Element {
             Self::Masquerade { address } => {
                 write!(f, "inet rnet masq{} {{ {address} }}", digit(*address))
             }
+            Self::Near { address, subnet } => {
+                let (digit, network, prefix) = (digit(*address), subnet.network(), subnet.prefix());
+                write!(f, "inet rnet near{digit} {{ {address} . {network}/{prefix} }}")
+            }
             Self::Home { subnet, bridge } => {
                 let (digit, network, prefix) = (digit(subnet.ip()), subnet.network(), subnet.prefix());
                 write!(f, "inet rnet home{digit} {{ {network}/{prefix} . \"{bridge}\" }}")

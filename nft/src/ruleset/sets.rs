@@ -113,6 +113,9 @@ pub(crate) static HOME6: Set = Set::inet("home6", &[IPV6_ADDR, IFNAME]).interval
 /// The subnets of all networks, each with any destination: as pairs they are looked up as fast as `home4/6`.
 pub(crate) static SUBNET4: Set = Set::inet("subnet4", &[IPV4_ADDR, IPV4_ADDR]).intervals();
 pub(crate) static SUBNET6: Set = Set::inet("subnet6", &[IPV6_ADDR, IPV6_ADDR]).intervals().v6();
+/// Masqueraded containers that no bridge connects with their subnet, each with the subnet: there it keeps its address.
+pub(crate) static NEAR4: Set = Set::inet("near4", &[IPV4_ADDR, IPV4_ADDR]).intervals();
+pub(crate) static NEAR6: Set = Set::inet("near6", &[IPV6_ADDR, IPV6_ADDR]).intervals().v6();
 /// Addresses whose former holder may have left flows behind.
 pub(crate) static STALE4: Set = Set::inet("stale4", &[IPV4_ADDR]);
 pub(crate) static STALE6: Set = Set::inet("stale6", &[IPV6_ADDR]).v6();

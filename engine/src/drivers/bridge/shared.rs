@@ -311,7 +311,7 @@ fn forward(host: &mut Host, spec: &Spec, gateways: &[IpNetwork]) -> Result<(), E
         host.netlink.set_sysctl(&format!("ipv4/conf/{}/forwarding", spec.bridge), "1")?;
     }
     if gateways.iter().any(|gateway| matches!(gateway.ip(), IpAddr::V6(_))) {
-        forward_v6::enable(host, spec)?;
+        forward_v6::enable(host, spec, &spec.bridge)?;
     }
     Ok(())
 }
