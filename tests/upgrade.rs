@@ -109,10 +109,12 @@ fn repair(upgrade: &Upgrade) -> anyhow::Result<()> {
     let guest = upgrade.guest("old", 8080);
     upgrade.install(&binary());
     let whole = upgrade.elements();
-    let flushed = upgrade.host.command("nft").args(["flush", "ruleset"]).status()?;
-    ensure!(flushed.success(), "nft cannot flush the ruleset");
+    let port = guest.port();
+    let cut_off = upgrade.host.command("ip").args(["link", "set", &port, "nomaster"]).status()?;
+    ensure!(cut_off.success(), "ip cannot take {port} off the bridge");
     let repaired = upgrade.host.rnet("repair mynet");
     ensure!(repaired.status == 0 && repaired.stderr.is_empty(), "repair: {repaired:?}");
+    guest.await_port();
     let repaired = upgrade.elements();
     ensure!(repaired == whole, "repair made other elements: {repaired:#?}, not {whole:#?}");
     upgrade.expect_whole(&guest)?;
