@@ -41,7 +41,8 @@ impl Sysctls {
     pub fn read(&self, socket: BorrowedFd<'_>, key: &str) -> Result<Option<String>, Error> {
         match self.open(socket, key, OFlags::RDONLY).and_then(|file| value_in(&file)) {
             Ok(value) => Ok(Some(value)),
-            Err(Errno::NOENT) => Ok(None),
+            // A folder of keys is no key.
+            Err(Errno::NOENT | Errno::ISDIR) => Ok(None),
             Err(errno) => Err(Error::ReadSysctl { key: key.into(), errno }),
         }
     }
