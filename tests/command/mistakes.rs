@@ -69,7 +69,7 @@ const ABOUT_NETWORKS: &[Mistake] = &[
         "install --only nosuch /tmp/never",
         3,
         "not-found",
-        "no plugin \"nosuch\": the plugins are bridge, dnsname, host-local, loopback, portmap, rnet, tuning",
+        "no plugin \"nosuch\": the plugins are bridge, dnsname, host-local, loopback, portmap, ptp, rnet, tuning",
     ),
     (
         "rm podman",
