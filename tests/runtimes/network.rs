@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 pub enum Flavour {
     /// `rnet create`: one plugin of the type `rnet`.
     Created,
-    /// The standard chain as `podman network create` writes it, less firewall and tuning.
+    /// The standard chain as `podman network create` writes it, less firewall.
     Chain,
 }
 
@@ -97,7 +97,7 @@ impl Network {
         Path::new(NETWORKS).join(format!("{prefix}{}.conflist", self.name))
     }
 
-    /// What podman 4.3 writes (its `firewall` and `tuning` are not among rnet's plugins yet) if there is a plugin `dnsname`, which the
+    /// What podman 4.3 writes (its `firewall` is not among rnet's plugins yet) if there is a plugin `dnsname`, which the
     /// reference plugins have not.
     fn chain(&self, peer: bool) -> String {
         let (subnet, gateway) = (format!("10.89.{}.0/24", self.number), self.gateway().to_string());
@@ -107,6 +107,7 @@ impl Network {
                       "ranges": [[{"subnet": subnet, "gateway": gateway}]]},
              "capabilities": {"ips": true}},
             {"type": "portmap", "capabilities": {"portMappings": true}},
+            {"type": "tuning"},
         ]});
         if let Some(plugins) = list["plugins"].as_array_mut().filter(|_| !peer) {
             plugins.push(

@@ -20,7 +20,7 @@ pub const PAGE: &str = "a page out of a container";
 /// Configurations of networks, for all runtimes.
 pub const NETWORKS: &str = "/etc/cni/net.d";
 
-const OURS: [&str; 6] = ["bridge", "host-local", "loopback", "portmap", "rnet", "dnsname"];
+const OURS: [&str; 7] = ["bridge", "host-local", "loopback", "portmap", "tuning", "rnet", "dnsname"];
 /// A reference plugin that rnet has none of.
 const BANDWIDTH: &str = "/usr/lib/cni/bandwidth";
 const RUNTIMES: [&str; 5] = ["podman", "conmon", "crun", "runc", "containerd"];
@@ -93,7 +93,7 @@ impl Setup {
         fs::create_dir_all(PLUGINS)?;
         let links: Vec<(String, PathBuf)> = match foreign {
             None => OURS.iter().map(|name| ((*name).to_owned(), self.rnet.clone())).collect(),
-            Some(folder) => OURS[..4].iter().map(|name| ((*name).to_owned(), folder.join(name))).collect(),
+            Some(folder) => OURS[..5].iter().map(|name| ((*name).to_owned(), folder.join(name))).collect(),
         };
         for (name, file) in links.into_iter().chain([("bandwidth".into(), BANDWIDTH.into())]) {
             ensure!(file.exists(), "the plugin {} is missing", file.display());
