@@ -337,7 +337,7 @@ fn late_dels(host: &Host, flavour: Flavour) -> anyhow::Result<()> {
 fn recording_plugins(host: &Host, record: &Path) -> anyhow::Result<PathBuf> {
     let folder = host.root().join("recording");
     fs::create_dir_all(&folder)?;
-    for name in ["bridge", "portmap", "rnet"] {
+    for name in ["bridge", "portmap", "tuning", "rnet"] {
         let file = folder.join(name);
         let script = format!(
             "#!/bin/sh\nstdin=$(cat)\n\
