@@ -206,10 +206,18 @@ fn admit_elements(host: &mut Host, elements: Vec<(Element, Owner)>) -> Result<()
     }
     let keys: Vec<Element> = elements.iter().map(|(element, _)| element.clone()).collect();
     let owners = host.firewall()?.owners(&keys)?;
-    let missing = elements.into_iter().zip(owners).filter(|(_, owner)| owner.is_none());
-    let missing: Vec<_> = missing.map(|(element, _)| element).collect();
-    // What leads elsewhere, because a call was killed half-way, is replaced with all the rest.
-    if missing.is_empty() { ruleset::restore(host) } else { ruleset::put(host, &missing, &[]).map(drop) }
+    let missing = elements.iter().zip(owners).filter(|(_, owner)| owner.is_none());
+    let missing: Vec<_> = missing.map(|(element, _)| element.clone()).collect();
+    failpoint::pass("add.missing")?;
+    if missing.is_empty() {
+        // What leads elsewhere, because a call was killed half-way, is replaced with all the rest.
+        return ruleset::restore(host);
+    }
+    match ruleset::put(host, &missing, &[]) {
+        // A rebuild has put them in since they were looked for.
+        Err(_) if host.firewall()?.holds(&elements)? => ruleset::confirm(host).map(drop),
+        other => other.map(drop),
+    }
 }
 
 /// The same for a network that was another `before`.

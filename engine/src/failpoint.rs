@@ -4,7 +4,7 @@
 //! Compiled in by the feature `failpoints` only.
 
 /// Every step, in the order in which an attachment passes them; those of a network are passed by its first and its last one only.
-pub const STEPS: [&str; 44] = [
+pub const STEPS: [&str; 45] = [
     "add.lock",
     "add.intent",
     "add.lease",
@@ -16,6 +16,7 @@ pub const STEPS: [&str; 44] = [
     "add.force-default",
     "add.force-bridge",
     "add.forward",
+    "add.missing",
     "add.elements",
     "add.moment",
     "add.reattach",

@@ -297,7 +297,7 @@ fn undo_second(host: &mut Host, spec: &Spec, record: &Record, error: &Error) -> 
 }
 
 /// The first failure, with what could not be undone added to it.
-pub(crate) fn with_undo(error: Error, undone: Result<(), Error>) -> Error {
+fn with_undo(error: Error, undone: Result<(), Error>) -> Error {
     match undone {
         Ok(()) => error,
         Err(left) => Error::Several { first: Box::new(error), rest: vec![left] },

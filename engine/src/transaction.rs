@@ -1,6 +1,6 @@
 //! rnet's transactions with the ruleset in the kernel, and what is noted of them.
 //!
-//! The generation, which every change to any ruleset of the host raises, says whether anybody else has written since rnet last
+//! The generation, which every change to any ruleset of the host raises, says whether another program has written since rnet last
 //! looked. rnet's own transactions go one at a time, each under a lock until its generation is noted. So a generation that is
 //! not noted is another program's, or that of a call that was killed in between.
 

@@ -11,7 +11,7 @@ pub fn open(verb: &str, request: &Request<'_>) -> Result<Host, Error> {
     Host::open(format!("{verb} {}", call::id(request)))
 }
 
-/// What is asked of the engine, without any feature: what the call and the plugins before this one tell of the container.
+/// The spec without any feature: what the call and the plugins before this one tell of the container.
 pub fn spec<'a>(plugin: &'static str, request: &Request<'_>, previous: &CniResult) -> Spec<'a> {
     let addresses = call::container_addresses(previous, &request.call.ifname);
     let proof = || engine::proof_by_result(&call::outcome(previous.clone()));

@@ -142,7 +142,7 @@ impl Config {
     }
 }
 
-/// What is asked of the engine.
+/// The spec of an attachment.
 fn spec<'a>(config: &Config, request: &Request<'_>, previous: &CniResult) -> Result<Spec<'a>, Error> {
     Ok(Spec {
         ports: config.runtime_config.publish()?,

@@ -207,12 +207,13 @@ const OF_A_REMEMBERED_NETWORK: [&str; 7] = [
     "del.forgotten",
     "del.network-record",
 ];
-/// Those of IPv6, of a bridge that was lost, of a name server that could not have its port, and of flows that are left to
+/// Those of IPv6, of elements that a network shares with no other, of a bridge that was lost, of a name server that could not have its port, and of flows that are left to
 /// a child: `network.rs`, `names`, `former.rs`.
-const RARE: [&str; 7] = [
+const RARE: [&str; 8] = [
     "add.force-all",
     "add.force-default",
     "add.force-bridge",
+    "add.missing",
     "add.reattach",
     "add.moved",
     "add.redirected",

@@ -105,6 +105,26 @@ fn a_ruleset_that_is_made_anew_while_a_network_goes_has_nothing_of_it() {
     }
 }
 
+/// A network's elements may come by a rebuild after an ADD has found that they are missing: they are its own, and no conflict.
+#[test]
+fn a_ruleset_that_is_made_anew_while_a_network_is_made_does_not_stop_it() {
+    for network in [Network::rnet("mynet", SUBNET), Network::named("mynet", SUBNET)] {
+        let host = Host::with_outside();
+        let other = Network::rnet("other", OTHER);
+        let (stays, comes) = (host.guest(&other, "stays"), host.guest(&other, "comes"));
+        stays.add().unwrap();
+        let first = host.guest(&network, "first").publishing(8080);
+
+        let making = stopped_at(&first, "ADD", "add.missing");
+        host.firewall(|firewall| firewall.drop_tables().unwrap());
+        comes.add().unwrap();
+        go_on(making);
+
+        assert_eq!(judge::elements(&host), [""; 0]);
+        first.del().unwrap();
+    }
+}
+
 fn dual() -> Network {
     let mut network = Network::rnet("mynet", SUBNET);
     network.list["plugins"][0]["ipam"]["ranges"] = json!([[{"subnet": SUBNET}], [{"subnet": "fd07::/64"}]]);

@@ -342,7 +342,7 @@ fn a_container_that_the_reference_plugin_deletes_is_cleared_away_by_gc() {
     assert!(host.elements().is_empty() && host.store().records().unwrap().is_empty());
 }
 
-/// The kernel takes no address beside the subnet that it is in: whoever comes second.
+/// The kernel takes no address beside the subnet that it is in: in either order of coming.
 #[test]
 fn a_bridge_whose_subnet_has_the_address_comes_and_goes_beside_it() {
     let has = |host: &Host, subnet: &str| {

@@ -24,7 +24,7 @@ impl Feature for Addresses {
     }
 
     fn release(&self, host: &mut Host, record: &Record) -> Result<(), Error> {
-        release(host, record)
+        if record.link.is_some() { release(host, record) } else { Ok(()) }
     }
 }
 

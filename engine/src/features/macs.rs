@@ -116,7 +116,7 @@ pub(super) fn change(
 }
 
 /// Puts one record and its rules in place of another's. At no moment are there elements that the record does not tell of. Where
-/// rules were flushed, whoever restores them goes by the record.
+/// rules were flushed, whatever restores them reads the record.
 fn exchange(host: &mut Host, old: &Record, new: &Record, step: &'static str) -> Result<(), Error> {
     let lock = old.guarded.then(|| host.lock(LockName::Ruleset, Mode::Shared)).transpose()?;
     if lock.is_some() {
@@ -204,7 +204,7 @@ fn has_it(host: &mut Host, holder: Option<&Record>, bridge: &str, mac: store::Ma
 }
 
 /// Whether neighbours must be told of the MAC of these addresses: it is not the usual one, or was not the last time. That it is
-/// not is on record before anybody learns of it.
+/// not usual is on record before any neighbour learns of it.
 fn has_news(host: &Host, making: &Making<'_>) -> Result<bool, Error> {
     let record = &making.record;
     let is_unusual = record.mac.is_some() && record.mac != usual(making);

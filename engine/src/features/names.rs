@@ -78,7 +78,7 @@ fn move_gateways(moved: Vec<SocketAddr>) -> Change {
 
 /// Tells the name server that an attachment is going: afterwards its names do not answer.
 ///
-/// A server that does not answer now gives no answer to anybody either; what it is told waits at its socket, and one
+/// A server that does not answer now answers no query either; what it is told waits at its socket, and one
 /// that starts anew reads the record.
 pub fn withdraw(host: &Host, record: &Record) {
     if record.names.is_empty() {

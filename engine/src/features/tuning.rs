@@ -191,7 +191,7 @@ fn describe(spec: &Spec, record: &mut Record) -> Result<(), Error> {
     Ok(record.set_section(SECTION, &Section { wanted, before: None })?)
 }
 
-/// What is asked of the kernel, and compared with it.
+/// The requests to the kernel, and the comparison with it.
 impl Settings {
     /// In upstream's order.
     fn requests(&self, link: &Link) -> Vec<Request> {
