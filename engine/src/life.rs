@@ -40,8 +40,7 @@ pub fn add_by(host: &mut Host, spec: &Spec, container: Option<&Netns>) -> Result
     let lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
     failpoint::pass("add.lock")?;
     clear_the_way(host, spec, &record)?;
-    let mut making =
-        Making { spec, container, record, lease: Lease::default(), maker: None, has_news: false };
+    let mut making = Making { spec, container, record, lease: Lease::default(), has_news: false };
     let attached = attach(host, &mut making);
     let record = making.record;
     let result = attached.or_else(|error| {

@@ -15,8 +15,6 @@ pub struct Making<'a> {
     pub record: Record,
     /// What it has leased.
     pub lease: Lease,
-    /// The record of the plugin that made the interface, where that is another of rnet's.
-    pub maker: Option<Record>,
     /// Neighbours must be told of the container's MAC: another had its addresses.
     pub has_news: bool,
 }

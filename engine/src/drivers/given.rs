@@ -7,7 +7,6 @@ use netlink::Link;
 use nft::Element;
 use store::{LockName, Mode, Network, Record};
 
-use super::makers;
 use crate::driver::Driver;
 use crate::features::publish;
 use crate::held::{Held, commit, describe, is_whole};
@@ -36,7 +35,6 @@ impl Driver for Given {
                 .filter(is_own)
                 .map(|_| plan(making.spec, &Record { bridge: None, ..making.record.clone() }));
         }
-        making.maker = maker(host, &making.record)?;
         host.store.write_record(&making.record)?;
         let planned = planned.unwrap_or_else(|| plan(making.spec, &making.record));
         let held = remember(host, planned)?;
@@ -115,17 +113,6 @@ fn complete(spec: &Spec, unknown: Record) -> Record {
     let Addresses::Given(lease) = &spec.addresses else { return unknown };
     let ports = publish::resolve(&spec.ports, &lease.addresses).unwrap_or_default();
     Record { addresses: lease.addresses.clone(), ports, ..unknown }
-}
-
-/// The record of the plugin that made the interface, if it is one of rnet's.
-fn maker(host: &Host, record: &Record) -> Result<Option<Record>, Error> {
-    for plugin in makers() {
-        let found = host.store.record(&record.network, plugin, &record.key())?;
-        if let Some(maker) = found.filter(|maker| !maker.container.is_empty()) {
-            return Ok(Some(maker));
-        }
-    }
-    Ok(None)
 }
 
 /// The interface that the container is on, which loopback clients need `route_localnet` on. None where the host has no way

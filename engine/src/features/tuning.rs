@@ -17,6 +17,7 @@ use serde_json::ser::PrettyFormatter;
 use store::{Record, Sysctl};
 
 use super::{guard, macs};
+use crate::drivers::makers;
 use crate::feature::Feature;
 use crate::making::Making;
 use crate::settings::Settings;
@@ -104,7 +105,8 @@ impl Feature for Tuning {
         let Some(wanted) = &making.spec.tuning else { return Ok(()) };
         let ifname = &making.record.ifname;
         let link = inside.link(ifname)?.ok_or_else(|| absent(ifname))?;
-        let maker = making.maker.as_ref();
+        let maker = maker(host, &making.record)?;
+        let maker = maker.as_ref();
         let before = before(host, inside, &link, wanted, maker)?;
         let (file, changed_mac) = (before.link.clone(), before.changed_mac.clone());
         making.record.set_section(SECTION, &Section { wanted: wanted.clone(), before: Some(before) })?;
@@ -283,6 +285,17 @@ fn before(
         sysctls: keys.filter_map(was).collect(),
         changed_mac,
     })
+}
+
+/// The record of the plugin that made the interface, if it is one of rnet's.
+fn maker(host: &Host, record: &Record) -> Result<Option<Record>, Error> {
+    for plugin in makers() {
+        let found = host.store.record(&record.network, plugin, &record.key())?;
+        if let Some(maker) = found.filter(|maker| !maker.container.is_empty()) {
+            return Ok(Some(maker));
+        }
+    }
+    Ok(None)
 }
 
 /// The keys by which the kernel tells neighbours of a new MAC.
