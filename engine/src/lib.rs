@@ -17,6 +17,7 @@ pub mod features;
 mod find;
 pub mod finding;
 mod flows;
+mod forward;
 pub mod forward_v6;
 mod held;
 mod host;

@@ -12,13 +12,13 @@ use netlink::{Link, Netlink, Netns, Request, Route};
 use store::{Address, Network, Record};
 
 use super::given::remember;
-use super::{bridge, veth};
+use super::veth;
 use crate::driver::Driver;
 use crate::held::Held;
 use crate::ip::subnet;
 use crate::making::{Ends, Making};
 use crate::spec::{Interface, Outcome, Spec};
-use crate::{Error, Finding, Host, failpoint, forward_v6, link, lost};
+use crate::{Error, Finding, Host, failpoint, forward, link, lost};
 
 /// The driver of this file.
 pub struct Ptp;
@@ -49,7 +49,8 @@ impl Driver for Ptp {
         let record = &making.record;
         let name = record.link.clone().unwrap_or_default();
         link::refuse_advertisements(host, &name)?;
-        forward(host, making.spec, record, &name).map_err(Error::of("Could not enable IP forwarding"))?;
+        forward::enable(host, making.spec, &name, addresses(record))
+            .map_err(Error::of("Could not enable IP forwarding"))?;
         failpoint::pass("add.forward")?;
         let mut requests =
             vec![Request::LinkAlias { index, name: name.clone(), alias: record.key().to_string() }];
@@ -130,7 +131,7 @@ fn plan(spec: &Spec) -> Network {
     Network { name, plugin, no_interop: !spec.interop, ..Network::default() }
 }
 
-fn addresses(record: &Record) -> impl Iterator<Item = IpAddr> {
+fn addresses(record: &Record) -> impl Iterator<Item = IpAddr> + Clone {
     record.addresses.iter().map(|address| address.address.ip())
 }
 
@@ -147,16 +148,6 @@ fn gateways(record: &Record) -> BTreeSet<IpNetwork> {
 fn to_container(address: IpAddr, index: u32) -> Route {
     const HOST: u32 = 254;
     Route { scope: Some(HOST), ..Route::new(address.into(), index) }
-}
-
-/// Turns forwarding on for the families of the container's addresses. A setting that is right is not written.
-fn forward(host: &mut Host, spec: &Spec, record: &Record, link: &str) -> Result<(), Error> {
-    if addresses(record).any(|address| address.is_ipv4()) {
-        host.netlink.set_sysctl("ipv4/ip_forward", "1")?;
-        // New links may have been told otherwise (conf.default.forwarding).
-        host.netlink.set_sysctl(&format!("ipv4/conf/{link}/forwarding"), "1")?;
-    }
-    if has_v6(record) { forward_v6::enable(host, spec, link) } else { Ok(()) }
 }
 
 /// What the container's link gets in place of the route that comes with an address: a route to the gateway, and by it one to the
@@ -209,7 +200,7 @@ fn look_at_host_end(
     }
     for (v6, family) in [(false, "IPv4"), (true, "IPv6")] {
         let is_used = addresses(record).any(|address| address.is_ipv6() == v6);
-        if is_used && !bridge::forwards(host, &found.name, v6)? {
+        if is_used && !forward::is_on(host, &found.name, v6)? {
             tell(Finding::NoForwarding(family));
         }
     }

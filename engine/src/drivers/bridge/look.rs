@@ -3,10 +3,10 @@
 use netlink::Link;
 use store::Record;
 
-use super::{forwards, port};
+use super::port;
 use crate::ip::{first_host, subnet};
 use crate::spec::{Outcome, Spec};
-use crate::{Error, Finding, Host, far, link};
+use crate::{Error, Finding, Host, far, forward, link};
 
 /// Tells everything, the bridge first. Without a bridge the rest is not looked at.
 pub fn look(
@@ -79,7 +79,7 @@ fn gateways(
             let (bridge, network) = (spec.bridge.clone(), spec.id.network.clone());
             tell(Finding::NoGateway { bridge, network, gateway: gateway.to_string() });
         }
-        if !forwards(host, &spec.bridge, gateway.is_ipv6())? {
+        if !forward::is_on(host, &spec.bridge, gateway.is_ipv6())? {
             tell(Finding::NoForwarding(if gateway.is_ipv6() { "IPv6" } else { "IPv4" }));
         }
         if !address.address.contains(gateway) {

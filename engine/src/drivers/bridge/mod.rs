@@ -14,8 +14,6 @@ use crate::making::{Ends, Making};
 use crate::spec::{Interface, Lease, Outcome, Spec};
 use crate::{Error, Finding, Host, lost};
 
-pub use shared::forwards;
-
 /// The driver of this file.
 pub struct Bridge;
 

@@ -12,7 +12,7 @@ use crate::held::{Held, commit, describe, is_whole, others_in_use};
 use crate::host_id::bridge_mac;
 use crate::ip::{is_link_local, subnet};
 use crate::spec::{Lease, Spec};
-use crate::{Error, Host, admission, failpoint, far, forward_v6, link, moments};
+use crate::{Error, Host, admission, failpoint, far, forward, link, moments};
 
 /// Makes sure that the network's bridge is there as planned, and keeps it there.
 ///
@@ -253,7 +253,8 @@ fn set_up(
     requests.push(Request::LinkUp { index, name });
     host.netlink.send(&requests)?;
     failpoint::pass("add.gateway")?;
-    forward(host, spec, gateways).map_err(Error::of("failed to enable forwarding"))?;
+    let addresses = gateways.iter().map(IpNetwork::ip);
+    forward::enable(host, spec, &spec.bridge, addresses).map_err(Error::of("failed to enable forwarding"))?;
     failpoint::pass("add.forward")
 }
 
@@ -300,36 +301,6 @@ fn in_the_way(found: IpNetwork, gateway: IpNetwork) -> bool {
         }
         _ => false,
     }
-}
-
-/// Turns forwarding on for the families that have a gateway. A setting that is right is not written, so that a
-/// read-only /proc/sys does no harm.
-fn forward(host: &mut Host, spec: &Spec, gateways: &[IpNetwork]) -> Result<(), Error> {
-    if gateways.iter().any(|gateway| gateway.is_ipv4()) {
-        host.netlink.set_sysctl("ipv4/ip_forward", "1")?;
-        // The bridge may differ from the host: it was told so, or it was made while new links were not to forward.
-        host.netlink.set_sysctl(&format!("ipv4/conf/{}/forwarding", spec.bridge), "1")?;
-    }
-    if gateways.iter().any(|gateway| matches!(gateway.ip(), IpAddr::V6(_))) {
-        forward_v6::enable(host, spec, &spec.bridge)?;
-    }
-    Ok(())
-}
-
-/// True if the host forwards what comes by `bridge` in that family.
-///
-/// # Errors
-/// /proc/sys cannot be read.
-pub fn forwards(host: &Host, bridge: &str, v6: bool) -> Result<bool, Error> {
-    if v6 {
-        return forward_v6::is_on(host, bridge);
-    }
-    for key in ["ipv4/ip_forward", &format!("ipv4/conf/{bridge}/forwarding")] {
-        if host.netlink.sysctl(key)?.as_deref() != Some("1") {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// A bridge that others have put ports on, or that another network uses, stays.
