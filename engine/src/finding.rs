@@ -167,14 +167,14 @@ pub enum Finding {
     )]
     NoHostEnd(String),
     /// Such a host end is not as ADD left it.
-    #[error(
-        "{link}, the host's end of the container's interface, {lacks}; hint: DEL and ADD of this container restore it"
-    )]
+    #[error("{link}, the host's end of the container's interface, {lacks}")]
     HostEnd {
         /// The host end.
         link: String,
         /// What is wrong, as the end of a sentence.
         lacks: String,
+        /// The network.
+        network: String,
     },
     /// The container's interface is of another kind.
     #[error("Error: Container interface {0} not of type veth/p2p")]
@@ -238,6 +238,7 @@ impl Finding {
             }
             Self::NoLoopback { network, .. }
             | Self::NoLoopbackGuard { network, .. }
+            | Self::HostEnd { network, .. }
             | Self::Port { network, .. } => format!("; hint: rnet repair {network}"),
             Self::NoSubnetRoute { .. } => "; the next ADD restores it".into(),
             Self::NoElement { .. } | Self::RulesetChanged | Self::OtherRuleset => {

@@ -83,13 +83,14 @@ pub fn run(plugin: &dyn Plugin, verb: Verb, request: &Request<'_>) -> Result<Opt
     }
 }
 
-/// Makes the network of a configuration for `rnet` or `bridge` whole again, if any container is on it.
+/// Makes the network of a configuration whole again, if any container is on it. `plugin` is one that makes interfaces.
 ///
 /// # Errors
 /// The configuration cannot be read, or what could not be mended.
 pub fn repair(plugin: &str, request: &Request<'_>) -> Result<Repaired, Error> {
     let spec = match plugin {
         "rnet" => rnet::spec(request)?,
+        "ptp" => ptp::spec(request)?,
         _ => bridge::spec(request)?,
     };
     Ok(engine::repair(&spec)?)

@@ -60,7 +60,7 @@ fn gc(request: &Request<'_>) -> Result<(), Error> {
 }
 
 /// An attachment as configured. The engine refuses one without an IPAM plugin, in upstream's words.
-fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
+pub fn spec<'r>(request: &Request<'r>) -> Result<Spec<'r>, Error> {
     let config: Config = request.config.section()?;
     refuse_unknown_backend(config.ip_masq_backend.as_deref())?;
     // The reference plugin reads no CNI_ARGS: what cannot be read is no fault here.

@@ -42,7 +42,7 @@ fn in_use(view: &mut View, style: Style) -> anyhow::Result<Vec<String>> {
 
 /// Only what rnet's plugins have made is on record.
 fn is_ours(network: &Network) -> bool {
-    ["rnet", "bridge"].contains(&network.kind())
+    ["rnet", "bridge", "ptp"].contains(&network.kind())
 }
 
 fn repair(network: &Network) -> anyhow::Result<Repaired> {

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use netns_fixtures::{Container, compares};
+use netns_fixtures::{Container, compares, ping};
 use nft::Element;
 use serde_json::{Value, json};
 
-use crate::common::{Host, Outcome, Who, bridge, differences, ranges, with};
+use crate::common::{Guest, Host, LONG, Outcome, Who, bridge, differences, publishing, ranges, with};
 
 /// Where Debian keeps the reference plugins.
 const REFERENCE: &str = "/usr/lib/cni";
@@ -397,5 +397,48 @@ fn the_example_of_the_documentation_works() {
     assert!(guest.is_on_the_network());
     host.check_list(&guest.network.list, &guest.who, &guest.result()).silent();
     guest.del().unwrap();
+    assert!(host.elements().is_empty());
+}
+
+/// Each thing on the host's side, taken away by a command; `rnet repair` restores it while the container runs.
+#[test]
+fn repair_restores_what_other_programs_have_changed_on_the_host() {
+    let host = Host::forwarding();
+    let list = |port| {
+        let portmap = publishing(&json!({"type": "portmap"}), &[("127.0.0.1", port, 80, "tcp")]);
+        json!({"cniVersion": "1.1.0", "name": "n", "plugins": [ptp(&DUAL), portmap]})
+    };
+    let definition = host.root().join("etc/cni/net.d/n.conflist");
+    std::fs::create_dir_all(definition.parent().unwrap()).unwrap();
+    std::fs::write(definition, list(8080).to_string()).unwrap();
+    let guests = [("first", 8080), ("second", 8081)].map(|(name, port)| host.attach_list(name, &list(port)));
+    let check = |guest: &Guest<'_>| host.check_list(&guest.network.list, &guest.who, &guest.result());
+    let end = host_end(&guests[1].result());
+    let shell = |command: &str| host.command("sh").args(["-ec", command]).output().unwrap();
+    for harm in [
+        "ip address del 10.1.0.1/32 dev HOST",
+        "ip route del 10.1.0.3 dev HOST scope host",
+        "ip -6 route del fd01::3 dev HOST",
+        "ip link set HOST down",
+        "ip link add br9 type bridge; ip link set HOST master br9",
+        "sysctl -qw net.ipv6.conf.HOST.accept_ra=1",
+        "sysctl -qw net.ipv4.conf.HOST.route_localnet=0",
+        "tc qdisc del dev HOST ingress",
+    ] {
+        let done = shell(&harm.replace("HOST", &end));
+        assert!(done.status.success(), "{harm}: {done:?}");
+        let (code, told) = check(&guests[1]).refusal();
+        assert!(code == 107 && told.ends_with("; hint: rnet repair n"), "{harm}: {told}");
+
+        let said = host.command(env!("CARGO_BIN_EXE_rnet")).args(["repair", "n"]).output().unwrap();
+
+        let text = String::from_utf8_lossy(&said.stdout);
+        assert!(said.status.success() && text.starts_with("n\n  mended: "), "{harm}: {said:?}");
+        guests.iter().for_each(|guest| check(guest).silent());
+        for address in guests.iter().flat_map(|guest| guest.addresses()) {
+            assert!(ping(host.netns(), address, LONG).unwrap().is_some(), "{harm}: {address}");
+        }
+    }
+    guests.iter().for_each(|guest| guest.del().unwrap());
     assert!(host.elements().is_empty());
 }

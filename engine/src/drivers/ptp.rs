@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use netlink::{Link, Netlink, Netns, Request, Route};
-use store::{Address, Network, Record};
+use store::{Address, LockName, Mode, Network, Record, Stage};
 
 use super::given::remember;
 use super::veth;
@@ -17,8 +17,8 @@ use crate::driver::Driver;
 use crate::held::Held;
 use crate::ip::subnet;
 use crate::making::{Ends, Making};
-use crate::spec::{Interface, Outcome, Spec};
-use crate::{Error, Finding, Host, failpoint, forward, link, lost};
+use crate::spec::{Interface, Lease, Outcome, Spec};
+use crate::{Error, Finding, Host, failpoint, features, forward, link, lost};
 
 /// The driver of this file.
 pub struct Ptp;
@@ -58,12 +58,8 @@ impl Driver for Ptp {
             requests.push(Request::LinkNoAutoAddress { index, name: name.clone() });
         }
         requests.push(Request::LinkUp { index, name: name.clone() });
-        requests.extend(gateways(record).into_iter().map(|address| Request::AddressAdd {
-            index,
-            name: name.clone(),
-            address,
-        }));
-        requests.extend(addresses(record).map(|address| Request::RouteAdd(to_container(address, index))));
+        let whole = Lacking { gateways: gateways(record), addresses: addresses(record).collect() };
+        requests.extend(whole.requests(index, &name));
         Ok(host.netlink.send(&requests)?)
     }
 
@@ -115,13 +111,30 @@ impl Driver for Ptp {
             tell(Finding::NoHostEnd(record.ifname.clone()));
             return Ok(());
         };
-        look_at_host_end(host, record, &found, tell)?;
+        look_at_host_end(host, spec, record, &found, tell)?;
         // Only CHECK, which knows what ADD told, looks into the container.
         if previous.is_some() { look_inside(spec, record, tell) } else { Ok(()) }
     }
 
     fn require(&self, host: &mut Host, _: &Spec) -> Result<(), Error> {
         host.require_links()
+    }
+
+    /// Each container's host end by itself, under the attachment's lock: DEL must not find it up again.
+    fn make_whole(&self, host: &mut Host, spec: &Spec, _: &Lease) -> Result<Option<Held>, Error> {
+        let all = host.store.records()?;
+        let is_own = |record: &&Record| record.network == spec.id.network && record.plugin == spec.plugin;
+        for record in all.iter().filter(is_own) {
+            let _lock = host.lock(LockName::Attachment(record.key()), Mode::Exclusive)?;
+            let known = host.store.record(&record.network, &record.plugin, &record.key())?;
+            let Some(record) = known.filter(|known| known.stage == Stage::Committed) else { continue };
+            restore_host_end(host, spec, &record)?;
+            let is_behind = |other: &&Record| other.bridge.is_some() && other.bridge == record.link;
+            let behind: Vec<Record> = all.iter().filter(is_behind).cloned().collect();
+            features::each(|feature| feature.reattach(host, &behind))?;
+        }
+        let is_used = host.store.has_records(&spec.id.network, spec.plugin)?;
+        is_used.then(|| remember(host, plan(spec))).transpose()
     }
 }
 
@@ -171,28 +184,71 @@ fn by_the_gateway(addresses: &[Address], index: u32) -> Vec<Request> {
     requests
 }
 
+/// What a host end has not, of that which leads to the container.
+struct Lacking {
+    gateways: BTreeSet<IpNetwork>,
+    /// Those of the container to which no route leads.
+    addresses: Vec<IpAddr>,
+}
+
+impl Lacking {
+    fn of(host: &mut Host, record: &Record, link: &Link) -> Result<Self, Error> {
+        let (mut gateways, mut addresses) = (gateways(record), addresses(record).collect::<Vec<_>>());
+        let borne = host.netlink.addresses(Some(link.index))?;
+        gateways.retain(|gateway| borne.iter().all(|it| it.address != *gateway));
+        let routes = host.netlink.routes()?;
+        addresses.retain(|address| {
+            let to = IpNetwork::from(*address);
+            !routes.iter().any(|route| route.index == link.index && route.destination == to)
+        });
+        Ok(Self { gateways, addresses })
+    }
+
+    fn requests(self, index: u32, name: &str) -> impl Iterator<Item = Request> {
+        let bear = move |address| Request::AddressAdd { index, name: name.to_owned(), address };
+        let route = move |address| Request::RouteAdd(to_container(address, index));
+        self.gateways.into_iter().map(bear).chain(self.addresses.into_iter().map(route))
+    }
+}
+
+/// Makes the host end of a container what ADD made it, as far as it is still there.
+fn restore_host_end(host: &mut Host, spec: &Spec, record: &Record) -> Result<(), Error> {
+    let Some(Link { index, name, master, .. }) = link::find(host, record)? else { return Ok(()) };
+    link::refuse_advertisements(host, &name)?;
+    forward::enable(host, spec, &name, addresses(record))?;
+    let mut requests = Vec::new();
+    if master.is_some() {
+        requests.push(Request::LinkMaster { index, name: name.clone(), master: None });
+    }
+    requests.push(Request::LinkUp { index, name: name.clone() });
+    host.netlink.send(&requests)?;
+    // Only now: a link that goes up or changes its bridge loses or gets routes by that.
+    if let Some(link) = link::find(host, record)? {
+        let lacking = Lacking::of(host, record, &link)?;
+        host.netlink.send(&lacking.requests(index, &name).collect::<Vec<_>>())?;
+    }
+    Ok(())
+}
+
 fn look_at_host_end(
     host: &mut Host,
+    spec: &Spec,
     record: &Record,
     found: &Link,
     tell: &mut dyn FnMut(Finding),
 ) -> Result<(), Error> {
-    let mut lacks = |lacks: String| tell(Finding::HostEnd { link: found.name.clone(), lacks });
+    let (link, network) = (&found.name, &spec.id.network);
+    let mut lacks =
+        |lacks: String| tell(Finding::HostEnd { link: link.clone(), lacks, network: network.clone() });
     if !found.up || found.master.is_some() {
         lacks("is down, or a port of a bridge".into());
     }
-    let borne = host.netlink.addresses(Some(found.index))?;
-    for gateway in gateways(record) {
-        if borne.iter().all(|it| it.address != gateway) {
-            lacks(format!("lacks the gateway's address {gateway}"));
-        }
+    let lacking = Lacking::of(host, record, found)?;
+    for gateway in lacking.gateways {
+        lacks(format!("lacks the gateway's address {gateway}"));
     }
-    let routes = host.netlink.routes()?;
-    for address in addresses(record) {
-        let to = IpNetwork::from(address);
-        if !routes.iter().any(|route| route.index == found.index && route.destination == to) {
-            lacks(format!("has no route to the container's address {address}"));
-        }
+    for address in lacking.addresses {
+        lacks(format!("has no route to the container's address {address}"));
     }
     let taken = host.netlink.sysctl(&format!("ipv6/conf/{}/accept_ra", found.name))?;
     if taken.is_some_and(|taken| taken != "0") {
