@@ -10,6 +10,7 @@ use store::{LockName, Mode, Record, Stage};
 use super::guard::Guard;
 use super::mac_check;
 use super::publish::holder_text;
+use crate::drivers::bridge::port;
 use crate::feature::Feature;
 use crate::ip::hashed_mac;
 use crate::making::Making;
@@ -109,8 +110,8 @@ pub(super) fn change(
         exchange(host, &after, &before, step)?;
         return Err(taken(holder));
     }
-    tell_bridge(host, &after, to)?;
-    // Who gets these addresses next has another MAC.
+    tell_bridge(host, &after)?;
+    // The next container with these addresses has another MAC.
     marks(&after).try_for_each(|name| host.store.mark(&name))?;
     Ok(host.store.release_mac(&bridge, from, &after)?)
 }
@@ -137,14 +138,12 @@ fn guard_of(record: &Record) -> Vec<(Element, Owner)> {
 }
 
 /// Where the bridge is a gateway, it knows its neighbours.
-fn tell_bridge(host: &mut Host, record: &Record, mac: store::Mac) -> Result<(), Error> {
+fn tell_bridge(host: &mut Host, record: &Record) -> Result<(), Error> {
     let Some(link) = host.netlink.link(record.bridge.as_deref().unwrap_or_default())? else { return Ok(()) };
     if host.netlink.addresses(Some(link.index))?.is_empty() {
         return Ok(());
     }
-    let addresses = record.addresses.iter().map(|address| address.address.ip());
-    let replace = |address| Request::NeighbourReplace { index: link.index, address, mac: Mac(mac.0) };
-    Ok(host.netlink.send(&addresses.map(replace).collect::<Vec<_>>())?)
+    Ok(host.netlink.send(&port::neighbours(record, link.index))?)
 }
 
 /// Gives back what [`change`] has claimed for an attachment that is gone.

@@ -80,16 +80,17 @@ pub fn open(host: &mut Host, making: &Making<'_>, bridge: &Link, index: u32) -> 
         Request::LinkNoAutoAddress { index, name: name.clone() },
     ];
     requests.extend(flags(record, index, &name));
-    requests.extend(neighbours(spec, record, bridge.index));
+    if spec.gateway {
+        requests.extend(neighbours(record, bridge.index));
+    }
     requests.push(Request::LinkUp { index, name });
     Ok(host.netlink.send(&requests)?)
 }
 
-/// The bridge's knowledge of who has the addresses now.
-fn neighbours(spec: &Spec, record: &Record, index: u32) -> Vec<Request> {
-    let mac = record.mac.filter(|_| spec.gateway).map(|mac| Mac(mac.0));
+/// The neighbours of the bridge with that index: which MAC has the record's addresses now. Only a gateway needs them.
+pub fn neighbours(record: &Record, index: u32) -> Vec<Request> {
     let addresses = record.addresses.iter().map(|address| address.address.ip());
-    let Some(mac) = mac else { return Vec::new() };
+    let Some(mac) = record.mac.map(|mac| Mac(mac.0)) else { return Vec::new() };
     addresses.map(|address| Request::NeighbourReplace { index, address, mac }).collect()
 }
 
@@ -104,7 +105,9 @@ fn rejoin(host: &mut Host, spec: &Spec, record: &Record, bridge: &Link, link: &L
     }
     requests.push(LinkMaster { index, name: name.clone(), master: Some(bridge.index) });
     requests.extend(flags(record, index, &name));
-    requests.extend(neighbours(spec, record, bridge.index));
+    if spec.gateway {
+        requests.extend(neighbours(record, bridge.index));
+    }
     requests.push(LinkAwake { index, name: name.clone() });
     requests.push(LinkUp { index, name });
     Ok(host.netlink.send(&requests)?)
