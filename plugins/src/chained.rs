@@ -1,4 +1,4 @@
-//! What plugins have in common that follow another in a list: the interface was given, and they add features to it.
+//! What plugins that follow another in a list have in common: the interface is there, and they add features to it.
 
 use cni::{Args, CniResult, Request, Verb};
 use engine::spec::{Addresses, Lease, Spec};

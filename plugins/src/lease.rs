@@ -16,13 +16,13 @@ use crate::{Error, call, host_local};
 pub struct Delegate<'r> {
     /// Its name, which is looked up in CNI_PATH.
     name: String,
-    /// The call that it is asked in.
+    /// The call that needs it.
     request: Request<'r>,
-    /// Where it was found.
+    /// Set by the first look-up.
     found: OnceCell<Found>,
 }
 
-/// Who carries out what an IPAM plugin is asked for.
+/// Where the IPAM plugin was found.
 enum Found {
     /// host-local of this program, in this process.
     HostLocal,

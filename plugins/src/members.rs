@@ -63,8 +63,12 @@ pub struct CniArgs {
 /// The MAC that was asked for: CNI_ARGS, over it `args.cni`, over both `runtimeConfig`.
 pub fn mac(args: &Args, member: &ArgsMember, runtime: &RuntimeConfig) -> Result<Option<Mac>, Error> {
     let given = [runtime.mac.as_str(), member.cni.mac.as_str(), args.mac().unwrap_or_default()];
-    let Some(text) = given.into_iter().find(|text| !text.is_empty()) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| Error::Config(Fault::Mac(text.to_owned())))
+    given.into_iter().find(|text| !text.is_empty()).map(parse_mac).transpose()
+}
+
+/// A MAC address, or the text that is none.
+pub fn parse_mac(text: &str) -> Result<Mac, Error> {
+    text.parse().map_err(|_| Error::Config(Fault::Mac(text.to_owned())))
 }
 
 /// rnet masquerades in one way, whichever backend of the reference plugin's is named.

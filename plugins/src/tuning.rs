@@ -7,12 +7,11 @@ use std::path::PathBuf;
 use cni::{Args, CniResult, Request, code};
 use engine::spec::Spec;
 use engine::{Host, Settings, check, life, register, tuning};
-use netlink::Mac;
 use regex_lite::Regex;
 use serde::Deserialize;
 use store::Paths;
 
-use crate::error::Fault;
+use crate::members::parse_mac;
 use crate::verbs::Verbs;
 use crate::{Error, call, chained};
 
@@ -104,7 +103,7 @@ fn add(request: &Request<'_>) -> Result<CniResult, Error> {
     }
     let spec = Spec { tuning: Some(settings.clone()), ..chained::spec(PLUGIN, request, &previous) };
     life::add(&spec, Some(&call::container(request)?))?;
-    Ok(tuned(previous, &request.call.ifname, &settings))
+    Ok(with_settings(previous, &request.call.ifname, &settings))
 }
 
 /// By the record; what the reference plugin has left is put back as well.
@@ -125,7 +124,7 @@ fn check(request: &Request<'_>) -> Result<(), Error> {
     }
     let spec = Spec { tuning: Some(settings), ..chained::spec(PLUGIN, request, &previous) };
     let mut host = chained::open("CHECK", request)?;
-    let mut record = tuning::planned(&spec)?;
+    let mut record = tuning::record(&spec)?;
     record.netns = Some(register::namespace(&call::container(request)?));
     if let Some(found) = host.store.record(&record.network, PLUGIN, &record.key())? {
         record.sections = found.sections;
@@ -177,9 +176,8 @@ fn given(text: &str) -> Option<String> {
 
 /// An empty text asks for none.
 fn mac(text: Option<String>) -> Result<Option<store::Mac>, Error> {
-    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
-    let mac: Mac = text.parse().map_err(|_| Error::Config(Fault::Mac(text.clone())))?;
-    Ok(Some(store::Mac(mac.0)))
+    let text = text.filter(|text| !text.is_empty());
+    Ok(text.map(|text| parse_mac(&text)).transpose()?.map(|mac| store::Mac(mac.0)))
 }
 
 fn sysctls(mut own: BTreeMap<String, String>, more: BTreeMap<String, String>) -> BTreeMap<String, String> {
@@ -257,7 +255,7 @@ fn backup(request: &Request<'_>) -> PathBuf {
 }
 
 /// The result with what was changed of the container's interface.
-fn tuned(mut previous: CniResult, ifname: &str, settings: &Settings) -> CniResult {
+fn with_settings(mut previous: CniResult, ifname: &str, settings: &Settings) -> CniResult {
     let is_it = |interface: &&mut cni::Interface| interface.name == ifname && interface.sandbox.is_some();
     for interface in previous.interfaces.iter_mut().filter(is_it) {
         interface.mac = settings.mac.map(|mac| mac.to_string()).or_else(|| interface.mac.take());

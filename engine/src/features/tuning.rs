@@ -162,11 +162,11 @@ impl Feature for Tuning {
     }
 }
 
-/// The record of an attachment that this plugin, or the reference plugin, has made as `spec` says.
+/// The record that ADD would write for `spec`: the reference plugin writes none.
 ///
 /// # Errors
 /// The settings have no form in a record.
-pub fn planned(spec: &Spec) -> Result<Record, Error> {
+pub fn record(spec: &Spec) -> Result<Record, Error> {
     let mut record = spec.record();
     describe(spec, &mut record)?;
     Ok(record)
