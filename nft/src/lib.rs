@@ -16,6 +16,7 @@ mod conntrack;
 mod element;
 mod encode;
 mod error;
+mod identity;
 mod interop;
 mod mac_check;
 mod missing;

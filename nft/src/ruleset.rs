@@ -10,8 +10,6 @@ mod sets;
 mod term;
 mod text;
 
-use crate::encode::Requests;
-
 use bridge::BRIDGE;
 use inet::INET;
 pub(crate) use sets::*;
@@ -31,10 +29,7 @@ pub struct Ruleset {
     pub(crate) tables: &'static [&'static Table],
 }
 
-static TABLES: [&Table; 2] = [&INET, &BRIDGE];
-
-/// The identity of the constant ruleset. It is known beforehand, because to encode the whole ruleset takes 0.1 ms of each ADD.
-const IDENTITY: u64 = 0xa266_c293_88e3_eb83;
+pub(crate) static TABLES: [&Table; 2] = [&INET, &BRIDGE];
 
 impl Ruleset {
     /// The ruleset that every host with rnet has in its kernel, whatever its networks.
@@ -44,19 +39,6 @@ impl Ruleset {
             return Self { tables };
         }
         Self { tables: &TABLES }
-    }
-
-    /// A hash of the ruleset as it is written to the kernel: two programs with the same number write the same.
-    pub fn identity(&self) -> u64 {
-        // Attributes are written in the machine's own order of bytes.
-        let is_known = cfg!(target_endian = "little") && std::ptr::eq(self.tables, &TABLES);
-        if is_known { IDENTITY } else { self.encoded_identity() }
-    }
-
-    fn encoded_identity(&self) -> u64 {
-        let mut requests = Requests::new(0);
-        requests.create_tables(self);
-        hash(requests.bytes())
     }
 
     /// How many rules there are: constant, whatever the number of networks, containers and ports.
@@ -86,15 +68,6 @@ pub(crate) struct Table {
     pub family: Family,
     pub sets: &'static [&'static Set],
     pub chains: &'static [Chain],
-}
-
-/// Eight bytes at a time, because each ADD computes it.
-fn hash(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let rest = rest.iter().map(|byte| u64::from(*byte));
-    words.iter().map(|word| u64::from_le_bytes(*word)).chain(rest).fold(bytes.len() as u64, |hash, word| {
-        (hash.rotate_left(5) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-    })
 }
 
 /// A base chain and its rules; every policy is accept.
@@ -128,15 +101,6 @@ mod tests {
     #[test]
     fn the_whole_ruleset() {
         insta::assert_snapshot!(Ruleset::constant());
-    }
-
-    /// If this fails because the ruleset was changed, write the new number into [`IDENTITY`].
-    #[test]
-    fn the_identity_is_that_of_the_encoded_ruleset() {
-        assert_eq!(
-            format!("{IDENTITY:#018x}"),
-            format!("{:#018x}", Ruleset { tables: &TABLES }.encoded_identity())
-        );
     }
 
     #[test]
