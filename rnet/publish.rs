@@ -150,7 +150,6 @@ impl Spec {
 /// A fixed port that a container has is left to the firewall's map, the one authority on it.
 pub fn resolve(specs: &[Spec], book: &mut dyn Book) -> Result<Vec<Mapping>, Problem> {
     refuse_too_many(specs, book)?;
-    refuse_too_many(specs, book)?;
     let mut chosen: Vec<Mapping> = Vec::new();
     for spec in specs {
         for (container_port, host_ports) in spec.wanted() {
