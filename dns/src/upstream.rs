@@ -87,7 +87,7 @@ struct Record {
 }
 
 impl Attempt {
-    /// A question that arrived at `arrived` and is asked of `servers` in this order, from `now` on.
+    /// Forwards a question that arrived at `arrived` to `servers`, in this order, from `now` on.
     fn new(servers: &[SocketAddr], due: Option<SocketAddr>, arrived: Instant, now: Instant) -> Self {
         let servers = servers.iter().take(MOST_SERVERS).map(|server| (*server, State::New)).collect();
         let doubted = due.map(|server| (server, now));

@@ -49,7 +49,7 @@ pub struct Link {
     pub alias: Option<String>,
     /// IFF_PROMISC as set on the link itself; not the promiscuity that its bridge causes.
     pub promisc: bool,
-    /// IFF_ALLMULTI as somebody set it on the link.
+    /// IFF_ALLMULTI as set on the link itself.
     pub all_multicast: bool,
     /// IFLA_TXQLEN, in packets.
     pub queue_length: u32,

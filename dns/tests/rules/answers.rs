@@ -46,7 +46,7 @@ fn a4_an_address_has_one_name_which_leads_back_to_it() {
 }
 
 #[test]
-fn a4_whoever_is_called_like_an_address_does_not_speak_for_it() {
+fn a4_an_endpoint_named_like_an_address_does_not_answer_for_it() {
     let mut world = world();
     let vain = ["2.0.18.172.in-addr.arpa", "localhost"];
     world.table.set_endpoint(&endpoint("front", "c-vain", &vain, &["172.18.0.20"]));
