@@ -178,15 +178,6 @@ impl NetworkVerb {
     }
 }
 
-/// The arguments of a command line from `run` on.
-pub fn run_args(words: &[String]) -> Option<run::Args> {
-    let words = std::iter::once("rnet".to_owned()).chain(words.iter().cloned());
-    match Cli::try_parse_from(words).ok()?.verb {
-        Verb::Run(args) => Some(args),
-        _ => None,
-    }
-}
-
 /// Help and version are data; anything else clap has to say is a mistake in usage.
 fn usage(error: &clap::Error) -> u8 {
     let text = error.render().to_string();

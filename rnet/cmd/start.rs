@@ -1,6 +1,7 @@
 //! `rnet start`: an endpoint that ended once more, as it was started.
 
 use anyhow::Context;
+use clap::Parser;
 
 use super::{inspect, run};
 use crate::containers::{Container, past_attachments};
@@ -8,9 +9,9 @@ use crate::ended::Ended;
 use crate::lookup::{Kinds, Thing};
 use crate::publish::{Protocol, Span, Spec};
 use crate::report::{Problem, Style, exit_of, print, print_json};
+use crate::rights;
 use crate::state::Kernel;
 use crate::view::View;
-use crate::{cli, rights};
 
 /// What can be given.
 #[derive(Debug, clap::Args)]
@@ -64,10 +65,22 @@ fn tell(running: &Container, view: &mut View, style: Style) -> anyhow::Result<()
     print_json(&inspect::endpoint(running, &Kernel::links(&mut view.host)?))
 }
 
+/// A command line from `run` on.
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    args: run::Args,
+}
+
+fn run_args(words: &[String]) -> Option<run::Args> {
+    let words = Some(words).filter(|words| words.first().is_some_and(|verb| verb == "run"))?;
+    Line::try_parse_from(words).ok().map(|line| line.args)
+}
+
 /// The command line that it was started by, with the name and the ports that came out of it.
 fn as_it_was(ended: &Ended) -> anyhow::Result<run::Args> {
     let endpoint = &ended.endpoint;
-    let mut args = cli::run_args(&endpoint.line)
+    let mut args = run_args(&endpoint.line)
         .with_context(|| format!("the command line of {:?} was not kept", endpoint.name))?;
     args.name = Some(endpoint.name.clone());
     args.publish_all = false;
