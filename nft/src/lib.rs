@@ -7,7 +7,7 @@
 //! The rules of `bridge`'s `macspoofchk` are the exception: they are the reference plugin's, in a table that others
 //! use too ([`MacCheck`]).
 //!
-//! `element`, `ruleset`, `interop`, `mac_check`, `trace`, `reference`, `encode` and `conntrack` are pure: values in,
+//! `element`, `ruleset`, `identity`, `interop`, `mac_check`, `trace`, `reference`, `encode` and `conntrack` are pure: values in,
 //! bytes and text out. Only `apply` talks to the kernel, through one [`Firewall`] socket.
 
 mod apply;
