@@ -390,7 +390,7 @@ impl Definitions {
         )?)
     }
 
-    /// Keeps the definitions as they are, if there are any: whoever only uses them makes no folder for them.
+    /// Keeps the definitions as they are, if there are any: to use them makes no folder for them.
     pub fn keep(&self, alone: bool) -> anyhow::Result<Option<Held>> {
         if self.folder.exists() { self.lock(alone).map(Some) } else { Ok(None) }
     }

@@ -1,4 +1,4 @@
-//! Leaving whoever started us: what the name server does, which outlives the call that needed it first.
+//! Leaves the parent process: the name server outlives the call that needed it first.
 
 use std::fs;
 use std::io;
@@ -87,7 +87,7 @@ pub fn dissolve_groups() {
 }
 
 fn join(group: &Path) -> bool {
-    // 0 is whoever writes it.
+    // 0 means the process that writes it.
     fs::write(group.join("cgroup.procs"), "0").is_ok()
 }
 

@@ -1,8 +1,8 @@
 //! What `rnet run` made: a network namespace with a name, its files, and the process in it.
 //!
 //! `endpoints/<id>/` below the run folder holds `endpoint.json`, the pinned namespace `netns`, `resolv.conf`,
-//! `hosts`, and `lock`, which everybody who will clean up when the process ends holds as long (shared). So an
-//! endpoint whose lock is free has nobody left, and whoever meets it cleans up.
+//! `hosts`, and `lock`. Each process that will clean up when the endpoint's own process ends holds that lock (shared)
+//! until it has. So if the lock is free, none of them is left, and the next command that sees the endpoint cleans up.
 
 use std::fs;
 use std::io::Read;
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_waits_learns_whether_it_is_gone() {
+    fn a_wait_for_the_end_tells_whether_it_is_gone() {
         let (_root, endpoints) = endpoints();
         let (web, held) = endpoints.create(Some("web"), Vec::new()).unwrap();
         assert!(endpoints.wait_gone(&web, Duration::from_millis(10)).is_err());

@@ -26,7 +26,7 @@ const LINES: (f64, f64) = (2000.0, 50.0);
 /// The crates whose lines are written: what others say may hold whatever a client has sent.
 const OURS: [&str; 8] = ["cni", "dns", "ipam", "netlink", "nft", "plugins", "rnet", "store"];
 
-/// Lets standard error be the log at `path`, as whoever is started by us finds it.
+/// Makes the log at `path` standard error, as the processes that rnet starts find it.
 pub fn open(path: &Path) -> io::Result<()> {
     let flags = OFlags::CREATE | OFlags::RDWR | OFlags::APPEND | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let log = rustix::fs::openat(CWD, path, flags, Mode::RUSR | Mode::WUSR)?;

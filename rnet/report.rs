@@ -118,7 +118,7 @@ pub fn exit_of(error: &anyhow::Error) -> u8 {
     Told::of(error).exit
 }
 
-/// Writes data to stdout. Whoever has closed it wants no more, which is no fault.
+/// Writes data to stdout. A reader that has closed it wants no more, which is no fault.
 pub fn print(text: &str) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -11,7 +11,7 @@ use crate::report::Problem;
 use crate::runtime::Runtime;
 
 /// Ends the process (TERM, after `grace` KILL), waits until the endpoint has been cleaned up, and does that itself
-/// where whoever should have done it is dead.
+/// if the process that should have done it is dead.
 pub fn end(endpoint: &Endpoint, grace: Duration, endpoints: &Endpoints) -> anyhow::Result<()> {
     end_program(endpoint, grace)?;
     if endpoints.wait_gone(endpoint, lock::PATIENCE)? {
@@ -20,8 +20,8 @@ pub fn end(endpoint: &Endpoint, grace: Duration, endpoints: &Endpoints) -> anyho
     endpoints.remove(endpoint, &Runtime::new())
 }
 
-/// Ends the program of an endpoint. Whoever started it may have been killed before it was written down: then it is
-/// what runs in the endpoint's namespace.
+/// Ends the program of an endpoint. The process that started it may have been killed before it wrote the program's
+/// id down: then the program is what runs in the endpoint's namespace.
 pub fn end_program(endpoint: &Endpoint, grace: Duration) -> Result<(), Problem> {
     let processes = match endpoint.process {
         Some(process) => vec![process],

@@ -1,7 +1,7 @@
 //! The process that outlives `rnet run`, seen from there: it cleans up if this one is killed at any moment, and
 //! with `-d` it starts the program and waits for its end.
 //!
-//! It is told by a pipe: a byte says "start the program", its end says "whoever started you is gone".
+//! It is told by a pipe: a byte says "start the program", its end says "the process that started you is gone".
 
 use std::ffi::OsString;
 use std::io::{Read, Write};

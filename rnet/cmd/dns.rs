@@ -189,7 +189,7 @@ fn try_out(detached: bool) -> anyhow::Result<u8> {
     Ok(0)
 }
 
-/// Returns at once: whoever starts it may be waited for by those who have the networks' locks.
+/// Returns at once: a process that holds the networks' locks may be waiting for the one that calls this.
 fn redirect() -> anyhow::Result<u8> {
     let paths = Paths::new(netlink::cookie()?);
     detach::run(&[], &paths.run(), || {
@@ -243,7 +243,7 @@ fn found<T>(said: Result<T, client::Error>) -> anyhow::Result<T> {
 fn absent() -> anyhow::Result<Problem> {
     let paths = Paths::new(netlink::cookie()?);
     let networks = || Store::open(paths.clone())?.networks();
-    // Whoever may not read the records is told no more than that.
+    // A user who may not read the records is told no more than that.
     let has_names =
         paths.run().exists() && networks().is_ok_and(|all| all.iter().any(|one| one.zone.is_some()));
     Ok(if has_names { Problem::NameServerDied } else { Problem::NoNameServer })
@@ -266,7 +266,7 @@ fn serve_here(control: &Control, kept: Kept, paths: &Paths, detached: bool) -> R
         resolv_conf: RESOLV_CONF.into(),
         port: PORT,
         worker: Some(words(&["dns", "worker"])),
-        // Whoever starts one in the foreground watches it.
+        // One in the foreground is watched by the user who started it.
         guardian: detached.then(|| ["dns", "guard"].map(Into::into).into()),
         prover: words(&["dns", "try-out"]),
         successor: words(&["dns", "serve", "--resume"]),

@@ -436,7 +436,7 @@ fn choose_ports(args: &Args, network: &Network, view: &View) -> anyhow::Result<V
     Ok(publish::resolve(&wanted, &mut HostPorts::new(&view.host.store, wants_v6)?)?)
 }
 
-/// ADD of one network. It is written down first: whoever finds it after a crash can undo it.
+/// ADD of one network. It is written down first, so that the next command can undo it after a crash.
 fn join(
     args: &Args,
     network: &Network,

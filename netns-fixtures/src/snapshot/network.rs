@@ -19,8 +19,7 @@ use crate::rtnl::{all, rtnl};
 use crate::show::route_address;
 use crate::view::{View, links, mac_text, name_of};
 
-/// What is asked of the kernel; neighbours are those of both IP families, `fdb` those of the
-/// bridges.
+/// The kernel's answers. The neighbours are those of both IP families; `fdb` has those of the bridges.
 struct Dump {
     links: Vec<View>,
     addresses: Vec<AddressMessage>,
